@@ -1,0 +1,166 @@
+"""The backward pass: linear bounds of any value, pulled back to the input.
+
+A row `Lambda . z + const` over some value z of the program is a lower bound of itself;
+each node replaces the row by one over its inputs that is no greater:
+
+- affine nodes exactly, by the transpose of the map (`jax.vjp` at zeros);
+- activations by their lower line where the coefficient is positive and by the upper
+  line where it is negative;
+- products by McCormick's planes; opaque nodes by their range.
+
+An upper bound of a row is minus the lower bound of the negated row.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxcert.bounds.relaxations import Relaxation
+from jaxcert.box import Box
+from jaxcert.program import (
+    ActivationNode,
+    AffineNode,
+    Node,
+    OpaqueNode,
+    ProductNode,
+    Program,
+    Values,
+)
+
+Coefficients = dict[int, Array]
+"""Rows by value id: an array of shape (rows, *shape of the value)."""
+
+
+def concretize_lower(rows: Float[Array, rows * d], box: Box) -> Float[Array, " rows"]:
+    """Returns min over the box of each row: sum of Lambda+ lo + Lambda- hi."""
+    return _row_sum(jnp.where(rows > 0, rows * box.lo, rows * box.hi))
+
+
+def pull_affine(
+    program: Program, values: Values, rows: Coefficients, const: Float[Array, " rows"]
+) -> tuple[Coefficients, Float[Array, " rows"]]:
+    """Returns the same rows, exactly, over the input and outputs of nonlinear nodes."""
+    rows = dict(rows)
+    for node in reversed(program.nodes):
+        if node.output in rows and isinstance(node, AffineNode):
+            const = _through_affine(node, values, rows, const)
+    return rows, const
+
+
+def pull_to_input(
+    program: Program,
+    values: Values,
+    relaxations: dict[int, Relaxation],
+    boxes: dict[int, Box],
+    rows: Coefficients,
+    const: Float[Array, " rows"],
+) -> tuple[Float[Array, rows * d], Float[Array, " rows"]]:
+    """Returns rows over the input that are lower bounds of the given ones.
+
+    Args:
+      program: the program.
+      values: its prepared parameter values.
+      relaxations: lines of every activation, by output id.
+      boxes: ranges of the inputs of products and outputs of opaque nodes.
+      rows: coefficients by value id.
+      const: constant of every row.
+    """
+    rows = dict(rows)
+    for node in reversed(program.nodes):
+        if node.output not in rows:
+            continue
+        match node:
+            case AffineNode():
+                const = _through_affine(node, values, rows, const)
+            case ActivationNode():
+                const = _through_lines(node, relaxations[node.output], rows, const)
+            case ProductNode():
+                const = _through_product(node, boxes, rows, const)
+            case OpaqueNode():
+                opaque = rows.pop(node.output)
+                const = const + concretize_lower(opaque, boxes[node.output])
+    count = const.shape[0]
+    empty = jnp.zeros((count, *program.input_shape), const.dtype)
+    return rows.get(program.input, empty), const
+
+
+def _through_affine(
+    node: AffineNode, values: Values, rows: Coefficients, const: Array
+) -> Array:
+    coefficients = rows.pop(node.output)
+    zeros = [jnp.zeros(shape, coefficients.dtype) for shape in node.input_shapes]
+    at_zero, transpose = jax.vjp(lambda *xs: node.apply(values, *xs), *zeros)
+    pulled = jax.vmap(transpose)(coefficients)
+    for value, part in zip(node.inputs, pulled, strict=True):
+        _accumulate(rows, value, part)
+    if node.has_offset:
+        const = const + jnp.tensordot(coefficients, at_zero, at_zero.ndim)
+    return const
+
+
+def _through_lines(
+    node: ActivationNode, lines: Relaxation, rows: Coefficients, const: Array
+) -> Array:
+    coefficients = rows.pop(node.output)
+    positive = coefficients > 0
+    slope = jnp.where(positive, lines.lower_slope, lines.upper_slope)
+    intercept = jnp.where(positive, lines.lower_intercept, lines.upper_intercept)
+    _accumulate(rows, node.inputs[0], coefficients * slope)
+    return const + _row_sum(coefficients * intercept)
+
+
+def _through_product(
+    node: ProductNode, boxes: dict[int, Box], rows: Coefficients, const: Array
+) -> Array:
+    """x y between the means of McCormick's two lower and of its two upper planes.
+
+    With centres a, b of x, y: b x + a y - (lx ly + ux uy) / 2 <= x y and
+    x y <= b x + a y - (lx uy + ux ly) / 2 (McCormick 1976).
+    """
+    coefficients = rows.pop(node.output)
+    x, y = (boxes[i] for i in node.inputs)
+    below = -(x.lo * y.lo + x.hi * y.hi) / 2
+    above = -(x.lo * y.hi + x.hi * y.lo) / 2
+    _accumulate(rows, node.inputs[0], coefficients * y.center)
+    _accumulate(rows, node.inputs[1], coefficients * x.center)
+    intercept = jnp.where(coefficients > 0, below, above)
+    return const + _row_sum(coefficients * intercept)
+
+
+def _accumulate(rows: Coefficients, value: int, pulled: Array) -> None:
+    rows[value] = rows[value] + pulled if value in rows else pulled
+
+
+def _row_sum(terms: Array) -> Array:
+    # As a matrix product: XLA on the CPU runs a reduction next to a matrix product 2x
+    # slower than the two products together (BUILD_NOTES.md, 2026-11-20).
+    flat = terms.reshape((terms.shape[0], -1))
+    ones = jnp.ones(flat.shape[1], flat.dtype)
+    return jnp.matmul(flat, ones, precision=lax.Precision.HIGHEST)
+
+
+def independent_values(program: Program) -> set[int]:
+    """Returns the values whose interval enclosure is already exact per element.
+
+    Along separable nodes the elements stay independent of each other; one affine node
+    that mixes independent elements still has an exact range, element by element.
+    """
+    independent, exact = {program.input}, set()
+    for node in program.nodes:
+        if len(node.inputs) != 1 or not isinstance(node, AffineNode | ActivationNode):
+            continue
+        (source,) = node.inputs
+        separable = isinstance(node, ActivationNode) or node.separable
+        if source in independent:
+            (independent if separable else exact).add(node.output)
+        elif source in exact and isinstance(node, AffineNode) and separable:
+            exact.add(node.output)
+    return independent | exact
+
+
+def nonlinear_inputs(node: Node) -> tuple[int, ...]:
+    """Returns the values of which a node's relaxation needs the range."""
+    return node.inputs if isinstance(node, ActivationNode | ProductNode) else ()

@@ -1,0 +1,321 @@
+"""CROWN: linear bounds by full back-substitution, tightening every layer on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from jaxcert.bounds.backward import (
+    Coefficients,
+    concretize_lower,
+    independent_values,
+    nonlinear_inputs,
+    pull_affine,
+    pull_to_input,
+)
+from jaxcert.bounds.ibp import interval_rows, node_interval, program_of
+from jaxcert.bounds.relaxations import Relaxation
+from jaxcert.box import Box
+from jaxcert.errors import InputError
+from jaxcert.program import ActivationNode, Program, Values
+from jaxcert.spec import Spec
+
+# Up to this many entries, the affine map in front of a layer is laid out as a matrix
+# once for all boxes, and buckets gather its rows instead of multiplying unit vectors.
+_MATRIX_LIMIT = 1 << 22
+
+
+@dataclasses.dataclass(frozen=True)
+class CrownOptions:
+    """How CROWN computes the bounds of intermediate layers.
+
+    Attributes:
+      intermediate: "crown" (full back-substitution from every layer) or "ibp".
+      bucket: neurons bounded per step; only undecided ones are, so that a layer costs
+        ceil(undecided / bucket) steps. None bounds every neuron in one step.
+    """
+
+    intermediate: Literal["crown", "ibp"] = "crown"
+    bucket: int | None = 32
+
+    def __post_init__(self) -> None:
+        if self.intermediate not in ("crown", "ibp"):
+            raise InputError(
+                f"CrownOptions.intermediate is {self.intermediate!r}; choose 'crown' "
+                "or 'ibp'"
+            )
+        if self.bucket is not None and self.bucket < 1:
+            raise InputError(f"CrownOptions.bucket is {self.bucket}; it must be >= 1")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AffineBounds:
+    """Affine functions of the input that enclose the outputs over one box.
+
+    `lower_coefficients z + lower_offset <= f(z) <= upper_coefficients z + upper_offset`
+    for every z of the box they were computed for, elementwise in the K outputs.
+
+    Attributes:
+      lower_coefficients: shape (K, *input shape).
+      lower_offset: shape (K,).
+      upper_coefficients: shape (K, *input shape).
+      upper_offset: shape (K,).
+    """
+
+    lower_coefficients: Float[Array, K * d]
+    lower_offset: Float[Array, " K"]
+    upper_coefficients: Float[Array, K * d]
+    upper_offset: Float[Array, " K"]
+
+    def concretize(self, box: Box) -> Box:
+        """Returns the box of outputs, for a box inside the one of the bounds."""
+        lower = concretize_lower(self.lower_coefficients, box) + self.lower_offset
+        upper = concretize_lower(-self.upper_coefficients, box) - self.upper_offset
+        return Box(lower, -upper)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layers:
+    """What is known in front of and behind every nonlinear node."""
+
+    program: Program
+    values: Values
+    boxes: dict[int, Box]
+    relaxations: dict[int, Relaxation]
+
+    def lower(self, rows: Coefficients, const: Array) -> tuple[Array, Array]:
+        return pull_to_input(
+            self.program, self.values, self.relaxations, self.boxes, rows, const
+        )
+
+    def lower_values(self, rows: Coefficients, const: Array) -> Array:
+        pulled, const = self.lower(rows, const)
+        return concretize_lower(pulled, self.boxes[self.program.input]) + const
+
+
+def bound_layers(
+    program: Program, values: Values, box: Box, options: CrownOptions
+) -> _Layers:
+    """Returns ranges and relaxations of all layers over the box."""
+    layers = _Layers(program, values, {program.input: box}, {})
+    done = independent_values(program)
+    boxes = layers.boxes
+    for node in program.nodes:
+        for value in nonlinear_inputs(node):
+            if options.intermediate == "crown" and value not in done:
+                box_before = boxes[value]
+                if isinstance(node, ActivationNode):
+                    mask = node.activation.undecided(box_before.lo, box_before.hi)
+                else:
+                    mask = ~(box_before.hi <= box_before.lo)
+                boxes[value] = _tighten(layers, value, mask, options.bucket)
+                if not isinstance(node, ActivationNode) or (
+                    not node.activation.piecewise_linear
+                ):
+                    done.add(value)
+        if isinstance(node, ActivationNode):
+            z = boxes[node.inputs[0]]
+            layers.relaxations[node.output] = node.activation.relax(z.lo, z.hi)
+        boxes[node.output] = node_interval(node, values, boxes)
+    return layers
+
+
+def _tighten(
+    layers: _Layers, value: int, mask: Bool[Array, "*n"], bucket: int | None
+) -> Box:
+    """Returns the range of a value, masked elements bounded by back-substitution."""
+    before, count = layers.boxes[value], mask.size
+    rows_of = _row_source(layers, value, count)
+
+    def bound(index: Array) -> tuple[Array, Array]:
+        rows, const = rows_of(index)
+        both = {i: jnp.concatenate([c, -c]) for i, c in rows.items()}
+        least = layers.lower_values(both, jnp.concatenate([const, -const]))
+        return least[: index.size], -least[index.size :]
+
+    lo, hi = before.lo.reshape(-1), before.hi.reshape(-1)
+    if bucket is None or bucket >= count:
+        new_lo, new_hi = bound(jnp.arange(count))
+        lo, hi = _meet(lo, hi, new_lo, new_hi)
+    else:
+        lo, hi = _in_buckets(bound, mask.reshape(-1), lo, hi, bucket)
+    return Box(lo.reshape(mask.shape), hi.reshape(mask.shape))
+
+
+def _meet(lo: Array, hi: Array, new_lo: Array, new_hi: Array) -> tuple[Array, Array]:
+    lo, hi = jnp.maximum(lo, new_lo), jnp.minimum(hi, new_hi)
+    # Two roundings of one number may cross; keep the interval from turning around.
+    return jnp.minimum(lo, hi), jnp.maximum(lo, hi)
+
+
+def _in_buckets(
+    bound: Callable[[Array], tuple[Array, Array]],
+    mask: Array,
+    lo: Array,
+    hi: Array,
+    bucket: int,
+) -> tuple[Array, Array]:
+    rank = jnp.cumsum(mask)
+    total, count = rank[-1], mask.size
+
+    def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        first, lo, hi = state
+        wanted = first + 1 + jnp.arange(bucket)
+        # The index of the w-th undecided neuron is how many ranks lie below w.
+        index = jnp.sum(rank[None, :] < wanted[:, None], axis=1)
+        new_lo, new_hi = bound(jnp.minimum(index, count - 1))
+        old_lo = lo.at[index].get(mode="fill", fill_value=0)
+        old_hi = hi.at[index].get(mode="fill", fill_value=0)
+        new_lo, new_hi = _meet(old_lo, old_hi, new_lo, new_hi)
+        lo = lo.at[index].set(new_lo, mode="drop")
+        hi = hi.at[index].set(new_hi, mode="drop")
+        return first + bucket, lo, hi
+
+    start = jnp.zeros((), rank.dtype), lo, hi
+    _, lo, hi = lax.while_loop(lambda state: state[0] < total, step, start)
+    return lo, hi
+
+
+def _row_source(
+    layers: _Layers, value: int, count: int
+) -> Callable[[Array], tuple[Coefficients, Array]]:
+    """Returns index -> rows that pick these elements of a value."""
+    program, box = layers.program, layers.boxes[value]
+    shape, dtype = box.lo.shape, box.lo.dtype
+
+    def unit_rows(index: Array) -> tuple[Coefficients, Array]:
+        units = jax.nn.one_hot(index, count, dtype=dtype)
+        zero = jnp.zeros(index.shape, dtype)
+        return {value: units.reshape((-1, *shape))}, zero
+
+    sizes = {node.output: node.size for node in program.nodes}
+    widest = max([program.input_size, *sizes.values()])
+    if count * widest > _MATRIX_LIMIT:
+        return unit_rows
+    matrix, offset = pull_affine(program, layers.values, *unit_rows(jnp.arange(count)))
+
+    def gathered(index: Array) -> tuple[Coefficients, Array]:
+        return {i: c[index] for i, c in matrix.items()}, offset[index]
+
+    return gathered
+
+
+def _spec_rows(
+    f: Callable, options: CrownOptions, params: Any, box: Box, spec: Spec
+) -> tuple[Array, dict[int, Box]]:
+    program = program_of(f, params, box.lo)
+    values = program.prepare(params, box.lo.dtype)
+    layers = bound_layers(program, values, box, options)
+    by_interval = interval_rows(program, values, layers.boxes, spec)
+    rows = layers.lower_values({program.output: spec.coefficients}, spec.offset)
+    return jnp.maximum(rows, by_interval), layers.boxes
+
+
+def _affine_bounds(
+    f: Callable, options: CrownOptions, params: Any, box: Box
+) -> AffineBounds:
+    program = program_of(f, params, box.lo)
+    if len(program.output_shape) != 1:
+        raise InputError(
+            f"the network returns shape {program.output_shape}; CROWN bounds a vector "
+            "of outputs: flatten it"
+        )
+    values = program.prepare(params, box.lo.dtype)
+    layers = bound_layers(program, values, box, options)
+    (count,) = program.output_shape
+    eye = jnp.eye(count, dtype=box.lo.dtype)
+    rows, const = layers.lower(
+        {program.output: jnp.concatenate([eye, -eye])}, jnp.zeros(2 * count, eye.dtype)
+    )
+    return AffineBounds(rows[:count], const[:count], -rows[count:], -const[count:])
+
+
+def _differentiable(compute: Callable) -> Callable:
+    """Gives a bucketed bound the derivative of its dense form.
+
+    Both are the same function: buckets only skip neurons whose bounds do not matter.
+    Their loop cannot be differentiated in reverse; the dense form can.
+    """
+
+    @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+    def wrapped(f: Callable, options: CrownOptions, *arguments: Any) -> Any:
+        return compute(f, options, *arguments)
+
+    @wrapped.defjvp
+    def _(f: Callable, options: CrownOptions, primals: Any, tangents: Any) -> Any:
+        dense = dataclasses.replace(options, bucket=None)
+        _, moved = jax.jvp(functools.partial(compute, f, dense), primals, tangents)
+        return compute(f, options, *primals), moved
+
+    return wrapped
+
+
+_differentiable_rows = _differentiable(_spec_rows)
+_differentiable_bounds = _differentiable(_affine_bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Crown:
+    """CROWN bounds of f; see `crown`."""
+
+    f: Callable[[Any, Any], Any]
+    options: CrownOptions = CrownOptions()
+
+    def __call__(self, params: Any, box: Box) -> AffineBounds:
+        """Returns affine functions that enclose f(params, z) for every z of the box."""
+        return _differentiable_bounds(self.f, self.options, params, box)
+
+    def lower_rows(self, params: Any, box: Box, spec: Spec) -> Float[Array, " rows"]:
+        """Returns a lower bound over the box of every row of the spec.
+
+        The greater of the CROWN bound and of the interval bound of each row.
+        """
+        return self.rows_and_boxes(params, box, spec)[0]
+
+    def rows_and_boxes(
+        self, params: Any, box: Box, spec: Spec
+    ) -> tuple[Float[Array, " rows"], dict[int, Box]]:
+        """Returns `lower_rows` and the range of every value of the program."""
+        return _differentiable_rows(self.f, self.options, params, box, spec)
+
+
+def crown(f: Callable[[Any, Any], Any], options: CrownOptions | None = None) -> Crown:
+    """Returns the CROWN bounds of `f(params, x)`.
+
+    `crown(f)(params, box)` is an `AffineBounds`; `crown(f).lower_rows(params, box,
+    spec)` bounds every row of a Spec from below. Both are for one box: batch with
+    `jax.vmap`, compile with `jax.jit`, differentiate with respect to box or params with
+    `jax.grad`. Computed in the float type of the box, without outward rounding.
+
+    Source: Zhang et al., "Efficient neural network robustness certification with
+    general activation functions", NeurIPS 2018; the lower slope of an unstable ReLU is
+    1 if u > -l else 0.
+
+    Args:
+      f: any JAX function of params and one input, made of supported primitives, that
+        returns a vector.
+      options: how intermediate layers are bounded.
+
+    Raises (on call):
+      UnsupportedError: f uses a primitive on x that has no rule.
+      InputError: f does not return a vector.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcert as jc
+      >>> f = lambda w, x: jnp.maximum(w @ x, 0.0)
+      >>> w = jnp.array([[1.0, -1.0], [2.0, 1.0]])
+      >>> unit = jc.Box(jnp.zeros(2), jnp.ones(2))
+      >>> bounds = jc.crown(f)(w, unit)
+      >>> out = bounds.concretize(unit)
+      >>> out.lo.tolist(), out.hi.tolist()
+      ([0.0, 0.0], [1.0, 3.0])
+    """
+    return Crown(f, options or CrownOptions())

@@ -1,0 +1,327 @@
+"""Activations: their value, their range and their linear relaxation over an interval.
+
+Every relaxation of g over [l, u] is four arrays with
+`lower_slope z + lower_intercept <= g(z) <= upper_slope z + upper_intercept` for all z
+in [l, u]. A NaN bound gives NaN everywhere, so that it ends as UNKNOWN and never as a
+stable neuron.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Relaxation:
+    """Two lines per neuron that enclose an activation; all of one shape."""
+
+    lower_slope: Float[Array, "*n"]
+    lower_intercept: Float[Array, "*n"]
+    upper_slope: Float[Array, "*n"]
+    upper_intercept: Float[Array, "*n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """A function of one variable, applied to every element.
+
+    Attributes:
+      name: for messages.
+      value: g, elementwise.
+      interval: (l, u) -> (min g, max g) over [l, u], outward or exact.
+      relax: (l, u) -> `Relaxation`.
+      piecewise_linear: whether g is the ReLU; the others are never decided by splits.
+    """
+
+    name: str
+    value: Callable[[Array], Array]
+    interval: Callable[[Array, Array], tuple[Array, Array]]
+    relax: Callable[[Array, Array], Relaxation]
+    piecewise_linear: bool = False
+
+    def undecided(self, lo: Array, hi: Array) -> Bool[Array, "*n"]:
+        """Returns which neurons would gain from tighter bounds than [lo, hi].
+
+        A ReLU that keeps its sign is linear, and is relaxed without loss.
+        """
+        if self.piecewise_linear:
+            return ~(lo >= 0) & ~(hi <= 0)
+        return ~(hi <= lo)
+
+
+def _relu_relax(lo: Array, hi: Array) -> Relaxation:
+    """max(z, 0) over [l, u] (CROWN, Zhang et al. 2018, section 3.3).
+
+    l < 0 < u: alpha z <= relu(z) <= u (z - l) / (u - l) for every alpha in [0, 1]; here
+    alpha = 1 if u > -l else 0, which leaves the lesser area.
+    """
+    slope = hi / (hi - lo)
+    alpha = jnp.where(hi > -lo, 1.0, 0.0).astype(lo.dtype) + 0 * slope
+    on, off = lo >= 0, hi <= 0
+    zero, one = jnp.zeros_like(lo), jnp.ones_like(lo)
+
+    def by_state(unstable: Array, active: Array) -> Array:
+        return jnp.where(on, active, jnp.where(off, zero, unstable))
+
+    return Relaxation(
+        lower_slope=by_state(alpha, one),
+        lower_intercept=by_state(0 * slope, zero),
+        upper_slope=by_state(slope, one),
+        upper_intercept=by_state(-slope * lo, zero),
+    )
+
+
+def _increasing(value: Callable) -> Callable:
+    def interval(lo: Array, hi: Array) -> tuple[Array, Array]:
+        a, b = value(lo), value(hi)
+        # A function without a value at one end has no range, not half of one.
+        undefined = jnp.isnan(a) | jnp.isnan(b)
+        return jnp.where(undefined, jnp.nan, a), jnp.where(undefined, jnp.nan, b)
+
+    return interval
+
+
+RELU = Activation(
+    name="relu",
+    value=lambda z: jnp.maximum(z, 0),
+    interval=_increasing(lambda z: jnp.maximum(z, 0)),
+    relax=_relu_relax,
+    piecewise_linear=True,
+)
+
+
+def _chord(g: Callable, lo: Array, hi: Array, slope_at: Array) -> tuple[Array, Array]:
+    """Returns (slope, intercept) of the line through (l, g(l)) and (u, g(u)).
+
+    Where u - l is too small for a quotient, the derivative `slope_at` stands in.
+    """
+    width = hi - lo
+    tiny = width <= 1e-6 * (1 + jnp.abs(lo))
+    slope = jnp.where(tiny, slope_at, (g(hi) - g(lo)) / jnp.where(tiny, 1, width))
+    return slope, g(lo) - slope * lo
+
+
+def _derivative(g: Callable) -> Callable:
+    return lambda z: jax.jvp(g, (z,), (jnp.ones_like(z),))[1]
+
+
+def _line_above_ends(
+    g: Callable, slope: Array, lo: Array, hi: Array, sign: int
+) -> Array:
+    """Returns the intercept that puts a line of given slope beyond g at both ends."""
+    at_lo, at_hi = g(lo) - slope * lo, g(hi) - slope * hi
+    return jnp.maximum(at_lo, at_hi) if sign > 0 else jnp.minimum(at_lo, at_hi)
+
+
+def _convex_relax(g: Callable) -> Callable[[Array, Array], Relaxation]:
+    """Convex g: tangent(m) <= g <= chord, m the midpoint, by convexity."""
+
+    def relax(lo: Array, hi: Array) -> Relaxation:
+        middle = lo + (hi - lo) / 2
+        slope = _derivative(g)(middle)
+        chord, _ = _chord(g, lo, hi, slope)
+        # A line of any slope that lies above both ends lies above a convex g.
+        above = _line_above_ends(g, chord, lo, hi, +1)
+        # NaN or infinite at an end: no line, instead of the one that still exists.
+        poison = 0 * above
+        return Relaxation(
+            slope, g(middle) - slope * middle + poison, chord, above + poison
+        )
+
+    return relax
+
+
+def _negated(relax: Callable[[Array, Array], Relaxation]) -> Callable:
+    """Returns the relaxation of -g from that of g."""
+
+    def flipped(lo: Array, hi: Array) -> Relaxation:
+        r = relax(lo, hi)
+        return Relaxation(
+            -r.upper_slope, -r.upper_intercept, -r.lower_slope, -r.lower_intercept
+        )
+
+    return flipped
+
+
+def _concave_relax(g: Callable) -> Callable[[Array, Array], Relaxation]:
+    return _negated(_convex_relax(lambda z: -g(z)))
+
+
+def _s_shaped_relax(g: Callable) -> Callable[[Array, Array], Relaxation]:
+    """g convex on z <= 0 and concave on z >= 0, increasing (CROWN, section 3.3).
+
+    Upper line: the tangent at d >= 0 with tangent_d(l) >= g(l). It is above g on the
+    concave part; on [l, 0] it is above both ends of a convex piece. Lower line by
+    symmetry. Where no such d <= u exists the chord is above g. Bisection keeps the end
+    of its bracket at which the inequality was evaluated and holds.
+    """
+    slope_of = _derivative(g)
+
+    def upper(g: Callable, lo: Array, hi: Array) -> tuple[Array, Array]:
+        def clears(d: Array) -> Array:
+            return g(d) + slope_of(d) * (lo - d) >= g(lo)
+
+        def halve(_, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            fails, holds = bracket
+            middle = fails + (holds - fails) / 2
+            good = clears(middle)
+            return jnp.where(good, fails, middle), jnp.where(good, middle, holds)
+
+        start = jnp.maximum(lo, 0), hi
+        _, touch = jax.lax.fori_loop(0, 24, halve, start)
+        middle = lo + (hi - lo) / 2
+        concave, convex = lo >= 0, hi <= 0
+        point = jnp.where(concave, middle, touch)
+        chord, _ = _chord(g, lo, hi, slope_of(middle))
+        by_chord = convex | (~concave & ~clears(jnp.maximum(hi, 0)))
+        slope = jnp.where(by_chord, chord, slope_of(point))
+        tangent = g(point) - slope * point
+        ends = _line_above_ends(g, chord, lo, hi, +1)
+        intercept = jnp.where(by_chord, ends, tangent)
+        return slope, intercept + 0 * (lo + hi)
+
+    def relax(lo: Array, hi: Array) -> Relaxation:
+        upper_slope, upper_intercept = upper(g, lo, hi)
+        # -g(-z) has the same shape: its upper line is the lower line of g, mirrored.
+        lower_slope, mirrored = upper(lambda z: -g(-z), -hi, -lo)
+        return Relaxation(lower_slope, -mirrored, upper_slope, upper_intercept)
+
+    return relax
+
+
+_CELLS = 128
+
+
+def _lattice(lo: Array, hi: Array) -> Array:
+    steps = jnp.linspace(0, 1, _CELLS + 1, dtype=lo.dtype)
+    steps = steps.reshape((-1,) + (1,) * lo.ndim)
+    points = lo + (hi - lo) * steps
+    # lo + (hi - lo) may round past hi; the last point has to be hi itself.
+    return points.at[-1].set(hi)
+
+
+def _curved_relax(g: Callable, curvature: float) -> Callable:
+    """Any g with |g''| <= M: chord slope k, intercepts from a lattice of spacing h.
+
+    Between two lattice points g(z) - k z differs from its linear interpolant by at most
+    M h^2 / 8, so min/max over the lattice -+ M h^2 / 8 bound it on all of [l, u].
+    """
+
+    def relax(lo: Array, hi: Array) -> Relaxation:
+        middle = lo + (hi - lo) / 2
+        slope, _ = _chord(g, lo, hi, _derivative(g)(middle))
+        residual = g(_lattice(lo, hi)) - slope * _lattice(lo, hi)
+        error = curvature * ((hi - lo) / _CELLS) ** 2 / 8
+        return Relaxation(
+            slope, residual.min(axis=0) - error, slope, residual.max(axis=0) + error
+        )
+
+    return relax
+
+
+def _curved_interval(g: Callable, curvature: float) -> Callable:
+    def interval(lo: Array, hi: Array) -> tuple[Array, Array]:
+        values = g(_lattice(lo, hi))
+        error = curvature * ((hi - lo) / _CELLS) ** 2 / 8
+        return values.min(axis=0) - error, values.max(axis=0) + error
+
+    return interval
+
+
+def convex(name: str, g: Callable, interval: Callable | None = None) -> Activation:
+    """Returns the activation of a convex g, increasing unless `interval` says else."""
+    return Activation(name, g, interval or _increasing(g), _convex_relax(g))
+
+
+def concave(name: str, g: Callable) -> Activation:
+    """Returns the activation of a concave, increasing g."""
+    return Activation(name, g, _increasing(g), _concave_relax(g))
+
+
+def s_shaped(name: str, g: Callable) -> Activation:
+    """Returns the activation of an odd-symmetric increasing g around its inflection 0.
+
+    g must be convex on z <= 0 and concave on z >= 0, and g(z) - g(0) odd.
+    """
+    return Activation(name, g, _increasing(g), _s_shaped_relax(g))
+
+
+def curved(name: str, g: Callable, curvature: float) -> Activation:
+    """Returns the activation of any twice differentiable g with |g''| <= curvature."""
+    return Activation(
+        name, g, _curved_interval(g, curvature), _curved_relax(g, curvature)
+    )
+
+
+def _even_interval(g: Callable) -> Callable:
+    def interval(lo: Array, hi: Array) -> tuple[Array, Array]:
+        a, b = g(lo), g(hi)
+        inside = (lo <= 0) & (hi >= 0)
+        return jnp.where(inside, 0 * (a + b), jnp.minimum(a, b)), jnp.maximum(a, b)
+
+    return interval
+
+
+def power(exponent: int) -> Activation:
+    """Returns z ** exponent for an integer exponent >= 2."""
+
+    def g(z: Array) -> Array:
+        return jax.lax.integer_pow(z, exponent)
+
+    name = f"integer_pow[{exponent}]"
+    if exponent % 2 == 0:
+        return convex(name, g, _even_interval(g))
+    # -z^3 has the shape of tanh: convex left of 0 and concave right of it, but it
+    # decreases; the argument for the tangent lines does not use the direction.
+    return Activation(
+        name, g, _increasing(g), _negated(_s_shaped_relax(lambda z: -g(z)))
+    )
+
+
+def _reciprocal(z: Array) -> Array:
+    return 1 / z
+
+
+def _reciprocal_interval(lo: Array, hi: Array) -> tuple[Array, Array]:
+    """[1/u, 1/l] on one side of 0; NaN where 0 lies in [l, u]."""
+    pole = ~(lo > 0) & ~(hi < 0)
+    return jnp.where(pole, jnp.nan, 1 / hi), jnp.where(pole, jnp.nan, 1 / lo)
+
+
+def _reciprocal_relax(lo: Array, hi: Array) -> Relaxation:
+    """1/z is convex on z > 0 and concave on z < 0; nothing holds across the pole."""
+    right, left = _convex_relax(_reciprocal), _concave_relax(_reciprocal)
+    pole = ~(lo > 0) & ~(hi < 0)
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(pole, jnp.nan, jnp.where(lo > 0, a, b))
+
+    return jax.tree.map(pick, right(lo, hi), left(lo, hi))
+
+
+RECIPROCAL = Activation(
+    "reciprocal", _reciprocal, _reciprocal_interval, _reciprocal_relax
+)
+SQUARE = convex("square", jnp.square, _even_interval(jnp.square))
+EXP = convex("exp", jnp.exp)
+EXPM1 = convex("expm1", jnp.expm1)
+LOG = concave("log", jnp.log)
+LOG1P = concave("log1p", jnp.log1p)
+SQRT = concave("sqrt", jnp.sqrt)
+TANH = s_shaped("tanh", jnp.tanh)
+LOGISTIC = s_shaped("logistic", jax.nn.sigmoid)
+ERF = s_shaped("erf", jax.lax.erf)
+SOFTPLUS = convex("softplus", jax.nn.softplus)
+# Greatest |g''|, rounded up: silu 1/2 at 0; gelu 2 / sqrt(2 pi) < 0.8 at 0, and the
+# tanh form of gelu the same at 0 (its other extrema are below 0.3); sine and cosine 1.
+SILU = curved("silu", jax.nn.silu, 0.5001)
+GELU = curved("gelu", lambda z: jax.nn.gelu(z, approximate=False), 0.8)
+GELU_TANH = curved("gelu_tanh", lambda z: jax.nn.gelu(z, approximate=True), 0.8)
+SIN = curved("sin", jnp.sin, 1.0)
+COS = curved("cos", jnp.cos, 1.0)

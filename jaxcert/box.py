@@ -1,0 +1,175 @@
+"""Box: an axis-aligned set of inputs, and the quantities that are measured on it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """The set of all z with `lo <= z <= hi` componentwise.
+
+    A batch of boxes is a Box whose leaves have a leading axis; the methods below are
+    for one box and are batched with `jax.vmap`.
+
+    Attributes:
+      lo: lower faces, any shape.
+      hi: upper faces, same shape.
+    """
+
+    lo: Float[Array, "*d"]
+    hi: Float[Array, "*d"]
+
+    @staticmethod
+    def unit(shape: tuple[int, ...], dtype=jnp.float32) -> Box:
+        """Returns [0, 1]^d, the default domain."""
+        return Box(jnp.zeros(shape, dtype), jnp.ones(shape, dtype))
+
+    @staticmethod
+    def point(x: Float[Array, "*d"]) -> Box:
+        """Returns the box that holds x alone."""
+        return Box(x, x)
+
+    @staticmethod
+    def ball(
+        x: Float[Array, "*d"],
+        radius: Float[ArrayLike, ""],
+        domain: Box | None = None,
+        rates: Rates | None = None,
+    ) -> Box:
+        """Returns clip([x - radius w_lo, x + radius w_hi], domain).
+
+        Args:
+          x: centre; must lie in the domain.
+          radius: scalar, in input units (times the rates, if given).
+          domain: box of legal inputs; None for no clipping.
+          rates: weights w_lo, w_hi >= 0 per feature and side; None for 1.
+        """
+        down = radius if rates is None else radius * rates.lower
+        up = radius if rates is None else radius * rates.upper
+        lo, hi = x - down, x + up
+        if domain is not None:
+            lo, hi = jnp.maximum(lo, domain.lo), jnp.minimum(hi, domain.hi)
+        return Box(lo, hi)
+
+    @property
+    def center(self) -> Float[Array, "*d"]:
+        """The midpoint."""
+        return self.lo + (self.hi - self.lo) / 2
+
+    @property
+    def radius(self) -> Float[Array, "*d"]:
+        """Half of every edge."""
+        return (self.hi - self.lo) / 2
+
+    def edges(self) -> Float[Array, "*d"]:
+        """Returns the edge lengths hi - lo."""
+        return self.hi - self.lo
+
+    def log_volume(self) -> Float[Array, ""]:
+        """Returns the sum of the logarithms of the edges; -inf if an edge is 0."""
+        return jnp.sum(jnp.log(self.edges()))
+
+    def contains(self, z: Float[Array, "*d"]) -> Bool[Array, ""]:
+        """Returns whether z lies in the box; NaN lies in no box."""
+        return jnp.all((self.lo <= z) & (z <= self.hi))
+
+    def contains_box(self, other: Box) -> Bool[Array, ""]:
+        """Returns whether the other box is a subset of this one."""
+        return jnp.all((self.lo <= other.lo) & (other.hi <= self.hi))
+
+    def intersect(self, other: Box) -> Box:
+        """Returns the intersection; it has lo > hi somewhere where that is empty."""
+        return Box(jnp.maximum(self.lo, other.lo), jnp.minimum(self.hi, other.hi))
+
+    def is_empty(self) -> Bool[Array, ""]:
+        """Returns whether no point lies in the box (a NaN face empties it)."""
+        return ~jnp.all(self.lo <= self.hi)
+
+    def hull(self, other: Box) -> Box:
+        """Returns the least box that contains both."""
+        return Box(jnp.minimum(self.lo, other.lo), jnp.maximum(self.hi, other.hi))
+
+    def project(self, z: Float[Array, "*d"]) -> Float[Array, "*d"]:
+        """Returns the point of the box that is nearest to z."""
+        return jnp.clip(z, self.lo, self.hi)
+
+    def split(self, feature: Int[ArrayLike, ""]) -> tuple[Box, Box]:
+        """Returns the two halves of the box along one feature (a flat index).
+
+        The halves share the midpoint face, so that together they cover the box.
+        """
+        shape, middle = self.lo.shape, self.center.reshape(-1)[feature]
+        hi = self.hi.reshape(-1).at[feature].set(middle).reshape(shape)
+        lo = self.lo.reshape(-1).at[feature].set(middle).reshape(shape)
+        return Box(self.lo, hi), Box(lo, self.hi)
+
+    def slack(
+        self, x: Float[Array, "*d"]
+    ) -> tuple[Float[Array, "*d"], Float[Array, "*d"]]:
+        """Returns (x - lo, hi - x), the slack of every lower and upper face."""
+        return x - self.lo, self.hi - x
+
+    def apothem(
+        self, x: Float[Array, "*d"], domain: Box, rates: Rates | None = None
+    ) -> Float[Array, ""]:
+        """Returns the least slack over the faces not on the domain's boundary.
+
+        With rates, the least slack / rate; a face of rate 0 is not asked to move and
+        does not count. A face that collapsed inside the domain counts with slack 0; a
+        face on the boundary does not count; with all faces there, it is infinite.
+        """
+        down, up = self.slack(x)
+        if rates is not None:
+            down = jnp.where(rates.lower > 0, down / rates.lower, jnp.inf)
+            up = jnp.where(rates.upper > 0, up / rates.upper, jnp.inf)
+        down = jnp.where(self.lo <= domain.lo, jnp.inf, down)
+        up = jnp.where(self.hi >= domain.hi, jnp.inf, up)
+        return jnp.minimum(jnp.min(down), jnp.min(up))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """How fast each face moves: box(t) = clip([x - t lower, x + t upper], domain).
+
+    Attributes:
+      lower: rate of every lower face, >= 0, shape of the input.
+      upper: rate of every upper face, >= 0, shape of the input.
+    """
+
+    lower: Float[Array, "*d"]
+    upper: Float[Array, "*d"]
+
+    def distance(
+        self, x: Float[Array, "*d"], z: Float[Array, "*d"]
+    ) -> Float[Array, ""]:
+        """Returns the least t for which box(t) around x, unclipped, holds z.
+
+        Infinite where z differs from x on a side that has rate 0.
+        """
+        down, up = jnp.maximum(x - z, 0), jnp.maximum(z - x, 0)
+        steps = jnp.maximum(_ratio(down, self.lower), _ratio(up, self.upper))
+        return jnp.max(steps)
+
+    def reach(self, x: Float[Array, "*d"], domain: Box) -> Float[Array, ""]:
+        """Returns the least t from which on box(t) no longer grows inside the domain.
+
+        Faces of rate 0 never move and do not count.
+        """
+        down = jnp.where(self.lower > 0, _ratio(x - domain.lo, self.lower), 0)
+        up = jnp.where(self.upper > 0, _ratio(domain.hi - x, self.upper), 0)
+        return jnp.maximum(jnp.max(down), jnp.max(up))
+
+
+def _ratio(step: Array, rate: Array) -> Array:
+    # 0/0 is 0 here: a face that need not move is there at once, whatever its rate.
+    moving = step > 0
+    return jnp.where(moving, step / jnp.where(rate > 0, rate, 1), 0) + jnp.where(
+        moving & (rate <= 0), jnp.inf, 0
+    )

@@ -1,0 +1,264 @@
+"""The network function that an ONNX file becomes: a small graph of JAX operations.
+
+The graph is the architecture alone. Names, opsets, and the attribute or input form of
+an operand are gone, shapes are static, and every float weight is a parameter, so two
+files that describe equal architectures give equal graphs and share compiled programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxcert.errors import InputError
+
+Attributes = tuple[tuple[str, Any], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One operation of the graph.
+
+    Attributes:
+      op: key of `OPERATORS`.
+      inputs: what it reads, in order: "x" (the network's input), "w3" (a parameter),
+        "n5" (the result of node 5), or a float that belongs to the architecture.
+      attributes: static settings, sorted by name.
+    """
+
+    op: str
+    inputs: tuple[str | float, ...]
+    attributes: Attributes = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxGraph:
+    """`apply(params, x) -> logits` of a network read from an ONNX file.
+
+    Attributes:
+      input_shape: shape of one input, without batch axis.
+      has_batch_axis: whether the nodes expect a leading batch axis of size 1.
+      nodes: in the order of evaluation.
+      output: name of the value that holds the logits.
+    """
+
+    input_shape: tuple[int, ...]
+    has_batch_axis: bool
+    nodes: tuple[Node, ...]
+    output: str
+
+    def __call__(
+        self, params: Mapping[str, Any], x: Float[Array, "*shape"]
+    ) -> Float[Array, " outputs"]:
+        """Returns the logits of one input, flattened to one axis.
+
+        Raises:
+          InputError: x does not have the shape `input_shape`.
+        """
+        if jnp.shape(x) != self.input_shape:
+            raise InputError(
+                f"the network takes one input of shape {self.input_shape}, not "
+                f"{jnp.shape(x)}: reshape it, and use jax.vmap for a batch"
+            )
+        values: dict[str, Any] = dict(params)
+        values["x"] = (
+            jnp.reshape(x, (1, *self.input_shape))
+            if (self.has_batch_axis)
+            else jnp.asarray(x)
+        )
+        for i, node in enumerate(self.nodes):
+            operands = [values[v] if isinstance(v, str) else v for v in node.inputs]
+            values[f"n{i}"] = evaluate(node.op, node.attributes, operands)
+        return jnp.reshape(values[self.output], (-1,))
+
+
+def evaluate(op: str, attributes: Attributes, operands: list[Any]) -> Any:
+    """Returns the result of one operation of `OPERATORS`."""
+    return OPERATORS[op](*operands, **dict(attributes))
+
+
+def _same_rank(*operands: Any) -> list[Any]:
+    # Explicit, so that the network also runs under jax_numpy_rank_promotion="raise".
+    rank = max(np.ndim(v) for v in operands)
+    return [
+        jnp.reshape(v, (1,) * (rank - np.ndim(v)) + np.shape(v))
+        if 0 < np.ndim(v) < rank
+        else v
+        for v in operands
+    ]
+
+
+def _same_dtype(*operands: Any) -> list[Any]:
+    if len({v.dtype for v in operands}) == 1:
+        return list(operands)
+    dtype = functools.reduce(jnp.promote_types, (v.dtype for v in operands))
+    return [v.astype(dtype) for v in operands]
+
+
+def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(*operands: Any) -> Any:
+        return function(*_same_rank(*operands))
+
+    return apply
+
+
+def _clip(x: Any, low: float | None, high: float | None) -> Any:
+    if low is not None:
+        x = jnp.maximum(x, low)
+    return x if high is None else jnp.minimum(x, high)
+
+
+def _pow(x: Any, exponent: float) -> Any:
+    if exponent == 0.5:
+        return jnp.sqrt(x)
+    if exponent == int(exponent):
+        return lax.integer_pow(x, int(exponent))
+    return jnp.power(x, exponent)
+
+
+def _prelu(x: Any, slope: Any) -> Any:
+    # Split into two ReLUs: the slope is a weight, so its sign is not known here.
+    x, slope = _same_rank(x, slope)
+    return jnp.maximum(x, 0.0) + slope * jnp.minimum(x, 0.0)
+
+
+def _conv(
+    x: Any,
+    kernel: Any,
+    strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilations: tuple[int, ...],
+    groups: int,
+) -> Any:
+    x, kernel = _same_dtype(x, kernel)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=strides,
+        padding=padding,
+        rhs_dilation=dilations,
+        feature_group_count=groups,
+    )
+
+
+def _pool(
+    x: Any,
+    kind: str,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: tuple[tuple[int, int], ...],
+    dilations: tuple[int, ...],
+) -> Any:
+    start, monoid = (-np.inf, lax.max) if kind == "max" else (0.0, lax.add)
+    return lax.reduce_window(
+        x,
+        np.array(start, x.dtype),
+        monoid,
+        (1, 1, *window),
+        (1, 1, *strides),
+        ((0, 0), (0, 0), *padding),
+        window_dilation=(1, 1, *dilations),
+    )
+
+
+def _avg_pool(x: Any, counts: tuple[tuple[int, ...], ...], **window: Any) -> Any:
+    # Division by whole numbers: 1 / 9 would not be exact in any binary format.
+    total = _pool(x, "sum", **window)
+    divisor = functools.reduce(np.multiply.outer, [np.array(c) for c in counts])
+    if np.all(divisor == divisor.flat[0]):
+        return total / float(divisor.flat[0])
+    return total / divisor[None, None].astype(total.dtype)
+
+
+def _mean(x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:
+    count = math.prod(x.shape[a] for a in axes)
+    return jnp.sum(x, axis=axes, keepdims=keepdims) / float(count)
+
+
+def _slice(
+    x: Any,
+    starts: tuple[int, ...],
+    limits: tuple[int, ...],
+    strides: tuple[int, ...],
+    reverse: tuple[int, ...],
+) -> Any:
+    part = lax.slice(x, starts, limits, strides)
+    return lax.rev(part, reverse) if reverse else part
+
+
+def _gather(x: Any, axis: int, indices: tuple[int, ...]) -> Any:
+    others = tuple(i for i in range(x.ndim) if i != axis)
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=others, collapsed_slice_dims=(axis,), start_index_map=(axis,)
+    )
+    sizes = tuple(1 if i == axis else n for i, n in enumerate(x.shape))
+    return lax.gather(
+        x,
+        np.array(indices, np.int32)[:, None],
+        numbers,
+        sizes,
+        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+    )
+
+
+def _pad(x: Any, padding: tuple[tuple[int, int], ...], value: float) -> Any:
+    return lax.pad(x, np.array(value, x.dtype), [(lo, hi, 0) for lo, hi in padding])
+
+
+def _concat(*operands: Any, axis: int) -> Any:
+    return lax.concatenate(_same_dtype(*operands), axis)
+
+
+OPERATORS: Mapping[str, Callable[..., Any]] = {
+    # elementwise, one operand
+    "neg": jnp.negative,
+    "abs": jnp.abs,
+    "exp": jnp.exp,
+    "log": jnp.log,
+    "sqrt": jnp.sqrt,
+    "erf": jax.scipy.special.erf,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus,
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "leaky_relu": lambda x, slope: jax.nn.leaky_relu(x, slope),
+    "elu": lambda x, alpha: jax.nn.elu(x, alpha),
+    "gelu": lambda x, tanh: jax.nn.gelu(x, approximate=tanh),
+    "clip": _clip,
+    "pow": _pow,
+    # elementwise, two operands
+    "add": _elementwise(jnp.add),
+    "sub": _elementwise(jnp.subtract),
+    "mul": _elementwise(jnp.multiply),
+    "div": _elementwise(jnp.true_divide),
+    "min": _elementwise(jnp.minimum),
+    "max": _elementwise(jnp.maximum),
+    "prelu": _prelu,
+    # linear maps and reductions
+    "matmul": jnp.matmul,
+    "conv": _conv,
+    "max_pool": functools.partial(_pool, kind="max"),
+    "avg_pool": _avg_pool,
+    "reduce_sum": lambda x, axes, keepdims: jnp.sum(x, axis=axes, keepdims=keepdims),
+    "reduce_max": lambda x, axes, keepdims: jnp.max(x, axis=axes, keepdims=keepdims),
+    "reduce_min": lambda x, axes, keepdims: jnp.min(x, axis=axes, keepdims=keepdims),
+    "reduce_mean": _mean,
+    # rearrangement
+    "reshape": lambda x, shape: jnp.reshape(x, shape),
+    "transpose": lambda x, permutation: jnp.transpose(x, permutation),
+    "broadcast": lambda x, shape: jnp.broadcast_to(x, shape),
+    "slice": _slice,
+    "gather": _gather,
+    "pad": _pad,
+    "concat": _concat,
+}

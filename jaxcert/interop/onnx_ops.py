@@ -1,0 +1,276 @@
+"""The ONNX operators that jaxcert reads, each as a rule that emits graph nodes.
+
+A rule takes a `Call` (one ONNX node) and returns the values of its outputs. The table
+at the end, `SUPPORTED`, is the list of operators.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from jaxcert.interop.onnx_lowering import Call, Constant
+from jaxcert.interop.onnx_shapes import (
+    Outputs,
+    axis_of,
+    lower_concat,
+    lower_constant_of_shape,
+    lower_constants_only,
+    lower_dropout,
+    lower_expand,
+    lower_flatten,
+    lower_gather,
+    lower_identity,
+    lower_pad,
+    lower_reshape,
+    lower_shape,
+    lower_slice,
+    lower_split,
+    lower_squeeze,
+    lower_transpose,
+    lower_unsqueeze,
+)
+from jaxcert.interop.onnx_windows import (
+    keep_shape,
+    lower_batch_norm,
+    lower_conv,
+    lower_global_pool,
+    lower_pool,
+    lower_reduce,
+    lower_reduce_prod,
+)
+
+
+def _unary(op: str) -> Callable[[Call], Outputs]:
+    return lambda call: [call.emit(op, call.value())]
+
+
+def _binary(op: str) -> Callable[[Call], Outputs]:
+    return lambda call: [call.emit(op, call.value(0), call.value(1))]
+
+
+def _variadic(op: str) -> Callable[[Call], Outputs]:
+    def rule(call: Call) -> Outputs:
+        result = call.value()
+        for i in range(1, len(call.inputs)):
+            result = call.emit(op, result, call.value(i))
+        return [result]
+
+    return rule
+
+
+def _mean_of_inputs(call: Call) -> Outputs:
+    (total,) = _variadic("add")(call)
+    return [call.emit("div", total, float(len(call.inputs)))]
+
+
+def _leaky_relu(call: Call) -> Outputs:
+    return [call.emit("leaky_relu", call.value(), slope=call.attribute("alpha", 0.01))]
+
+
+def _elu(call: Call) -> Outputs:
+    return [call.emit("elu", call.value(), alpha=call.attribute("alpha", 1.0))]
+
+
+def _selu(call: Call) -> Outputs:
+    alpha = call.attribute("alpha", 1.6732632423543772)
+    gamma = call.attribute("gamma", 1.0507009873554805)
+    return [call.emit("mul", call.emit("elu", call.value(), alpha=alpha), gamma)]
+
+
+def _gelu(call: Call) -> Outputs:
+    form = call.attribute("approximate", "none")
+    if form not in ("none", "tanh"):
+        raise ValueError(f"approximate={form!r} does not exist")
+    return [call.emit("gelu", call.value(), tanh=form == "tanh")]
+
+
+def _hard_sigmoid(call: Call) -> Outputs:
+    alpha, beta = call.attribute("alpha", 0.2), call.attribute("beta", 0.5)
+    line = call.emit("add", call.emit("mul", call.value(), alpha), beta)
+    return [call.emit("clip", line, low=0.0, high=1.0)]
+
+
+def _hard_swish(call: Call) -> Outputs:
+    line = call.emit("add", call.emit("div", call.value(), 6.0), 0.5)
+    gate = call.emit("clip", line, low=0.0, high=1.0)
+    return [call.emit("mul", call.value(), gate)]
+
+
+def _swish(call: Call) -> Outputs:
+    if call.attribute("alpha", 1.0) != 1.0:
+        raise call.unsupported("has alpha other than 1")
+    return [call.emit("silu", call.value())]
+
+
+def _reciprocal(call: Call) -> Outputs:
+    return [call.emit("div", 1.0, call.value())]
+
+
+def _pow(call: Call) -> Outputs:
+    exponent = call.number(1, "exponent")
+    if exponent == 1:
+        return [call.value()]
+    return [call.emit("pow", call.value(), exponent=exponent)]
+
+
+def _clip(call: Call) -> Outputs:
+    if call.opset < 11:
+        low, high = call.attribute("min"), call.attribute("max")
+    else:
+        low = call.number(1, "lower bound") if call.has(1) else None
+        high = call.number(2, "upper bound") if call.has(2) else None
+    limit = float(np.finfo(np.float32).max)
+    # Exporters write the largest float, or infinity, for "no bound".
+    low = None if low is not None and low <= -limit else low
+    high = None if high is not None and high >= limit else high
+    if low is None and high is None:
+        return [call.value()]
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"its lower bound {low} is above its upper bound {high}")
+    return [call.emit("clip", call.value(), low=low, high=high)]
+
+
+def _cast(call: Call) -> Outputs:
+    import onnx
+
+    value, to = call.value(), call.attribute("to")
+    call.attribute("saturate")  # concerns 8-bit floats only
+    call.attribute("round_mode")
+    floats = {
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.DOUBLE,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+    }
+    if isinstance(value, Constant):
+        if to in floats:
+            array = value.array if value.is_float else value.array.astype(np.float64)
+        elif to in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+            array = value.array.astype(np.int64)
+        elif to == onnx.TensorProto.BOOL:
+            array = value.array.astype(bool)
+        else:
+            raise call.unsupported(f"casts to type {to}")
+        return [Constant(array, ("cast", to, value.key), value.name)]
+    if to not in floats:
+        raise call.unsupported("casts to a type that is not float")
+    return [value]
+
+
+def _gemm(call: Call) -> Outputs:
+    a, b = call.value(0), call.value(1)
+    if call.flag("transA"):
+        a = call.emit("transpose", a, permutation=(1, 0))
+    if call.flag("transB"):
+        b = call.emit("transpose", b, permutation=(1, 0))
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise ValueError(f"its operands have shapes {a.shape} and {b.shape}")
+    alpha, beta = call.attribute("alpha", 1.0), call.attribute("beta", 1.0)
+    result = call.emit("matmul", a, b)
+    if alpha != 1:
+        result = call.emit("mul", result, float(alpha))
+    if not call.has(2) or beta == 0:
+        return [result]
+    c = call.value(2)
+    if beta != 1:
+        c = call.emit("mul", c, float(beta))
+    return [keep_shape(result, call.emit("add", result, c))]
+
+
+def _softmax(call: Call) -> Outputs:
+    x = call.value()
+    axis = axis_of(call.attribute("axis", 1 if call.opset < 13 else -1), len(x.shape))
+    reach = math.prod(x.shape[axis:]) if call.opset < 13 else x.shape[axis]
+    if not call.is_final:
+        raise call.unsupported("stands inside the network")
+    if reach != math.prod(x.shape):
+        raise call.unsupported(f"does not run over all {math.prod(x.shape)} outputs")
+    call.builder.note(
+        f"final {call.op} replaced by its logits: the class and the sign of every "
+        "margin are unchanged, and a required margin refers to the logits"
+    )
+    return [x]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How an operator is read, and how many inputs it takes at least and at most."""
+
+    lower: Callable[[Call], Outputs]
+    fewest: int = 1
+    most: int = 1
+
+
+_MANY = 2**31
+
+SUPPORTED: Mapping[str, Rule] = {
+    "Abs": Rule(_unary("abs")),
+    "Add": Rule(_binary("add"), 2, 2),
+    "AveragePool": Rule(lower_pool),
+    "BatchNormalization": Rule(lower_batch_norm, 5, 5),
+    "Cast": Rule(_cast),
+    "Clip": Rule(_clip, 1, 3),
+    "Concat": Rule(lower_concat, 1, _MANY),
+    "ConstantOfShape": Rule(lower_constant_of_shape),
+    "Conv": Rule(lower_conv, 2, 3),
+    "Div": Rule(_binary("div"), 2, 2),
+    "Dropout": Rule(lower_dropout, 1, 3),
+    "Elu": Rule(_elu),
+    "Equal": Rule(lower_constants_only("equal"), 2, 2),
+    "Erf": Rule(_unary("erf")),
+    "Exp": Rule(_unary("exp")),
+    "Expand": Rule(lower_expand, 2, 2),
+    "Flatten": Rule(lower_flatten),
+    "Gather": Rule(lower_gather, 2, 2),
+    "Gelu": Rule(_gelu),
+    "Gemm": Rule(_gemm, 2, 3),
+    "GlobalAveragePool": Rule(lower_global_pool("reduce_mean")),
+    "GlobalMaxPool": Rule(lower_global_pool("reduce_max")),
+    "HardSigmoid": Rule(_hard_sigmoid),
+    "HardSwish": Rule(_hard_swish),
+    "Identity": Rule(lower_identity),
+    "LeakyRelu": Rule(_leaky_relu),
+    "Log": Rule(_unary("log")),
+    "LogSoftmax": Rule(_softmax),
+    "MatMul": Rule(_binary("matmul"), 2, 2),
+    "Max": Rule(_variadic("max"), 1, _MANY),
+    "MaxPool": Rule(lower_pool),
+    "Mean": Rule(_mean_of_inputs, 1, _MANY),
+    "Min": Rule(_variadic("min"), 1, _MANY),
+    "Mul": Rule(_binary("mul"), 2, 2),
+    "Neg": Rule(_unary("neg")),
+    "PRelu": Rule(_binary("prelu"), 2, 2),
+    "Pad": Rule(lower_pad, 1, 4),
+    "Pow": Rule(_pow, 2, 2),
+    "Reciprocal": Rule(_reciprocal),
+    "ReduceMax": Rule(lower_reduce("reduce_max", 18), 1, 2),
+    "ReduceMean": Rule(lower_reduce("reduce_mean", 18), 1, 2),
+    "ReduceMin": Rule(lower_reduce("reduce_min", 18), 1, 2),
+    "ReduceProd": Rule(lower_reduce_prod, 1, 2),
+    "ReduceSum": Rule(lower_reduce("reduce_sum", 13), 1, 2),
+    "Relu": Rule(_unary("relu")),
+    "Reshape": Rule(lower_reshape, 2, 2),
+    "Selu": Rule(_selu),
+    "Shape": Rule(lower_shape),
+    "Sigmoid": Rule(_unary("sigmoid")),
+    "Slice": Rule(lower_slice, 1, 5),
+    "Softmax": Rule(_softmax),
+    "Softplus": Rule(_unary("softplus")),
+    "Split": Rule(lower_split, 1, 2),
+    "Sqrt": Rule(_unary("sqrt")),
+    "Squeeze": Rule(lower_squeeze, 1, 2),
+    "Sub": Rule(_binary("sub"), 2, 2),
+    "Sum": Rule(_variadic("add"), 1, _MANY),
+    "Swish": Rule(_swish),
+    "Tanh": Rule(_unary("tanh")),
+    "Transpose": Rule(lower_transpose),
+    "Unsqueeze": Rule(lower_unsqueeze, 1, 2),
+    "Where": Rule(lower_constants_only("where"), 3, 3),
+}
+"""The operators that are read, besides Constant, which is part of the file's weights.
+
+Softmax and LogSoftmax are read as a network's last operator only."""

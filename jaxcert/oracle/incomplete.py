@@ -1,0 +1,42 @@
+"""The oracle that proves by bounds alone: PROVED or UNKNOWN, never REFUTED."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxcert.bounds.crown import Crown
+from jaxcert.bounds.ibp import Ibp, program_of
+from jaxcert.bounds.rounding import float64_slack
+from jaxcert.box import Box
+from jaxcert.spec import Spec
+from jaxcert.verdict import Verdict, from_bound
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundOracle:
+    """PROVED where the method's lower bound of the margin exceeds the slack.
+
+    The slack covers the rounding of float64 arithmetic. In float32 the answer steers a
+    search and proves nothing; callers re-prove in float64 what they report.
+
+    Attributes:
+      method: `ibp(f)` or `crown(f)`.
+    """
+
+    method: Ibp | Crown
+
+    def __call__(
+        self, params: Any, box: Box, spec: Spec, hint: Float[Array, "*d"]
+    ) -> Verdict:
+        """Returns PROVED or UNKNOWN; the hint is not used."""
+        rows, boxes = self.method.rows_and_boxes(params, box, spec)
+        program = program_of(self.method.f, params, box.lo)
+        values = program.prepare(params, box.lo.dtype)
+        slack = float64_slack(program, values, boxes, spec.coefficients)
+        if box.lo.dtype != jnp.float64:
+            slack = jnp.zeros_like(slack)
+        return from_bound(spec.margin(rows), box.lo, box.is_empty(), slack)

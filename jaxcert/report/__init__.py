@@ -1,0 +1,29 @@
+"""What a run writes and shows: its files, a table for the terminal, an HTML report."""
+
+from jaxcert.report.files import RunFiles
+from jaxcert.report.page import write_report
+from jaxcert.report.stored import (
+    BOX_KEYS,
+    RECORD_KEYS,
+    STATUSES,
+    Record,
+    Run,
+    read_run,
+)
+from jaxcert.report.summary import DEFAULT_RADII, sentence, summarise
+from jaxcert.report.table import table
+
+__all__ = [
+    "BOX_KEYS",
+    "DEFAULT_RADII",
+    "RECORD_KEYS",
+    "STATUSES",
+    "Record",
+    "Run",
+    "RunFiles",
+    "read_run",
+    "sentence",
+    "summarise",
+    "table",
+    "write_report",
+]

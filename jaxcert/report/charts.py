@@ -1,0 +1,158 @@
+"""The charts of a run, each in a light and a dark version.
+
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcert.report.summary import accuracy_at, finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """The colours of one version of a chart."""
+
+    suffix: str
+    paper: str
+    ink: str
+    faint: str
+    proved: str
+    refuted: str
+    between: str
+
+
+SCHEMES = (
+    Scheme("", "#ffffff", "#1b1f24", "#d5d9de", "#0072b2", "#d55e00", "#eecb9a"),
+    Scheme("-dark", "#1a1e24", "#e7eaee", "#3b424c", "#56b4e9", "#ff9447", "#6b5434"),
+)
+
+
+def write_histogram(
+    records: Sequence[Mapping[str, Any]], unit: str, stem: Path
+) -> None:
+    """Writes the histogram of both ends of the apothem brackets."""
+    correct = [r for r in records if r["status"] != "misclassified"]
+    lower = finite(r["apothem_lower"] for r in correct)
+    upper = finite(r["apothem_upper"] for r in correct)
+    top = max([*lower, *upper], default=0.0) or 1.0
+    count = min(40, max(8, round(2 * math.sqrt(len(correct)))))
+    bins = np.linspace(0, top * (1 + 1e-9), count + 1)
+    missing = 2 * len(correct) - len(lower) - len(upper)
+    for scheme in SCHEMES:
+        fig, ax = chart(scheme, 7.2, 4.2)
+        for values, colour, label, style in (
+            (lower, scheme.proved, "lower end: proved", "-"),
+            (upper, scheme.refuted, "upper end: refuted", "--"),
+        ):
+            ax.hist(values, bins, color=colour, alpha=0.25)
+            ax.hist(
+                values,
+                bins,
+                histtype="step",
+                color=colour,
+                linewidth=2,
+                linestyle=style,
+                label=label,
+            )
+        ax.set_xlim(0, top * 1.02)
+        ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
+        ax.set_xlabel(f"apothem ({unit})")
+        ax.set_ylabel("correctly classified inputs")
+        ax.yaxis.get_major_locator().set_params(integer=True)
+        if missing:
+            ax.set_title(
+                f"{missing} infinite ends are not drawn",
+                loc="right",
+                fontsize=10,
+                color=scheme.ink,
+            )
+        legend(ax, scheme, loc="upper right")
+        fig.savefig(stem.with_name(stem.name + scheme.suffix + ".png"))
+
+
+def write_accuracy(records: Sequence[Mapping[str, Any]], unit: str, stem: Path) -> None:
+    """Writes certified accuracy as a function of radius, exact at every radius."""
+    correct = [r for r in records if r["status"] != "misclassified"]
+    lower = np.sort([float(r["apothem_lower"]) for r in correct])
+    upper = np.sort([float(r["apothem_upper"]) for r in correct])
+    ends = np.array(finite([*lower, *upper]))
+    top = float(ends.max(initial=0.0)) or 1.0
+    # Just past each end too, where the share drops.
+    corners = np.unique([0.0, 1.05 * top, *ends, *np.nextafter(ends, np.inf)])
+    # How many ends are at least r; at 0 `accuracy_at` knows better.
+    proved = len(correct) - np.searchsorted(lower, corners)
+    refutable = len(correct) - np.searchsorted(upper, corners)
+    proved[0], refutable[0] = accuracy_at(records, 0.0)
+    below, above = (
+        100 * proved / len(records),
+        100 * refutable / len(records),
+    )
+    for scheme in SCHEMES:
+        fig, ax = chart(scheme, 7.2, 4.2)
+        ax.fill_between(
+            corners,
+            below,
+            above,
+            color=scheme.between,
+            label="unknown",
+            lw=0,
+        )
+        ax.plot(
+            corners,
+            above,
+            color=scheme.refuted,
+            linewidth=2,
+            linestyle="--",
+            label="not refuted (upper ends)",
+        )
+        ax.plot(
+            corners,
+            below,
+            color=scheme.proved,
+            lw=2.4,
+            label="proved (lower ends)",
+        )
+        ax.set_xlim(0, 1.05 * top)
+        ax.set_ylim(0, 103)
+        ax.set_xlabel(f"radius ({unit})")
+        ax.set_ylabel("share of all inputs (%)")
+        legend(ax, scheme, loc="upper right", reverse=True)
+        fig.savefig(stem.with_name(stem.name + scheme.suffix + ".png"))
+
+
+def chart(scheme: Scheme, width: float, height: float) -> tuple[Any, Any]:
+    """Returns a figure and its axes, without touching matplotlib's global state."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(
+        figsize=(width, height), dpi=160, layout="constrained", facecolor=scheme.paper
+    )
+    ax = fig.add_subplot(facecolor=scheme.paper)
+    ax.tick_params(colors=scheme.ink, labelsize=11)
+    ax.xaxis.label.set(color=scheme.ink, fontsize=12)
+    ax.yaxis.label.set(color=scheme.ink, fontsize=12)
+    for side, spine in ax.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(scheme.ink)
+    ax.grid(color=scheme.faint, linewidth=0.8)
+    ax.set_axisbelow(True)
+    return fig, ax
+
+
+def legend(ax: Any, scheme: Scheme, **where: Any) -> None:
+    ax.legend(
+        fontsize=11,
+        labelcolor=scheme.ink,
+        facecolor=scheme.paper,
+        edgecolor=scheme.faint,
+        framealpha=0.9,
+        **where,
+    )

@@ -1,0 +1,67 @@
+"""Reading and writing files of a run: whole or not at all, with clear errors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcert.errors import InputError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an operating-system error into an InputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror}. Choose another --output"
+        ) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replaces a file by `content`, whole or not at all."""
+    with _replacing(path) as handle:
+        handle.write(content)
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray], compressed: bool) -> None:
+    """Replaces an npz file, whole or not at all, without pickled objects."""
+    save = np.savez_compressed if compressed else np.savez
+    with _replacing(path) as handle:
+        save(handle, allow_pickle=False, **arrays)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Any]:
+    beside = path.with_name(path.name + ".tmp")
+    with writing(path):
+        with open(beside, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(beside, path)
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file."""
+    try:
+        value = json.loads(read(path))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}). Delete it") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object. Delete it")
+    return value

@@ -1,0 +1,362 @@
+"""The files of a run: written chunk by chunk, so that a kill at any instant loses
+at most the chunk in progress.
+
+Order of writing, for each chunk of inputs:
+  1. `parts/boxes-NNNNN.npz`, whole or not at all (written beside, then renamed);
+  2. one line per input appended to `certificates.jsonl`, each flushed.
+The lines decide what counts as done; every line has its boxes on disk already. A kill
+after step 1 leaves boxes without lines, which are ignored and redone. A kill inside a
+line leaves a torn last line, which is dropped and redone. `close` and `finish` gather
+the parts in `boxes.npz` (renamed into place before the parts are deleted).
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import math
+import os
+import platform
+import time
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxcert.errors import InputError
+from jaxcert.report import strict_json
+from jaxcert.report.disk import read_json, write_npz, write_whole, writing
+from jaxcert.report.stored import (
+    BOXES,
+    LINES,
+    PARTS,
+    RECORD_KEYS,
+    RUN,
+    SUMMARY,
+    check_record,
+    missing_boxes,
+    part_paths,
+    read_about,
+    read_boxes,
+    read_lines,
+)
+from jaxcert.report.summary import summarise
+
+
+class RunFiles:
+    """The writer of one run's files in one directory.
+
+    Use it as a context manager: leaving the block, also by Ctrl-C, calls `close`.
+
+    Attributes:
+      directory: where the files are.
+      done: names of the inputs that the run already answers.
+      notices: sentences the user should read, such as a torn line that was dropped.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        resume: bool,
+        config: Mapping[str, Any],
+        flags: Mapping[str, Any] | None = None,
+    ):
+        """Opens or continues the run in `output_dir`.
+
+        Args:
+          output_dir: made if absent.
+          resume: continue the run that is there; a new one is begun where there is
+            none.
+          config: what changes the meaning of a record (model content hash, data set,
+            required_margin, domain, objective, oracle, tolerance, seed); a run is
+            continued only under the same. Leave out what may change between the two,
+            such as which inputs, the batch size and the time limit. The report knows
+            `model`, `dataset`, `split`, `domain_lower`, `domain_upper`, `class_names`
+            and `feature_names`, and prints every other key as it is.
+          flags: all settings, for summary.json.
+
+        Raises:
+          InputError: the directory cannot be written, it holds a run and `resume` is
+            false, or it holds a run with another config.
+        """
+        self.directory = Path(output_dir)
+        self.notices: list[str] = []
+        self._config = strict_json.encode(config, "config")
+        self._flags = strict_json.encode(flags or {}, "flags")
+        self._start = time.monotonic()
+        self._earlier_seconds = 0.0
+        self._closed = False
+        with writing(self.directory):
+            (self.directory / PARTS).mkdir(parents=True, exist_ok=True)
+            for path in (self.directory / PARTS).glob("boxes-*.npz.tmp"):
+                path.unlink()
+        lines = self.directory / LINES
+        if _size(lines) > 0:
+            if not resume:
+                raise InputError(
+                    f"{self.directory} already holds a run ({LINES}). Continue it "
+                    "with --resume, or choose another --output; nothing was changed"
+                )
+            self._check_config()
+            self.done = self._repair()
+            self._earlier_seconds = read_about(self.directory).get("wall_seconds", 0.0)
+        else:
+            # No line, so nothing here counts as done: what lies here is left over.
+            self.done = set()
+            with writing(self.directory):
+                for name in (BOXES, SUMMARY):
+                    (self.directory / name).unlink(missing_ok=True)
+                for path in part_paths(self.directory):
+                    path.unlink()
+            stored = {"config": self._config, "started": _now()}
+            write_whole(
+                self.directory / RUN,
+                strict_json.dumps(stored, RUN, indent=1).encode() + b"\n",
+            )
+        present = [int(path.stem[-5:]) for path in part_paths(self.directory)]
+        self._next_part = max(present, default=-1) + 1
+        with writing(lines):
+            # Unbuffered: a line is in the file when `write` returns.
+            self._lines = open(lines, "ab", buffering=0)
+
+    def __enter__(self) -> RunFiles:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def append(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        x: Float[np.ndarray, " n *shape"],
+        lo: Float[np.ndarray, " n *shape"],
+        hi: Float[np.ndarray, " n *shape"],
+        witness: Float[np.ndarray, " n *shape"] | None = None,
+        witness_class: Int[np.ndarray, " n"] | None = None,
+    ) -> None:
+        """Stores a chunk of answers; when it returns, they survive a kill.
+
+        Args:
+          records: one per input, with exactly the keys `RECORD_KEYS`.
+          x, lo, hi: inputs and proved boxes. The box of a misclassified input is
+            stored as NaN ("no box") whatever is given.
+          witness: counterexamples, NaN rows where there is none.
+          witness_class: their predicted classes, -1 where there is none.
+
+        Raises:
+          InputError: a record lacks a key, claims a bracket that is not ordered, or
+            answers an input that is already answered; arrays that do not fit; or the
+            files cannot be written.
+        """
+        if self._closed:
+            raise InputError(f"the run in {self.directory} is closed")
+        if not records:
+            return
+        lines = []
+        seen = set(self.done)
+        for record in records:
+            check_record(record)
+            if record["input"] in seen:
+                raise InputError(
+                    f"input {record['input']!r} is already answered in "
+                    f"{self.directory}. Give each input once"
+                )
+            seen.add(record["input"])
+            ordered = {key: record[key] for key in RECORD_KEYS}
+            text = strict_json.dumps(ordered, f"record of {record['input']!r}")
+            lines.append((record["input"], text.encode("ascii") + b"\n"))
+        arrays = _box_arrays(records, x, lo, hi, witness, witness_class)
+        part = self.directory / PARTS / f"boxes-{self._next_part:05d}.npz"
+        write_npz(part, arrays, compressed=False)
+        self._next_part += 1
+        with writing(self.directory / LINES):
+            for name, line in lines:
+                # A full disk may take a part of a line and say so only by the count.
+                while line:
+                    line = line[self._lines.write(line) :]
+                self.done.add(name)
+            os.fsync(self._lines.fileno())
+
+    def finish(self) -> dict[str, Any]:
+        """Gathers the boxes in boxes.npz, writes summary.json and returns its content.
+
+        The summary says `complete: true`; call this when every input was answered.
+        """
+        return self._seal(complete=True)
+
+    def close(self) -> None:
+        """Gathers what there is, with `complete: false`; nothing after `finish`."""
+        if not self._closed:
+            self._seal(complete=False)
+
+    def _seal(self, complete: bool) -> dict[str, Any]:
+        if self._closed:
+            raise InputError(f"the run in {self.directory} is closed")
+        self._closed = True
+        self._lines.close()
+        # From the disk, not from memory: an interrupt may have come between the two.
+        records, raw, notices = read_lines(self.directory / LINES)
+        if notices:
+            self.notices += notices
+            write_whole(self.directory / LINES, b"".join(line + b"\n" for line in raw))
+        arrays, missing = read_boxes(self.directory, [r["input"] for r in records])
+        if missing:
+            raise InputError(missing_boxes(self.directory, missing))
+        parts = part_paths(self.directory)
+        write_npz(self.directory / BOXES, arrays, compressed=True)
+        with writing(self.directory / PARTS):
+            # Oldest first: of two answers to one input the newer is the right one, and
+            # must be the one that a kill in here leaves.
+            for path in parts:
+                path.unlink()
+            if not any((self.directory / PARTS).iterdir()):
+                (self.directory / PARTS).rmdir()
+        summary = {
+            "complete": complete,
+            **summarise(records),
+            "wall_seconds": round(
+                self._earlier_seconds + time.monotonic() - self._start, 3
+            ),
+            "date": _now(),
+            "versions": _versions(),
+            "device": _device(),
+            "config": self._config,
+            "flags": self._flags,
+        }
+        write_whole(
+            self.directory / SUMMARY,
+            strict_json.dumps(summary, SUMMARY, indent=1).encode() + b"\n",
+        )
+        return summary
+
+    def _check_config(self) -> None:
+        """Raises InputError where the run that is there has other settings."""
+        path = self.directory / RUN
+        if not path.exists():
+            raise InputError(
+                f"{self.directory} holds {LINES} but no {RUN}, so its settings are "
+                "not known and it cannot be continued. Choose another --output"
+            )
+        stored = read_json(path).get("config", {})
+        keys = [*stored, *(key for key in self._config if key not in stored)]
+        differing = [
+            f"{key} is {_brief(stored, key)} there and {_brief(self._config, key)} here"
+            for key in keys
+            if stored.get(key) != self._config.get(key)
+            or (key in stored) != (key in self._config)
+        ]
+        if differing:
+            raise InputError(
+                f"{self.directory} holds a run with other settings: "
+                f"{'; '.join(differing)}. Continue it under the same settings, or "
+                "choose another --output"
+            )
+
+    def _repair(self) -> set[str]:
+        """Returns the inputs done, after dropping lines that are torn or boxless."""
+        path = self.directory / LINES
+        records, raw, notices = read_lines(path)
+        names = [r["input"] for r in records]
+        missing = set(read_boxes(self.directory, names)[1])
+        if missing:
+            notices.append(
+                f"{len(missing)} of {len(names)} lines of {path} have no stored box; "
+                "they are dropped and redone"
+            )
+        if notices:
+            kept = [
+                line
+                for name, line in zip(names, raw, strict=True)
+                if name not in missing
+            ]
+            write_whole(path, b"".join(line + b"\n" for line in kept))
+        self.notices += notices
+        return set(names) - missing
+
+
+def _box_arrays(
+    records: Sequence[Mapping[str, Any]],
+    x: np.ndarray,
+    lo: np.ndarray,
+    hi: np.ndarray,
+    witness: np.ndarray | None,
+    witness_class: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of one part, checked and complete."""
+    x = _floating(x)
+    if witness is None:
+        witness = np.full_like(x, math.nan)
+    if witness_class is None:
+        witness_class = np.full(len(records), -1)
+    wrong = np.array([r["status"] == "misclassified" for r in records])
+    arrays = {
+        "input": np.array([r["input"] for r in records]),
+        "x": x,
+        "lo": _floating(lo).copy(),
+        "hi": _floating(hi).copy(),
+        "witness": _floating(witness),
+        "witness_class": np.asarray(witness_class, dtype=np.int64),
+    }
+    for key in ("x", "lo", "hi", "witness"):
+        if arrays[key].shape != (len(records), *x.shape[1:]):
+            raise InputError(
+                f"{key} has shape {arrays[key].shape}, must be "
+                f"{(len(records), *x.shape[1:])}: one row per record"
+            )
+    if arrays["witness_class"].shape != (len(records),):
+        raise InputError(
+            f"witness_class has shape {arrays['witness_class'].shape}, must be "
+            f"{(len(records),)}: one class per record"
+        )
+    arrays["lo"][wrong] = math.nan
+    arrays["hi"][wrong] = math.nan
+    return arrays
+
+
+def _floating(array: Any) -> np.ndarray:
+    """Returns a floating array of the same values; integers become float64."""
+    array = np.asarray(array)
+    return array if np.issubdtype(array.dtype, np.floating) else array.astype(float)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _brief(config: Mapping[str, Any], key: str) -> str:
+    """Returns one setting in few characters; a list of bounds may be long."""
+    if key not in config:
+        return "not set"
+    text = repr(config[key])
+    return text if len(text) <= 40 else text[:36] + " ..."
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions that a result depends on."""
+    versions = {"python": platform.python_version()}
+    for package in ("jax", "jaxlib", "numpy", "jaxcert"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _device() -> str:
+    """Returns what JAX computes on, such as "1 x cpu (cpu)"."""
+    import jax
+
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

@@ -1,0 +1,293 @@
+"""The HTML report of a run, with its pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcert.errors import InputError
+from jaxcert.report import charts, pictures
+from jaxcert.report.pictures import Example, Scale
+from jaxcert.report.stored import Record, Run, read_run
+from jaxcert.report.summary import (
+    format_number,
+    format_percent,
+    sentence,
+    summarise,
+)
+from jaxcert.report.template import TEMPLATE
+
+_MOST_STRIPS = 12
+_MOST_OTHERS = 2
+_NAMES = {
+    "model": "model",
+    "model_hash": "model content hash",
+    "dataset": "data set",
+}
+_TILES = {
+    "image": "image",
+    "lower": "lower face",
+    "upper": "upper face",
+    "slack-down": "slack downwards",
+    "slack-up": "slack upwards",
+    "counterexample": "counterexample",
+    "change": "its change",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One picture of a strip."""
+
+    file: str
+    alt: str
+    caption: str
+    scale: Scale | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """One input of the gallery: tiles of an image, or bars of a vector."""
+
+    record: Record
+    caption: str
+    tiles: tuple[Tile, ...] = ()
+    bars: str = ""
+    hidden: str = ""
+
+
+def write_report(output_dir: str | os.PathLike[str]) -> Path:
+    """Returns the path of the report, written from the run's files in `output_dir`.
+
+    Writes `report.html` and the PNGs under `pictures/` that it shows, and removes the
+    pictures of an earlier report. The page is static: no scripts, nothing loaded from
+    elsewhere.
+
+    Raises:
+      InputError: there is no run, a file of it is damaged, or the directory cannot be
+        written.
+    """
+    import jinja2
+
+    directory = Path(output_dir)
+    run = read_run(directory)
+    summary = summarise(run.records)
+    target = directory / "report.html"
+    try:
+        folder = directory / "pictures"
+        folder.mkdir(exist_ok=True)
+        for pattern in ("input-*.png", "apothems*.png", "certified-accuracy*.png"):
+            for path in folder.glob(pattern):
+                path.unlink()
+        strips = _write_pictures(run, folder)
+        environment = jinja2.Environment(
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        page = environment.from_string(TEMPLATE).render(
+            title=_title(run.config),
+            sentence=sentence(summary),
+            complete=run.about.get("complete", False),
+            notices=run.notices,
+            summary=summary,
+            facts=_facts(run),
+            strips=strips,
+            others=_others(strips),
+            images=pictures.image_shape(run.x.shape[1:]) is not None,
+            records=run.records,
+            down=lambda value: format_number(value, "down"),
+            up=lambda value: format_number(value, "up"),
+            near=format_number,
+            share=lambda value, way: format_percent(
+                round(value * summary["n"]), summary["n"], way
+            ),
+            text=lambda value: "-" if value is None else value,
+        )
+        beside = target.with_name("report.html.tmp")
+        # A file name may hold bytes that no encoding explains.
+        beside.write_bytes(page.encode("utf-8", "backslashreplace"))
+        os.replace(beside, target)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the report in {directory}: {error.strerror}"
+        ) from error
+    return target
+
+
+def choose(records: Sequence[Mapping[str, Any]], most: int = _MOST_STRIPS) -> list[int]:
+    """Returns the rows of the gallery: certified ones, then unknown, misclassified.
+
+    The certified ones are spread evenly over the ranks of their apothems, smallest
+    first. Up to two unknown and two misclassified ones are kept a place, more where
+    places are left.
+    """
+    rows: dict[str, list[int]] = {"certified": [], "unknown": [], "misclassified": []}
+    for row, record in enumerate(records):
+        rows[record["status"]].append(row)
+    rows["certified"].sort(key=lambda row: records[row]["apothem_lower"])
+    room = most - sum(
+        min(len(rows[status]), _MOST_OTHERS) for status in ("unknown", "misclassified")
+    )
+    certified = rows["certified"]
+    if len(certified) > room:
+        places = np.linspace(0, len(certified) - 1, room).round().astype(int)
+        certified = [certified[place] for place in places]
+    left = most - len(certified)
+    wrong = min(
+        len(rows["misclassified"]), max(_MOST_OTHERS, left - len(rows["unknown"]))
+    )
+    unknown = rows["unknown"][: left - wrong]
+    return [*certified, *unknown, *rows["misclassified"][: left - len(unknown)]]
+
+
+def _write_pictures(run: Run, folder: Path) -> list[Strip]:
+    """Returns the strips of the gallery, after writing every picture of the report."""
+    if not run.records:
+        return []
+    unit = pictures.units(run.config, run.x.shape[1:])
+    charts.write_accuracy(run.records, unit, folder / "certified-accuracy")
+    if any(r["status"] != "misclassified" for r in run.records):
+        charts.write_histogram(run.records, unit, folder / "apothems")
+    return [_write_strip(run, row, folder) for row in choose(run.records)]
+
+
+def _write_strip(run: Run, row: int, folder: Path) -> Strip:
+    """Returns one strip, after writing its pictures."""
+    record = run.records[row]
+    shape = run.x.shape[1:]
+    domain_lo, domain_hi = pictures.domain_of(run.config, shape)
+    # False for NaN, and for a box that is the input alone: nothing to look at.
+    boxed = bool(np.any(run.hi[row] > run.lo[row]))
+    witnessed = not np.isnan(run.witness[row]).any()
+    example = Example(
+        x=run.x[row].astype(float),
+        box=(run.lo[row].astype(float), run.hi[row].astype(float)) if boxed else None,
+        witness=run.witness[row].astype(float) if witnessed else None,
+        domain_lo=domain_lo,
+        domain_hi=domain_hi,
+    )
+    # Numbered by row: an input's name may hold what no link or file system takes.
+    stem = f"input-{row:05d}"
+    caption = _caption(run, row, example)
+    if pictures.image_shape(shape) is None:
+        shown = pictures.write_bars(
+            example, folder / stem, run.config.get("feature_names")
+        )
+        hidden = ""
+        if shown < example.x.size:
+            rule = "with the least slack" if boxed else "shown"
+            hidden = f"The {shown} of {example.x.size} features {rule}."
+        return Strip(record, caption, bars=f"{stem}-features", hidden=hidden)
+    scales = pictures.write_tiles(example, folder / stem)
+    tiles = []
+    for name, scale in scales.items():
+        text = _TILES[name]
+        if name == "counterexample" and run.witness_class[row] >= 0:
+            predicted = _class_name(run.config, int(run.witness_class[row]))
+            text = f"counterexample: predicted {predicted}"
+        alt = f"{_TILES[name]} of input {record['input']}"
+        tiles.append(Tile(f"{stem}-{name}.png", alt, text, scale))
+    return Strip(record, caption, tiles=tuple(tiles))
+
+
+def _caption(run: Run, row: int, example: Example) -> str:
+    """Returns what is known of one input, in words."""
+    record = run.records[row]
+    predicted = _class_name(run.config, record["predicted"])
+    if record["status"] == "misclassified":
+        label = _class_name(run.config, record["label"])
+        return f"Label {label}, predicted {predicted}. Apothem 0, no box."
+    lower = format_number(record["apothem_lower"], "down")
+    upper = format_number(record["apothem_upper"], "up")
+    parts = [f"Class {predicted}. Apothem bracket [{lower}, {upper}]"]
+    if record["status"] == "unknown":
+        parts.append("Nothing is proved of what lies between the ends")
+    if example.witness is None:
+        parts.append("No counterexample found")
+    else:
+        distance = float(np.abs(example.witness - example.x).max())
+        other = ""
+        if run.witness_class[row] >= 0:
+            other = f" of class {_class_name(run.config, int(run.witness_class[row]))}"
+        parts.append(
+            f"Nearest counterexample{other}: its features move by up to "
+            f"{format_number(distance, 'up')}"
+        )
+    return ". ".join(parts) + "."
+
+
+def _class_name(config: Mapping[str, Any], index: Any) -> str:
+    """Returns a class as its number, with its name where the config has one."""
+    if index is None:
+        return "not known"
+    names = config.get("class_names") or ()
+    if isinstance(index, int) and 0 <= index < len(names):
+        name = str(names[index])
+        return name if name == str(index) else f"{index} ({name})"
+    return str(index)
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    """Returns the report's title: which model, on which data."""
+    title = f"Robustness certificates: {config.get('model', 'network')}"
+    if config.get("dataset"):
+        title += f" on {config['dataset']}"
+    return title
+
+
+def _others(strips: Sequence[Strip]) -> str:
+    """Returns which inputs follow the certified ones in the gallery."""
+    present = {strip.record["status"] for strip in strips}
+    if "certified" not in present:
+        return ""
+    return " and ".join(s for s in ("unknown", "misclassified") if s in present)
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Returns what was certified, how, when and on what, as names and values."""
+    config = dict(run.config)
+    for key in ("class_names", "feature_names"):
+        config.pop(key, None)
+    if len(str(config.get("model_hash", ""))) > 20:
+        # The whole of it is in run.json.
+        config["model_hash"] = f"{str(config['model_hash'])[:16]} ..."
+    facts = [(_NAMES[key], str(config.pop(key))) for key in _NAMES if key in config]
+    for key in ("objective", "oracle", "arithmetic", "required_margin"):
+        config.pop(key, None)
+        values = sorted({_value(r[key]) for r in run.records})
+        if values:
+            facts.append((key.replace("_", " "), ", ".join(values)))
+    lower, upper = config.pop("domain_lower", None), config.pop("domain_upper", None)
+    lower = "0" if lower is None else _value(lower)
+    upper = "1" if upper is None else _value(upper)
+    facts.append(("domain, per feature", f"[{lower}, {upper}]"))
+    facts += [(key.replace("_", " "), _value(value)) for key, value in config.items()]
+    about = run.about
+    if "versions" in about:
+        versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+        facts += [
+            ("date", str(about["date"]).replace("T", " ").replace("+00:00", " UTC")),
+            ("device", str(about["device"])),
+            ("wall time", f"{about['wall_seconds']:.1f} s"),
+            ("versions", versions),
+        ]
+    return facts
+
+
+def _value(value: Any) -> str:
+    """Returns a setting in few characters."""
+    if isinstance(value, list):
+        flat = np.asarray(value, dtype=object).ravel()
+        if len(flat) > 8 and all(isinstance(v, int | float) for v in flat):
+            return f"{min(flat):g} .. {max(flat):g} ({len(flat)} values)"
+        return ", ".join(_value(v) for v in flat)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

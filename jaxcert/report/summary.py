@@ -1,0 +1,184 @@
+"""What a run's records come to: counts, means, certified accuracy, one sentence."""
+
+from __future__ import annotations
+
+import decimal
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+DEFAULT_RADII = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+
+_ROUNDING = {
+    "down": decimal.ROUND_FLOOR,
+    "up": decimal.ROUND_CEILING,
+    "nearest": decimal.ROUND_HALF_EVEN,
+}
+
+
+def format_number(
+    value: float | None, rounding: Literal["down", "up", "nearest"] = "nearest"
+) -> str:
+    """Returns the number in at most nine characters; "-" where there is none.
+
+    What is proved is rounded down and what is refuted is rounded up, so that no printed
+    bracket claims more than the stored one.
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == 0:
+        return "0"
+    # The decimal that a float is read back from: 0.3 is to be printed as 0.3000, not
+    # as 0.2999 because its binary form is 1e-17 below.
+    exact = decimal.Decimal(repr(float(value)))
+    # Four decimals where they tell something, else fewer, else three digits.
+    exponent = exact.adjusted()
+    if -4 < exponent < 6:
+        step = decimal.Decimal("0.0001" if exponent < 3 else "0.1")
+    else:
+        step = decimal.Decimal((0, (1,), exponent - 2))
+    context = decimal.Context(prec=400, Emin=-9999, Emax=9999)
+    rounded = exact.quantize(step, rounding=_ROUNDING[rounding], context=context)
+    if -4 < exponent < 6:
+        return f"{rounded:f}"
+    return f"{float(rounded):.2e}"
+
+
+def format_percent(part: int, whole: int, rounding: Literal["down", "up"]) -> str:
+    """Returns `part` of `whole` in per cent with one decimal; "-" of nothing."""
+    if whole == 0:
+        return "-"
+    scaled = 1000 * part
+    tenths = scaled // whole if rounding == "down" else -(-scaled // whole)
+    return f"{tenths // 10}.{tenths % 10}%"
+
+
+def finite(values: Iterable[float | None]) -> list[float]:
+    """Returns the values that are neither infinite nor NaN nor missing."""
+    return [v for v in values if v is not None and math.isfinite(v)]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Returns the mean, infinite if a value is infinite; None of no values."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def median(values: Sequence[float]) -> float | None:
+    """Returns the median; None of no values."""
+    return statistics.median(values) if values else None
+
+
+def accuracy_at(records: Sequence[Mapping[str, Any]], radius: float) -> tuple[int, int]:
+    """Returns how many inputs are (proved, not refuted) when all features move by r.
+
+    Proved: correctly classified and r <= apothem_lower. Not refuted: correctly
+    classified and r <= apothem_upper. At r = 0 only certified inputs count as proved:
+    an unknown input has the lower end 0 because nothing was proved.
+    """
+    proved = refutable = 0
+    for record in records:
+        if record["status"] == "misclassified":
+            continue
+        certified = radius > 0 or record["status"] == "certified"
+        proved += certified and record["apothem_lower"] >= radius
+        refutable += record["apothem_upper"] >= radius
+    return proved, refutable
+
+
+def summarise(
+    records: Sequence[Mapping[str, Any]], radii: Sequence[float] = DEFAULT_RADII
+) -> dict[str, Any]:
+    """Returns counts, means and certified accuracies of a run's records.
+
+    Keys:
+      n, certified, misclassified, unknown: how many inputs; the last three add to n.
+      correct: certified + unknown, the inputs whose prediction is their label.
+      {mean,median,least}_apothem_{lower,upper}: over the correctly classified inputs.
+      {mean,median}_apothem_{lower,upper}_all: over all, a misclassified one counted 0.
+      {mean,median,least}_apothem_certified: lower ends of the certified inputs.
+      mean_finite_apothem_upper: over the inputs with a counterexample.
+      mean_min_edge: over the inputs that have a box.
+      no_counterexample: correctly classified inputs whose upper end is infinite.
+      oracle_calls, subproblems, seconds: sums.
+      certified_accuracy: for each radius a dict `radius, proved, not_refuted` with
+        shares of ALL inputs in [0, 1]; see `accuracy_at`.
+    A mean over nothing is None; a mean over an infinite apothem is infinite.
+    """
+    n = len(records)
+    correct = [r for r in records if r["status"] != "misclassified"]
+    summary: dict[str, Any] = {"n": n}
+    for status in ("certified", "misclassified", "unknown"):
+        summary[status] = sum(r["status"] == status for r in records)
+    summary["correct"] = len(correct)
+    for end in ("apothem_lower", "apothem_upper"):
+        values = [float(r[end]) for r in correct]
+        padded = values + [0.0] * (n - len(correct))
+        summary[f"mean_{end}"] = mean(values)
+        summary[f"median_{end}"] = median(values)
+        summary[f"least_{end}"] = min(values, default=None)
+        summary[f"mean_{end}_all"] = mean(padded)
+        summary[f"median_{end}_all"] = median(padded)
+    certified = [r["apothem_lower"] for r in records if r["status"] == "certified"]
+    summary["mean_apothem_certified"] = mean(certified)
+    summary["median_apothem_certified"] = median(certified)
+    summary["least_apothem_certified"] = min(certified, default=None)
+    known = finite(r["apothem_upper"] for r in correct)
+    summary["mean_finite_apothem_upper"] = mean(known)
+    summary["mean_min_edge"] = mean(finite(r["min_edge"] for r in records))
+    summary["no_counterexample"] = sum(math.isinf(r["apothem_upper"]) for r in correct)
+    for key in ("oracle_calls", "subproblems", "seconds"):
+        summary[key] = sum(r[key] or 0 for r in records)
+    summary["certified_accuracy"] = []
+    for radius in radii:
+        proved, not_refuted = accuracy_at(records, radius)
+        summary["certified_accuracy"].append(
+            {
+                "radius": float(radius),
+                "proved": proved / n if n else None,
+                "not_refuted": not_refuted / n if n else None,
+            }
+        )
+    return summary
+
+
+def sentence(summary: Mapping[str, Any]) -> str:
+    """Returns what the run found, in plain words."""
+    n, certified = summary["n"], summary["certified"]
+    if n == 0:
+        return "No input was certified, because the run holds no input."
+    parts = [f"{certified} of {n} {'input' if n == 1 else 'inputs'} certified"]
+    if certified:
+        which, lower = "mean", summary["mean_apothem_certified"]
+        if math.isinf(lower):
+            # A mean over an infinite apothem says nothing about the others.
+            which, lower = "median", summary["median_apothem_certified"]
+        least = summary["least_apothem_certified"]
+        amount = (
+            "by any amount inside the domain"
+            if math.isinf(lower)
+            else f"by at least {format_number(lower, 'down')}"
+        )
+        parts[0] += (
+            f": every feature may move {amount} at once ({which}; least "
+            f"{format_number(least, 'down')}), with the prediction proved unchanged"
+        )
+    upper, without = summary["mean_finite_apothem_upper"], summary["no_counterexample"]
+    if upper is not None:
+        text = f"Counterexamples are stored at {format_number(upper, 'up')} (mean)"
+        parts.append(text + (f", none is known for {without}" if without else ""))
+    elif without:
+        parts.append("No counterexample is known")
+    wrong, unknown = summary["misclassified"], summary["unknown"]
+    if wrong:
+        parts.append(
+            f"{wrong} {'is' if wrong == 1 else 'are'} misclassified (apothem 0, no box)"
+        )
+    if unknown:
+        parts.append(
+            f"{unknown} {'is' if unknown == 1 else 'are'} unknown: neither proved nor "
+            "refuted, so nothing is claimed"
+        )
+    return ". ".join(parts) + "."

@@ -1,0 +1,107 @@
+"""Spec: what must hold for every output over a box."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from jaxcert.errors import InputError
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Rows `C y + d > 0`, joined to clauses: every clause needs one row that holds.
+
+    With every row its own clause (the constructors `classification` and `targeted`)
+    all rows must hold. `disjunction` makes one clause of all its rows.
+
+    Attributes:
+      coefficients: C, shape (rows, outputs).
+      offset: d, shape (rows,).
+      clause: index of the clause of each row, shape (rows,).
+      num_clauses: number of clauses (static).
+    """
+
+    coefficients: Float[Array, "rows outputs"]
+    offset: Float[Array, " rows"]
+    clause: Int[Array, " rows"]
+    num_clauses: int = dataclasses.field(metadata={"static": True})
+
+    @staticmethod
+    def rows(
+        coefficients: Float[Array, "rows outputs"], offset: Float[Array, " rows"]
+    ) -> Spec:
+        """Returns the spec that asks every row `C y + d > 0` to hold."""
+        count = coefficients.shape[0]
+        return Spec(coefficients, offset, jnp.arange(count), count)
+
+    @staticmethod
+    def classification(
+        label: Int[ArrayLike, ""],
+        num_classes: int,
+        required_margin: Float[ArrayLike, ""] = 0.0,
+        dtype=jnp.float32,
+    ) -> Spec:
+        """Returns `y_label - y_j - required_margin > 0` for every other class j.
+
+        One row per other class, in increasing order of j: shape (num_classes - 1,).
+        The label may be traced; it must lie in 0 .. num_classes - 1.
+        """
+        if num_classes < 2:
+            raise InputError(
+                f"a classification spec needs at least 2 classes, got {num_classes}; "
+                "state rows of your own with Spec.rows for a single output"
+            )
+        label = jnp.asarray(label)
+        others = jnp.arange(num_classes - 1)
+        others = others + (others >= label)
+        eye = jnp.eye(num_classes, dtype=dtype)
+        offset = jnp.full((num_classes - 1,), -1.0, dtype) * required_margin
+        return Spec.rows(eye[label] - eye[others], offset.astype(dtype))
+
+    @staticmethod
+    def targeted(
+        label: Int[ArrayLike, ""],
+        target: Int[ArrayLike, ""],
+        num_classes: int,
+        required_margin: Float[ArrayLike, ""] = 0.0,
+        dtype=jnp.float32,
+    ) -> Spec:
+        """Returns the single row `y_label - y_target - required_margin > 0`."""
+        eye = jnp.eye(num_classes, dtype=dtype)
+        offset = jnp.full((1,), -1.0, dtype) * required_margin
+        return Spec.rows((eye[label] - eye[target])[None], offset.astype(dtype))
+
+    @staticmethod
+    def disjunction(
+        coefficients: Float[Array, "rows outputs"], offset: Float[Array, " rows"]
+    ) -> Spec:
+        """Returns the spec that asks at least one row `C y + d > 0` to hold."""
+        count = coefficients.shape[0]
+        return Spec(coefficients, offset, jnp.zeros(count, jnp.int32), 1)
+
+    def values(self, y: Float[Array, " outputs"]) -> Float[Array, " rows"]:
+        """Returns C y + d for one output y."""
+        exact = jax.lax.Precision.HIGHEST
+        return jnp.matmul(self.coefficients, y, precision=exact) + self.offset
+
+    def clauses(self, rows: Float[Array, " rows"]) -> Float[Array, " clauses"]:
+        """Returns the greatest row of each clause; NaN if any row is NaN."""
+        if self.num_clauses == self.coefficients.shape[0]:
+            return rows
+        best = jax.ops.segment_max(rows, self.clause, self.num_clauses)
+        # max of a NaN row may hide it: a NaN is a bound that nobody computed.
+        return jnp.where(jnp.any(jnp.isnan(rows)), jnp.nan, best)
+
+    def margin(self, rows: Float[Array, " rows"]) -> Float[Array, ""]:
+        """Returns the least over the clauses of the greatest row of each.
+
+        Of row values at a point: the spec holds there iff this is > 0. Of lower bounds
+        of the rows over a box: the spec holds all over the box if this is > 0. NaN in
+        any row gives NaN, which is not > 0.
+        """
+        return jnp.min(self.clauses(rows))

@@ -1,0 +1,694 @@
+"""The files, the table and the report of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxcert.errors import InputError
+from jaxcert.report import (
+    BOX_KEYS,
+    RECORD_KEYS,
+    RunFiles,
+    read_run,
+    sentence,
+    summarise,
+    table,
+    write_report,
+)
+from jaxcert.report.page import choose
+from jaxcert.report.pictures import as_image, domain_of, image_shape, units
+from jaxcert.report.stored import part_paths
+from jaxcert.report.summary import format_number, format_percent
+
+CONFIG = {
+    "model": "net.onnx",
+    "model_hash": "ab" * 32,
+    "dataset": "digits",
+    "domain_lower": 0.0,
+    "domain_upper": 1.0,
+    "oracle": "crown",
+    "tolerance": 1e-3,
+    "time_limit": math.inf,
+    "bounds": (0, 1),
+}
+
+
+def record(name, lower=0.05, upper=0.06, status="certified", label=3, **changes):
+    """Returns a record; a misclassified one has apothem 0 and no edges."""
+    wrong = status == "misclassified"
+    values = {
+        "input": name,
+        "label": label,
+        "predicted": label + 1 if wrong else label,
+        "status": status,
+        "objective": "apothem",
+        "apothem_lower": 0.0 if wrong else lower,
+        "apothem_upper": 0.0 if wrong else upper,
+        "min_edge": math.nan if wrong else lower,
+        "mean_edge": None if wrong else lower,
+        "max_edge": None if wrong else 2 * lower,
+        "log_volume": None if wrong else -12.5,
+        "required_margin": 0.0,
+        "arithmetic": "real",
+        "oracle": "crown",
+        "oracle_calls": 7,
+        "subproblems": 0,
+        "seconds": 0.25,
+    }
+    return {**values, **changes}
+
+
+def arrays(records, shape=(8, 8), seed=0):
+    """Returns x, lo, hi, witness, witness_class for the records."""
+    rng = np.random.default_rng(seed)
+    x = rng.random((len(records), *shape))
+    lower = [min(r["apothem_lower"], 1.0) for r in records]
+    r = np.reshape(lower, (-1, *[1] * len(shape)))
+    witness = np.clip(x + 1.2 * r, 0, 1)
+    classes = np.full(len(records), 5)
+    for i, rec in enumerate(records):
+        if rec["status"] == "misclassified" or math.isinf(rec["apothem_upper"]):
+            witness[i], classes[i] = np.nan, -1
+    return x, np.clip(x - r, 0, 1), np.clip(x + r, 0, 1), witness, classes
+
+
+def write(path, records, shape=(8, 8), config=CONFIG, finish=True):
+    with RunFiles(path, resume=False, config=config) as files:
+        if records:
+            files.append(records, *arrays(records, shape))
+        if finish:
+            files.finish()
+
+
+def many(n, classes=10):
+    rng = np.random.default_rng(1)
+    statuses = ("certified", "certified", "misclassified", "unknown")
+    records = []
+    for i in range(n):
+        status = statuses[i % 4]
+        lower = 0.0 if status == "unknown" else float(rng.gamma(4, 0.02))
+        upper = math.inf if i % 11 == 0 else lower + 0.01
+        records.append(record(str(i), lower, upper, status, label=i % classes))
+    return records
+
+
+# --- files ---------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    records = [record("0"), record("1", status="misclassified"), record("a b.csv")]
+    x, lo, hi, witness, classes = arrays(records)
+    with RunFiles(tmp_path / "a" / "b", False, CONFIG, {"inputs": "0:3"}) as files:
+        files.append(records[:1], x[:1], lo[:1], hi[:1], witness[:1], classes[:1])
+        files.append(records[1:], x[1:], lo[1:], hi[1:], witness[1:], classes[1:])
+        summary = files.finish()
+    run = read_run(tmp_path / "a" / "b")
+    assert [list(r) for r in run.records] == [list(RECORD_KEYS)] * 3
+    assert run.records[0] == records[0] and run.records[2] == records[2]
+    assert run.records[1]["min_edge"] is None
+    np.testing.assert_array_equal(run.x, x)
+    np.testing.assert_array_equal(run.hi[[0, 2]], hi[[0, 2]])
+    np.testing.assert_array_equal(run.witness, witness)
+    np.testing.assert_array_equal(run.witness_class, classes)
+    assert np.isnan(run.lo[1]).all() and np.isnan(run.hi[1]).all()
+    assert run.config["time_limit"] == math.inf and run.config["bounds"] == [0, 1]
+    assert summary["complete"] and summary["flags"] == {"inputs": "0:3"}
+    assert {"python", "jax", "numpy", "jaxcert"} <= set(run.about["versions"])
+    assert run.about["wall_seconds"] >= 0 and "cpu" in run.about["device"].lower()
+    assert not run.notices and not (tmp_path / "a" / "b" / "parts").exists()
+
+
+def test_boxes_need_no_pickle_and_keep_their_type(tmp_path):
+    records = [record("0"), record("1")]
+    x, lo, hi, witness, classes = arrays(records)
+    with RunFiles(tmp_path, False, CONFIG) as files:
+        files.append(records, x.astype(np.float32), lo, hi)
+    with np.load(tmp_path / "boxes.npz", allow_pickle=False) as stored:
+        assert tuple(stored) == BOX_KEYS
+        assert stored["input"].dtype.kind == "U" and stored["x"].dtype == np.float32
+        np.testing.assert_array_equal(stored["lo"], lo)
+        assert np.isnan(stored["witness"]).all()
+        assert stored["witness_class"].tolist() == [-1, -1]
+
+
+def test_infinities_are_strings_and_come_back(tmp_path):
+    infinite = record("Infinity", math.inf, math.inf, log_volume=-math.inf)
+    write(tmp_path, [infinite, record("1", 0.1, np.float32(math.inf))])
+    text = (tmp_path / "certificates.jsonl").read_text()
+
+    def refuse(token):
+        raise AssertionError(f"not strict JSON: {token}")
+
+    first, second = [json.loads(s, parse_constant=refuse) for s in text.splitlines()]
+    assert first["apothem_upper"] == "Infinity" and first["log_volume"] == "-Infinity"
+    json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    json.loads((tmp_path / "run.json").read_text(), parse_constant=refuse)
+    run = read_run(tmp_path)
+    assert run.records[0]["input"] == "Infinity"
+    assert run.records[0]["apothem_lower"] == math.inf
+    assert run.records[0]["log_volume"] == -math.inf
+    assert run.records[1]["apothem_upper"] == math.inf
+    assert run.about["mean_apothem_upper"] == math.inf
+
+
+def test_lines_and_boxes_are_on_disk_before_append_returns(tmp_path):
+    records = [record("0"), record("1")]
+    files = RunFiles(tmp_path, False, CONFIG)
+    files.append(records, *arrays(records))
+    run = read_run(tmp_path)  # the writer is still open, as after a kill
+    assert len(run.records) == 2 and run.about == {}
+    again = RunFiles(tmp_path, True, CONFIG)
+    assert again.done == {"0", "1"} and not again.notices
+    again.close()
+
+
+def test_a_torn_line_is_dropped_and_redone(tmp_path):
+    records = [record(str(i)) for i in range(4)]
+    rows = arrays(records)
+    files = RunFiles(tmp_path, False, CONFIG)
+    files.append(records[:2], *(a[:2] for a in rows))
+    files.append(records[2:], *(a[2:] for a in rows))
+    path = tmp_path / "certificates.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    assert "torn" in read_run(tmp_path).notices[0]
+    with RunFiles(tmp_path, True, CONFIG) as files:
+        assert files.done == {"0", "1", "2"}
+        assert files.notices == [
+            f"{path}: the last line is torn (the run was killed); it is dropped"
+        ]
+        other = [a[3:].copy() for a in rows]
+        other[0] += 1
+        files.append(records[3:], *other)
+        files.finish()
+    assert path.read_bytes() == whole
+    # Of the two answers to input 3 the newer one counts.
+    np.testing.assert_array_equal(read_run(tmp_path).x[3], rows[0][3] + 1)
+
+
+def test_every_length_of_a_killed_file_is_recovered(tmp_path):
+    records = [record("0"), record("1", status="misclassified")]
+    rows = arrays(records, (3,))
+    files = RunFiles(tmp_path, False, CONFIG)
+    files.append(records, *rows)
+    path = tmp_path / "certificates.jsonl"
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for length in range(1, len(whole) + 1, 7):
+        path.write_bytes(whole[:length])
+        files = RunFiles(tmp_path, True, CONFIG)
+        assert files.done == {str(i) for i in range(sum(e <= length for e in ends))}
+
+
+def test_a_kill_between_boxes_and_lines_redoes_the_chunk(tmp_path):
+    records = [record("0"), record("1")]
+    rows = arrays(records)
+    files = RunFiles(tmp_path, False, CONFIG)
+    files.append(records[:1], *(a[:1] for a in rows))
+    files.append(records[1:], *(a[1:] for a in rows))
+    path = tmp_path / "certificates.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    (tmp_path / "parts" / "boxes-00002.npz.tmp").write_bytes(b"half")
+    with RunFiles(tmp_path, True, CONFIG) as files:
+        assert files.done == {"0"} and not files.notices
+        files.append(records[1:], *(a[1:] for a in rows))
+    assert [r["input"] for r in read_run(tmp_path).records] == ["0", "1"]
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_line_without_its_box_is_redone(tmp_path):
+    records = [record("0"), record("1")]
+    rows = arrays(records)
+    files = RunFiles(tmp_path, False, CONFIG)
+    files.append(records[:1], *(a[:1] for a in rows))
+    files.append(records[1:], *(a[1:] for a in rows))
+    part_paths(tmp_path)[0].unlink()
+    with pytest.raises(InputError, match="1 lines .* have no box .* --resume"):
+        read_run(tmp_path)
+    with RunFiles(tmp_path, True, CONFIG) as files:
+        assert files.done == {"1"} and "no stored box" in files.notices[0]
+        files.append(records[:1], *(a[:1] for a in rows))
+    run = read_run(tmp_path)
+    assert [r["input"] for r in run.records] == ["1", "0"]
+    np.testing.assert_array_equal(run.x, rows[0][::-1])
+
+
+def test_an_interrupt_leaves_a_whole_run_that_can_be_continued(tmp_path):
+    records = [record(str(i)) for i in range(3)]
+    rows = arrays(records)
+    with pytest.raises(KeyboardInterrupt):
+        with RunFiles(tmp_path, False, CONFIG) as files:
+            files.append(records[:2], *(a[:2] for a in rows))
+            raise KeyboardInterrupt
+    assert read_run(tmp_path).about["complete"] is False
+    assert (tmp_path / "boxes.npz").exists()
+    with RunFiles(tmp_path, True, CONFIG) as files:
+        assert files.done == {"0", "1"}
+        files.append(records[2:], *(a[2:] for a in rows))
+        assert files.finish()["n"] == 3
+    run = read_run(tmp_path)
+    np.testing.assert_array_equal(run.x, rows[0])
+    assert run.about["complete"] is True
+
+
+def test_resume_begins_a_run_where_there_is_none(tmp_path):
+    with RunFiles(tmp_path / "new", True, CONFIG) as files:
+        assert files.done == set()
+
+
+def test_a_run_is_not_continued_under_other_settings(tmp_path):
+    write(tmp_path, [record("0")])
+    before = (tmp_path / "run.json").read_bytes()
+    other = {**CONFIG, "oracle": "ibp", "tolerance": 0.01, "seed": 1}
+    with pytest.raises(InputError) as error:
+        RunFiles(tmp_path, True, other)
+    assert str(error.value) == (
+        f"{tmp_path} holds a run with other settings: oracle is 'crown' there and "
+        "'ibp' here; tolerance is 0.001 there and 0.01 here; seed is not set there and "
+        "1 here. Continue it under the same settings, or choose another --output"
+    )
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_a_run_without_settings_is_not_continued(tmp_path):
+    write(tmp_path, [record("0")])
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(InputError, match="no run.json, so its settings are not known"):
+        RunFiles(tmp_path, True, CONFIG)
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path):
+    write(tmp_path, [record("0")])
+    before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    with pytest.raises(InputError) as error:
+        RunFiles(tmp_path, False, CONFIG)
+    assert str(error.value) == (
+        f"{tmp_path} already holds a run (certificates.jsonl). Continue it with "
+        "--resume, or choose another --output; nothing was changed"
+    )
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_an_unwritable_output_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError) as error:
+        RunFiles(tmp_path / "file" / "out", False, CONFIG)
+    assert str(error.value) == (
+        f"cannot write {tmp_path / 'file' / 'out'}: Not a directory. Choose another "
+        "--output"
+    )
+
+
+def test_there_is_no_run_to_read(tmp_path):
+    with pytest.raises(InputError, match="holds no run .*certificates.jsonl is miss"):
+        read_run(tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path):
+    write(tmp_path, [record("0"), record("1")])
+    lines = tmp_path / "certificates.jsonl"
+    whole = lines.read_bytes()
+    lines.write_bytes(b"{}\n" + whole)
+    with pytest.raises(InputError, match="line 1: not a record of this program"):
+        read_run(tmp_path)
+    lines.write_bytes(whole + whole.splitlines(keepends=True)[0])
+    with pytest.raises(InputError, match="input '0' has 2 lines"):
+        read_run(tmp_path)
+    lines.write_bytes(whole)
+    boxes = (tmp_path / "boxes.npz").read_bytes()
+    (tmp_path / "boxes.npz").write_bytes(boxes[: len(boxes) // 2])
+    with pytest.raises(InputError, match="boxes.npz is damaged .* --resume"):
+        read_run(tmp_path)
+    (tmp_path / "boxes.npz").write_bytes(boxes)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="run.json is not JSON"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"apothem_lower": 0.07}, r"the apothem bracket \[0.07, 0.06\] is not ordered"),
+        ({"apothem_upper": math.nan}, "is not ordered"),
+        ({"apothem_lower": -0.1}, "is not ordered"),
+        ({"status": "safe"}, "status is 'safe', must be one of certified, misclass"),
+        ({"input": 3}, "input must be a string, got 3"),
+        ({"colour": 1}, r"unknown keys \['colour'\]"),
+        ({"oracle": object()}, "oracle is of type object, which JSON cannot hold"),
+    ],
+)
+def test_a_false_record_is_refused_and_not_written(tmp_path, changes, text):
+    good = record("0")
+    with RunFiles(tmp_path, False, CONFIG) as files:
+        with pytest.raises(InputError, match=text):
+            files.append([{**good, **changes}], *arrays([good]))
+        assert not files.done
+    assert read_run(tmp_path).records == []
+
+
+def test_an_input_is_answered_once_and_arrays_must_fit(tmp_path):
+    with RunFiles(tmp_path, False, CONFIG) as files:
+        rows = arrays([record("0")])
+        files.append([record("0")], *rows)
+        with pytest.raises(InputError, match="input '0' is already answered"):
+            files.append([record("0")], *rows)
+        with pytest.raises(InputError, match=r"x has shape \(1, 8, 8\), must be \(2,"):
+            files.append([record("1"), record("2")], *rows)
+        files.finish()
+        with pytest.raises(InputError, match="is closed"):
+            files.append([record("1")], *rows)
+
+
+# --- numbers and table ---------------------------------------------------------------
+
+
+def test_summary_against_numbers_done_by_hand():
+    records = [
+        record("0", 0.02, 0.04),
+        record("1", 0.10, 0.12),
+        record("2", 0.00, 0.08, status="unknown"),
+        record("3", status="misclassified"),
+    ]
+    s = summarise(records, radii=(0.0, 0.02, 0.05, 0.12, 0.13))
+    assert (s["n"], s["certified"], s["misclassified"], s["unknown"]) == (4, 2, 1, 1)
+    assert s["correct"] == 3
+    assert s["mean_apothem_lower"] == pytest.approx(0.04)
+    assert s["median_apothem_lower"] == 0.02
+    assert s["mean_apothem_upper"] == pytest.approx(0.08)
+    assert s["median_apothem_upper"] == 0.08
+    assert s["mean_apothem_lower_all"] == pytest.approx(0.03)
+    assert s["median_apothem_lower_all"] == pytest.approx(0.01)
+    assert s["mean_apothem_upper_all"] == pytest.approx(0.06)
+    assert s["mean_apothem_certified"] == pytest.approx(0.06)
+    assert s["least_apothem_certified"] == 0.02
+    assert s["oracle_calls"] == 28 and s["seconds"] == 1.0
+    assert [row["proved"] for row in s["certified_accuracy"]] == [
+        0.5,  # at radius 0 the unknown input is not proved
+        0.5,
+        0.25,
+        0.0,
+        0.0,
+    ]
+    assert [row["not_refuted"] for row in s["certified_accuracy"]] == [
+        0.75,
+        0.75,
+        0.5,
+        0.25,
+        0.0,
+    ]
+    assert sentence(s) == (
+        "2 of 4 inputs certified: every feature may move by at least 0.0600 at once "
+        "(mean; least 0.0200), with the prediction proved unchanged. Counterexamples "
+        "are stored at 0.0800 (mean). 1 is misclassified (apothem 0, no box). 1 is "
+        "unknown: neither proved nor refuted, so nothing is claimed."
+    )
+
+
+def test_summary_of_nothing_and_of_errors_only():
+    empty = summarise([])
+    assert empty["n"] == 0 and empty["mean_apothem_lower"] is None
+    assert sentence(empty).startswith("No input was certified")
+    wrong = summarise([record("0", status="misclassified")])
+    assert wrong["mean_apothem_lower"] is None and wrong["mean_apothem_lower_all"] == 0
+    assert sentence(wrong) == (
+        "0 of 1 input certified. 1 is misclassified (apothem 0, no box)."
+    )
+
+
+def test_infinite_apothems_are_said_in_words():
+    text = sentence(summarise([record("0", math.inf, math.inf)]))
+    assert "by any amount inside the domain" in text
+    assert "No counterexample is known." in text
+
+
+def test_no_printed_bracket_claims_more_than_the_stored_one():
+    rng = np.random.default_rng(0)
+    values = 10 ** rng.uniform(-12, 9, 500)
+    for value in [*values, 1e-320, 0.1, 0.00099999, 999.99999, 1e300]:
+        down, up = format_number(value, "down"), format_number(value, "up")
+        assert float(down) <= value <= float(up)
+        assert len(down) <= 9 and len(up) <= 9
+        assert float(up) - float(down) <= max(1.01e-4, 0.011 * value)
+    assert format_number(0.06129, "down") == "0.0612"
+    assert format_number(0.06121, "up") == "0.0613"
+    assert format_number(-1805.23, "down") == "-1805.3"
+    assert format_number(None) == "-" and format_number(-math.inf) == "-inf"
+    assert format_percent(2, 3, "down") == "66.6%"
+    assert format_percent(2, 3, "up") == "66.7%"
+
+
+AWKWARD = [
+    record("0", math.inf, math.inf, log_volume=-math.inf),
+    record("x" * 300 + ".csv", 1e-12, 123456.789),
+    record("\x1b[31mred\n", 0.99999, 1e300, label=123456789),
+    record("é中文", status="misclassified"),
+    record("4", 0.0, math.inf, status="unknown", label=3),
+]
+
+
+@pytest.mark.parametrize("width", [66, 80, 120])
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        AWKWARD,
+        AWKWARD * 5,
+        many(20),
+        many(21),
+        many(10_000),
+        many(10_000, 1000),
+        [{**r, "label": None} for r in AWKWARD * 5],
+        [record(str(i), status="misclassified") for i in range(30)],
+    ],
+    ids=str,
+)
+def test_the_table_fits(records, width):
+    lines = table(records, summarise(records), width).split("\n")
+    assert max(len(line) for line in lines) <= width
+    assert len(lines) < 45
+    assert all(" " <= c <= "~" for line in lines for c in line)
+
+
+def test_the_table_says_what_it_means():
+    few = table(AWKWARD, summarise(AWKWARD))
+    assert "misclassified         0         0    no box" in few
+    assert "inf       inf" in few and "?[31mred?" in few
+    records = many(100)
+    text = table(records, summarise(records))
+    assert "50 of 100 inputs certified: every feature may move by at least" in text
+    assert "* without infinite upper ends" in text
+    row = next(line for line in text.split("\n") if line.startswith("all"))
+    assert row.split()[1:5] == ["100", "50", "25", "25"]
+    classes = table(many(200, 50), summarise(many(200, 50)))
+    assert "(the 20 largest of 50 classes)" in classes
+    with pytest.raises(InputError, match="a table needs 66 columns, got 20"):
+        table(records, summarise(records), width=20)
+
+
+# --- report --------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Gathers the links and the text of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.sources, self.tags, self.words = [], [], []
+        self.feed(Path(path).read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.words).split())
+        assert "script" not in self.tags and "link" not in self.tags
+        for source in self.sources:
+            assert (Path(path).parent / source).is_file()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key in ("src", "srcset", "href"):
+                self.sources.append(value)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((8, 8), (8, 8, 1)),
+        ((8, 9, 1), (8, 9, 1)),
+        ((8, 9, 3), (8, 9, 3)),
+        ((1, 8, 9), (8, 9, 1)),
+        ((3, 8, 9), (8, 9, 3)),
+        ((1, 1, 28, 28), (28, 28, 1)),
+        ((784,), (28, 28, 1)),
+        ((1, 64), (8, 8, 1)),
+        ((5,), None),
+        ((25,), None),
+        ((1, 1, 1, 5), None),
+        ((40,), None),
+        ((2, 3, 4, 5), None),
+        ((), None),
+    ],
+)
+def test_shapes_of_images(shape, layout):
+    assert image_shape(shape) == layout
+    array = np.arange(math.prod(shape), dtype=float).reshape(shape)
+    if layout is None:
+        with pytest.raises(InputError, match="is not an image"):
+            as_image(array)
+    else:
+        assert as_image(array).shape == layout
+        if shape == (3, 8, 9):
+            np.testing.assert_array_equal(as_image(array)[..., 2], array[2])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (64,), (3, 8, 9), (8, 9, 1)], ids=str)
+def test_report_of_images(tmp_path, shape):
+    records = [record(str(i), 0.01 * (i + 1), 0.01 * (i + 2)) for i in range(3)]
+    records += [record("w", status="misclassified"), record("i", 0.02, math.inf)]
+    write(tmp_path, records, shape)
+    page = Page(write_report(tmp_path))
+    tiles = [s for s in page.sources if "input-" in s]
+    # Seven tiles each, five without a counterexample, one without a box.
+    assert len(tiles) == 3 * 7 + 5 + 1
+    assert "4 of 5 inputs certified" in page.text
+    assert "Label 3, predicted 4. Apothem 0, no box." in page.text
+    assert "Apothem bracket [0.0100, 0.0200]" in page.text
+    assert "No counterexample found" in page.text
+    assert "not finished" not in page.text
+
+
+def test_slack_tiles_hatch_the_domain_boundary(tmp_path):
+    from matplotlib.image import imread
+
+    x = np.full((1, 8, 8), 0.5)
+    x[0, 0, :] = 0.0
+    one = [record("0", 0.1, 0.2)]
+    with RunFiles(tmp_path, False, CONFIG) as files:
+        files.append(one, x, np.clip(x - 0.1, 0, 1), np.clip(x + 0.1, 0, 1))
+    write_report(tmp_path)
+    down = imread(tmp_path / "pictures" / "input-00000-slack-down.png")[..., :3]
+    up = imread(tmp_path / "pictures" / "input-00000-slack-up.png")[..., :3]
+    grey = np.ptp(down, axis=2) == 0
+    height = down.shape[0] // 8
+    assert grey[:height].all() and not grey[height:].any()
+    assert not (np.ptp(up, axis=2) == 0).any()
+
+
+def test_report_of_features_names_the_least_slack(tmp_path):
+    records = [record(str(i), 0.05) for i in range(2)]
+    config = {
+        **CONFIG,
+        "domain_lower": [0.0] * 40,
+        "domain_upper": [1.0] * 39 + [2.0],
+        "feature_names": [f"cost $ {i}" for i in range(40)],
+    }
+    write(tmp_path, records, (40,), config)
+    page = Page(write_report(tmp_path))
+    assert "The 24 of 40 features with the least slack." in page.text
+    assert len([s for s in page.sources if "features" in s]) == 4
+    assert units(config, (40,)) == "input units"
+
+
+def test_domain_and_units():
+    lo, hi = domain_of({}, (2, 3))
+    assert (lo == 0).all() and (hi == 1).all() and lo.shape == (2, 3)
+    assert units({}, (28, 28)) == "input units, 1 = full pixel range"
+    assert units({"domain_lower": -1, "domain_upper": 1}, (5,)) == (
+        "input units, 2 = full feature range"
+    )
+    unbounded = {"domain_lower": -math.inf, "domain_upper": math.inf}
+    assert units(unbounded, (5,)) == "input units"
+    with pytest.raises(InputError, match="domain_lower has 2 values, inputs have sha"):
+        domain_of({"domain_lower": [0, 1]}, (5,))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5,)], ids=str)
+def test_report_of_an_unbounded_domain(tmp_path, shape):
+    config = {**CONFIG, "domain_lower": -math.inf, "domain_upper": math.inf}
+    write(tmp_path, [record("0"), record("1", 0.1, math.inf)], shape, config)
+    assert "[-inf, inf]" in Page(write_report(tmp_path)).text
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5,)], ids=str)
+def test_report_where_everything_is_misclassified(tmp_path, shape):
+    write(tmp_path, [record(str(i), status="misclassified") for i in range(3)], shape)
+    page = Page(write_report(tmp_path))
+    assert "0 of 3 inputs certified. 3 are misclassified" in page.text
+    assert not any("apothems" in source for source in page.sources)
+
+
+def test_report_of_an_empty_run_and_of_an_unfinished_one(tmp_path):
+    write(tmp_path / "empty", [])
+    page = Page(write_report(tmp_path / "empty"))
+    assert "The run holds no input yet." in page.text and not page.sources
+    write(tmp_path / "half", [record("0")], finish=False)
+    assert "This run is not finished" in Page(write_report(tmp_path / "half")).text
+
+
+def test_names_are_escaped(tmp_path):
+    evil = '<script>alert("x")</script>&<b>'
+    config = {**CONFIG, "model": evil, "note": evil, "class_names": [evil] * 10}
+    write(tmp_path, [record(evil), record("\udcff.csv")], config=config)
+    page = Page(write_report(tmp_path))  # Page refuses a script
+    assert page.text.count('<script>alert("x")</script>&<b>') >= 4
+
+
+def test_report_of_many_inputs(tmp_path):
+    write(tmp_path, many(300), (5, 5))
+    page = Page(write_report(tmp_path))
+    assert "Table of 300 inputs" in page.text
+    assert page.tags.count("article") == 12
+    first = set(page.sources)
+    assert set(Page(write_report(tmp_path)).sources) == first
+    stored = {f"pictures/{p.name}" for p in (tmp_path / "pictures").iterdir()}
+    assert stored == first
+
+
+def test_report_that_cannot_be_written(tmp_path):
+    write(tmp_path, [record("0")])
+    (tmp_path / "pictures").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write the report in .*: File exists"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("counts", [(50, 5, 5), (3, 40, 0), (3, 0, 40), (0, 9, 9)])
+def test_the_gallery_covers_the_range(counts):
+    records = [
+        record(str(i), 0.001 * i, 1.0, status)
+        for status, count in zip(
+            ("certified", "unknown", "misclassified"), counts, strict=True
+        )
+        for i in range(count)
+    ]
+    rows = choose(records)
+    assert len(rows) == 12 == len(set(rows))
+    chosen = [records[row] for row in rows]
+    certified = [r["apothem_lower"] for r in chosen if r["status"] == "certified"]
+    assert certified == sorted(certified)
+    if counts[0]:
+        assert certified[0] == 0.0
+        assert certified[-1] == pytest.approx(0.001 * (counts[0] - 1))
+    for status, count in zip(("unknown", "misclassified"), counts[1:], strict=True):
+        shown = sum(r["status"] == status for r in chosen)
+        assert shown >= min(2, count)
+
+
+def test_importing_the_report_loads_nothing_heavy():
+    code = (
+        "import sys; before = set(sys.modules); import jaxcert;"
+        "already = set(sys.modules); import jaxcert.report;"
+        "heavy = {'jax', 'matplotlib', 'jinja2', 'rich', 'flax', 'scipy'};"
+        "print(sorted(heavy & (set(sys.modules) - already)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
