@@ -1,11 +1,15 @@
-"""What every experiment script shares."""
+"""What every experiment script shares: flags, errors, compilation cache."""
 
 from __future__ import annotations
 
+import logging as python_logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from absl import app
+import jax
+from absl import app, flags, logging
 
 from jaxcert.errors import JaxcertError
 
@@ -14,10 +18,14 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs `main` on the parsed flags and exits with its code.
 
     A mistake of the user's (JaxcertError, OSError) is one line on stderr and exit code
-    1; absl itself reports malformed flags.
+    1; a malformed flag one line and exit code 2.
     """
 
     def wrapped(argv: Sequence[str]) -> int | None:
+        logging.use_absl_handler()
+        # It reports every kind of accelerator that this machine does not have.
+        python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
+        _use_compilation_cache()
         try:
             if len(argv) > 1:
                 raise JaxcertError(
@@ -25,7 +33,28 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 )
             return main(argv)
         except (JaxcertError, OSError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {_one_line(error)}", file=sys.stderr)
             return 1
 
-    app.run(wrapped)
+    app.run(wrapped, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(list(argv))
+    except flags.Error as error:
+        print(f"error: {_one_line(error)} (see --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless the user chose where already."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxcert" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -163,7 +163,8 @@ def verify(
       True
     """
     options = options or CertifyOptions()
-    lo, hi = np.asarray(box.lo, np.float64), np.asarray(box.hi, np.float64)
+    lo: Any = np.asarray(box.lo, np.float64)
+    hi: Any = np.asarray(box.hi, np.float64)
     if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
         raise InputError("the box has NaN or infinite faces: give finite ones")
     if (lo > hi).any():

@@ -7,7 +7,7 @@ import dataclasses
 import enum
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,7 +48,7 @@ class CertifyOptions:
       attack: how hard the attack on the upper end tries; None for no attack.
     """
 
-    oracle: Literal["ibp", "crown"] = "crown"
+    oracle: str = "crown"
     candidates: int = 8
     batch_size: int = 64
     max_steps: int = 40
@@ -252,12 +252,12 @@ class Certifier:
         return logits
 
     def _task(self, x: np.ndarray, label: np.ndarray, dtype: Any) -> stages.Task:
-        def cast(v: Any) -> np.ndarray:
+        def cast(v: Any) -> Any:
             return np.asarray(v, dtype)
 
         return stages.Task(
             x=cast(x),
-            label=label,
+            label=label,  # type: ignore[arg-type]  # numpy goes where jax goes
             domain=jax.tree.map(cast, self.domain),
             rates=jax.tree.map(cast, self.rates),
             required_margin=cast(self.required_margin),

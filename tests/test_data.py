@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from jaxcert import data
 from jaxcert.data import DATASETS, load_dataset
 from jaxcert.errors import InputError

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from jaxcert.errors import InputError
 from jaxcert.inputs import load_inputs, parse_selection
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+
 from jaxcert.architecture import Architecture
 from jaxcert.errors import InputError
 from jaxcert.models import (

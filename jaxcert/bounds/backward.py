@@ -148,7 +148,8 @@ def independent_values(program: Program) -> set[int]:
     Along separable nodes the elements stay independent of each other; one affine node
     that mixes independent elements still has an exact range, element by element.
     """
-    independent, exact = {program.input}, set()
+    independent = {program.input}
+    exact: set[int] = set()
     for node in program.nodes:
         if len(node.inputs) != 1 or not isinstance(node, AffineNode | ActivationNode):
             continue

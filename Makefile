@@ -1,0 +1,30 @@
+# Every target needs python3 and make only; the first one to run makes .venv.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: certify test lint format
+
+# Certifies 100 real digit images; see out/digits/report.html.
+certify: $(READY)
+	$(RUN) experiments/certify.py --model=demo --dataset=digits --inputs=0:100 \
+	  --output=out/digits --resume
+
+test: $(READY)
+	$(RUN) -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(READY)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+$(READY): pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[onnx,test]'
+	touch $(READY)

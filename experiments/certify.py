@@ -1,0 +1,261 @@
+"""Certifies inputs of a network: a bracket around each apothem, a box, a witness.
+
+    python experiments/certify.py --model=demo --dataset=digits --inputs=0:100 \\
+        --output=out/digits
+
+Writes certificates.jsonl, boxes.npz, summary.json and report.html into --output and
+prints a table. Ctrl-C leaves valid files; --resume continues and redoes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import _common
+import numpy as np
+from _inputs import Selection, select_inputs, select_network
+from absl import flags, logging
+
+from jaxcert.certifier import (
+    Certification,
+    Certifier,
+    CertifyOptions,
+    Outcome,
+    check_inputs,
+    check_labels,
+)
+from jaxcert.errors import InputError
+from jaxcert.network import Network
+from jaxcert.oracle.attack import AttackOptions
+from jaxcert.report import (
+    Record,
+    RunFiles,
+    read_run,
+    summarise,
+    table,
+    write_report,
+)
+
+_MODEL = flags.DEFINE_string(
+    "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
+)
+_DATASET = flags.DEFINE_string("dataset", "digits", "digits, mnist or fashion_mnist.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
+_SPLIT = flags.DEFINE_string("split", "test", "train or test.")
+_INPUTS = flags.DEFINE_string(
+    "inputs", "0:100", "Indices (0:100; 3,17; all), a CSV folder, or an .npy/.npz file."
+)
+_OBJECTIVE = flags.DEFINE_string("objective", "apothem", "What the box maximises.")
+_ORACLE = flags.DEFINE_string("oracle", "crown", "What proves: ibp or crown.")
+_TOLERANCE = flags.DEFINE_float("tolerance", 1e-4, "Fineness of both ends.")
+_MARGIN = flags.DEFINE_float(
+    "required_margin", 0.0, "Prove margin > this; -1 reproduces published slack."
+)
+_LOWER = flags.DEFINE_float("domain_lower", 0.0, "Least legal value of a feature.")
+_UPPER = flags.DEFINE_float("domain_upper", 1.0, "Greatest legal value of a feature.")
+_CANDIDATES = flags.DEFINE_integer("candidates", 8, "Radii checked per input and call.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Inputs per call.")
+_RESTARTS = flags.DEFINE_integer("restarts", 3, "Starts of the attack per class.")
+_TIME_LIMIT = flags.DEFINE_float(
+    "time_limit",
+    0.0,
+    "Begin no batch after this many seconds; 0: no limit.",
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the attack and the demo network.")
+_OUTPUT = flags.DEFINE_string("output", "out/certify", "Folder to write.")
+_RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")
+_REPORT = flags.DEFINE_boolean("report", True, "Write report.html.")
+_AGAIN = flags.DEFINE_boolean(
+    "again", False, "Certify a second time, to print times without compilation."
+)
+
+_STATUS = {
+    Outcome.CERTIFIED: "certified",
+    Outcome.MISCLASSIFIED: "misclassified",
+    Outcome.UNKNOWN: "unknown",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the script; returns its exit code."""
+    del argv
+    if _OBJECTIVE.value != "apothem":
+        raise InputError(f"unknown objective '{_OBJECTIVE.value}'; choose apothem")
+    if not _TIME_LIMIT.value >= 0:
+        raise InputError(f"time_limit is {_TIME_LIMIT.value}; it must be >= 0")
+    options = CertifyOptions(
+        oracle=_ORACLE.value,
+        candidates=_CANDIDATES.value,
+        batch_size=_BATCH_SIZE.value,
+        attack=AttackOptions(restarts=_RESTARTS.value, seed=_SEED.value),
+    )
+    output = Path(_OUTPUT.value)
+    network = select_network(
+        _MODEL.value, output, _DATASET.value, _DATA_DIR.value, _SEED.value
+    )
+    for note in network.notes:
+        logging.warning("%s", note)
+    chosen = select_inputs(
+        _INPUTS.value, network, _DATASET.value, _SPLIT.value, _DATA_DIR.value
+    )
+    certifier = Certifier(
+        network.apply,
+        network.params,
+        (_LOWER.value, _UPPER.value),
+        network.input_shape,
+        tolerance=_TOLERANCE.value,
+        required_margin=_MARGIN.value,
+        options=options,
+    )
+    check_inputs(chosen.x, certifier.domain)
+    if chosen.labels is not None:
+        check_labels(chosen.labels, len(chosen.x), certifier.num_classes)
+    config = _config(network, chosen)
+    with RunFiles(output, _RESUME.value, config, _flag_values()) as files:
+        interrupted = _certify_all(certifier, chosen, files)
+        if not interrupted:
+            files.finish()
+    for notice in files.notices:
+        logging.warning("%s", notice)
+    records = read_run(output).records
+    print(table(records, summarise(records)))
+    if _REPORT.value:
+        print(f"\nreport: {write_report(output)}")
+    if interrupted:
+        print(f"stopped by {interrupted}; continue with --resume")
+    if _AGAIN.value and not interrupted:
+        _print_times(certifier, chosen)
+    return 130 if interrupted == "Ctrl-C" else 0
+
+
+def _certify_all(certifier: Certifier, chosen: Selection, files: RunFiles) -> str:
+    """Certifies what is not done; returns what stopped it, or ''."""
+    todo = [i for i, name in enumerate(chosen.names) if name not in files.done]
+    if len(todo) < len(chosen.names):
+        logging.info("%d inputs are done already", len(chosen.names) - len(todo))
+    begin = time.monotonic()
+    size = certifier.options.batch_size
+    try:
+        for start in _progress(range(0, len(todo), size), size, len(todo)):
+            if _TIME_LIMIT.value and time.monotonic() - begin >= _TIME_LIMIT.value:
+                return "the time limit"
+            part = np.array(todo[start : start + size])
+            _certify_part(certifier, chosen, part, files)
+    except KeyboardInterrupt:
+        return "Ctrl-C"
+    return ""
+
+
+def _certify_part(
+    certifier: Certifier, chosen: Selection, part: np.ndarray, files: RunFiles
+) -> None:
+    begin = time.perf_counter()
+    labels = None if chosen.labels is None else chosen.labels[part]
+    answer = certifier.batch(chosen.x[part], labels)
+    seconds = (time.perf_counter() - begin) / len(part)
+    names = [chosen.names[i] for i in part]
+    records = [
+        _record(answer, row, name, labels is not None, seconds)
+        for row, name in enumerate(names)
+    ]
+    files.append(
+        records,
+        x=chosen.x[part],
+        lo=answer.box.lo,
+        hi=answer.box.hi,
+        witness=answer.witness,
+        witness_class=answer.witness_class,
+    )
+
+
+def _record(
+    answer: Certification, row: int, name: str, labelled: bool, seconds: float
+) -> Record:
+    status = _STATUS[Outcome(answer.outcome[row])]
+    edges = answer.box.hi[row] - answer.box.lo[row]
+    with np.errstate(divide="ignore"):
+        log_volume = float(np.sum(np.log(edges)))
+    return {
+        "input": name,
+        "label": int(answer.label[row]) if labelled else None,
+        "predicted": int(answer.predicted[row]),
+        "status": status,
+        "objective": _OBJECTIVE.value,
+        "apothem_lower": float(answer.lower[row]),
+        "apothem_upper": float(answer.upper[row]),
+        "min_edge": float(edges.min()),
+        "mean_edge": float(edges.mean()),
+        "max_edge": float(edges.max()),
+        "log_volume": log_volume,
+        "required_margin": _MARGIN.value,
+        "arithmetic": "real",
+        "oracle": _ORACLE.value,
+        "oracle_calls": int(answer.oracle_calls[row]),
+        "subproblems": 0,
+        "seconds": round(seconds, 6),
+    }
+
+
+def _config(network: Network, chosen: Selection) -> dict:
+    config = {
+        "model": network.name,
+        "model_hash": network.content_hash,
+        "dataset": chosen.source,
+        "domain_lower": _LOWER.value,
+        "domain_upper": _UPPER.value,
+        "objective": _OBJECTIVE.value,
+        "oracle": _ORACLE.value,
+        "arithmetic": "real",
+        "required_margin": _MARGIN.value,
+        "tolerance": _TOLERANCE.value,
+        "candidates": _CANDIDATES.value,
+        "restarts": _RESTARTS.value,
+        "seed": _SEED.value,
+    }
+    if chosen.class_names is not None:
+        config["class_names"] = list(chosen.class_names)
+    return config
+
+
+def _flag_values() -> dict:
+    own = flags.FLAGS.flags_by_module_dict().get("__main__", [])
+    own = own or flags.FLAGS.flags_by_module_dict().get(__name__, [])
+    return {flag.name: flag.value for flag in own}
+
+
+def _progress(starts: range, size: int, total: int) -> Iterator[int]:
+    """Yields the starts of the batches, with a progress bar on a terminal."""
+    import sys
+
+    from rich.progress import Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+    with Progress(*columns, disable=not sys.stdout.isatty(), transient=True) as bar:
+        task = bar.add_task("certifying", total=total)
+        for start in starts:
+            yield start
+            bar.update(task, completed=min(start + size, total))
+
+
+def _print_times(certifier: Certifier, chosen: Selection) -> None:
+    """Certifies everything once more and prints where the time goes."""
+    seconds = certifier.seconds
+    for stage in ("prove", "refute", "reprove", "confirm"):
+        setattr(seconds, stage, 0.0)
+    size = certifier.options.batch_size
+    for start in range(0, len(chosen.x), size):
+        part = slice(start, start + size)
+        labels = None if chosen.labels is None else chosen.labels[part]
+        certifier.batch(chosen.x[part], labels)
+    print(
+        f"\nsecond run, {len(chosen.x)} inputs, without compilation: "
+        f"proof search {seconds.prove:.3f} s + re-proof in float64 "
+        f"{seconds.reprove:.3f} s; attack {seconds.refute:.3f} s + confirmation "
+        f"{seconds.confirm:.3f} s"
+    )
+
+
+if __name__ == "__main__":
+    _common.run(main)
