@@ -14,12 +14,20 @@ from absl import app, flags, logging
 from jaxcert.errors import JaxcertError
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+Main = Callable[[Sequence[str]], int | None]
+
+
+def run(main: Main) -> None:
     """Runs `main` on the parsed flags and exits with its code.
 
-    A mistake of the user's (JaxcertError, OSError) is one line on stderr and exit code
-    1; a malformed flag one line and exit code 2.
+    A mistake of the user's is one line on stderr and exit code 1 (see `guarded`); a
+    malformed flag one line and exit code 2.
     """
+    app.run(guarded(main), flags_parser=_parse_flags)
+
+
+def guarded(main: Main) -> Main:
+    """Returns `main` with JaxcertError and OSError turned into a line and code 1."""
 
     def wrapped(argv: Sequence[str]) -> int | None:
         logging.use_absl_handler()
@@ -36,7 +44,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             print(f"error: {_one_line(error)}", file=sys.stderr)
             return 1
 
-    app.run(wrapped, flags_parser=_parse_flags)
+    return wrapped
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

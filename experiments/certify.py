@@ -163,8 +163,8 @@ def _certify_part(
     files.append(
         records,
         x=chosen.x[part],
-        lo=answer.box.lo,
-        hi=answer.box.hi,
+        lo=np.asarray(answer.box.lo),
+        hi=np.asarray(answer.box.hi),
         witness=answer.witness,
         witness_class=answer.witness_class,
     )

@@ -104,7 +104,11 @@ def main(argv: Sequence[str]) -> int:
     print(f"certified  {100 * result.certified:.2f} % at epsilon {result.epsilon:g}")
     if _OUTPUT.value:
         metadata = {
-            "dataset": {"name": train_set.name, "images": len(train_set.labels)},
+            "dataset": {
+                "name": train_set.name,
+                "split": train_set.split,
+                "images": len(train_set.labels),
+            },
             "train": dataclasses.asdict(config),
             "history": [dataclasses.asdict(record) for record in history],
             "evaluation": dataclasses.asdict(result),

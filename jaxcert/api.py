@@ -34,7 +34,7 @@ from jaxcert.verdict import Status, Verdict
 def certify(
     f: Callable[[Any, Any], Any],
     params: Any,
-    x: Float[ArrayLike, n * d] | Float[ArrayLike, "*d"],
+    x: Float[ArrayLike, "n *d"] | Float[ArrayLike, "*d"],
     labels: Int[ArrayLike, " n"] | None = None,
     *,
     input_shape: tuple[int, ...] | None = None,

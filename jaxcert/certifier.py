@@ -98,7 +98,7 @@ class Certification:
     lower: Float[np.ndarray, " n"]
     upper: Float[np.ndarray, " n"]
     box: Box
-    witness: Float[np.ndarray, n * d]
+    witness: Float[np.ndarray, "n *d"]
     witness_class: Int[np.ndarray, " n"]
     oracle_calls: Int[np.ndarray, " n"]
 

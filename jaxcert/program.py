@@ -169,7 +169,16 @@ class Program:
         return math.prod(self.input_shape)
 
     def prepare(self, params: Any, dtype: Any) -> Values:
-        """Returns the values that do not depend on x, in the float dtype."""
+        """Returns the values that do not depend on x, in the float dtype.
+
+        Raises:
+          InputError: dtype is no float type: weights would be rounded to integers.
+        """
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise InputError(
+                f"the input or box has type {dtype}; give it a float type, such as "
+                "float32 or float64"
+            )
         values = {i: _as_float(v, dtype) for i, v in self.known.items()}
         leaves = jax.tree.leaves(params)
         values.update(

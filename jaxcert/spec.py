@@ -49,13 +49,18 @@ class Spec:
         """Returns `y_label - y_j - required_margin > 0` for every other class j.
 
         One row per other class, in increasing order of j: shape (num_classes - 1,).
-        The label may be traced; it must lie in 0 .. num_classes - 1.
+        The label may be traced; it must lie in 0 .. num_classes - 1, which is checked
+        where its value is known.
+
+        Raises:
+          InputError: fewer than 2 classes, or a label out of range.
         """
         if num_classes < 2:
             raise InputError(
                 f"a classification spec needs at least 2 classes, got {num_classes}; "
                 "state rows of your own with Spec.rows for a single output"
             )
+        _check_class("label", label, num_classes)
         label = jnp.asarray(label)
         others = jnp.arange(num_classes - 1)
         others = others + (others >= label)
@@ -71,7 +76,13 @@ class Spec:
         required_margin: Float[ArrayLike, ""] = 0.0,
         dtype=jnp.float32,
     ) -> Spec:
-        """Returns the single row `y_label - y_target - required_margin > 0`."""
+        """Returns the single row `y_label - y_target - required_margin > 0`.
+
+        Raises:
+          InputError: label or target out of range (where the value is known).
+        """
+        _check_class("label", label, num_classes)
+        _check_class("target", target, num_classes)
         eye = jnp.eye(num_classes, dtype=dtype)
         offset = jnp.full((1,), -1.0, dtype) * required_margin
         return Spec.rows((eye[label] - eye[target])[None], offset.astype(dtype))
@@ -105,3 +116,14 @@ class Spec:
         any row gives NaN, which is not > 0.
         """
         return jnp.min(self.clauses(rows))
+
+
+def _check_class(what: str, value: Int[ArrayLike, ""], num_classes: int) -> None:
+    """An index out of range is clamped by JAX: another class would be proved."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not 0 <= int(value) < num_classes:
+        raise InputError(
+            f"{what} {int(value)} is out of range: the classes are 0 .. "
+            f"{num_classes - 1}"
+        )

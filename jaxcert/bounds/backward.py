@@ -34,7 +34,7 @@ Coefficients = dict[int, Array]
 """Rows by value id: an array of shape (rows, *shape of the value)."""
 
 
-def concretize_lower(rows: Float[Array, rows * d], box: Box) -> Float[Array, " rows"]:
+def concretize_lower(rows: Float[Array, "rows *d"], box: Box) -> Float[Array, " rows"]:
     """Returns min over the box of each row: sum of Lambda+ lo + Lambda- hi."""
     return _row_sum(jnp.where(rows > 0, rows * box.lo, rows * box.hi))
 
@@ -57,8 +57,12 @@ def pull_to_input(
     boxes: dict[int, Box],
     rows: Coefficients,
     const: Float[Array, " rows"],
-) -> tuple[Float[Array, rows * d], Float[Array, " rows"]]:
+    multipliers: dict[int, Array] | None = None,
+) -> tuple[Float[Array, "rows *d"], Float[Array, " rows"], Coefficients]:
     """Returns rows over the input that are lower bounds of the given ones.
+
+    The third result holds the coefficients at the output of every activation, which
+    branching scores are made of.
 
     Args:
       program: the program.
@@ -67,8 +71,12 @@ def pull_to_input(
       boxes: ranges of the inputs of products and outputs of opaque nodes.
       rows: coefficients by value id.
       const: constant of every row.
+      multipliers: by output id of activations, terms m subtracted from the coefficients
+        of their input z. Sound if m z >= 0 wherever the bound is asked for, such as
+        m = beta >= 0 where z >= 0 is assumed (weak duality).
     """
-    rows = dict(rows)
+    rows, at_outputs = dict(rows), {}
+    multipliers = multipliers or {}
     for node in reversed(program.nodes):
         if node.output not in rows:
             continue
@@ -76,7 +84,11 @@ def pull_to_input(
             case AffineNode():
                 const = _through_affine(node, values, rows, const)
             case ActivationNode():
+                at_outputs[node.output] = rows[node.output]
                 const = _through_lines(node, relaxations[node.output], rows, const)
+                if node.output in multipliers:
+                    (z,) = node.inputs
+                    rows[z] = rows[z] - multipliers[node.output]
             case ProductNode():
                 const = _through_product(node, boxes, rows, const)
             case OpaqueNode():
@@ -84,7 +96,7 @@ def pull_to_input(
                 const = const + concretize_lower(opaque, boxes[node.output])
     count = const.shape[0]
     empty = jnp.zeros((count, *program.input_shape), const.dtype)
-    return rows.get(program.input, empty), const
+    return rows.get(program.input, empty), const, at_outputs
 
 
 def _through_affine(

@@ -70,9 +70,9 @@ class AffineBounds:
       upper_offset: shape (K,).
     """
 
-    lower_coefficients: Float[Array, K * d]
+    lower_coefficients: Float[Array, "K *d"]
     lower_offset: Float[Array, " K"]
-    upper_coefficients: Float[Array, K * d]
+    upper_coefficients: Float[Array, "K *d"]
     upper_offset: Float[Array, " K"]
 
     def concretize(self, box: Box) -> Box:
@@ -92,9 +92,10 @@ class _Layers:
     relaxations: dict[int, Relaxation]
 
     def lower(self, rows: Coefficients, const: Array) -> tuple[Array, Array]:
-        return pull_to_input(
+        pulled, const, _ = pull_to_input(
             self.program, self.values, self.relaxations, self.boxes, rows, const
         )
+        return pulled, const
 
     def lower_values(self, rows: Coefficients, const: Array) -> Array:
         pulled, const = self.lower(rows, const)

@@ -51,7 +51,8 @@ class Activation:
         A ReLU that keeps its sign is linear, and is relaxed without loss.
         """
         if self.piecewise_linear:
-            return ~(lo >= 0) & ~(hi <= 0)
+            unknown = jnp.isnan(lo) | jnp.isnan(hi)
+            return (~(lo >= 0) & ~(hi <= 0)) | unknown
         return ~(hi <= lo)
 
 
@@ -63,7 +64,8 @@ def _relu_relax(lo: Array, hi: Array) -> Relaxation:
     """
     slope = hi / (hi - lo)
     alpha = jnp.where(hi > -lo, 1.0, 0.0).astype(lo.dtype) + 0 * slope
-    on, off = lo >= 0, hi <= 0
+    # A NaN at either end makes no stable neuron, whatever the other end says.
+    on, off = (lo >= 0) & ~jnp.isnan(hi), (hi <= 0) & ~jnp.isnan(lo)
     zero, one = jnp.zeros_like(lo), jnp.ones_like(lo)
 
     def by_state(unstable: Array, active: Array) -> Array:

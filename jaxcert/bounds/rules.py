@@ -313,6 +313,8 @@ def _extreme(b: Builder, p: int, q: int, shape: Sequence[int], sign: float) -> i
     if not b.moves(p):
         p, q = q, p
     x = b.broadcast_to(b.resolve(p), shape)
+    if not b.moves(q) and b.flat.scalar(q) == -sign * math.inf:
+        return x  # the neutral element; x - c would be infinite
     if b.moves(q):
         y = b.broadcast_to(b.resolve(q), shape)
         if sign > 0:
@@ -522,7 +524,8 @@ def _power(b: Builder, x: int, exponent: int) -> int:
 def _pow(b: Builder, e: Equation) -> int:
     """x ** c: an integer power, a square root, or exp(c log x)."""
     exponent = b.flat.scalar(e.inputs[1])
-    if exponent is None or not b.moves(e.inputs[0]):
+    fixed = exponent is not None and math.isfinite(exponent)
+    if not fixed or not b.moves(e.inputs[0]):
         raise unsupported(e)
     x = b.resolve(e.inputs[0])
     if exponent == int(exponent):
@@ -595,6 +598,8 @@ def _step(b: Builder, e: Equation) -> int:
 _LINEAR = _monotone()
 _SPREADING = _monotone(separable=False)
 _WITH_CONSTANTS = _monotone(offset=True)
+# A gather out of bounds reads its fill value: an offset, not a linear map.
+_GATHER = _monotone(offset=True, separable=False)
 _ADDITION = _monotone(offset=True, elementwise=True)
 
 RULES: dict[str, Rule] = {
@@ -611,7 +616,7 @@ RULES: dict[str, Rule] = {
     "cumsum": _SPREADING,
     "reduce_window_sum": _SPREADING,
     "broadcast_in_dim": _SPREADING,
-    "gather": _SPREADING,
+    "gather": _GATHER,
     "reshape": _LINEAR,
     "transpose": _LINEAR,
     "squeeze": _LINEAR,
@@ -621,6 +626,7 @@ RULES: dict[str, Rule] = {
     "dynamic_slice": _LINEAR,
     "split": _split,
     "concatenate": _WITH_CONSTANTS,
+    "stack": _WITH_CONSTANTS,
     "pad": _WITH_CONSTANTS,
     "dynamic_update_slice": _WITH_CONSTANTS,
     "select_n": _select,
@@ -705,4 +711,20 @@ def register_rule(primitive: Any, activation: r.Activation) -> None:
             f"primitive '{name}' has a built-in rule; wrap the function in a primitive "
             "of your own (jax.extend.core.Primitive) and register that"
         )
-    _REGISTERED[name] = _smooth(activation)
+    _REGISTERED[name] = _elementwise(activation)
+
+
+def _elementwise(activation: r.Activation) -> Rule:
+    """The rule of a registered activation; refuses what is no function of one value."""
+
+    def rule(b: Builder, e: Equation) -> int:
+        shapes = {b.flat.shapes[i] for i in (*e.inputs, *e.outputs)}
+        if len(e.inputs) != 1 or len(e.outputs) != 1 or len(shapes) != 1:
+            raise UnsupportedError(
+                f"primitive '{e.name}' ({e.where}) was registered as an activation, "
+                "but is not an elementwise function of one operand: its other operands "
+                "would be ignored. Wrap one-operand functions only"
+            )
+        return b.activation(activation, b.resolve(e.inputs[0]))
+
+    return rule

@@ -45,7 +45,7 @@ class Task:
       required_margin: scalar.
     """
 
-    x: Float[Array, batch * d]
+    x: Float[Array, "batch *d"]
     label: Int[Array, " batch"]
     domain: Box
     rates: Rates
@@ -66,7 +66,9 @@ class Task:
 
 
 @functools.partial(jax.jit, static_argnames=("f",))
-def outputs(f: Any, params: Any, x: Float[Array, batch * d]) -> Float[Array, "batch K"]:
+def outputs(
+    f: Any, params: Any, x: Float[Array, "batch *d"]
+) -> Float[Array, "batch K"]:
     """Returns the logits of a batch, in the float type of x."""
     program = program_of(f, params, x[0])
     return jax.vmap(program.evaluate, in_axes=(None, 0))(params, x)
@@ -139,8 +141,8 @@ def confirm(
     num_classes: int,
     params: Any,
     task: Task,
-    witness: Float[Array, batch * d],
-) -> tuple[Float[Array, " batch"], Float[Array, batch * d], Float[Array, "batch K"]]:
+    witness: Float[Array, "batch *d"],
+) -> tuple[Float[Array, " batch"], Float[Array, "batch *d"], Float[Array, "batch K"]]:
     """Returns distance (inf: none), witness and logits there, decided in float64.
 
     The point counts only if its float64 margin is below minus the rounding slack. It is
