@@ -59,8 +59,9 @@ def main(argv: Sequence[str]) -> int:
     logging.set_verbosity(logging.INFO)
     for path, suffix in ((_OUTPUT.value, ".npz"), (_ONNX.value, ".onnx")):
         _check_writable(path, suffix)
+    # Where mypy is told to look away, absl has checked the choice.
     config = TrainConfig(
-        method=_METHOD.value,
+        method=_METHOD.value,  # type: ignore[arg-type]
         epsilon=_EPSILON.value,
         epochs=_EPOCHS.value,
         batch_size=_BATCH_SIZE.value,
@@ -82,15 +83,15 @@ def main(argv: Sequence[str]) -> int:
     channels = _integers("channels", _CHANNELS.value) if cnn else ()
     strides = _integers("strides", _STRIDES.value) if cnn else ()
     architecture = Architecture(
-        kind=_ARCH.value,
+        kind=_ARCH.value,  # type: ignore[arg-type]
         input_shape=train_set.images.shape[1:],
         num_classes=len(train_set.class_names),
         hidden=_integers("hidden", _HIDDEN.value),
         channels=channels,
         kernel=_KERNEL.value,
         strides=strides * len(channels) if len(strides) == 1 else strides,
-        padding=_PADDING.value,
-        pool=_POOL.value,
+        padding=_PADDING.value,  # type: ignore[arg-type]
+        pool=_POOL.value,  # type: ignore[arg-type]
         batch_norm=_BATCH_NORM.value,
     )
     logging.info("training on %d images (%s)", len(train_set.labels), train_set.source)

@@ -192,7 +192,7 @@ def _measure(
         lambda: jax.vmap(certify)(x, labels),
         lambda: jnp.full(labels.shape, -jnp.inf, x.dtype),
     )
-    certified = robust & (least > options.slack)
+    certified = right & (least > options.slack)
     return jnp.stack([right, robust, certified])
 
 

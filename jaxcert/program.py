@@ -195,8 +195,11 @@ class Program:
 
     def evaluate(self, params: Any, x: Any) -> Any:
         """Returns f(params, x), computed node by node in the float type of x."""
-        values = self.prepare(params, x.dtype)
-        values[self.input] = x
+        return self.evaluate_prepared(self.prepare(params, x.dtype), x)
+
+    def evaluate_prepared(self, values: Values, x: Any) -> Any:
+        """Returns f at x, given what `prepare` returned."""
+        values = {**values, self.input: x}
         for node in self.nodes:
             operands = [values[i] for i in node.inputs]
             match node:

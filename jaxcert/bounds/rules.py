@@ -616,6 +616,7 @@ RULES: dict[str, Rule] = {
     "cumsum": _SPREADING,
     "reduce_window_sum": _SPREADING,
     "broadcast_in_dim": _SPREADING,
+    "tile": _SPREADING,
     "gather": _GATHER,
     "reshape": _LINEAR,
     "transpose": _LINEAR,

@@ -1,0 +1,144 @@
+"""Leaves: subproblems in which every sign is fixed are linear programs, solved as such.
+
+Where all ReLU signs are fixed the network is affine, so the nearest counterexample with
+these signs, and the multipliers that prove there is none, come from a linear program
+(HiGHS through scipy). Neither is believed: the point is evaluated in float64, and the
+multipliers go back to branch and bound, which evaluates their bound in float64.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jaxcert.bounds.alpha import Layout, Problem
+from jaxcert.box import Box, Rates
+from jaxcert.program import ActivationNode, AffineNode, Program
+
+
+def is_piecewise_linear(program: Program) -> bool:
+    """Returns whether a program is made of affine maps and ReLUs alone."""
+    return all(
+        isinstance(node, AffineNode)
+        or (isinstance(node, ActivationNode) and node.activation.piecewise_linear)
+        for node in program.nodes
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("layout",))
+def affine_maps(
+    layout: Layout, params: Any, problem: Problem, signs: Int[Array, " N"]
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Returns the affine maps of a leaf: neurons (A, b), clause rows (A, b), and signs.
+
+    A is (N, d) or (rows, d), over flat inputs. The signs are those of every neuron,
+    fixed by the leaf or by its range; 0 where one is neither.
+    """
+    program = layout.program
+    values = program.prepare(params, jnp.float64)
+    full = {}
+    for node, given in zip(layout.nodes, layout.parts(signs).values(), strict=True):
+        z = problem.ranges[node.inputs[0]]
+        by_range = jnp.where(z.lo >= 0, 1, jnp.where(z.hi <= 0, -1, 0))
+        full[node.output] = jnp.where(given != 0, given, by_range)
+
+    def neurons_and_rows(flat: Array) -> tuple[Array, Array]:
+        local = {**values, program.input: flat.reshape(program.input_shape)}
+        inputs = {}
+        for node in program.nodes:
+            operands = [local[i] for i in node.inputs]
+            if isinstance(node, AffineNode):
+                local[node.output] = node.apply(local, *operands)
+            else:
+                inputs[node.output] = operands[0]
+                on = full[node.output] > 0
+                local[node.output] = jnp.where(on, operands[0], 0.0)
+        rows = problem.rows @ local[program.output] + problem.offset
+        return layout.join(inputs), rows
+
+    origin = jnp.zeros(program.input_size)
+    neurons, rows = neurons_and_rows(origin)
+    jacobian = jax.jacrev(neurons_and_rows)(origin)
+    return jacobian[0], neurons, jacobian[1], rows, layout.join(full)
+
+
+def nearest_violation(
+    maps: tuple[np.ndarray, ...],
+    fixed: Int[np.ndarray, " N"],
+    x: np.ndarray,
+    domain: Box,
+    rates: Rates,
+    slack: float,
+) -> np.ndarray | None:
+    """Returns the point nearest to x with these signs and every row <= -2 slack."""
+    from scipy.optimize import linprog
+
+    neurons, neuron_offset, rows, row_offset, _ = maps
+    count = x.size
+    low, high = np.ravel(rates.lower), np.ravel(rates.upper)
+    x = x.reshape(-1)
+    chosen = np.flatnonzero(fixed)
+    sign = fixed[chosen].astype(float)[:, None]
+    # Variables: z (d) and the radius t. -t w_lo <= z - x <= t w_hi.
+    eye = np.eye(count)
+    below = np.concatenate(
+        [
+            np.hstack([eye, -high[:, None]]),
+            np.hstack([-eye, -low[:, None]]),
+            np.hstack([-sign * neurons[chosen], np.zeros((len(chosen), 1))]),
+            np.hstack([rows, np.zeros((len(rows), 1))]),
+        ]
+    )
+    limit = np.concatenate(
+        [x, -x, sign[:, 0] * neuron_offset[chosen], -row_offset - 2 * slack]
+    )
+    bounds = [*zip(np.ravel(domain.lo), np.ravel(domain.hi), strict=True), (0, None)]
+    goal = np.zeros(count + 1)
+    goal[-1] = 1
+    result = linprog(goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs")
+    return result.x[:count] if result.status == 0 else None
+
+
+def proving_multipliers(
+    maps: tuple[np.ndarray, ...], fixed: Int[np.ndarray, " N"], box: Box
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns (beta, row weights) that maximise the leaf's lower bound over a box.
+
+    From the duals of: minimise t subject to rows(z) <= t and the signs. None where the
+    program is not solved.
+    """
+    from scipy.optimize import linprog
+
+    neurons, neuron_offset, rows, row_offset, _ = maps
+    chosen = np.flatnonzero(fixed)
+    sign = fixed[chosen].astype(float)[:, None]
+    # Variables: z (d), t, and by how much each sign is violated. That costs so much
+    # that it only happens where no point has the signs; then the bound is large.
+    below = np.concatenate(
+        [
+            np.hstack(
+                [rows, -np.ones((len(rows), 1)), np.zeros((len(rows), len(chosen)))]
+            ),
+            np.hstack(
+                [-sign * neurons[chosen], np.zeros((len(chosen), 1)),
+                 -np.eye(len(chosen))]
+            ),
+        ]
+    )  # fmt: skip
+    limit = np.concatenate([-row_offset, sign[:, 0] * neuron_offset[chosen]])
+    faces = [*zip(np.ravel(box.lo), np.ravel(box.hi), strict=True)]
+    bounds = [*faces, (None, None), *[(0, None)] * len(chosen)]
+    price = 1e3 * np.max(np.abs(rows)) / np.max(np.abs(neurons[chosen]), initial=1e-9)
+    goal = np.concatenate([np.zeros(len(faces)), [1], np.full(len(chosen), price)])
+    result = linprog(goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs")
+    if result.status != 0:
+        return None, None
+    duals = -np.asarray(result.ineqlin.marginals)
+    beta = np.zeros(fixed.size)
+    beta[chosen] = np.maximum(duals[len(rows) :], 0)
+    return beta, np.maximum(duals[: len(rows)], 0)
