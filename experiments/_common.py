@@ -11,8 +11,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from jaxcert.errors import JaxcertError
-
+from jaxcert.errors import InputError, JaxcertError
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -27,10 +26,16 @@ def run(main: Main) -> None:
 
 
 def guarded(main: Main) -> Main:
-    """Returns `main` with JaxcertError and OSError turned into a line and code 1."""
+    """Returns `main` with every error that a user can cause turned into one line.
+
+    Code 1 for JaxcertError, OSError and too little memory; 130 for Ctrl-C.
+    """
 
     def wrapped(argv: Sequence[str]) -> int | None:
         logging.use_absl_handler()
+        logging.get_absl_handler().setFormatter(_Plain())
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.INFO)
         # It reports every kind of accelerator that this machine does not have.
         python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
         _use_compilation_cache()
@@ -40,23 +45,58 @@ def guarded(main: Main) -> Main:
                     f"unexpected argument {argv[1]!r}; options are written --name=value"
                 )
             return main(argv)
-        except (JaxcertError, OSError) as error:
-            print(f"error: {_one_line(error)}", file=sys.stderr)
+        except BrokenPipeError:
+            # The reader of stdout has gone, so nobody is left to tell. Python would
+            # complain once more when it flushes stdout at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        except (JaxcertError, OSError) as error:
+            return _fail(error)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                return _fail("out of memory: make --batch_size smaller")
+            raise
+        except KeyboardInterrupt:
+            print("stopped by Ctrl-C", file=sys.stderr)
+            return 130
 
     return wrapped
+
+
+def expand(path: str) -> Path:
+    """Returns the path with `~` expanded, which a shell leaves alone in --flag=~/x."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: there is no such home directory") from error
+
+
+class _Plain(python_logging.Formatter):
+    """Writes `warning: what happened`, or what happens where it is only news."""
+
+    def format(self, record: python_logging.LogRecord) -> str:
+        text = one_line(record.getMessage())
+        if record.levelno <= python_logging.INFO:
+            return text
+        return f"{record.levelname.lower()}: {text}"
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(list(argv))
-    except flags.Error as error:
-        print(f"error: {_one_line(error)} (see --help)", file=sys.stderr)
-        sys.exit(2)
+    except (flags.Error, ValueError) as error:  # absl's own flags raise ValueError
+        sys.exit(_fail(f"{error} (see --help)", 2))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _fail(error: object, code: int = 1) -> int:
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return code
+
+
+def one_line(text: object) -> str:
+    """Returns the text in one line; a file's name must not steer the terminal."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "?" for c in words)
 
 
 def _use_compilation_cache() -> None:

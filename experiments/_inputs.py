@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import numpy as np
+from _common import expand
 from absl import logging
 
 from jaxcert.architecture import Architecture
 from jaxcert.data import load_dataset
 from jaxcert.errors import InputError
 from jaxcert.inputs import load_inputs, parse_selection
-from jaxcert.models import load_checkpoint, load_network, save_checkpoint
+from jaxcert.models import (
+    checkpoint_metadata,
+    load_checkpoint,
+    load_network,
+    save_checkpoint,
+)
 from jaxcert.network import Network
 from jaxcert.train import TrainConfig, train
 
@@ -38,15 +45,18 @@ class Selection:
 
 
 def select_inputs(
-    text: str, network: Network, dataset: str, split: str, data_dir: str | None
+    text: str, network: Network, dataset: str, split: str, data_dir: Path | None
 ) -> Selection:
     """Returns what `--inputs` names: files if there are any so called, else indices.
 
     Raises:
       InputError: no such files, inputs of another shape, malformed indices.
     """
-    path = Path(text).expanduser()
-    if path.exists() or path.suffix in (".csv", ".npy", ".npz") or "/" in text:
+    path = expand(text)
+    # os.path.exists, for a long list of indices is no legal file name, and an empty
+    # text is no file (its Path would be the current directory).
+    named = path.suffix in (".csv", ".npy", ".npz") or "/" in text
+    if named or (text and os.path.exists(path)):
         found = load_inputs(path, network.input_shape)
         for name, reason in found.skipped:
             logging.warning("skipped %s: %s", name, reason)
@@ -82,18 +92,42 @@ def arrange_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def select_network(
-    model: str, output: Path, dataset: str, data_dir: str | None, seed: int
+    model: str, output: Path, dataset: str, data_dir: Path | None, seed: int
 ) -> Network:
     """Returns the network that `--model` names; `demo` trains a small one.
 
     The demo network is trained once and kept as OUTPUT/network.npz, so that a resumed
     run has the same.
+
+    Raises:
+      InputError: no such model, or OUTPUT holds a demo network of other settings.
     """
     if model != "demo":
-        return load_network(model)
+        if not model.endswith((".onnx", ".onnx.gz", ".npz")):
+            raise InputError(
+                f"cannot read the model {model!r}: name an .onnx file, a checkpoint "
+                "(.npz) or demo"
+            )
+        return load_network(expand(model))
     kept = output / "network.npz"
+    settings = {"dataset": dataset, "seed": seed}
     if kept.exists():
+        stored = checkpoint_metadata(kept).get("demo") or {}
+        for key, here in settings.items():
+            if stored.get(key) != here:
+                raise InputError(
+                    f"{kept} is the network of other settings: {key} is "
+                    f"{stored.get(key)!r} there and {here!r} here. Choose another "
+                    "--output, or remove it"
+                )
         return load_checkpoint(kept)
+    # Before the training, which would be lost.
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {output}: {error.strerror}. Choose another --output"
+        ) from error
     data = load_dataset(dataset, "train", data_dir)
     architecture = Architecture(
         kind="mlp",
@@ -101,7 +135,7 @@ def select_network(
         num_classes=len(data.class_names),
         hidden=(32, 32),
     )
-    logging.info("training the demo network on %s", data.source)
+    logging.info("training the demo network on %s (%s)", dataset, data.source)
     small = len(data.labels) < 10_000
     config = TrainConfig(
         method="pgd",
@@ -113,6 +147,7 @@ def select_network(
     )
     network, _ = train(architecture, data, config)
     network = dataclasses.replace(network, name=f"demo ({dataset}, MLP 32-32)")
-    output.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(kept, network, {"train": dataclasses.asdict(config)})
+    save_checkpoint(
+        kept, network, {"demo": settings, "train": dataclasses.asdict(config)}
+    )
     return network

@@ -9,9 +9,11 @@ prints a table. Ctrl-C leaves valid files; --resume continues and redoes nothing
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import sys
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import _common
 import numpy as np
@@ -48,7 +50,9 @@ _INPUTS = flags.DEFINE_string(
     "inputs", "0:100", "Indices (0:100; 3,17; all), a CSV folder, or an .npy/.npz file."
 )
 _OBJECTIVE = flags.DEFINE_string("objective", "apothem", "What the box maximises.")
-_ORACLE = flags.DEFINE_string("oracle", "crown", "What proves: ibp or crown.")
+_ORACLE = flags.DEFINE_string(
+    "oracle", "complete", "What proves: ibp, crown, or complete (exact brackets)."
+)
 _TOLERANCE = flags.DEFINE_float("tolerance", 1e-4, "Fineness of both ends.")
 _MARGIN = flags.DEFINE_float(
     "required_margin", 0.0, "Prove margin > this; -1 reproduces published slack."
@@ -57,7 +61,7 @@ _LOWER = flags.DEFINE_float("domain_lower", 0.0, "Least legal value of a feature
 _UPPER = flags.DEFINE_float("domain_upper", 1.0, "Greatest legal value of a feature.")
 _CANDIDATES = flags.DEFINE_integer("candidates", 8, "Radii checked per input and call.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Inputs per call.")
-_RESTARTS = flags.DEFINE_integer("restarts", 3, "Starts of the attack per class.")
+_RESTARTS = flags.DEFINE_integer("restarts", 2, "Starts of the attack per class.")
 _TIME_LIMIT = flags.DEFINE_float(
     "time_limit",
     0.0,
@@ -85,21 +89,35 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"unknown objective '{_OBJECTIVE.value}'; choose apothem")
     if not _TIME_LIMIT.value >= 0:
         raise InputError(f"time_limit is {_TIME_LIMIT.value}; it must be >= 0")
+    if not 0 <= _SEED.value < 2**32:
+        raise InputError(f"seed is {_SEED.value}; it must lie in 0 .. {2**32 - 1}")
+    for name, value, most in (
+        ("candidates", _CANDIDATES.value, 2**16),
+        ("restarts", _RESTARTS.value, 2**10),
+    ):
+        if not 1 <= value <= most:
+            raise InputError(f"{name} is {value}; it must lie in 1 .. {most}")
     options = CertifyOptions(
         oracle=_ORACLE.value,
         candidates=_CANDIDATES.value,
         batch_size=_BATCH_SIZE.value,
         attack=AttackOptions(restarts=_RESTARTS.value, seed=_SEED.value),
     )
-    output = Path(_OUTPUT.value)
+    if not _OUTPUT.value:
+        raise InputError("output is empty: name the folder to write")
+    output = _common.expand(_OUTPUT.value)
+    data_dir = _common.expand(_DATA_DIR.value) if _DATA_DIR.value else None
     network = select_network(
-        _MODEL.value, output, _DATASET.value, _DATA_DIR.value, _SEED.value
+        _MODEL.value, output, _DATASET.value, data_dir, _SEED.value
     )
     for note in network.notes:
         logging.warning("%s", note)
     chosen = select_inputs(
-        _INPUTS.value, network, _DATASET.value, _SPLIT.value, _DATA_DIR.value
+        _INPUTS.value, network, _DATASET.value, _SPLIT.value, data_dir
     )
+    # A batch is padded to its size, and no one wants more padding than inputs.
+    most = max(64, len(chosen.names))
+    options = dataclasses.replace(options, batch_size=min(most, options.batch_size))
     certifier = Certifier(
         network.apply,
         network.params,
@@ -109,11 +127,10 @@ def main(argv: Sequence[str]) -> int:
         required_margin=_MARGIN.value,
         options=options,
     )
-    check_inputs(chosen.x, certifier.domain)
-    if chosen.labels is not None:
-        check_labels(chosen.labels, len(chosen.x), certifier.num_classes)
+    _check(certifier, chosen)
     config = _config(network, chosen)
     with RunFiles(output, _RESUME.value, config, _flag_values()) as files:
+        _check_unchanged(files, chosen)
         interrupted = _certify_all(certifier, chosen, files)
         if not interrupted:
             files.finish()
@@ -130,6 +147,37 @@ def main(argv: Sequence[str]) -> int:
     return 130 if interrupted == "Ctrl-C" else 0
 
 
+def _check(certifier: Certifier, chosen: Selection) -> None:
+    """Raises InputError, with its name, for an input or a label out of range."""
+    for row, name in enumerate(chosen.names):
+        one = slice(row, row + 1)
+        try:
+            check_inputs(chosen.x[one], certifier.domain)
+            if chosen.labels is not None:
+                check_labels(chosen.labels[one], 1, certifier.num_classes)
+        except InputError as error:
+            text = str(error).replace("input 0", f"input {name}", 1)
+            raise InputError(text) from None
+
+
+def _check_unchanged(files: RunFiles, chosen: Selection) -> None:
+    """Raises InputError if the run answers an input of equal name but other values."""
+    if files.done.isdisjoint(chosen.names):
+        return
+    run = read_run(files.directory)
+    stored = {record["input"]: row for row, record in enumerate(run.records)}
+    for row, name in enumerate(chosen.names):
+        if name not in stored:
+            continue
+        label = None if chosen.labels is None else int(chosen.labels[row])
+        same = np.array_equal(run.x[stored[name]], chosen.x[row])
+        if not same or run.records[stored[name]]["label"] != label:
+            raise InputError(
+                f"input {name} has other values or another label in the run that "
+                f"{files.directory} holds. Choose another --output"
+            )
+
+
 def _certify_all(certifier: Certifier, chosen: Selection, files: RunFiles) -> str:
     """Certifies what is not done; returns what stopped it, or ''."""
     todo = [i for i, name in enumerate(chosen.names) if name not in files.done]
@@ -138,11 +186,13 @@ def _certify_all(certifier: Certifier, chosen: Selection, files: RunFiles) -> st
     begin = time.monotonic()
     size = certifier.options.batch_size
     try:
-        for start in _progress(range(0, len(todo), size), size, len(todo)):
-            if _TIME_LIMIT.value and time.monotonic() - begin >= _TIME_LIMIT.value:
-                return "the time limit"
-            part = np.array(todo[start : start + size])
-            _certify_part(certifier, chosen, part, files)
+        with _progress(len(todo)) as show:
+            for start in range(0, len(todo), size):
+                if _TIME_LIMIT.value and time.monotonic() - begin >= _TIME_LIMIT.value:
+                    return "the time limit"
+                part = np.array(todo[start : start + size])
+                _certify_part(certifier, chosen, part, files)
+                show(start + len(part))
     except KeyboardInterrupt:
         return "Ctrl-C"
     return ""
@@ -193,7 +243,7 @@ def _record(
         "arithmetic": "real",
         "oracle": _ORACLE.value,
         "oracle_calls": int(answer.oracle_calls[row]),
-        "subproblems": 0,
+        "subproblems": int(answer.subproblems[row]),
         "seconds": round(seconds, 6),
     }
 
@@ -225,18 +275,15 @@ def _flag_values() -> dict:
     return {flag.name: flag.value for flag in own}
 
 
-def _progress(starts: range, size: int, total: int) -> Iterator[int]:
-    """Yields the starts of the batches, with a progress bar on a terminal."""
-    import sys
-
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a bar on a terminal; the block calls what it gets with the number done."""
     from rich.progress import Progress, TimeRemainingColumn
 
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, disable=not sys.stdout.isatty(), transient=True) as bar:
         task = bar.add_task("certifying", total=total)
-        for start in starts:
-            yield start
-            bar.update(task, completed=min(start + size, total))
+        yield lambda done: bar.update(task, completed=done)
 
 
 def _print_times(certifier: Certifier, chosen: Selection) -> None:
@@ -250,10 +297,12 @@ def _print_times(certifier: Certifier, chosen: Selection) -> None:
         labels = None if chosen.labels is None else chosen.labels[part]
         certifier.batch(chosen.x[part], labels)
     print(
-        f"\nsecond run, {len(chosen.x)} inputs, without compilation: "
-        f"proof search {seconds.prove:.3f} s + re-proof in float64 "
-        f"{seconds.reprove:.3f} s; attack {seconds.refute:.3f} s + confirmation "
-        f"{seconds.confirm:.3f} s"
+        f"\nsecond run, {len(chosen.x)} inputs, without compilation:\n"
+        f"  proof search {seconds.prove:.3f} s + re-proof in float64 "
+        f"{seconds.reprove:.3f} s\n"
+        f"  attack       {seconds.refute:.3f} s + confirmation       "
+        f"{seconds.confirm:.3f} s\n"
+        f"  branch and bound {seconds.branch:.3f} s"
     )
 
 

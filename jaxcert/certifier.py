@@ -4,123 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
-import time
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike
 
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp, program_of
 from jaxcert.box import Box, Rates
+from jaxcert.certification import (
+    Certification,
+    CertifyOptions,
+    Outcome,
+    Seconds,
+)
+from jaxcert.checks import (
+    as_arrays,
+    check_inputs,
+    check_labels,
+    checked_domain,
+    checked_rates,
+)
 from jaxcert.errors import InputError
-from jaxcert.oracle.attack import AttackOptions, AttackOracle
+from jaxcert.oracle.attack import AttackOracle
+from jaxcert.oracle.complete import ApothemAnswer, ApothemTask, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
+from jaxcert.spec import Spec
 
-ORACLES = ("ibp", "crown")
-
-
-class Outcome(enum.IntEnum):
-    """What became of an input."""
-
-    CERTIFIED = 0
-    """A box of positive apothem was proved."""
-    MISCLASSIFIED = 1
-    """The network predicts another class than the label: there is nothing to prove."""
-    UNKNOWN = 2
-    """No box of positive apothem was proved, for reasons of tightness or margin."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CertifyOptions:
-    """How an apothem is searched for.
-
-    Attributes:
-      oracle: "crown" or "ibp", what proves.
-      candidates: radii per input that are checked in one call.
-      batch_size: inputs per call; smaller rests are padded to 1, 8 or this size.
-      max_steps: most calls per search and batch.
-      attack: how hard the attack on the upper end tries; None for no attack.
-    """
-
-    oracle: str = "crown"
-    candidates: int = 8
-    batch_size: int = 64
-    max_steps: int = 40
-    attack: AttackOptions | None = AttackOptions()
-
-    def __post_init__(self) -> None:
-        if self.oracle not in ORACLES:
-            raise InputError(
-                f"unknown oracle '{self.oracle}'; choose one of {', '.join(ORACLES)}"
-            )
-        for name in ("candidates", "batch_size", "max_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be >= 1")
-
-    def buckets(self) -> tuple[int, ...]:
-        """Returns the batch sizes that are compiled for."""
-        return tuple(sorted({min(1, self.batch_size), min(8, self.batch_size),
-                             self.batch_size}))  # fmt: skip
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Certification:
-    """The answer for every input: bracket of its apothem, proved box, witness.
-
-    All arrays are numpy, float64, with a leading axis over the inputs (none if one
-    input was given).
-
-    Attributes:
-      outcome: an `Outcome` value.
-      label: the class that was to be kept.
-      predicted: the class that the network predicts at x.
-      lower: proved lower end of the bracket around the apothem optimum: the box has
-        this apothem. 0 if nothing was proved; inf if all faces reach the domain's
-        boundary.
-      upper: upper end of the bracket: distance of the witness; inf if there is none;
-        0 for a misclassified input.
-      box: the proved box; NaN if there is none.
-      witness: a point whose margin is not above the required one; NaN if none.
-      witness_class: the class predicted at the witness; -1 if none.
-      oracle_calls: boxes that the oracles were asked about.
-    """
-
-    outcome: Int[np.ndarray, " n"]
-    label: Int[np.ndarray, " n"]
-    predicted: Int[np.ndarray, " n"]
-    lower: Float[np.ndarray, " n"]
-    upper: Float[np.ndarray, " n"]
-    box: Box
-    witness: Float[np.ndarray, "n *d"]
-    witness_class: Int[np.ndarray, " n"]
-    oracle_calls: Int[np.ndarray, " n"]
-
-
-@dataclasses.dataclass
-class Seconds:
-    """Wall seconds by stage, summed over batches; compilation is in the first call."""
-
-    prove: float = 0.0
-    refute: float = 0.0
-    reprove: float = 0.0
-    confirm: float = 0.0
-
-    @contextlib.contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Adds the time spent inside the block to one stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            setattr(self, stage, getattr(self, stage) + spent)
+# Radii per step of the attack; it descends from several starts at each.
+_ATTACK_CANDIDATES = 4
 
 
 def float64_device() -> jax.Device:
@@ -134,6 +52,22 @@ def float64() -> Iterator[None]:
     """Runs the block with float64 enabled, on a device that has it."""
     with jax.enable_x64(True), jax.default_device(float64_device()):
         yield
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Findings:
+    """What the stages established about a batch; radius -1 where nothing was proved."""
+
+    x: np.ndarray
+    label: np.ndarray
+    predicted: np.ndarray
+    radius: np.ndarray
+    box: Box
+    upper: np.ndarray
+    witness: np.ndarray
+    witness_class: np.ndarray
+    calls: np.ndarray
+    subproblems: np.ndarray
 
 
 class Certifier:
@@ -166,8 +100,8 @@ class Certifier:
         self.tolerance, self.required_margin = float(tolerance), float(required_margin)
         self.params32 = as_arrays(params, np.float32)
         self.params64 = as_arrays(params, np.float64)
-        self.domain = _checked_domain(domain, input_shape)
-        self.rates = _checked_rates(rates, input_shape)
+        self.domain = checked_domain(domain, input_shape)
+        self.rates = checked_rates(rates, input_shape)
         program = program_of(f, self.params32, np.zeros(input_shape, np.float32))
         if len(program.output_shape) != 1 or program.output_shape[0] < 2:
             raise InputError(
@@ -175,15 +109,22 @@ class Certifier:
                 "certification needs a vector of at least 2 logits"
             )
         (self.num_classes,) = program.output_shape
-        method = crown(f) if self.options.oracle == "crown" else ibp(f)
+        method = ibp(f) if self.options.oracle == "ibp" else crown(f)
         self.prover = BoundOracle(method)
 
-    def batch(self, x: np.ndarray, labels: np.ndarray | None) -> Certification:
+    def batch(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        deadline: float = math.inf,
+    ) -> Certification:
         """Returns the answers for at most `batch_size` inputs.
 
         Args:
           x: shape (n, *input_shape), inside the domain.
           labels: shape (n,) or None for the predicted classes.
+          deadline: `time.monotonic()` after which branch and bound stops; what is
+            proved by then is returned.
 
         Raises:
           InputError: wrong shape, NaN, an input outside the domain, a label out of
@@ -200,23 +141,21 @@ class Certifier:
         else:
             label = np.concatenate([labels, np.repeat(labels[-1:], size - count)])
             label = label.astype(np.int32)
-        result = self._run(x, label, predicted)
+        result = self._run(x, label, predicted, deadline)
         return jax.tree.map(lambda v: v[:count], result)
 
     def _run(
-        self, x: np.ndarray, label: np.ndarray, predicted: np.ndarray
+        self, x: np.ndarray, label: np.ndarray, predicted: np.ndarray, deadline: float
     ) -> Certification:
         options, classes = self.options, self.num_classes
         task32 = self._task(x, label, np.float32)
-        goals = {
-            goal: SearchOptions(options.candidates, options.max_steps, goal)
-            for goal in ("prove", "refute")
-        }
+        proving = SearchOptions(options.candidates, options.max_steps, "prove")
+        refuting = SearchOptions(_ATTACK_CANDIDATES, options.max_steps, "refute")
         floor, tolerance = np.zeros(len(x), np.float32), np.float32(self.tolerance)
         with self.seconds.measure("prove"), jax.enable_x64(False):
             proved = jax.device_get(
                 stages.search(
-                    self.prover, goals["prove"], classes,
+                    self.prover, proving, classes,
                     self.params32, task32, floor, tolerance,
                 )
             )  # fmt: skip
@@ -230,15 +169,68 @@ class Certifier:
                 low = np.maximum(proved.lower, 0).astype(np.float32)
                 refuted = jax.device_get(
                     stages.search(
-                        attacker, goals["refute"], classes,
+                        attacker, refuting, classes,
                         self.params32, task32, low, tolerance,
                     )
                 )  # fmt: skip
             calls = calls + refuted.calls
             upper, witness, witness_class = self._confirm(x, label, refuted.witness)
+        subproblems = np.zeros(len(x), np.int32)
+        if options.oracle == "complete":
+            wanted = (predicted == label) & (radius >= 0)
+            with self.seconds.measure("branch"):
+                task = self._apothem_task(x, label, radius, upper, witness, wanted)
+                answer = self._close(task, deadline)
+            nearer = answer.upper < upper
+            radius, upper, witness = answer.lower, answer.upper, answer.witness
+            subproblems = answer.processed
+            improved = _expand(answer.improved, x)
+            box = jax.tree.map(partial(np.where, improved), answer.box, box)
+            if nearer.any():
+                logits = self._logits(np.where(_expand(nearer, x), witness, x))
+                winner = np.argmax(logits, axis=1)
+                witness_class = np.where(nearer, winner, witness_class)
         return self._assemble(
-            label, predicted, radius, box, upper, witness, witness_class, calls, x
+            _Findings(
+                x, label, predicted, radius, box, upper, witness, witness_class,
+                calls, subproblems,
+            )
+        )  # fmt: skip
+
+    def _apothem_task(
+        self,
+        x: np.ndarray,
+        label: np.ndarray,
+        radius: np.ndarray,
+        upper: np.ndarray,
+        witness: np.ndarray,
+        wanted: np.ndarray,
+    ) -> ApothemTask:
+        count, classes = len(x), self.num_classes
+        others = np.array([[j for j in range(classes) if j != c] for c in label])
+        eye = np.eye(classes)
+        rows: Any = eye[label][:, None] - eye[others]
+        offset: Any = np.full((count, classes - 1), -self.required_margin)
+        clause: Any = np.tile(np.arange(classes - 1), (count, 1))
+        return ApothemTask(
+            x=x,
+            domain=self.domain,
+            rates=self.rates,
+            spec=Spec(rows, offset, clause, classes - 1),
+            lower=np.maximum(radius, 0),
+            upper=upper,
+            witness=witness,
+            reach=_reach(x, self.domain, self.rates),
+            wanted=wanted,
+            tolerance=self.tolerance,
         )
+
+    def _close(self, task: ApothemTask, deadline: float) -> ApothemAnswer:
+        with float64():
+            return close_brackets(
+                self.f, self.params32, self.params64, task, self.options.branch,
+                deadline,
+            )  # fmt: skip
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
         with float64():
@@ -292,22 +284,12 @@ class Certifier:
         found = np.isfinite(distance)
         return distance, witness, np.where(found, np.argmax(logits, axis=1), -1)
 
-    def _assemble(
-        self,
-        label: np.ndarray,
-        predicted: np.ndarray,
-        radius: np.ndarray,
-        box: Box,
-        upper: np.ndarray,
-        witness: np.ndarray,
-        witness_class: np.ndarray,
-        calls: np.ndarray,
-        x: np.ndarray,
-    ) -> Certification:
-        wrong = predicted != label
-        lower = np.maximum(radius, 0)
-        moving = self._at_boundary(box)
-        lower = np.where((radius >= 0) & moving, np.inf, lower)
+    def _assemble(self, found: _Findings) -> Certification:
+        x, box, upper = found.x, found.box, found.upper
+        wrong = found.predicted != found.label
+        lower = np.maximum(found.radius, 0)
+        full = (found.radius >= 0) & self._at_boundary(box)
+        lower = np.where(full, np.inf, lower)
         contradiction = ~wrong & (lower > upper)
         if np.any(contradiction):
             i = int(np.flatnonzero(contradiction)[0])
@@ -322,14 +304,15 @@ class Certifier:
         gone = _expand(wrong, x)
         return Certification(
             outcome=outcome.astype(np.int32),
-            label=label,
-            predicted=predicted,
+            label=found.label,
+            predicted=found.predicted,
             lower=np.where(wrong, 0.0, lower),
             upper=np.where(wrong, 0.0, upper),
             box=jax.tree.map(lambda v: np.where(no_box, np.nan, v), box),
-            witness=np.where(gone, np.nan, witness),
-            witness_class=np.where(wrong, -1, witness_class).astype(np.int32),
-            oracle_calls=calls,
+            witness=np.where(gone, np.nan, found.witness),
+            witness_class=np.where(wrong, -1, found.witness_class).astype(np.int32),
+            oracle_calls=found.calls,
+            subproblems=found.subproblems,
         )
 
     def _at_boundary(self, box: Box) -> np.ndarray:
@@ -353,102 +336,6 @@ class Certifier:
             labels = np.asarray(labels)
             check_labels(labels, len(x), self.num_classes)
         return x, labels
-
-
-def check_inputs(x: np.ndarray, domain: Box) -> None:
-    """Raises InputError if an input holds a NaN or lies outside the domain.
-
-    Args:
-      x: shape (n, *d).
-      domain: shape d.
-    """
-    axes = tuple(range(1, x.ndim))
-    broken = ~np.isfinite(x).all(axis=axes)
-    if broken.any():
-        i = int(np.flatnonzero(broken)[0])
-        raise InputError(f"input {i} holds NaN or infinity: clean it before certifying")
-    outside = ((x < domain.lo) | (x > domain.hi)).any(axis=axes)
-    if outside.any():
-        i = int(np.flatnonzero(outside)[0])
-        raise InputError(
-            f"input {i} lies outside the domain: its values span "
-            f"[{x[i].min():.6g}, {x[i].max():.6g}], the domain "
-            f"[{np.min(domain.lo):.6g}, {np.max(domain.hi):.6g}]. Rescale the input or "
-            "widen the domain"
-        )
-
-
-def check_labels(labels: np.ndarray, count: int, num_classes: int) -> None:
-    """Raises InputError unless labels are `count` integers in 0 .. num_classes - 1."""
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(
-            f"labels have shape {labels.shape} and type {labels.dtype}; give one "
-            f"integer for each of the {count} inputs"
-        )
-    bad = (labels < 0) | (labels >= num_classes)
-    if bad.any():
-        i = int(np.flatnonzero(bad)[0])
-        raise InputError(
-            f"label {labels[i]} of input {i} is out of range: the network has classes "
-            f"0 .. {num_classes - 1}"
-        )
-
-
-def as_arrays(params: Any, dtype: Any) -> Any:
-    """Returns params as numpy arrays, the float ones of the given type.
-
-    Raises:
-      InputError: a weight is NaN or infinite.
-    """
-
-    def cast(path: Any, leaf: Any) -> np.ndarray:
-        array = np.asarray(leaf)
-        if not np.issubdtype(array.dtype, np.floating):
-            return array
-        if not np.isfinite(array).all():
-            raise InputError(
-                f"weight {jax.tree_util.keystr(path)} holds NaN or infinity: nothing "
-                "can be certified about this network; retrain it or load another"
-            )
-        return array.astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(cast, params)
-
-
-def _checked_domain(
-    domain: Box | tuple[ArrayLike, ArrayLike] | None, shape: tuple[int, ...]
-) -> Box:
-    ends = (0.0, 1.0) if domain is None else domain
-    ends = (ends.lo, ends.hi) if isinstance(ends, Box) else ends
-    try:
-        lo, hi = (np.broadcast_to(np.asarray(v, np.float64), shape) for v in ends)
-    except ValueError:
-        raise InputError(
-            f"the domain does not fit inputs of shape {shape}: give two numbers, or "
-            "two arrays of that shape"
-        ) from None
-    if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
-        raise InputError("the domain has NaN or infinite bounds: give finite ones")
-    if (lo > hi).any():
-        raise InputError(
-            "the domain is empty: its lower bound exceeds its upper one "
-            f"({float(lo[lo > hi][0]):g} > {float(hi[lo > hi][0]):g})"
-        )
-    return Box(lo, hi)  # type: ignore[arg-type]
-
-
-def _checked_rates(rates: Rates | None, shape: tuple[int, ...]) -> Rates:
-    ends = (1.0, 1.0) if rates is None else (rates.lower, rates.upper)
-    try:
-        low, high = (np.broadcast_to(np.asarray(v, np.float64), shape) for v in ends)
-    except ValueError:
-        raise InputError(
-            f"the rates do not fit inputs of shape {shape}: give two arrays of it"
-        ) from None
-    both = np.stack([low, high])
-    if not np.isfinite(both).all() or (both < 0).any() or not (both > 0).any():
-        raise InputError("rates must be finite and >= 0, and not all of them 0")
-    return Rates(low, high)  # type: ignore[arg-type]
 
 
 def _reach(x: np.ndarray, domain: Box, rates: Rates) -> np.ndarray:

@@ -31,6 +31,7 @@ from jaxcert.errors import InputError, UnsupportedError
 Values = dict[int, Any]
 """Arrays by value id: known constants, parameter steps and evaluated nodes."""
 
+UNKNOWN_LINE = "unknown line"
 _FOLD_LIMIT = 1 << 16
 _INLINED = (
     "jit pjit closed_call core_call remat checkpoint remat2 custom_jvp_call "
@@ -256,7 +257,7 @@ def open_jaxpr(closed: Any) -> tuple[Any, Sequence[Any]]:
     return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
 
 
-def source_line(equation: Any) -> str:
+def source_line(equation: Any, default: str = UNKNOWN_LINE) -> str:
     """Returns `file.py:line` of the user's code that made a jaxpr equation."""
     traceback = getattr(equation.source_info, "traceback", None)
     frames = traceback.frames if traceback is not None else ()
@@ -267,7 +268,7 @@ def source_line(equation: Any) -> str:
         inside = own in Path(name).parents and "interop" not in name
         if not inside and not any(part in name for part in hidden):
             return f"{Path(name).name}:{frame.line_num}"
-    return "unknown line"
+    return default
 
 
 class Flattener:
@@ -280,6 +281,8 @@ class Flattener:
         self.param_steps: list[Equation] = []
         self.equations: list[Equation] = []
         self._depends_on_x: set[int] = set()
+        # What jit compiles knows no line outside itself: its caller stands in.
+        self._caller = UNKNOWN_LINE
 
     def new(self, shape: Sequence[int], *, depends_on_x: bool = False) -> int:
         """Returns a fresh value id of that shape."""
@@ -320,7 +323,10 @@ class Flattener:
         if eqn.primitive.name in _INLINED:
             (sub, *_) = _sub_jaxprs(eqn.params)
             jaxpr, consts = open_jaxpr(sub)
-            return self.inline(jaxpr, consts, operands)
+            caller, self._caller = self._caller, source_line(eqn, self._caller)
+            results = self.inline(jaxpr, consts, operands)
+            self._caller = caller
+            return results
         if eqn.primitive.name in ("stop_gradient", "copy", "copy_p"):
             return operands
         moves = any(i in self._depends_on_x for i in operands)
@@ -335,8 +341,9 @@ class Flattener:
         if not moves and any(_sub_jaxprs(params)):
             params["traced_types"] = tuple(v.aval.dtype for v in eqn.invars)
         equation = Equation(
-            eqn.primitive, tuple(operands), tuple(outputs), params, source_line(eqn)
-        )
+            eqn.primitive, tuple(operands), tuple(outputs), params,
+            source_line(eqn, self._caller),
+        )  # fmt: skip
         if moves:
             self.equations.append(equation)
         elif not self._fold(equation, eqn.outvars):

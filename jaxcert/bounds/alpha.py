@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import jax
@@ -21,7 +20,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxcert.bounds.backward import concretize_lower, pull_to_input
+from jaxcert.bounds.backward import (
+    Coefficients,
+    concretize_lower,
+    independent_values,
+    pull_to_input,
+)
+from jaxcert.bounds.crown import both_sides, meet_in_buckets, row_source
 from jaxcert.bounds.relaxations import Relaxation
 from jaxcert.box import Box
 from jaxcert.program import ActivationNode, OpaqueNode, ProductNode, Program, Values
@@ -270,6 +275,128 @@ def ascend(
     return lax.fori_loop(0, options.iterations - 1, step, carry)[4]
 
 
-def neuron_count(program: Program) -> int:
-    """Returns the number of ReLU neurons of a program."""
-    return sum(math.prod(node.shape) for node in Layout(program).nodes)
+@dataclasses.dataclass(frozen=True)
+class TightenOptions:
+    """How layer ranges are tightened before branching.
+
+    Attributes:
+      iterations: ascent steps per neuron; 0 leaves CROWN's ranges.
+      bucket: neurons per step, each with slopes of its own.
+      rate: first step of the slopes.
+      decay: of the rate, per iteration.
+    """
+
+    iterations: int = 20
+    bucket: int = 64
+    rate: float = 0.25
+    decay: float = 0.92
+
+
+def tighten_layers(
+    layout: Layout,
+    values32: Values,
+    values64: Values,
+    box: Box,
+    ranges: Ranges,
+    options: TightenOptions,
+) -> Ranges:
+    """Returns ranges where every undecided ReLU input has optimised slopes behind it.
+
+    Slopes are optimised in float32, one set per neuron and side; the ranges are
+    evaluated in float64 and met with the given ones, layer by layer.
+    """
+    program, exact = layout.program, independent_values(layout.program)
+    ranges = dict(ranges)
+    for node in layout.nodes:
+        (z,) = node.inputs
+        if z in exact:
+            continue
+        source32 = row_source(program, values32, z, jnp.float32)
+        source64 = row_source(program, values64, z, jnp.float64)
+        known = dict(ranges)
+
+        def bound(
+            index: Array, source32: Any = source32, source64: Any = source64,
+            known: Ranges = known,
+        ) -> tuple[Array, Array]:  # fmt: skip
+            slopes = _ascend_rows(
+                layout, values32, box, known, both_sides(*source32(index)), options
+            )
+            slopes = {i: s.astype(jnp.float64) for i, s in slopes.items()}
+            least = _row_bounds(
+                layout, values64, box, known, both_sides(*source64(index)), slopes
+            )
+            return least[: index.size], -least[index.size :]
+
+        mask = node.activation.undecided(ranges[z].lo, ranges[z].hi)
+        ranges[z] = meet_in_buckets(bound, ranges[z], mask, options.bucket)
+    return ranges
+
+
+def _row_bounds(
+    layout: Layout,
+    values: Values,
+    box: Box,
+    ranges: Ranges,
+    rows: tuple[Coefficients, Array],
+    slopes: dict[int, Array],
+) -> Float[Array, " rows"]:
+    lines = relaxations_of(layout, ranges, slopes)
+    pulled, const, _ = pull_to_input(layout.program, values, lines, ranges, *rows)
+    return concretize_lower(pulled, box) + const
+
+
+def _ascend_rows(
+    layout: Layout,
+    values: Values,
+    box: Box,
+    ranges: Ranges,
+    rows: tuple[Coefficients, Array],
+    options: TightenOptions,
+) -> dict[int, Array]:
+    """Returns slopes (rows, *shape) per ReLU, those of the best bound of each row."""
+    box, ranges = jax.tree.map(lambda v: v.astype(jnp.float32), (box, ranges))
+    count = rows[1].shape[0]
+    start = {}
+    for node in layout.nodes:
+        if node.inputs[0] in ranges:
+            z = ranges[node.inputs[0]]
+            slope = jnp.where(z.hi > -z.lo, 1.0, 0.0).astype(jnp.float32)
+            start[node.output] = jnp.broadcast_to(slope, (count, *node.shape))
+
+    def total(slopes: dict[int, Array]) -> tuple[Array, Array]:
+        each = _row_bounds(layout, values, box, ranges, rows, slopes)
+        return jnp.sum(each), each
+
+    evaluate = jax.value_and_grad(total, has_aux=True)
+
+    def step(index: Array, carry: Any) -> Any:
+        slopes, first, second, best, best_value = carry
+        (_, each), gradient = evaluate(slopes)
+        better = each > best_value
+
+        def keep(new: Array, old: Array) -> Array:
+            return jnp.where(better.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+        best = jax.tree.map(keep, slopes, best)
+        best_value = jnp.maximum(each, best_value)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
+        second = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, second, gradient)
+        rate = options.rate * options.decay**index
+        grown, squared = 1 - 0.9 ** (index + 1.0), 1 - 0.99 ** (index + 1.0)
+
+        def move(s: Array, m: Array, v: Array) -> Array:
+            direction = (m / grown) / (jnp.sqrt(v / squared) + 1e-12)
+            return jnp.clip(s + rate * direction, 0, 1)
+
+        return (
+            jax.tree.map(move, slopes, first, second),
+            first,
+            second,
+            best,
+            best_value,
+        )
+
+    zeros = jax.tree.map(jnp.zeros_like, start)
+    carry = (start, zeros, zeros, start, jnp.full(count, -jnp.inf, jnp.float32))
+    return lax.fori_loop(0, options.iterations, step, carry)[3]

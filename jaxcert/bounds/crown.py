@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -91,6 +92,10 @@ class _Layers:
     boxes: dict[int, Box]
     relaxations: dict[int, Relaxation]
 
+    @property
+    def dtype(self) -> Any:
+        return self.boxes[self.program.input].lo.dtype
+
     def lower(self, rows: Coefficients, const: Array) -> tuple[Array, Array]:
         pulled, const, _ = pull_to_input(
             self.program, self.values, self.relaxations, self.boxes, rows, const
@@ -133,15 +138,29 @@ def _tighten(
     layers: _Layers, value: int, mask: Bool[Array, "*n"], bucket: int | None
 ) -> Box:
     """Returns the range of a value, masked elements bounded by back-substitution."""
-    before, count = layers.boxes[value], mask.size
-    rows_of = _row_source(layers, value, count)
+    rows_of = row_source(layers.program, layers.values, value, layers.dtype)
 
     def bound(index: Array) -> tuple[Array, Array]:
-        rows, const = rows_of(index)
-        both = {i: jnp.concatenate([c, -c]) for i, c in rows.items()}
-        least = layers.lower_values(both, jnp.concatenate([const, -const]))
+        least = layers.lower_values(*both_sides(*rows_of(index)))
         return least[: index.size], -least[index.size :]
 
+    return meet_in_buckets(bound, layers.boxes[value], mask, bucket)
+
+
+def both_sides(rows: Coefficients, const: Array) -> tuple[Coefficients, Array]:
+    """Returns rows and, below them, the negated rows."""
+    both = {i: jnp.concatenate([c, -c]) for i, c in rows.items()}
+    return both, jnp.concatenate([const, -const])
+
+
+def meet_in_buckets(
+    bound: Callable[[Array], tuple[Array, Array]],
+    before: Box,
+    mask: Bool[Array, "*n"],
+    bucket: int | None,
+) -> Box:
+    """Returns a range after meeting it with `bound(index)` for the masked elements."""
+    count = mask.size
     lo, hi = before.lo.reshape(-1), before.hi.reshape(-1)
     if bucket is None or bucket >= count:
         new_lo, new_hi = bound(jnp.arange(count))
@@ -185,23 +204,23 @@ def _in_buckets(
     return lo, hi
 
 
-def _row_source(
-    layers: _Layers, value: int, count: int
+def row_source(
+    program: Program, values: Values, value: int, dtype: Any
 ) -> Callable[[Array], tuple[Coefficients, Array]]:
     """Returns index -> rows that pick these elements of a value."""
-    program, box = layers.program, layers.boxes[value]
-    shape, dtype = box.lo.shape, box.lo.dtype
+    sizes = {node.output: node.shape for node in program.nodes}
+    shape = sizes.get(value, program.input_shape)
+    count = math.prod(shape)
 
     def unit_rows(index: Array) -> tuple[Coefficients, Array]:
         units = jax.nn.one_hot(index, count, dtype=dtype)
         zero = jnp.zeros(index.shape, dtype)
         return {value: units.reshape((-1, *shape))}, zero
 
-    sizes = {node.output: node.size for node in program.nodes}
-    widest = max([program.input_size, *sizes.values()])
+    widest = max([program.input_size, *(node.size for node in program.nodes)])
     if count * widest > _MATRIX_LIMIT:
         return unit_rows
-    matrix, offset = pull_affine(program, layers.values, *unit_rows(jnp.arange(count)))
+    matrix, offset = pull_affine(program, values, *unit_rows(jnp.arange(count)))
 
     def gathered(index: Array) -> tuple[Coefficients, Array]:
         return {i: c[index] for i, c in matrix.items()}, offset[index]

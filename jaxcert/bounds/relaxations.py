@@ -62,7 +62,9 @@ def _relu_relax(lo: Array, hi: Array) -> Relaxation:
     l < 0 < u: alpha z <= relu(z) <= u (z - l) / (u - l) for every alpha in [0, 1]; here
     alpha = 1 if u > -l else 0, which leaves the lesser area.
     """
-    slope = hi / (hi - lo)
+    width = hi - lo
+    # No 0/0 at a point, not even in a branch that is not taken: its gradient is NaN.
+    slope = hi / jnp.where(width == 0, 1, width)
     alpha = jnp.where(hi > -lo, 1.0, 0.0).astype(lo.dtype) + 0 * slope
     # A NaN at either end makes no stable neuron, whatever the other end says.
     on, off = (lo >= 0) & ~jnp.isnan(hi), (hi <= 0) & ~jnp.isnan(lo)

@@ -30,8 +30,8 @@ class AttackOptions:
       seed: of the random vertices.
     """
 
-    restarts: int = 3
-    steps: int = 16
+    restarts: int = 2
+    steps: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:

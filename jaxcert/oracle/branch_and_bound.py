@@ -29,6 +29,7 @@ from jaxcert.bounds.alpha import (
     Multipliers,
     Problem,
     Ranges,
+    TightenOptions,
     ascend,
     restricted,
     subproblem_bound,
@@ -47,6 +48,7 @@ class BranchOptions:
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
       ascent: how multipliers are optimised.
+      tighten: how layer ranges are tightened before branching.
     """
 
     block: int = 256
@@ -54,6 +56,7 @@ class BranchOptions:
     patience: int = 2
     parked: int = 32
     ascent: AscentOptions = AscentOptions()
+    tighten: TightenOptions = TightenOptions()
 
 
 @jax.tree_util.register_dataclass

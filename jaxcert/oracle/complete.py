@@ -25,7 +25,9 @@ from jaxcert.bounds.alpha import (
     Multipliers,
     Problem,
     Ranges,
+    TightenOptions,
     default_slopes,
+    tighten_layers,
 )
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import interval_rows, program_of
@@ -60,9 +62,14 @@ def layout_of(program: Program) -> Layout:
     return Layout(program)
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
+@functools.partial(jax.jit, static_argnames=("layout", "options"))
 def _roots(
-    layout: Layout, params: Any, box: Box, spec: Spec
+    layout: Layout,
+    options: TightenOptions,
+    params32: Any,
+    params: Any,
+    box: Box,
+    spec: Spec,
 ) -> tuple[Ranges, Float[Array, "J rows"], Float[Array, " J"], Float[Array, "J N"]]:
     """Returns ranges, CROWN bounds of the clauses, slack and slopes per input."""
     program = layout.program
@@ -75,6 +82,9 @@ def _roots(
         clauses = spec.clauses(jnp.maximum(rows, by_interval))
         slack = float64_slack(program, values, layers.boxes, spec.coefficients)
         ranges = {i: layers.boxes[i] for i in layout.needed()}
+        if options.iterations > 0:
+            values32 = program.prepare(params32, jnp.float32)
+            ranges = tighten_layers(layout, values32, values, box, ranges, options)
         return ranges, clauses, slack, default_slopes(layout, ranges)
 
     return jax.vmap(one)(box, spec)
@@ -114,12 +124,16 @@ class ApothemAnswer:
 
     Attributes:
       lower: proved radius (the one given, where nothing more was proved), (J,).
+      box: the box of that radius where more was proved, rounded outward, (J, *d).
+      improved: where more was proved, (J,).
       upper, witness: the nearest counterexample, (J,) and (J, *d).
       processed: subproblems bounded per input, (J,).
       open: inputs that ran out of time or multipliers: their bracket is not closed.
     """
 
     lower: np.ndarray
+    box: Box
+    improved: np.ndarray
     upper: np.ndarray
     witness: np.ndarray
     processed: np.ndarray
@@ -148,7 +162,9 @@ def close_brackets(
     program = program_of(f, params32, task.x[0])
     layout = layout_of(program)
     width = 0.95 * task.tolerance
-    radius = np.minimum(task.upper - width, task.reach)
+    below = np.where(np.isfinite(task.upper), task.upper, 0) - min(width, 1e300)
+    radius = np.where(np.isfinite(task.upper), below, np.inf)
+    radius = np.minimum(radius, task.reach)
     radius = np.where(task.wanted, np.maximum(radius, task.lower), task.lower)
     instances = Instances(
         x=task.x, domain=task.domain, rates=task.rates, ranges={}, slack=task.lower,
@@ -156,7 +172,9 @@ def close_brackets(
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
     box = ball(instances, np.maximum(radius, 0))
-    ranges, clauses, slack, slopes = _roots(layout, params64, box, task.spec)
+    ranges, clauses, slack, slopes = _roots(
+        layout, options.tighten, params32, params64, box, task.spec
+    )
     open_clauses = ~(np.asarray(clauses) > np.asarray(slack)[:, None])
     open_clauses &= (task.wanted & (radius > task.lower))[:, None]
     owner, clause = np.nonzero(open_clauses)
@@ -342,6 +360,8 @@ def _answer(
     proved = task.wanted & ~unfinished & (state.radius > task.lower)
     return ApothemAnswer(
         lower=np.where(proved, state.radius, task.lower),
+        box=state.box,
+        improved=proved,
         upper=state.upper,
         witness=state.witness,
         processed=state.processed,

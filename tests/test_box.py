@@ -1,0 +1,131 @@
+"""Box: containment, slack, apothem, splits."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxcert.box import Box, Rates
+
+DOMAIN = Box.unit((3,))
+X = jnp.array([0.5, 0.25, 0.75])
+quick = settings(deadline=None, derandomize=True, max_examples=25)
+numbers = st.lists(st.floats(-4, 4, width=32), min_size=3, max_size=3).map(np.float32)
+
+
+def box(lo, hi) -> Box:
+    return Box(jnp.asarray(lo, jnp.float32), jnp.asarray(hi, jnp.float32))
+
+
+def test_apothem_is_the_least_slack_inside():
+    assert box([0.25, 0.125, 0.5], [0.9, 0.9, 0.875]).apothem(X, DOMAIN) == 0.125
+
+
+def test_a_face_on_the_domain_boundary_does_not_count():
+    # the slack 0.25 of the second feature's lower face lies on the boundary
+    assert box([0, 0, 0], [0.875, 1, 1]).apothem(X, DOMAIN) == 0.375
+
+
+def test_a_face_collapsed_inside_the_domain_counts_with_zero():
+    assert box([0.5, 0, 0], [1, 1, 1]).apothem(X, DOMAIN) == 0
+
+
+def test_a_face_collapsed_on_the_boundary_does_not_count():
+    x = jnp.array([0.0, 0.25, 0.75])
+    assert box([0, 0, 0], [0.5, 1, 1]).apothem(x, DOMAIN) == 0.5
+
+
+def test_the_apothem_of_the_whole_domain_is_infinite():
+    assert jnp.isposinf(DOMAIN.apothem(X, DOMAIN))
+
+
+def test_weighted_apothem_divides_by_the_rates():
+    rates = Rates(jnp.array([2.0, 1, 1]), jnp.array([1.0, 0, 1]))
+    b = box([0.25, 0.125, 0.5], [0.9, 0.25, 0.875])
+    # lower face 0: 0.25 / 2; upper face 1 has rate 0 and is not asked to move
+    assert b.apothem(X, DOMAIN, rates) == 0.125
+    assert jnp.isposinf(Box.point(X).apothem(X, DOMAIN, Rates(X * 0, X * 0)))
+
+
+def test_ball_is_clipped_to_the_domain():
+    b = Box.ball(X, 0.375, DOMAIN)
+    assert b.lo.tolist() == [0.125, 0.0, 0.375]
+    assert b.hi.tolist() == [0.875, 0.625, 1.0]
+    assert b.apothem(X, DOMAIN) == 0.375
+
+
+def test_ball_moves_faces_at_their_rates():
+    rates = Rates(jnp.array([1.0, 0, 1]), jnp.array([0.5, 1, 2]))
+    b = Box.ball(X, 0.125, DOMAIN, rates)
+    assert b.lo.tolist() == [0.375, 0.25, 0.625]
+    assert b.hi.tolist() == [0.5625, 0.375, 1.0]
+
+
+def test_nan_lies_in_no_box_and_empties_it():
+    assert not Box.unit((3,)).contains(jnp.array([0.5, jnp.nan, 0.5]))
+    assert box([0, jnp.nan, 0], [1, 1, 1]).is_empty()
+    assert box([0, 0, 0.5], [1, 1, 0.25]).is_empty()
+    assert not Box.point(X).is_empty()
+
+
+def test_edges_and_log_volume():
+    b = box([0, 0, 0], [0.5, 1, 0.25])
+    assert b.edges().tolist() == [0.5, 1, 0.25]
+    np.testing.assert_allclose(b.log_volume(), np.log(0.125), rtol=1e-6)
+    assert jnp.isneginf(Box.point(X).log_volume())
+
+
+def test_intersection_and_hull():
+    a, b = box([0, 0, 0], [0.5, 1, 1]), box([0.25, 0.5, 0], [1, 1, 0.5])
+    assert a.intersect(b).lo.tolist() == [0.25, 0.5, 0]
+    assert a.intersect(b).hi.tolist() == [0.5, 1, 0.5]
+    assert a.hull(b).contains_box(a) and a.hull(b).contains_box(b)
+    assert not a.contains_box(b)
+    assert a.intersect(box([0.75, 0, 0], [1, 1, 1])).is_empty()
+
+
+@quick
+@given(numbers, numbers, st.integers(0, 2), st.data())
+def test_children_of_a_split_cover_the_parent(a, b, feature, data):
+    lo, hi = np.minimum(a, b), np.maximum(a, b)
+    parent = box(lo, hi)
+    left, right = parent.split(feature)
+    share = data.draw(st.lists(st.floats(0, 1), min_size=3, max_size=3))
+    z = np.clip(np.float32(lo + (hi - lo) * np.float32(share)), lo, hi)
+    assert left.contains(z) or right.contains(z)
+    assert parent.contains_box(left) and parent.contains_box(right)
+    assert left.hi[feature] == right.lo[feature]
+
+
+@quick
+@given(numbers, numbers, numbers)
+def test_projection_and_distance(x, a, b):
+    target = box(np.minimum(a, b), np.maximum(a, b))
+    z = target.project(x)
+    assert target.contains(z)
+    one = Rates(jnp.ones(3), jnp.ones(3))
+    np.testing.assert_allclose(one.distance(x, z), np.abs(x - z).max(), rtol=1e-6)
+    assert Box.ball(jnp.asarray(x), one.distance(x, z) * 1.000001 + 1e-6).contains(z)
+
+
+def test_a_face_of_rate_zero_is_never_reached():
+    rates = Rates(jnp.array([0.0, 1, 1]), jnp.array([1.0, 1, 2]))
+    assert jnp.isposinf(rates.distance(X, X - jnp.array([0.125, 0, 0])))
+    assert rates.distance(X, X + jnp.array([0.125, 0, 0.5])) == 0.25
+    assert rates.reach(X, DOMAIN) == 0.75
+
+
+def test_boxes_are_pytrees_that_batch():
+    centers = jnp.stack([X, X / 2])
+    balls = jax.vmap(lambda x: Box.ball(x, 0.125, DOMAIN))(centers)
+    apothems = jax.vmap(lambda b, x: b.apothem(x, DOMAIN))(balls, centers)
+    assert apothems.tolist() == [0.125, 0.125]
+
+
+def test_boxes_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        DOMAIN.lo = X

@@ -1,0 +1,49 @@
+"""Every example in a docstring of jaxcert, and in the README, is executed."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import jaxcert
+
+ROOT = Path(jaxcert.__file__).parent
+
+
+def _has_examples(module: str) -> bool:
+    path = ROOT.parent.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ">>>" in file.read_text()
+
+
+MODULES = [
+    name
+    for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="jaxcert.")
+    if _has_examples(name)
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str):
+    results = doctest.testmod(importlib.import_module(name))
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+def test_there_are_examples_of_every_public_question():
+    assert {"jaxcert.api", "jaxcert.bounds.crown", "jaxcert.bounds.ibp"} <= set(MODULES)
+
+
+def test_readme_examples():
+    readme = ROOT.parent / "README.md"
+    text = readme.read_text()
+    # A fence is no prompt: doctest would take it for expected output.
+    plain = text.replace("```", "\n")
+    examples = doctest.DocTestParser().get_doctest(plain, {}, "README", str(readme), 0)
+    results = doctest.DocTestRunner().run(examples)
+    assert results.failed == 0
+    assert results.attempted == len(examples.examples)
