@@ -35,7 +35,8 @@ def guarded(main: Main) -> Main:
         logging.use_absl_handler()
         logging.get_absl_handler().setFormatter(_Plain())
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.INFO)
+            # Only ours: the root logger would let every library's news through.
+            logging.get_absl_logger().setLevel(python_logging.INFO)
         # It reports every kind of accelerator that this machine does not have.
         python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
         _use_compilation_cache()

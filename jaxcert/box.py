@@ -126,8 +126,7 @@ class Box:
         """
         down, up = self.slack(x)
         if rates is not None:
-            down = jnp.where(rates.lower > 0, down / rates.lower, jnp.inf)
-            up = jnp.where(rates.upper > 0, up / rates.upper, jnp.inf)
+            down, up = _time(down, rates.lower), _time(up, rates.upper)
         down = jnp.where(self.lo <= domain.lo, jnp.inf, down)
         up = jnp.where(self.hi >= domain.hi, jnp.inf, up)
         return jnp.minimum(jnp.min(down), jnp.min(up))
@@ -165,6 +164,10 @@ class Rates:
         down = jnp.where(self.lower > 0, _ratio(x - domain.lo, self.lower), 0)
         up = jnp.where(self.upper > 0, _ratio(domain.hi - x, self.upper), 0)
         return jnp.maximum(jnp.max(down), jnp.max(up))
+
+
+def _time(slack: Array, rate: Array) -> Array:
+    return jnp.where(rate > 0, slack / jnp.where(rate > 0, rate, 1), jnp.inf)
 
 
 def _ratio(step: Array, rate: Array) -> Array:

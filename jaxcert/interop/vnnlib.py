@@ -537,11 +537,12 @@ _Conjunction = tuple[Atom, ...]
 class _Disjunctive:
     """A condition in disjunctive normal form: all of `common` and one of `any_of`."""
 
-    common: _Conjunction
+    common: list[Atom]
     any_of: tuple[_Conjunction, ...] = ((),)
 
     def expanded(self) -> tuple[_Conjunction, ...]:
-        return tuple(self.common + atoms for atoms in self.any_of)
+        common = tuple(self.common)
+        return tuple(common + atoms for atoms in self.any_of)
 
     @property
     def size(self) -> int:
@@ -561,9 +562,13 @@ def _normal_form(reader: _Reader, path: str) -> Property:
             )
 
     def conjunction(parts: list[_Disjunctive]) -> _Disjunctive:
-        common = tuple(itertools.chain.from_iterable(p.common for p in parts))
-        product: tuple[_Conjunction, ...] = ((),)
-        for choices in (p.any_of for p in parts if p.any_of != ((),)):
+        # Into the longest of them, so that deeply nested files take linear time.
+        common = max((p.common for p in parts), key=len)
+        for part in parts:
+            if part.common is not common:
+                common.extend(part.common)
+        product, *others = [p.any_of for p in parts if p.any_of != ((),)] or [((),)]
+        for choices in others:
             limit(
                 len(product) * len(choices),
                 sum(map(len, product)) * len(choices)
@@ -577,11 +582,11 @@ def _normal_form(reader: _Reader, path: str) -> Property:
             return parts[0]
         limit(sum(len(p.any_of) for p in parts), sum(p.size for p in parts))
         choices = itertools.chain.from_iterable(p.expanded() for p in parts)
-        return _Disjunctive((), tuple(choices))
+        return _Disjunctive([], tuple(choices))
 
     whole: _Disjunctive = _fold(
         program,
-        lambda atom: _Disjunctive((atom,)),
+        lambda atom: _Disjunctive([atom]),
         {"and": conjunction, "or": disjunction},
     )
     if not any(isinstance(step, Atom) and step.outputs for step in program):
@@ -657,7 +662,9 @@ class _Builder:
                     hi[index] = min(hi[index], self.rounded(bound, np.inf, atom))
                 else:
                     lo[index] = max(lo[index], self.rounded(bound, -np.inf, atom))
-            elif not atom.outputs and atom.constant > 0:
+            elif not atom.outputs and not (
+                atom.constant < 0 or (atom.constant == 0 and not atom.strict)
+            ):
                 return None
         # Adding 0 turns -0.0 into 0.0: equal boxes are found by their bytes.
         return None if np.any(lo > hi) else (lo + 0.0, hi + 0.0)

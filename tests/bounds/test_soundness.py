@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, CASES, OUTPUTS, Case, nested_boxes, points_of
+from cases import ACTIVATIONS, BY_NAME, CASES, OUTPUTS, Case, nested_boxes, points_of
 from jax import lax
 
 import jaxcert as jc
@@ -71,8 +71,9 @@ def results(name: str) -> dict[str, np.ndarray]:
 
             def one(lo, hi, points):
                 box = jc.Box(lo, hi)
-                attacked = _descend(evaluate, lo, hi)
-                points = jnp.concatenate([points, attacked])
+                if case.name not in ACTIVATIONS:  # corners are dense enough there
+                    attacked = _descend(evaluate, lo, hi)
+                    points = jnp.concatenate([points, attacked])
                 by_ibp = jc.ibp(case.f)(params, box)
                 # One backward pass for outputs and spec: the rows y, -y and C y + d.
                 rows = crown.lower_rows(params, box, spec)

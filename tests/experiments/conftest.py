@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging as python_logging
 import os
 import subprocess
@@ -25,7 +24,6 @@ import certify  # noqa: E402
 from jaxcert.architecture import Architecture  # noqa: E402
 from jaxcert.data import load_dataset  # noqa: E402
 from jaxcert.models import export_onnx, from_params, save_checkpoint  # noqa: E402
-from jaxcert.report import Run, read_run  # noqa: E402
 
 HIDDEN = 24
 
@@ -97,7 +95,9 @@ def run_certify(tiny, capsys, monkeypatch) -> Certify:
     monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
 
     def run(*arguments: object) -> Ended:
-        words = ["certify.py", f"--model={tiny.checkpoint}", "--oracle=crown"]
+        # logtostderr: to the stream of the moment, not to that of the import.
+        words = ["certify.py", "--logtostderr"]
+        words += [f"--model={tiny.checkpoint}", "--oracle=crown"]
         words += map(str, arguments)
         capsys.readouterr()
         with flagsaver.flagsaver():
@@ -155,15 +155,3 @@ def start(tiny, environment) -> Callable[..., subprocess.Popen]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-def records(output: Path) -> list[dict]:
-    """Returns the lines of a run as they stand."""
-    text = (output / "certificates.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def answers(output: Path) -> tuple[list[dict], Run]:
-    """Returns (the records without their times, the run)."""
-    found = read_run(output)
-    return [{**record, "seconds": None} for record in found.records], found

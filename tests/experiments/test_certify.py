@@ -19,10 +19,9 @@ import _inputs
 import certify
 import numpy as np
 import pytest
-from conftest import answers, records
 
 from jaxcert.data import load_dataset
-from jaxcert.report import BOX_KEYS, RECORD_KEYS, read_run
+from jaxcert.report import BOX_KEYS, RECORD_KEYS, Run, read_run
 
 COUNT = 12
 
@@ -45,6 +44,18 @@ def whole(kept, run_certify) -> Path:
         done = run_certify(f"--inputs=0:{COUNT}", "--batch_size=4", f"--output={kept}")
         assert done.code == 0, done.err
     return kept
+
+
+def records(output: Path) -> list[dict]:
+    """Returns the lines of a run as they stand."""
+    text = (output / "certificates.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def answers(output: Path) -> tuple[list[dict], Run]:
+    """Returns (the records without their times, the run)."""
+    found = read_run(output)
+    return [{**record, "seconds": None} for record in found.records], found
 
 
 def same_answers(one: Path, other: Path) -> None:
@@ -77,7 +88,9 @@ def test_files(whole):
         sum(record["status"] == status for record in found)
         for status in ("certified", "misclassified", "unknown")
     ]
-    assert [summary[key] for key in ("certified", "misclassified", "unknown")] == counted
+    assert [
+        summary[key] for key in ("certified", "misclassified", "unknown")
+    ] == counted
     assert summary["n"] == COUNT and summary["complete"] is True
     assert summary["flags"]["batch_size"] == 4
     assert {"jax", "numpy", "jaxcert"} <= summary["versions"].keys()
@@ -158,7 +171,9 @@ def test_unknown_and_boundless_inputs(run_certify, tmp_path):
     assert record["status"] == "unknown" and record["apothem_lower"] == 0
     assert record["min_edge"] is None and np.isnan(read_run(out).lo).all()
     out = tmp_path / "boundless"
-    ended = run_certify("--inputs=0", "--required_margin=-1000", f"--output={out}")
+    ended = run_certify(
+        "--inputs=0", "--required_margin=-1000", f"--output={out}", "--noreport"
+    )
     assert ended.code == 0
     (record,) = records(out)
     assert record["status"] == "certified"
@@ -192,7 +207,9 @@ def test_checkpoint_and_onnx_agree(run_certify, tiny, whole, tmp_path):
 
 
 def test_table_fits_80_columns(run_certify, whole):
-    ended = run_certify(f"--inputs=0:{COUNT}", "--resume", f"--output={whole}", "--again")
+    ended = run_certify(
+        f"--inputs=0:{COUNT}", "--resume", f"--output={whole}", "--again"
+    )
     lines = [line for line in ended.out.splitlines() if str(whole) not in line]
     assert max(map(len, lines)) <= 80
     assert f"report: {whole}/report.html" in ended.out
@@ -306,7 +323,8 @@ def test_demo_network_is_trained_once(run_certify, monkeypatch, tmp_path):
 
     monkeypatch.setattr(_inputs, "train", short)
     out = tmp_path / "out"
-    arguments = "--model=demo", "--inputs=0:2", "--noreport", f"--output={out}"
+    # The search is not what is tested here.
+    arguments = "--model=demo", "--time_limit=1e-9", "--noreport", f"--output={out}"
     ended = run_certify(*arguments)
     assert ended.code == 0
     assert ended.err.startswith("training the demo network on digits")
@@ -454,7 +472,7 @@ def test_killed_in_mid_run(start, run_certify, calls, tmp_path, kind):
 
 def test_exit_codes_of_the_process(start, tmp_path):
     out = tmp_path / "out"
-    ended = start("--inputs=0:2", "--noreport", f"--output={out}")
+    ended = start("--inputs=0:2", "--batch_size=1", "--noreport", f"--output={out}")
     printed, said = ended.communicate(timeout=60)
     assert (ended.returncode, said) == (0, "")
     assert max(map(len, printed.splitlines())) <= 80 and "\x1b" not in printed
@@ -467,7 +485,7 @@ def test_exit_codes_of_the_process(start, tmp_path):
 
 def test_bar_on_a_terminal(start, whole, tmp_path):
     master, slave = pty.openpty()
-    flags = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport"
+    flags = f"--inputs=0:{COUNT}", "--batch_size=1", "--noreport"
     process = start(*flags, f"--output={tmp_path / 'out'}", stdout=slave)
     os.close(slave)
     shown: list[bytes] = []

@@ -56,21 +56,26 @@ def milp_minimum(params, lo, hi, row) -> float:
         least.append(a)
         most.append(b)
 
-    before, start, l, u = np.arange(len(lo)), len(lo), lo, hi
+    before, start, low_in, high_in = np.arange(len(lo)), len(lo), lo, hi
     for w, b in params[:-1]:
-        center, radius = w @ (l + u) / 2 + b, np.abs(w) @ (u - l) / 2
-        l, u = center - radius - 1e-9, center + radius + 1e-9
+        center, radius = (
+            w @ (low_in + high_in) / 2 + b,
+            np.abs(w) @ (high_in - low_in) / 2,
+        )
+        pre_lo, pre_hi = center - radius - 1e-9, center + radius + 1e-9
         out = start + np.arange(len(b))
         on = out + len(b)
         for k in range(len(b)):
             inputs = [(i, -w[k, j]) for j, i in enumerate(before)]
-            high[out[k]] = max(u[k], 0)
+            high[out[k]] = max(pre_hi[k], 0)
             # out >= pre;  out <= pre - l (1 - on);  out <= u on
             constrain([(out[k], 1), *inputs], b[k], np.inf)
-            constrain([(out[k], 1), *inputs, (on[k], -l[k])], -np.inf, b[k] - l[k])
-            constrain([(out[k], 1), (on[k], -max(u[k], 0))], -np.inf, 0)
+            constrain(
+                [(out[k], 1), *inputs, (on[k], -pre_lo[k])], -np.inf, b[k] - pre_lo[k]
+            )
+            constrain([(out[k], 1), (on[k], -max(pre_hi[k], 0))], -np.inf, 0)
         before, start = out, start + 2 * len(b)
-        l, u = np.maximum(l, 0), np.maximum(u, 0)
+        low_in, high_in = np.maximum(pre_lo, 0), np.maximum(pre_hi, 0)
     whole = np.zeros(count)
     for h, begin in zip(hidden, np.cumsum([len(lo), *(2 * h for h in hidden)]),
                         strict=False):  # fmt: skip

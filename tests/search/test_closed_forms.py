@@ -159,9 +159,7 @@ def test_permuting_features_permutes_the_answer():
     other = jc.certify(linear, (W[:, order], B), X[:, order])
     np.testing.assert_allclose(other.lower, one.lower, atol=2 * TOLERANCE)
     np.testing.assert_allclose(other.upper, one.upper, atol=2 * TOLERANCE)
-    np.testing.assert_allclose(
-        other.box.lo, one.box.lo[:, order], atol=2 * TOLERANCE
-    )
+    np.testing.assert_allclose(other.box.lo, one.box.lo[:, order], atol=2 * TOLERANCE)
 
 
 def counted(params, x):
