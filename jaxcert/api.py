@@ -118,15 +118,45 @@ def _input_shape(
             return False
         return isinstance(result, jax.ShapeDtypeStruct) and len(result.shape) == 1
 
-    if accepts(x.shape):
-        return True, x.shape
     if x.ndim >= 1 and accepts(x.shape[1:]):
         return False, x.shape[1:]
+    if accepts(x.shape):
+        return True, x.shape
     raise InputError(
         f"the network takes neither one input of shape {x.shape} nor a batch of "
         f"{x.shape[1:]}: give x the network's input shape, with or without a leading "
         "batch axis"
     )
+
+
+def _check_fit(
+    f: Callable, params: Any, lo: np.ndarray, hi: np.ndarray, spec: Spec
+) -> None:
+    """Raises InputError unless box, network and spec fit together."""
+    if lo.shape != hi.shape:
+        raise InputError(
+            f"the box has a lower face of shape {lo.shape} and an upper one of "
+            f"{hi.shape}: give both the shape of one input"
+        )
+    try:
+        result = jax.eval_shape(f, params, jax.ShapeDtypeStruct(lo.shape, jnp.float32))
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the network does not take one input of shape {lo.shape}, the shape of "
+            f"the box ({reason})"
+        ) from error
+    outputs = np.shape(spec.coefficients)[-1]
+    if getattr(result, "shape", None) != (outputs,):
+        raise InputError(
+            f"the spec speaks of {outputs} outputs, but the network returns shape "
+            f"{getattr(result, 'shape', None)}: give a spec with one column per output"
+        )
+    if set(np.unique(spec.clause)) != set(range(spec.num_clauses)):
+        raise InputError(
+            f"the spec's rows must name every clause of 0 .. {spec.num_clauses - 1} "
+            "and no other"
+        )
 
 
 def verify(
@@ -167,6 +197,7 @@ def verify(
     hi: Any = np.asarray(box.hi, np.float64)
     if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
         raise InputError("the box has NaN or infinite faces: give finite ones")
+    _check_fit(f, params, lo, hi, spec)
     if (lo > hi).any():
         raise InputError(
             f"the box is empty: lo > hi for {int((lo > hi).sum())} of {lo.size} "

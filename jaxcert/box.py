@@ -41,6 +41,8 @@ class Box:
         radius: Float[ArrayLike, ""],
         domain: Box | None = None,
         rates: Rates | None = None,
+        *,
+        outward: bool = False,
     ) -> Box:
         """Returns clip([x - radius w_lo, x + radius w_hi], domain).
 
@@ -49,10 +51,18 @@ class Box:
           radius: scalar, in input units (times the rates, if given).
           domain: box of legal inputs; None for no clipping.
           rates: weights w_lo, w_hi >= 0 per feature and side; None for 1.
+          outward: round every face that moves outward, so that the box contains the
+            exact one.
         """
         down = radius if rates is None else radius * rates.lower
         up = radius if rates is None else radius * rates.upper
         lo, hi = x - down, x + up
+        if outward:
+            down = jnp.where(down == 0, 0, jnp.nextafter(down, jnp.inf))
+            up = jnp.where(up == 0, 0, jnp.nextafter(up, jnp.inf))
+            lo, hi = x - down, x + up
+            lo = jnp.where(down == 0, x, jnp.nextafter(lo, -jnp.inf))
+            hi = jnp.where(up == 0, x, jnp.nextafter(hi, jnp.inf))
         if domain is not None:
             lo, hi = jnp.maximum(lo, domain.lo), jnp.minimum(hi, domain.hi)
         return Box(lo, hi)
@@ -155,6 +165,11 @@ class Rates:
         down, up = jnp.maximum(x - z, 0), jnp.maximum(z - x, 0)
         steps = jnp.maximum(_ratio(down, self.lower), _ratio(up, self.upper))
         return jnp.max(steps)
+
+    def pin(self, x: Float[Array, "*d"], z: Float[Array, "*d"]) -> Float[Array, "*d"]:
+        """Returns z with the sides of rate 0 put back to x."""
+        z = jnp.where(self.lower > 0, z, jnp.maximum(z, x))
+        return jnp.where(self.upper > 0, z, jnp.minimum(z, x))
 
     def reach(self, x: Float[Array, "*d"], domain: Box) -> Float[Array, ""]:
         """Returns the least t from which on box(t) no longer grows inside the domain.

@@ -60,8 +60,9 @@ def as_arrays(params: Any, dtype: Any) -> Any:
 
     def cast(path: Any, leaf: Any) -> np.ndarray:
         array = np.asarray(leaf)
-        if not np.issubdtype(array.dtype, np.floating):
+        if not jax.dtypes.issubdtype(array.dtype, np.floating):
             return array
+        array = array.astype(np.promote_types(dtype, array.dtype))
         if not np.isfinite(array).all():
             raise InputError(
                 f"weight {jax.tree_util.keystr(path)} holds NaN or infinity: nothing "

@@ -163,8 +163,9 @@ def meet_in_buckets(
     count = mask.size
     lo, hi = before.lo.reshape(-1), before.hi.reshape(-1)
     if bucket is None or bucket >= count:
-        new_lo, new_hi = bound(jnp.arange(count))
-        lo, hi = _meet(lo, hi, new_lo, new_hi)
+        new_lo, new_hi = _meet(lo, hi, *bound(jnp.arange(count)))
+        wanted = mask.reshape(-1)
+        lo, hi = jnp.where(wanted, new_lo, lo), jnp.where(wanted, new_hi, hi)
     else:
         lo, hi = _in_buckets(bound, mask.reshape(-1), lo, hi, bucket)
     return Box(lo.reshape(mask.shape), hi.reshape(mask.shape))

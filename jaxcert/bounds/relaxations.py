@@ -9,6 +9,7 @@ stable neuron.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -36,6 +37,8 @@ class Activation:
       value: g, elementwise.
       interval: (l, u) -> (min g, max g) over [l, u], outward or exact.
       relax: (l, u) -> `Relaxation`.
+      steepness: (l, u) -> an upper bound of |g'| over [l, u]; how far rounding before
+        g can carry behind it.
       piecewise_linear: whether g is the ReLU; the others are never decided by splits.
     """
 
@@ -43,6 +46,7 @@ class Activation:
     value: Callable[[Array], Array]
     interval: Callable[[Array, Array], tuple[Array, Array]]
     relax: Callable[[Array, Array], Relaxation]
+    steepness: Callable[[Array, Array], Array]
     piecewise_linear: bool = False
 
     def undecided(self, lo: Array, hi: Array) -> Bool[Array, "*n"]:
@@ -96,6 +100,7 @@ RELU = Activation(
     value=lambda z: jnp.maximum(z, 0),
     interval=_increasing(lambda z: jnp.maximum(z, 0)),
     relax=_relu_relax,
+    steepness=lambda lo, hi: jnp.ones_like(lo),
     piecewise_linear=True,
 )
 
@@ -113,6 +118,23 @@ def _chord(g: Callable, lo: Array, hi: Array, slope_at: Array) -> tuple[Array, A
 
 def _derivative(g: Callable) -> Callable:
     return lambda z: jax.jvp(g, (z,), (jnp.ones_like(z),))[1]
+
+
+def _steepest_at_ends(g: Callable) -> Callable[[Array, Array], Array]:
+    """|g'| of a g whose g'' changes its sign at 0 at most: greatest at l, u or 0."""
+
+    def steepness(lo: Array, hi: Array) -> Array:
+        slope = _derivative(g)
+        inner = jnp.clip(jnp.zeros_like(lo), lo, hi)
+        candidates = [jnp.abs(slope(z)) for z in (lo, hi, inner)]
+        return functools.reduce(jnp.maximum, candidates)
+
+    return steepness
+
+
+def _steepness_from_curvature(g: Callable, curvature: float) -> Callable:
+    """|g'| <= |g'(l)| + M (u - l) where |g''| <= M."""
+    return lambda lo, hi: jnp.abs(_derivative(g)(lo)) + curvature * (hi - lo)
 
 
 def _line_above_ends(
@@ -240,12 +262,14 @@ def _curved_interval(g: Callable, curvature: float) -> Callable:
 
 def convex(name: str, g: Callable, interval: Callable | None = None) -> Activation:
     """Returns the activation of a convex g, increasing unless `interval` says else."""
-    return Activation(name, g, interval or _increasing(g), _convex_relax(g))
+    return Activation(
+        name, g, interval or _increasing(g), _convex_relax(g), _steepest_at_ends(g)
+    )
 
 
 def concave(name: str, g: Callable) -> Activation:
     """Returns the activation of a concave, increasing g."""
-    return Activation(name, g, _increasing(g), _concave_relax(g))
+    return Activation(name, g, _increasing(g), _concave_relax(g), _steepest_at_ends(g))
 
 
 def s_shaped(name: str, g: Callable) -> Activation:
@@ -253,13 +277,17 @@ def s_shaped(name: str, g: Callable) -> Activation:
 
     g must be convex on z <= 0 and concave on z >= 0, and g(z) - g(0) odd.
     """
-    return Activation(name, g, _increasing(g), _s_shaped_relax(g))
+    return Activation(name, g, _increasing(g), _s_shaped_relax(g), _steepest_at_ends(g))
 
 
 def curved(name: str, g: Callable, curvature: float) -> Activation:
     """Returns the activation of any twice differentiable g with |g''| <= curvature."""
     return Activation(
-        name, g, _curved_interval(g, curvature), _curved_relax(g, curvature)
+        name,
+        g,
+        _curved_interval(g, curvature),
+        _curved_relax(g, curvature),
+        _steepness_from_curvature(g, curvature),
     )
 
 
@@ -284,7 +312,11 @@ def power(exponent: int) -> Activation:
     # -z^3 has the shape of tanh: convex left of 0 and concave right of it, but it
     # decreases; the argument for the tangent lines does not use the direction.
     return Activation(
-        name, g, _increasing(g), _negated(_s_shaped_relax(lambda z: -g(z)))
+        name,
+        g,
+        _increasing(g),
+        _negated(_s_shaped_relax(lambda z: -g(z))),
+        _steepest_at_ends(g),
     )
 
 
@@ -309,8 +341,19 @@ def _reciprocal_relax(lo: Array, hi: Array) -> Relaxation:
     return jax.tree.map(pick, right(lo, hi), left(lo, hi))
 
 
+def _reciprocal_steepness(lo: Array, hi: Array) -> Array:
+    """1 / z^2 at the end next to the pole; NaN across it."""
+    pole = ~(lo > 0) & ~(hi < 0)
+    nearest = jnp.minimum(jnp.abs(lo), jnp.abs(hi))
+    return jnp.where(pole, jnp.nan, 1 / nearest**2)
+
+
 RECIPROCAL = Activation(
-    "reciprocal", _reciprocal, _reciprocal_interval, _reciprocal_relax
+    "reciprocal",
+    _reciprocal,
+    _reciprocal_interval,
+    _reciprocal_relax,
+    _reciprocal_steepness,
 )
 SQUARE = convex("square", jnp.square, _even_interval(jnp.square))
 EXP = convex("exp", jnp.exp)

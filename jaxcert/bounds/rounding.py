@@ -1,11 +1,19 @@
 """Rounding: what a bound computed in float64 must exceed before it counts as a proof.
 
 Until every rule is evaluated with outward rounding, a float64 bound is accepted only if
-it exceeds a slack that dwarfs the rounding of its evaluation. A sum of n products of
-magnitude at most M has an error of at most n 2^-53 M to first order (Higham, Accuracy
-and Stability of Numerical Algorithms, chapter 3), in any order of summation. With M the
-magnitude that any layer could reach if nothing cancelled, the slack 2^-36 (1 + M)
-leaves room for n up to 2^17 terms along the deepest path of the network.
+it exceeds a slack that dwarfs the rounding of its evaluation. A sum of n products is
+computed with an error of at most about n 2^-53 times the sum of their magnitudes, in
+any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, chapter
+3). The slack charges 2^-36 instead of n 2^-53, which leaves room for n up to 2^17, and
+carries the error of every value through the network to the output:
+
+    affine      A z + b     |A| e + 2^-36 (|A| M + |b|)
+    activation  g(z)        L e + 2^-36 (|g| + L M),  L = sup |g'| on the widened range
+    product     x y         M_x e_y + M_y e_x + e_x e_y + 2^-36 M_x M_y
+    decision                how far its range moves when its inputs are widened by e
+
+where M is the magnitude that a value could reach if nothing cancelled. The backward
+pass multiplies by slopes of at most L and by the same |A|: the same sum covers it.
 """
 
 from __future__ import annotations
@@ -15,50 +23,109 @@ from jaxtyping import Array, Float
 
 from jaxcert.bounds.ibp import node_interval
 from jaxcert.box import Box
-from jaxcert.program import ActivationNode, Node, OpaqueNode, Program, Values
+from jaxcert.program import (
+    ActivationNode,
+    AffineNode,
+    Node,
+    OpaqueNode,
+    ProductNode,
+    Program,
+    Values,
+)
 
 FLOAT64_SLACK = 2.0**-36
 
 
-def magnitude(
-    program: Program, values: Values, boxes: dict[int, Box]
-) -> Float[Array, ""]:
-    """Returns the greatest magnitude of any value if no sum cancelled.
+class _Errors:
+    """Magnitude and error of every value, in the order of the program."""
 
-    Symmetric intervals [-M, M] are sent through the network: an affine map A z + b
-    gives |A| M + |b|. A smooth activation restarts from its range in `boxes`.
-    """
-    start = boxes[program.input]
-    sizes = {program.input: jnp.maximum(jnp.abs(start.lo), jnp.abs(start.hi))}
-    greatest = jnp.max(sizes[program.input], initial=0)
-    for node in program.nodes:
-        box = boxes[node.output]
-        if box.lo.dtype != bool and not _restarts(node):
-            operands = {*node.inputs, *node.hint_inputs}
-            symmetric = {i: Box(-sizes[i], sizes[i]) for i in operands}
-            box = node_interval(node, values, symmetric, use_hint=False)
-        ends = (jnp.abs(v.astype(start.lo.dtype)) for v in (box.lo, box.hi))
-        sizes[node.output] = jnp.maximum(*ends)
-        greatest = jnp.maximum(greatest, jnp.max(sizes[node.output], initial=0))
-    return greatest
+    def __init__(self, values: Values, boxes: dict[int, Box]) -> None:
+        self._values, self._boxes = values, boxes
+        self.size: dict[int, Array] = {}
+        self.error: dict[int, Array] = {}
+        # Truth values have no error, but a range of their own once inputs are widened.
+        self._truth: dict[int, Box] = {}
+
+    def start(self, value: int) -> None:
+        """Sets the input: a box is exact."""
+        self.size[value] = _largest(self._boxes[value])
+        self.error[value] = jnp.zeros_like(self.size[value])
+
+    def add(self, node: Node) -> None:
+        """Adds the output of one node."""
+        box, out = self._boxes[node.output], node.output
+        if box.lo.dtype == bool:
+            wide = [self._wide(i) for i in node.inputs]
+            assert isinstance(node, AffineNode | OpaqueNode)
+            self._truth[out] = node.interval(self._values, *wide)
+            return
+        match node:
+            case ActivationNode():
+                self._activation(node)
+            case ProductNode():
+                x, y = node.inputs
+                mx, my, ex, ey = (d[i] for d in (self.size, self.error) for i in (x, y))
+                self.size[out] = mx * my
+                carried = mx * ey + my * ex + ex * ey
+                self.error[out] = carried + FLOAT64_SLACK * self.size[out]
+            case OpaqueNode():
+                                inputs = [self._wide(i) for i in node.inputs]
+                wide = node.interval(self._values, *inputs)
+                self.size[out] = _largest(wide)
+                moved = _largest(Box(wide.lo - box.lo, wide.hi - box.hi))
+                self.error[out] = moved + FLOAT64_SLACK * self.size[out]
+            case _:
+                self.size[out] = _largest(self._symmetric(node, self.size))
+                # Half the width leaves b out; what cancels there is far below the rest.
+                carried = self._symmetric(node, self.error).radius
+                self.error[out] = carried + FLOAT64_SLACK * self.size[out]
+
+    def _activation(self, node: ActivationNode) -> None:
+        (z,), out = node.inputs, node.output
+        wide = self._wide(z)
+        steepness = node.activation.steepness(wide.lo, wide.hi)
+        carried = steepness * self.error[z]
+        if node.activation.piecewise_linear:
+            self.size[out] = self.size[z]
+        else:
+            self.size[out] = _largest(self._boxes[out]) + carried
+        local = self.size[out] + steepness * self.size[z]
+        self.error[out] = carried + FLOAT64_SLACK * local
+
+    def _symmetric(self, node: Node, sizes: dict[int, Array]) -> Box:
+        boxes = {i: Box(-sizes[i], sizes[i]) for i in node.inputs}
+        return node_interval(node, self._values, boxes, use_hint=False)
+
+    def _wide(self, value: int) -> Box:
+        if value in self._truth:
+            return self._truth[value]
+        box, error = self._boxes[value], self.error[value]
+        return Box(box.lo - error, box.hi + error)
 
 
-def _restarts(node: Node) -> bool:
-    if isinstance(node, ActivationNode):
-        return not node.activation.piecewise_linear
-    return isinstance(node, OpaqueNode)
+def _largest(box: Box) -> Array:
+    return jnp.maximum(jnp.abs(box.lo), jnp.abs(box.hi))
 
 
 def float64_slack(
     program: Program, values: Values, boxes: dict[int, Box], rows: Array
 ) -> Float[Array, ""]:
-    """Returns what a float64 bound of spec rows must exceed: 2^-36 (1 + |C| M).
+    """Returns what a float64 bound of spec rows `C y + d` must exceed, >= 2^-36.
+
+    NaN or infinite where an error cannot be bounded: then nothing exceeds it.
 
     Args:
       program: the program.
       values: its prepared parameter values, in float64.
       boxes: range of every value over the box, in float64.
-      rows: the coefficients C of the spec, shape (rows, outputs).
+      rows: the coefficients C of the spec, shape (rows, outputs). The offset d is taken
+        to be of the magnitude of C y; a greater one rounds relatively to itself.
     """
-    scale = jnp.max(jnp.sum(jnp.abs(rows), axis=-1))
-    return FLOAT64_SLACK * (1 + scale * magnitude(program, values, boxes))
+    errors = _Errors(values, boxes)
+    errors.start(program.input)
+    for node in program.nodes:
+        errors.add(node)
+    coefficients = jnp.abs(rows)
+    carried = coefficients @ errors.error[program.output]
+    local = coefficients @ errors.size[program.output]
+    return jnp.max(carried + FLOAT64_SLACK * (1 + local))

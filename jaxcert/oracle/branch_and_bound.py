@@ -145,10 +145,7 @@ def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     """Returns the boxes of these radii, rounded outward and clipped to the domain."""
 
     def one(x: Array, r: Array) -> Box:
-        box = Box.ball(x, r, instances.domain, instances.rates)
-        lo = jnp.maximum(jnp.nextafter(box.lo, -jnp.inf), instances.domain.lo)
-        hi = jnp.minimum(jnp.nextafter(box.hi, jnp.inf), instances.domain.hi)
-        return Box(lo, hi)
+        return Box.ball(x, r, instances.domain, instances.rates, outward=True)
 
     return jax.vmap(one)(instances.x, radius)
 

@@ -50,6 +50,7 @@ from jaxcert.oracle.leaf import (
 )
 from jaxcert.program import Program
 from jaxcert.spec import Spec
+from jaxcert.verdict import Reason, Status, Verdict
 
 _CAPACITY = 1 << 15
 # How often the host solves one leaf before its input is given up.
@@ -197,6 +198,63 @@ def close_brackets(
         if int(state.processed.sum()) == before and int(state.leaf_count) == 0:
             break  # the stack is full: what is open stays open
     return _answer(instances, jax.device_get(state), task)
+
+
+def decide(
+    f: Callable[[Any, Any], Any],
+    params32: Any,
+    params64: Any,
+    box: Box,
+    spec: Spec,
+    options: BranchOptions,
+    deadline: float = np.inf,
+) -> Verdict:
+    """Returns PROVED, REFUTED with a witness, or UNKNOWN (out of time) for one box.
+
+    Must run where float64 is enabled. The box is the ball around its centre, clipped to
+    itself, and the first witness ends the search.
+
+    Args:
+      f: the network's function.
+      params32, params64: its weights in both float types.
+      box: numpy float64, not empty.
+      spec: what must hold, numpy float64.
+      options: how branch and bound runs.
+      deadline: `time.monotonic()` after which no further chunk begins.
+    """
+    center = np.asarray(box.center)
+    ones = np.ones_like(center)
+    answer = close_brackets(
+        f,
+        params32,
+        params64,
+        ApothemTask(
+            x=center[None],
+            domain=box,
+            rates=Rates(ones, ones),
+            spec=jax.tree.map(lambda v: np.asarray(v)[None], spec),
+            lower=np.array([-1.0]),
+            upper=np.array([np.inf]),
+            witness=np.full((1, *center.shape), np.nan),
+            reach=np.array([np.max(box.hi - box.lo, initial=0)]),
+            wanted=np.array([True]),
+            tolerance=np.inf,
+        ),
+        options,
+        deadline,
+    )
+    refuted = bool(np.isfinite(answer.upper[0]))
+    proved = bool(answer.improved[0]) and not refuted
+    status = Status.PROVED if proved else Status.REFUTED if refuted else Status.UNKNOWN
+    reason = Reason.BOUND if proved else Reason.WITNESS if refuted else Reason.LIMIT
+    return Verdict(
+        status=np.int32(status),
+        reason=np.int32(reason),
+        bound=np.float64(0.0 if proved else -np.inf),
+        witness=answer.witness[0],
+        witness_margin=np.float64(np.nan),
+        subproblems=np.int32(answer.processed[0]),
+    )
 
 
 def _settle_leaves(

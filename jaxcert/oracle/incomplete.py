@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -33,6 +34,8 @@ class BoundOracle:
         self, params: Any, box: Box, spec: Spec, hint: Float[Array, "*d"]
     ) -> Verdict:
         """Returns PROVED or UNKNOWN; the hint is not used."""
+        # Without x64 JAX computes in float32 what numpy hands over in float64.
+        box = jax.tree.map(jnp.asarray, box)
         rows, boxes = self.method.rows_and_boxes(params, box, spec)
         program = program_of(self.method.f, params, box.lo)
         values = program.prepare(params, box.lo.dtype)

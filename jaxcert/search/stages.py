@@ -113,10 +113,8 @@ def reprove(
 
         def attempt(state: tuple[Array, Array, Box]) -> tuple[Array, Array, Box]:
             index, _, _ = state
-            ball = query.box(tries[index])
-            box = Box(
-                jnp.maximum(jnp.nextafter(ball.lo, -jnp.inf), query.domain.lo),
-                jnp.minimum(jnp.nextafter(ball.hi, jnp.inf), query.domain.hi),
+            box = Box.ball(
+                query.x, tries[index], query.domain, query.rates, outward=True
             )
             proved = oracle(params, box, query.spec, query.x).proved
             proved = proved & box.contains(query.x)
@@ -154,17 +152,18 @@ def confirm(
 
     def one(query: Query, witness: Array) -> tuple[Array, Array, Array]:
         spec, domain = query.spec, query.domain
-        here = propagate(program, values, domain.intersect(Box.point(query.x)))
-        slack = float64_slack(program, values, here, spec.coefficients)
+        stretch = jnp.asarray(_STRETCH, query.x.dtype)
 
         def at(t: Array) -> Array:
-            return domain.project(query.x + t * (witness - query.x))
+            point = domain.project(query.x + t * (witness - query.x))
+            return query.rates.pin(query.x, point)
 
         def violates(t: Array) -> Array:
-            logits = program.evaluate(params, at(t))
+            here = propagate(program, values, Box.point(at(t)))
+            slack = float64_slack(program, values, here, spec.coefficients)
+            logits = program.evaluate_prepared(values, at(t))
             return spec.margin(spec.values(logits)) <= -slack
 
-        stretch = jnp.asarray(_STRETCH, query.x.dtype)
         holds = jax.vmap(violates)(stretch)
         end = stretch[jnp.argmax(holds)]
 
