@@ -25,6 +25,7 @@ from jaxcert.certifier import (
 )
 from jaxcert.errors import InputError
 from jaxcert.oracle.attack import AttackOracle
+from jaxcert.oracle.complete import decide
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.search import stages
 from jaxcert.spec import Spec
@@ -210,10 +211,15 @@ def verify(
     with float64():
         arguments = params64, Box(lo, hi), spec64
         bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
-        if bounded.status == Status.PROVED or options.attack is None:
+        if bounded.status == Status.PROVED:
             return bounded
-        attacker = AttackOracle(f, options.attack)
-        attacked = jax.device_get(stages.ask(attacker, *arguments))
-    if attacked.status == Status.REFUTED:
-        return attacked
+        if options.attack is not None:
+            attacker = AttackOracle(f, options.attack)
+            attacked = jax.device_get(stages.ask(attacker, *arguments))
+            if attacked.status == Status.REFUTED:
+                return attacked
+        if options.oracle == "complete":
+            params32 = as_arrays(params, np.float32)
+            whole = Box(lo, hi)
+            return decide(f, params32, params64, whole, spec64, options.branch)[0]
     return bounded

@@ -19,7 +19,7 @@ class Status(enum.IntEnum):
 
 
 class Reason(enum.IntEnum):
-    """Why an answer is what it is; the last four explain an UNKNOWN."""
+    """Why an answer is what it is; all but the first two explain an UNKNOWN."""
 
     BOUND = 0
     """PROVED: the lower bound of the margin is positive."""
@@ -33,6 +33,8 @@ class Reason(enum.IntEnum):
     """The box has lo > hi somewhere: there is nothing to prove."""
     NO_WITNESS = 5
     """The attack found nothing; an attack proves nothing."""
+    LIMIT = 6
+    """Branch and bound ran out of time, of room, or of neurons to split."""
 
 
 @jax.tree_util.register_dataclass

@@ -69,7 +69,7 @@ class _Errors:
                 carried = mx * ey + my * ex + ex * ey
                 self.error[out] = carried + FLOAT64_SLACK * self.size[out]
             case OpaqueNode():
-                                inputs = [self._wide(i) for i in node.inputs]
+                inputs = [self._wide(i) for i in node.inputs]
                 wide = node.interval(self._values, *inputs)
                 self.size[out] = _largest(wide)
                 moved = _largest(Box(wide.lo - box.lo, wide.hi - box.hi))

@@ -208,8 +208,8 @@ def decide(
     spec: Spec,
     options: BranchOptions,
     deadline: float = np.inf,
-) -> Verdict:
-    """Returns PROVED, REFUTED with a witness, or UNKNOWN (out of time) for one box.
+) -> tuple[Verdict, int]:
+    """Returns the verdict on one box and the number of subproblems it took.
 
     Must run where float64 is enabled. The box is the ball around its centre, clipped to
     itself, and the first witness ends the search.
@@ -247,14 +247,19 @@ def decide(
     proved = bool(answer.improved[0]) and not refuted
     status = Status.PROVED if proved else Status.REFUTED if refuted else Status.UNKNOWN
     reason = Reason.BOUND if proved else Reason.WITNESS if refuted else Reason.LIMIT
-    return Verdict(
+    margin = np.nan
+    if refuted:
+        program = program_of(f, params32, center)
+        logits = program.evaluate(params64, jnp.asarray(answer.witness[0]))
+        margin = float(spec.margin(spec.values(logits)))
+    verdict = Verdict(
         status=np.int32(status),
         reason=np.int32(reason),
         bound=np.float64(0.0 if proved else -np.inf),
         witness=answer.witness[0],
-        witness_margin=np.float64(np.nan),
-        subproblems=np.int32(answer.processed[0]),
+        witness_margin=np.float64(margin),
     )
+    return verdict, int(answer.processed[0])
 
 
 def _settle_leaves(
