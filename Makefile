@@ -13,7 +13,7 @@ certify: $(READY)
 	  --output=out/digits --resume
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -26,5 +26,6 @@ format: $(READY)
 
 $(READY): pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo 'creating $(VENV) and installing what jaxcert needs, about a minute ...'
 	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[onnx,test]'
 	touch $(READY)

@@ -11,7 +11,10 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from jaxcert.errors import InputError, JaxcertError
+from jaxcert.errors import JaxcertError
+from jaxcert.files import expand_home as expand
+
+__all__ = ["Main", "expand", "guarded", "one_line", "run"]
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -62,14 +65,6 @@ def guarded(main: Main) -> Main:
             return 130
 
     return wrapped
-
-
-def expand(path: str) -> Path:
-    """Returns the path with `~` expanded, which a shell leaves alone in --flag=~/x."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{path}: there is no such home directory") from error
 
 
 class _Plain(python_logging.Formatter):

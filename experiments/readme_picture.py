@@ -1,11 +1,14 @@
 """Draws the picture of the README from a run of experiments/certify.py on images.
 
     python experiments/readme_picture.py --run=out/digits --output=docs/certificate.png
+
+Three inputs with the ends of their boxes, and certified accuracy over the radius.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import _common
 import numpy as np
@@ -29,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
     run = read_run(_RUN.value)
     rows = _examples(run, 3)
     figure = plt.figure(figsize=(10, 4.6), dpi=110, layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.35, 1])
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1.35, 1])
+    left, right = halves
     axes = left.subplots(len(rows), 4)
     for line, row in zip(axes, rows, strict=True):
         record = run.records[row]

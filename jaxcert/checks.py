@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,32 +12,48 @@ from jaxtyping import ArrayLike
 from jaxcert.box import Box, Rates
 from jaxcert.errors import InputError
 
+LARGEST = 3e38
+"""Largest magnitude that is taken: float32, in which searches run, ends above it."""
 
-def check_inputs(x: np.ndarray, domain: Box) -> None:
+
+def check_inputs(
+    x: np.ndarray, domain: Box, names: Sequence[str] | None = None
+) -> None:
     """Raises InputError if an input holds a NaN or lies outside the domain.
 
     Args:
       x: shape (n, *d).
       domain: shape d.
+      names: what the message calls each input; their indices where None.
     """
     axes = tuple(range(1, x.ndim))
     broken = ~np.isfinite(x).all(axis=axes)
     if broken.any():
         i = int(np.flatnonzero(broken)[0])
-        raise InputError(f"input {i} holds NaN or infinity: clean it before certifying")
+        raise InputError(
+            f"input {_name(names, i)} holds NaN or infinity: clean it before certifying"
+        )
     outside = ((x < domain.lo) | (x > domain.hi)).any(axis=axes)
     if outside.any():
         i = int(np.flatnonzero(outside)[0])
         raise InputError(
-            f"input {i} lies outside the domain: its values span "
+            f"input {_name(names, i)} lies outside the domain: its values span "
             f"[{x[i].min():.6g}, {x[i].max():.6g}], the domain "
             f"[{np.min(domain.lo):.6g}, {np.max(domain.hi):.6g}]. Rescale the input or "
             "widen the domain"
         )
 
 
-def check_labels(labels: np.ndarray, count: int, num_classes: int) -> None:
-    """Raises InputError unless labels are `count` integers in 0 .. num_classes - 1."""
+def check_labels(
+    labels: np.ndarray,
+    count: int,
+    num_classes: int,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Raises InputError unless labels are `count` integers in 0 .. num_classes - 1.
+
+    The message calls an input by its name of `names`, else by its index.
+    """
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"labels have shape {labels.shape} and type {labels.dtype}; give one "
@@ -46,9 +63,13 @@ def check_labels(labels: np.ndarray, count: int, num_classes: int) -> None:
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         raise InputError(
-            f"label {labels[i]} of input {i} is out of range: the network has classes "
-            f"0 .. {num_classes - 1}"
+            f"label {labels[i]} of input {_name(names, i)} is out of range: the "
+            f"network has classes 0 .. {num_classes - 1}"
         )
+
+
+def _name(names: Sequence[str] | None, index: int) -> str:
+    return str(index) if names is None else names[index]
 
 
 def as_arrays(params: Any, dtype: Any) -> Any:
@@ -79,7 +100,7 @@ def checked_domain(
     """Returns the domain as a Box of the input's shape, numpy float64.
 
     Raises:
-      InputError: wrong shape, NaN, or lower > upper somewhere.
+      InputError: wrong shape, NaN, beyond float32, or lower > upper somewhere.
     """
     ends = (0.0, 1.0) if domain is None else domain
     ends = (ends.lo, ends.hi) if isinstance(ends, Box) else ends
@@ -92,6 +113,11 @@ def checked_domain(
         ) from None
     if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
         raise InputError("the domain has NaN or infinite bounds: give finite ones")
+    if max(np.abs(lo).max(initial=0), np.abs(hi).max(initial=0)) > LARGEST:
+        raise InputError(
+            f"the domain has bounds beyond {LARGEST:g}, which float32 cannot hold: "
+            "rescale the inputs and the network's first layer"
+        )
     if (lo > hi).any():
         raise InputError(
             "the domain is empty: its lower bound exceeds its upper one "

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxcert.errors import InputError
-from jaxcert.files import write_atomically
+from jaxcert.files import expand_home, write_atomically
 from jaxcert.inputs import Inputs, Labels, load_inputs, parse_selection
 
 __all__ = [
@@ -141,7 +141,8 @@ def load_dataset(
     Args:
       name: one of `DATASETS`.
       split: "train" or "test".
-      data_dir: the only directory to look into; None for the search above.
+      data_dir: the only directory to look into; None for the search above. `digits`
+        lies in no directory: for it data_dir is ignored.
 
     Raises:
       InputError: unknown name or split, files that are damaged or are another data
@@ -169,13 +170,13 @@ def load_dataset(
 
 def _directories(data_dir: str | os.PathLike[str] | None) -> list[tuple[str, Path]]:
     if data_dir is not None:
-        return [("data_dir", Path(data_dir).expanduser())]
+        return [("data_dir", expand_home(data_dir))]
     directories = []
     if os.environ.get("JAXCERT_DATA_DIR"):
-        named = Path(os.environ["JAXCERT_DATA_DIR"]).expanduser()
+        named = expand_home(os.environ["JAXCERT_DATA_DIR"])
         directories.append(("$JAXCERT_DATA_DIR", named))
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    directories.append(("TFDS default", Path(default).expanduser()))
+    directories.append(("TFDS default", expand_home(default)))
     return directories
 
 
@@ -353,7 +354,7 @@ def _download(name: str, split: str, missing: list[str]) -> Dataset:
       InputError: the download failed, or gave other contents than the published ones.
     """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(base).expanduser() / "jaxcert" / name
+    folder = expand_home(base) / "jaxcert" / name
     published = _PUBLISHED[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)

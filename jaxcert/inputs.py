@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
+from jaxcert.files import expand_home
 
 Labels = Int[np.ndarray, " n"]
 
@@ -53,7 +54,7 @@ def load_inputs(path: str | os.PathLike[str], input_shape: tuple[int, ...]) -> I
     Raises:
       InputError: no such path, or contents of another form; names the file.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     suffix = path.suffix.lower()
     try:
         if path.is_dir():

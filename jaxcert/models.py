@@ -192,7 +192,11 @@ def from_params(params: Any, architecture: Architecture, name: str) -> Network:
                 f"architecture needs {tuple(expected[path].shape)}"
             )
         if not np.isfinite(np.asarray(array)).all():
-            raise InputError(f"{name}: array {path} has a value that is not finite")
+            raise InputError(
+                f"{name}: array {path} holds NaN or infinity, so nothing can be "
+                "certified about this network: train it again (a lower learning rate "
+                "may help) or load another"
+            )
     arrays = jax.tree.map(lambda a: jax.numpy.asarray(a, jax.numpy.float32), params)
     return Network(
         FlaxApply(architecture),
@@ -275,7 +279,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Network:
     params = jax.tree_util.tree_map_with_path(
         lambda keys, _: arrays["/".join(str(key.key) for key in keys)], shapes
     )
-    network = from_params(params, architecture, str(header.get("name") or path))
+    try:
+        network = from_params(params, architecture, str(header.get("name") or path))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if network.content_hash != header.get("content_hash"):
         raise InputError(
             f"{path}: the weights do not have the content hash of the header; the "

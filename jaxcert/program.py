@@ -310,7 +310,8 @@ class Flattener:
 
         def read(atom: Any) -> int:
             if isinstance(atom, jex.Literal):
-                return self.constant(np.asarray(atom.val, atom.aval.dtype))
+                kind: Any = atom.aval  # an array's: scalars too have a dtype
+                return self.constant(np.asarray(atom.val, kind.dtype))
             return names[atom]
 
         for eqn in jaxpr.eqns:

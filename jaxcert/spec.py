@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxcert.errors import InputError
@@ -122,8 +123,8 @@ def _check_class(what: str, value: Int[ArrayLike, ""], num_classes: int) -> None
     """An index out of range is clamped by JAX: another class would be proved."""
     if isinstance(value, jax.core.Tracer):
         return
-    if not 0 <= int(value) < num_classes:
+    index = int(np.asarray(value))
+    if not 0 <= index < num_classes:
         raise InputError(
-            f"{what} {int(value)} is out of range: the classes are 0 .. "
-            f"{num_classes - 1}"
+            f"{what} {index} is out of range: the classes are 0 .. {num_classes - 1}"
         )

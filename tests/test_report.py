@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import subprocess
@@ -23,6 +24,7 @@ from jaxcert.report import (
     table,
     write_report,
 )
+from jaxcert.report.disk import writing
 from jaxcert.report.page import choose
 from jaxcert.report.pictures import as_image, domain_of, image_shape, units
 from jaxcert.report.stored import part_paths
@@ -329,8 +331,36 @@ def test_damaged_files_are_named(tmp_path):
         read_run(tmp_path)
     (tmp_path / "boxes.npz").write_bytes(boxes)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(InputError, match="run.json is not JSON"):
+    with pytest.raises(InputError, match="run.json is not JSON.* another --output"):
         read_run(tmp_path)
+    (tmp_path / "run.json").write_text('{"config": 3}')
+    with pytest.raises(InputError, match="run.json: config must be an object"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("about", ['{"wall_seconds": "3"}', '{"versions": 3}', "[]"])
+def test_a_damaged_summary_is_no_traceback(tmp_path, about):
+    write(tmp_path, [record("0")])
+    (tmp_path / "summary.json").write_text(about)
+    for attempt in (read_run, lambda path: RunFiles(path, True, CONFIG)):
+        with pytest.raises(InputError, match="summary.json.*Remove it and continue"):
+            attempt(tmp_path)
+
+
+def test_a_refused_run_changes_nothing(tmp_path):
+    write(tmp_path, [record("0")])
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match="already holds a run"):
+        RunFiles(tmp_path, False, CONFIG)
+    with pytest.raises(InputError, match="with other settings"):
+        RunFiles(tmp_path, True, {**CONFIG, "seed": 1234})
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_full_disk_keeps_the_run(tmp_path):
+    with pytest.raises(InputError, match="Free some space .* --resume"):
+        with writing(tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(
@@ -427,6 +457,19 @@ def test_infinite_apothems_are_said_in_words():
     text = sentence(summarise([record("0", math.inf, math.inf)]))
     assert "by any amount inside the domain" in text
     assert "No counterexample is known." in text
+
+
+@pytest.mark.parametrize("lower, closed", [(0.0599, True), (0.0597, False)])
+def test_closed_brackets_are_said_to_be(lower, closed):
+    records = [
+        record("0", lower, 0.06),
+        record("1", math.inf, math.inf),
+        record("2", status="misclassified"),
+    ]
+    said = "Every bracket is closed to 0.0002: the apothems are exact to that."
+    summary = summarise(records)
+    assert (said in sentence(summary, tolerance=2e-4)) is closed
+    assert "closed" not in sentence(summary)
 
 
 def test_no_printed_bracket_claims_more_than_the_stored_one():

@@ -1,15 +1,16 @@
 """Rounding: what a bound computed in float64 must exceed before it counts as a proof.
 
 Until every rule is evaluated with outward rounding, a float64 bound is accepted only if
-it exceeds a slack that dwarfs the rounding of its evaluation. A sum of n products is
+it exceeds a slack that covers the rounding of its evaluation. A sum of n products is
 computed with an error of at most about n 2^-53 times the sum of their magnitudes, in
 any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, chapter
-3). The slack charges 2^-36 instead of n 2^-53, which leaves room for n up to 2^17, and
-carries the error of every value through the network to the output:
+3). A bound is a sum over paths through the network, and every path meets at most as
+many roundings as all layers together have terms; twice that, times 2^-53, is the unit u
+charged here at every layer. Errors are carried to the output:
 
-    affine      A z + b     |A| e + 2^-36 (|A| M + |b|)
-    activation  g(z)        L e + 2^-36 (|g| + L M),  L = sup |g'| on the widened range
-    product     x y         M_x e_y + M_y e_x + e_x e_y + 2^-36 M_x M_y
+    affine      A z + b     |A| e + u (|A| M + |b|)
+    activation  g(z)        L e + u (|g| + L M),  L = sup |g'| on the widened range
+    product     x y         M_x e_y + M_y e_x + e_x e_y + u M_x M_y
     decision                how far its range moves when its inputs are widened by e
 
 where M is the magnitude that a value could reach if nothing cancelled. The backward
@@ -33,14 +34,32 @@ from jaxcert.program import (
     Values,
 )
 
-FLOAT64_SLACK = 2.0**-36
+_HALF_ULP = 2.0**-53
+# Roundings charged to one evaluation of an elementwise operation, and of exp and such.
+_PLAIN, _TRANSCENDENTAL = 8, 128
+
+
+def rounding_unit(program: Program) -> float:
+    """Returns u: twice 2^-53 times the roundings that any path through f meets."""
+    sizes = {program.input: program.input_size}
+    total = program.input_size
+    for node in program.nodes:
+        sizes[node.output] = node.size
+        if isinstance(node, AffineNode):
+            reach = max(node.size, *(sizes[i] for i in node.inputs))
+            total += _PLAIN if node.separable else reach + _PLAIN
+        elif isinstance(node, ActivationNode) and node.activation.piecewise_linear:
+            total += _PLAIN
+        else:
+            total += _TRANSCENDENTAL
+    return 2 * _HALF_ULP * total
 
 
 class _Errors:
     """Magnitude and error of every value, in the order of the program."""
 
-    def __init__(self, values: Values, boxes: dict[int, Box]) -> None:
-        self._values, self._boxes = values, boxes
+    def __init__(self, unit: float, values: Values, boxes: dict[int, Box]) -> None:
+        self._unit, self._values, self._boxes = unit, values, boxes
         self.size: dict[int, Array] = {}
         self.error: dict[int, Array] = {}
         # Truth values have no error, but a range of their own once inputs are widened.
@@ -67,18 +86,18 @@ class _Errors:
                 mx, my, ex, ey = (d[i] for d in (self.size, self.error) for i in (x, y))
                 self.size[out] = mx * my
                 carried = mx * ey + my * ex + ex * ey
-                self.error[out] = carried + FLOAT64_SLACK * self.size[out]
+                self.error[out] = carried + self._unit * self.size[out]
             case OpaqueNode():
                 inputs = [self._wide(i) for i in node.inputs]
                 wide = node.interval(self._values, *inputs)
                 self.size[out] = _largest(wide)
                 moved = _largest(Box(wide.lo - box.lo, wide.hi - box.hi))
-                self.error[out] = moved + FLOAT64_SLACK * self.size[out]
+                self.error[out] = moved + self._unit * self.size[out]
             case _:
                 self.size[out] = _largest(self._symmetric(node, self.size))
                 # Half the width leaves b out; what cancels there is far below the rest.
                 carried = self._symmetric(node, self.error).radius
-                self.error[out] = carried + FLOAT64_SLACK * self.size[out]
+                self.error[out] = carried + self._unit * self.size[out]
 
     def _activation(self, node: ActivationNode) -> None:
         (z,), out = node.inputs, node.output
@@ -90,7 +109,7 @@ class _Errors:
         else:
             self.size[out] = _largest(self._boxes[out]) + carried
         local = self.size[out] + steepness * self.size[z]
-        self.error[out] = carried + FLOAT64_SLACK * local
+        self.error[out] = carried + self._unit * local
 
     def _symmetric(self, node: Node, sizes: dict[int, Array]) -> Box:
         boxes = {i: Box(-sizes[i], sizes[i]) for i in node.inputs}
@@ -110,7 +129,7 @@ def _largest(box: Box) -> Array:
 def float64_slack(
     program: Program, values: Values, boxes: dict[int, Box], rows: Array
 ) -> Float[Array, ""]:
-    """Returns what a float64 bound of spec rows `C y + d` must exceed, >= 2^-36.
+    """Returns what a float64 bound of spec rows `C y + d` must exceed, > 0.
 
     NaN or infinite where an error cannot be bounded: then nothing exceeds it.
 
@@ -121,11 +140,12 @@ def float64_slack(
       rows: the coefficients C of the spec, shape (rows, outputs). The offset d is taken
         to be of the magnitude of C y; a greater one rounds relatively to itself.
     """
-    errors = _Errors(values, boxes)
+    unit = rounding_unit(program) + 2 * _HALF_ULP * rows.shape[-1]
+    errors = _Errors(unit, values, boxes)
     errors.start(program.input)
     for node in program.nodes:
         errors.add(node)
     coefficients = jnp.abs(rows)
     carried = coefficients @ errors.error[program.output]
     local = coefficients @ errors.size[program.output]
-    return jnp.max(carried + FLOAT64_SLACK * (1 + local))
+    return jnp.max(carried + unit * (1 + local))

@@ -35,6 +35,7 @@ from jaxcert.bounds.alpha import (
     subproblem_bound,
 )
 from jaxcert.box import Box, Rates
+from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.program import Values
 
 
@@ -47,16 +48,24 @@ class BranchOptions:
       steps: most steps per call (a chunk).
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
+      lookahead: neurons, best by score, of which both children are bounded before one
+        is chosen; 1 trusts the score.
       ascent: how multipliers are optimised.
       tighten: how layer ranges are tightened before branching.
+      inputs: how the input box is split, where that is done instead.
+      narrow: inputs of at most this many features are split themselves; so are those
+        of networks with smooth activations, of any width.
     """
 
     block: int = 256
     steps: int = 50
     patience: int = 2
     parked: int = 32
+    lookahead: int = 4
     ascent: AscentOptions = AscentOptions()
     tighten: TightenOptions = TightenOptions()
+    inputs: InputSplitOptions = InputSplitOptions()
+    narrow: int = 8
 
 
 @jax.tree_util.register_dataclass
@@ -202,9 +211,8 @@ def step(
         layout, values64, instances, state, popped.instance, points, survives
     )
 
-    neuron, splittable = jax.vmap(functools.partial(_branch, layout))(
-        problem.ranges, popped.signs, at_outputs
-    )
+    choose = functools.partial(_branch, layout, values32, options.lookahead)
+    neuron, splittable = jax.vmap(choose)(problem, popped.signs, best, at_outputs)
     tries = popped.tries + ~splittable
     parked = survives & ~splittable & (tries > options.patience) & state.open[owner]
     survives = survives & state.open[owner] & ~parked
@@ -241,14 +249,22 @@ def push(
 
 
 def _branch(
-    layout: Layout, ranges: Ranges, signs: Int[Array, " N"], at_outputs: Array
+    layout: Layout,
+    values: Values,
+    lookahead: int,
+    problem: Problem,
+    signs: Int[Array, " N"],
+    multipliers: Multipliers,
+    at_outputs: Float[Array, " N"],
 ) -> tuple[Array, Array]:
     """Returns the neuron to split, and whether there is one.
 
     The score is what the upper line of an unstable ReLU costs at worst: the intercept
-    u |l| / (u - l) times the negative part of its coefficient (Bunel et al. 2020).
+    u |l| / (u - l) times the negative part of its coefficient (Bunel et al. 2020). Of
+    the neurons with the best scores the one is taken whose worse child has the best
+    bound, multipliers as they are (filtered smart branching, De Palma et al. 2021).
     """
-    cut = restricted(layout, ranges, signs)
+    cut = restricted(layout, problem.ranges, signs)
     gap, unstable = {}, {}
     for node in layout.nodes:
         z = cut[node.inputs[0]]
@@ -259,7 +275,20 @@ def _branch(
     free = layout.join(unstable) & (signs == 0)
     weight = jnp.maximum(-at_outputs, 0) + 0.1 * jnp.maximum(at_outputs, 0)
     score = jnp.where(free, weight * layout.join(gap) + 1e-30, -1.0)
-    return jnp.argmax(score), jnp.any(free)
+    if lookahead == 1 or layout.size <= lookahead:
+        return jnp.argmax(score), jnp.any(free)
+    best, candidates = lax.top_k(score, lookahead)
+    problem = problem.cast(jnp.float32)
+
+    def worse_child(neuron: Array) -> Array:
+        def child(sign: int) -> Array:
+            fixed = signs.at[neuron].set(jnp.int8(sign))
+            return subproblem_bound(layout, values, problem, fixed, multipliers)[0]
+
+        return jnp.minimum(child(1), child(-1))
+
+    bounds = jnp.where(best >= 0, jax.vmap(worse_child)(candidates), -jnp.inf)
+    return candidates[jnp.argmax(bounds)], jnp.any(free)
 
 
 def share_witnesses(

@@ -42,6 +42,7 @@ from jaxcert.oracle.branch_and_bound import (
     resume_leaves,
     run_chunk,
 )
+from jaxcert.oracle.input_split import decide_by_input
 from jaxcert.oracle.leaf import (
     affine_maps,
     is_piecewise_linear,
@@ -211,8 +212,9 @@ def decide(
 ) -> tuple[Verdict, int]:
     """Returns the verdict on one box and the number of subproblems it took.
 
-    Must run where float64 is enabled. The box is the ball around its centre, clipped to
-    itself, and the first witness ends the search.
+    Must run where float64 is enabled. Narrow inputs, and those of networks with smooth
+    activations, are split themselves. Otherwise signs are: the box is the ball around
+    its centre, clipped to itself, and the first witness ends the search.
 
     Args:
       f: the network's function.
@@ -223,6 +225,14 @@ def decide(
       deadline: `time.monotonic()` after which no further chunk begins.
     """
     center = np.asarray(box.center)
+    program = program_of(f, params32, center)
+    narrow = program.input_size <= options.narrow
+    if narrow or not is_piecewise_linear(program):
+        spec = jax.tree.map(jnp.asarray, spec)
+        proved, witness, processed = decide_by_input(
+            program, params64, box, spec, options.inputs, deadline
+        )
+        return _verdict(program, params64, spec, proved, witness, center), processed
     ones = np.ones_like(center)
     answer = close_brackets(
         f,
@@ -243,23 +253,36 @@ def decide(
         options,
         deadline,
     )
-    refuted = bool(np.isfinite(answer.upper[0]))
-    proved = bool(answer.improved[0]) and not refuted
-    status = Status.PROVED if proved else Status.REFUTED if refuted else Status.UNKNOWN
-    reason = Reason.BOUND if proved else Reason.WITNESS if refuted else Reason.LIMIT
-    margin = np.nan
-    if refuted:
-        program = program_of(f, params32, center)
-        logits = program.evaluate(params64, jnp.asarray(answer.witness[0]))
+    witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
+    proved = bool(answer.improved[0]) and witness is None
+    verdict = _verdict(program, params64, spec, proved, witness, center)
+    return verdict, int(answer.processed[0])
+
+
+def _verdict(
+    program: Program,
+    params: Any,
+    spec: Spec,
+    proved: bool,
+    witness: np.ndarray | None,
+    center: np.ndarray,
+) -> Verdict:
+    """Returns the verdict that a search ends with, in numpy."""
+    status, reason = Status.UNKNOWN, Reason.LIMIT
+    point, margin = np.full(center.shape, np.nan), np.nan
+    if proved:
+        status, reason = Status.PROVED, Reason.BOUND
+    elif witness is not None:
+        status, reason, point = Status.REFUTED, Reason.WITNESS, witness
+        logits = program.evaluate(params, jnp.asarray(witness))
         margin = float(spec.margin(spec.values(logits)))
-    verdict = Verdict(
+    return Verdict(
         status=np.int32(status),
         reason=np.int32(reason),
         bound=np.float64(0.0 if proved else -np.inf),
-        witness=answer.witness[0],
+        witness=point,
         witness_margin=np.float64(margin),
     )
-    return verdict, int(answer.processed[0])
 
 
 def _settle_leaves(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -20,9 +21,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}. Choose another --output"
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = (
+            "Free some space and continue the run with --resume"
+            if full
+            else "Choose another --output"
+        )
+        raise InputError(f"cannot write {path}: {error.strerror}. {advice}") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -56,12 +61,12 @@ def read(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file."""
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """Returns the object in a JSON file; `advice` is what to do if there is none."""
     try:
         value = json.loads(read(path))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}). Delete it") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}). {advice}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object. Delete it")
+        raise InputError(f"{path} must hold a JSON object. {advice}")
     return value

@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
 from jaxcert.report import strict_json
-from jaxcert.report.disk import read_json, write_npz, write_whole, writing
+from jaxcert.report.disk import write_npz, write_whole, writing
 from jaxcert.report.stored import (
     BOXES,
     LINES,
@@ -41,6 +41,7 @@ from jaxcert.report.stored import (
     part_paths,
     read_about,
     read_boxes,
+    read_config,
     read_lines,
 )
 from jaxcert.report.summary import summarise
@@ -89,10 +90,6 @@ class RunFiles:
         self._start = time.monotonic()
         self._earlier_seconds = 0.0
         self._closed = False
-        with writing(self.directory):
-            (self.directory / PARTS).mkdir(parents=True, exist_ok=True)
-            for path in (self.directory / PARTS).glob("boxes-*.npz.tmp"):
-                path.unlink()
         lines = self.directory / LINES
         if _size(lines) > 0:
             if not resume:
@@ -101,11 +98,14 @@ class RunFiles:
                     "with --resume, or choose another --output; nothing was changed"
                 )
             self._check_config()
+            about = read_about(self.directory)
+            self._earlier_seconds = about.get("wall_seconds", 0.0)
+            self._make_parts()
             self.done = self._repair()
-            self._earlier_seconds = read_about(self.directory).get("wall_seconds", 0.0)
         else:
             # No line, so nothing here counts as done: what lies here is left over.
             self.done = set()
+            self._make_parts()
             with writing(self.directory):
                 for name in (BOXES, SUMMARY):
                     (self.directory / name).unlink(missing_ok=True)
@@ -237,15 +237,21 @@ class RunFiles:
         )
         return summary
 
+    def _make_parts(self) -> None:
+        """Makes the folder of the parts, and removes what a kill left half written."""
+        with writing(self.directory):
+            (self.directory / PARTS).mkdir(parents=True, exist_ok=True)
+            for path in (self.directory / PARTS).glob("boxes-*.npz.tmp"):
+                path.unlink()
+
     def _check_config(self) -> None:
         """Raises InputError where the run that is there has other settings."""
-        path = self.directory / RUN
-        if not path.exists():
+        if not (self.directory / RUN).exists():
             raise InputError(
                 f"{self.directory} holds {LINES} but no {RUN}, so its settings are "
                 "not known and it cannot be continued. Choose another --output"
             )
-        stored = read_json(path).get("config", {})
+        stored = read_config(self.directory)
         keys = [*stored, *(key for key in self._config if key not in stored)]
         differing = [
             f"{key} is {_brief(stored, key)} there and {_brief(self._config, key)} here"

@@ -93,7 +93,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
         )
         page = environment.from_string(TEMPLATE).render(
             title=_title(run.config),
-            sentence=sentence(summary),
+            sentence=sentence(summary, _tolerance(run.config)),
             complete=run.about.get("complete", False),
             notices=run.notices,
             summary=summary,
@@ -250,6 +250,11 @@ def _others(strips: Sequence[Strip]) -> str:
     return " and ".join(s for s in ("unknown", "misclassified") if s in present)
 
 
+def _tolerance(config: Mapping[str, Any]) -> float | None:
+    value = config.get("tolerance")
+    return value if isinstance(value, int | float) else None
+
+
 def _facts(run: Run) -> list[tuple[str, str]]:
     """Returns what was certified, how, when and on what, as names and values."""
     config = dict(run.config)
@@ -272,10 +277,11 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     about = run.about
     if "versions" in about:
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+        date = str(about.get("date", "-"))
         facts += [
-            ("date", str(about["date"]).replace("T", " ").replace("+00:00", " UTC")),
-            ("device", str(about["device"])),
-            ("wall time", f"{about['wall_seconds']:.1f} s"),
+            ("date", date.replace("T", " ").replace("+00:00", " UTC")),
+            ("device", str(about.get("device", "-"))),
+            ("wall time", f"{about.get('wall_seconds', 0.0):.1f} s"),
             ("versions", versions),
         ]
     return facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -104,8 +105,6 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
     arrays, missing = read_boxes(directory, [r["input"] for r in records])
     if missing:
         raise InputError(missing_boxes(directory, missing))
-    run_path = directory / RUN
-    config = read_json(run_path).get("config", {}) if run_path.exists() else {}
     return Run(
         records=records,
         x=arrays["x"],
@@ -113,7 +112,7 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
         hi=arrays["hi"],
         witness=arrays["witness"],
         witness_class=arrays["witness_class"],
-        config=strict_json.decode(config),
+        config=strict_json.decode(read_config(directory)),
         about=read_about(directory),
         notices=tuple(notices),
     )
@@ -235,9 +234,39 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_about(directory: Path) -> dict[str, Any]:
-    """Returns the content of summary.json; empty where there is none yet."""
+    """Returns the content of summary.json; empty where there is none yet.
+
+    Raises:
+      InputError: the file is damaged.
+    """
     path = directory / SUMMARY
-    return strict_json.decode(read_json(path)) if path.exists() else {}
+    if not path.exists():
+        return {}
+    advice = "Remove it and continue the run with --resume, which writes it anew"
+    about = strict_json.decode(read_json(path, advice))
+    seconds = about.get("wall_seconds", 0.0)
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not (number and 0 <= seconds < math.inf):
+        raise InputError(f"{path}: wall_seconds is {seconds!r}. {advice}")
+    if not isinstance(about.get("versions", {}), dict):
+        raise InputError(f"{path}: versions must be an object. {advice}")
+    return about
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Returns the settings in run.json as stored; empty where there is none.
+
+    Raises:
+      InputError: the file is damaged: the run cannot be continued then.
+    """
+    path = directory / RUN
+    if not path.exists():
+        return {}
+    advice = "The run's settings are lost with it: choose another --output"
+    config = read_json(path, advice).get("config", {})
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: config must be an object. {advice}")
+    return config
 
 
 def part_paths(directory: Path) -> list[Path]:

@@ -101,6 +101,8 @@ def summarise(
       {mean,median,least}_apothem_certified: lower ends of the certified inputs.
       mean_finite_apothem_upper: over the inputs with a counterexample.
       mean_min_edge: over the inputs that have a box.
+      widest_bracket: greatest apothem_upper - apothem_lower of the correctly classified
+        inputs; an input that is robust in all its domain has the width 0.
       no_counterexample: correctly classified inputs whose upper end is infinite.
       oracle_calls, subproblems, seconds: sums.
       certified_accuracy: for each radius a dict `radius, proved, not_refuted` with
@@ -128,6 +130,7 @@ def summarise(
     known = finite(r["apothem_upper"] for r in correct)
     summary["mean_finite_apothem_upper"] = mean(known)
     summary["mean_min_edge"] = mean(finite(r["min_edge"] for r in records))
+    summary["widest_bracket"] = max(map(_width, correct), default=None)
     summary["no_counterexample"] = sum(math.isinf(r["apothem_upper"]) for r in correct)
     for key in ("oracle_calls", "subproblems", "seconds"):
         summary[key] = sum(r[key] or 0 for r in records)
@@ -144,8 +147,18 @@ def summarise(
     return summary
 
 
-def sentence(summary: Mapping[str, Any]) -> str:
-    """Returns what the run found, in plain words."""
+def _width(record: Mapping[str, Any]) -> float:
+    lower, upper = record["apothem_lower"], record["apothem_upper"]
+    return 0.0 if lower == upper else upper - lower  # infinity - infinity is NaN
+
+
+def sentence(summary: Mapping[str, Any], tolerance: float | None = None) -> str:
+    """Returns what the run found, in plain words.
+
+    Args:
+      summary: as `summarise` returns it.
+      tolerance: the width that brackets were to reach; says so where all have.
+    """
     n, certified = summary["n"], summary["certified"]
     if n == 0:
         return "No input was certified, because the run holds no input."
@@ -171,6 +184,11 @@ def sentence(summary: Mapping[str, Any]) -> str:
         parts.append(text + (f", none is known for {without}" if without else ""))
     elif without:
         parts.append("No counterexample is known")
+    widest = summary["widest_bracket"]
+    if certified and tolerance is not None and widest <= tolerance:
+        parts.append(
+            f"Every bracket is closed to {tolerance:g}: the apothems are exact to that"
+        )
     wrong, unknown = summary["misclassified"], summary["unknown"]
     if wrong:
         parts.append(

@@ -21,7 +21,10 @@ _LEAST_WIDTH = 66
 
 
 def table(
-    records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], width: int = 80
+    records: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    width: int = 80,
+    tolerance: float | None = None,
 ) -> str:
     """Returns the run as text of at most `width` columns.
 
@@ -33,6 +36,7 @@ def table(
       records: as `read_run(...).records`.
       summary: `summarise(records)`.
       width: columns, at least 66.
+      tolerance: as in `sentence`.
 
     Raises:
       InputError: `width` is below 66.
@@ -48,7 +52,7 @@ def table(
         else:
             lines += _class_rows(records, width)
         lines += ["", *_accuracy_rows(summary, width), ""]
-    lines += textwrap.wrap(sentence(summary), width)
+    lines += textwrap.wrap(sentence(summary, tolerance), width)
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ QUICK = {
 
 
 def slack(*arrays) -> float:
-    """Returns the stated float64 slack, 2^-36 (1 + magnitude)."""
+    """Returns the stated float64 slack, see jaxcert.bounds.rounding."""
     finite = [np.abs(a[np.isfinite(a)]).max(initial=0.0) for a in arrays]
     return 2.0**-36 * (1 + max(finite))
 

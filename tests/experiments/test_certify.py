@@ -420,6 +420,19 @@ def test_time_limit(run_certify, calls, monkeypatch, tmp_path):
     assert run_certify(*arguments, "--resume").code == 0 and calls == [4, 4, 4]
 
 
+def test_batches_get_the_deadline(run_certify, monkeypatch, tmp_path):
+    counted, given = certify.Certifier.batch, []
+
+    def batch(self, x, labels, deadline):
+        given.append(deadline - time.monotonic())
+        return counted(self, x, labels, deadline)
+
+    monkeypatch.setattr(certify.Certifier, "batch", batch)
+    arguments = "--inputs=0:2", "--noreport", f"--output={tmp_path / 'out'}"
+    assert run_certify(*arguments, "--time_limit=1000").code == 0
+    assert len(given) == 1 and 900 < given[0] <= 1000
+
+
 def test_time_limit_before_the_first_batch(run_certify, calls, tmp_path):
     out = tmp_path / "out"
     arguments = "--inputs=0:2", f"--output={out}"
@@ -508,6 +521,8 @@ def test_bar_on_a_terminal(start, whole, tmp_path):
     bar, _, after = text.rpartition("\x1b")
     assert "certifying" in bar and "100%" in bar
     summary = json.loads((whole / "summary.json").read_text())
-    table = certify.table(read_run(whole).records, summary)
+    tolerance = summary["config"]["tolerance"]
+    records = read_run(whole).records
+    table = certify.table(records, summary, tolerance=tolerance)
     # After the bar has been wiped, the table and nothing else.
     assert re.sub(r"^\[[0-9;?]*[a-zA-Z]", "", after) == table + "\n"

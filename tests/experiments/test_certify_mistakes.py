@@ -110,8 +110,14 @@ MISTAKES = [
     ("--model={}/none.npz", "{}/none.npz is truncated or not a jaxcert checkpoint"),
     ("--model={}/key.npz", "{}/key.npz is not a jaxcert checkpoint"),
     ("--model={}/folder.npz", "no checkpoint {}/folder.npz"),
-    ("--model={}/nan.npz", "tiny: array head/layers/1/bias has a value that is not f"),
-    ("--model={}/inf.npz", "tiny: array head/layers/1/bias has a value that is not f"),
+    (
+        "--model={}/nan.npz",
+        "{}/nan.npz: tiny: array head/layers/1/bias holds NaN or infinity",
+    ),
+    (
+        "--model={}/inf.npz",
+        "{}/inf.npz: tiny: array head/layers/1/bias holds NaN or infinity",
+    ),
     ("--model={}/other.npz", "{}/other.npz: the weights do not have the content hash"),
     ("--model={}/half.onnx", "{}/half.onnx is not an ONNX file, or is truncated: cop"),
     ("--model={}/text.onnx", "{}/text.onnx is not an ONNX file, or is truncated: cop"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcert.errors import InputError, JaxcertError, UnsupportedError
-from jaxcert.interop import vnnlib
+from jaxcert.interop import vnnlib_cases, vnnlib_reader
 from jaxcert.interop.vnnlib import Property, format_counterexample, load_vnnlib
 
 BENCHMARKS = Path(__file__).parents[2].parent / "shared" / "peers" / "vnncomp"
@@ -493,10 +493,10 @@ def test_size_caps(tmp_path, monkeypatch):
         load(tmp_path, BOX + choices * 14)
     with pytest.raises(InputError, match="p.vnnlib is too large as a disjunction of"):
         load(tmp_path, f"{BOX}(assert (or {'(<= Y_0 0)' * 10_001}))")
-    monkeypatch.setattr(vnnlib, "MAX_NUMBERS", 100)
+    monkeypatch.setattr(vnnlib_cases, "MAX_NUMBERS", 100)
     with pytest.raises(InputError, match="32 cases of 2 inputs, more than 100 numbers"):
         load(tmp_path, BOX + choices * 5)
-    monkeypatch.setattr(vnnlib, "MAX_BYTES", 100)
+    monkeypatch.setattr(vnnlib_reader, "MAX_BYTES", 100)
     with pytest.raises(InputError, match="p.vnnlib is larger than 100 bytes, the most"):
         load(tmp_path, BOX)
     packed = tmp_path / "p.vnnlib.gz"

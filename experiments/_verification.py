@@ -1,0 +1,307 @@
+"""Answering VNN-LIB properties of ONNX networks, one by one or a whole benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import _common
+import jax
+import numpy as np
+from _instances import (
+    Instance,
+    ResultsFile,
+    Row,
+    contradictions,
+    existing,
+    read_instances,
+    summary,
+)
+from absl import logging
+
+from jaxcert.box import Box
+from jaxcert.certifier import float64
+from jaxcert.checks import as_arrays
+from jaxcert.errors import InputError, JaxcertError, UnsupportedError
+from jaxcert.interop.onnx import load_onnx
+from jaxcert.interop.vnnlib import (
+    Case,
+    Property,
+    format_counterexample,
+    load_vnnlib,
+)
+from jaxcert.network import Network
+from jaxcert.oracle.attack import AttackOptions, AttackOracle
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.oracle.complete import decide
+from jaxcert.search import stages
+
+CONTRADICTION = 3
+"""Exit code of a benchmark with an answer that contradicts the expected one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What verify.py is asked; see its flags."""
+
+    onnx: str = ""
+    vnnlib: str = ""
+    timeout: float | None = None
+    instances: str = ""
+    output: str = ""
+    only: str = ""
+    resume: bool = False
+    restarts: int = 5
+    steps: int = 30
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise InputError(f"timeout is {self.timeout}; it must be > 0")
+        for name in ("restarts", "steps"):
+            if not 1 <= getattr(self, name) <= 2**12:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}; it must lie in 1 .. {2**12}"
+                )
+        if bool(self.instances) == bool(self.onnx or self.vnnlib):
+            raise InputError(
+                "give either --onnx and --vnnlib, or --instances and --output"
+            )
+        if self.instances:
+            if not self.output:
+                raise InputError("--instances needs --output, the CSV file to write")
+        elif not (self.onnx and self.vnnlib):
+            raise InputError("--onnx and --vnnlib belong together: give both")
+        elif self.output or self.only or self.resume:
+            raise InputError("--output, --only and --resume belong to --instances")
+
+    @property
+    def attack(self) -> AttackOptions:
+        return AttackOptions(self.restarts, self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is known about one instance.
+
+    Attributes:
+      result: sat, unsat, unknown or timeout.
+      counterexample: in VNN-COMP form, for sat; else ''.
+    """
+
+    result: str
+    counterexample: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A network with its weights in both float types."""
+
+    network: Network
+    params32: Any
+    params64: Any
+
+
+Load = Callable[[Path], Subject]
+
+
+def answer(request: Request, begin: float) -> int:
+    """Answers what is asked on stdout or into files; returns the exit code.
+
+    Args:
+      request: what is asked.
+      begin: `time.monotonic()` from which the time of a single instance counts.
+    """
+    return _benchmark(request) if request.instances else _one(request, begin)
+
+
+def _one(request: Request, begin: float) -> int:
+    """Answers one instance on stdout."""
+    onnx, vnnlib = (
+        existing(_common.expand(name)) for name in (request.onnx, request.vnnlib)
+    )
+    deadline = math.inf if request.timeout is None else begin + request.timeout
+    found = verify_files(onnx, vnnlib, deadline, request.attack, load_subject)
+    print(found.result)
+    if found.counterexample:
+        print(found.counterexample)
+    return 0
+
+
+def _benchmark(request: Request) -> int:
+    """Answers the instances of a list into a file, and prints a summary."""
+    instances = read_instances(_common.expand(request.instances), request.timeout)
+    chosen = [i for i in instances if any(request.only in name for name in i.key)]
+    if not chosen:
+        raise InputError(f"no instance has {request.only!r} in its name: change --only")
+    # Most benchmarks ask many questions about one network, one after the other.
+    load = functools.lru_cache(maxsize=1)(load_subject)
+    interrupted = False
+    with ResultsFile(_common.expand(request.output), request.resume) as results:
+        for notice in results.notices:
+            logging.warning("%s", notice)
+        todo = [i for i in chosen if i.key not in results.rows]
+        if len(todo) < len(chosen):
+            logging.info("%d instances are done already", len(chosen) - len(todo))
+        try:
+            for number, instance in enumerate(todo, 1):
+                found = _answer(instance, request.attack, load)
+                path = results.append(instance.key, *found)
+                logging.info(
+                    "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
+                    " ".join(instance.key), found[0].result, found[0].seconds,
+                    instance.expected and f", expected {instance.expected}",
+                    f" ({path})" if path else "",
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            interrupted = True
+    print(summary(chosen, results.rows))
+    if interrupted:
+        print("stopped by Ctrl-C; continue with --resume")
+        return 130
+    return CONTRADICTION if contradictions(chosen, results.rows) else 0
+
+
+def _answer(instance: Instance, attack: AttackOptions, load: Load) -> tuple[Row, str]:
+    """Returns result and counterexample; whatever goes wrong is the result 'error'."""
+    begin = time.monotonic()
+    try:
+        onnx, vnnlib = (instance.path(name) for name in instance.key)
+        found = verify_files(onnx, vnnlib, begin + instance.timeout, attack, load)
+    except Exception as error:
+        # Also one of our own mistakes must not cost the answers that follow.
+        kind = "" if isinstance(error, JaxcertError) else f"{type(error).__name__}: "
+        logging.error("%s: %s%s", " ".join(instance.key), kind, error)
+        logging.debug("%s", instance.key, exc_info=True)
+        found = Answer("error")
+    return Row(found.result, time.monotonic() - begin), found.counterexample
+
+
+def load_subject(onnx: Path) -> Subject:
+    """Returns the network of a file; its notes are logged.
+
+    Raises:
+      InputError: see `load_onnx`, or a weight is not finite.
+      UnsupportedError: see `load_onnx`, or the network ends in a Softmax.
+    """
+    network = load_onnx(onnx)
+    for note in network.notes:
+        if "replaced by its logits" in note:
+            raise UnsupportedError(
+                f"{onnx} ends in a Softmax, of which a property may state any value: "
+                "export the network without it, and state the property of the logits"
+            )
+        logging.warning("%s: %s", onnx, note)
+    params32, params64 = (
+        as_arrays(network.params, kind) for kind in (np.float32, np.float64)
+    )
+    return Subject(network, params32, params64)
+
+
+def verify_files(
+    onnx: Path, vnnlib: Path, deadline: float, attack: AttackOptions, load: Load
+) -> Answer:
+    """Returns the answer to one instance; what is found after the deadline is timeout.
+
+    Args:
+      onnx, vnnlib: the files.
+      deadline: `time.monotonic()` after which nothing new is begun. What runs then, a
+        compilation or a chunk of branch and bound, is not cut short.
+      attack: how hard a counterexample is searched before branch and bound.
+      load: reads networks.
+
+    Raises:
+      JaxcertError: a file cannot be read or understood, the two do not fit together,
+        or the memory does not suffice.
+    """
+    subject, prop = load(onnx), load_vnnlib(vnnlib)
+    for note in prop.notes:
+        logging.warning("%s", note)
+    network = subject.network
+    inputs = math.prod(network.input_shape)
+    for what, here, there in (
+        ("inputs", prop.num_inputs, inputs),
+        ("outputs", prop.num_outputs, network.num_outputs),
+    ):
+        if here != there:
+            raise InputError(
+                f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
+                "they do not belong together"
+            )
+    try:
+        answer = verify_property(subject, prop, deadline, attack)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise JaxcertError(
+                f"out of memory on {onnx} with {vnnlib}: use a machine with more"
+            ) from error
+        raise
+    late = time.monotonic() - deadline
+    if late < 0:
+        return answer
+    if answer.result not in ("unknown", "timeout"):
+        logging.info("%s was found %.2f s after the deadline", answer.result, late)
+    return Answer("timeout")
+
+
+def verify_property(
+    subject: Subject, prop: Property, deadline: float, attack: AttackOptions
+) -> Answer:
+    """Returns unsat if every case is proved, sat if the counterexample of one is one.
+
+    First all cases are attacked, then branch and bound takes one after the other.
+    """
+    f, params64 = subject.network.apply, subject.params64
+    attacker = AttackOracle(f, attack)
+
+    def attacked(box: Box, case: Case) -> Any:
+        return jax.device_get(stages.ask(attacker, params64, box, case.spec()))
+
+    def decided(box: Box, case: Case) -> Any:
+        # Short chunks: the deadline is looked at between two of them.
+        options = BranchOptions(steps=10)
+        params = subject.params32, params64
+        return decide(f, *params, box, case.spec(), options, deadline)[0]
+
+    proved: set[int] = set()
+    with float64():
+        for ask in (attacked, decided):
+            for number, case in enumerate(prop.cases):
+                if time.monotonic() >= deadline:
+                    return Answer("timeout")
+                verdict = ask(_box(subject, case), case)
+                if verdict.refuted:
+                    found = counterexample(subject, prop, case, verdict.witness)
+                    if found:
+                        return Answer("sat", found)
+                elif verdict.proved:
+                    proved.add(number)
+    return Answer("unsat" if len(proved) == len(prop.cases) else "unknown")
+
+
+def counterexample(subject: Subject, prop: Property, case: Case, witness: Any) -> str:
+    """Returns the point in VNN-COMP form if it is one of the property, else ''.
+
+    The outputs are computed by the network itself in float64, and the assertions of the
+    file are evaluated on them in exact arithmetic.
+    """
+    x = np.asarray(witness, np.float64)
+    y = np.asarray(jax.jit(subject.network.apply)(subject.params64, x), np.float64)
+    flat = x.reshape(-1)
+    inside = bool(np.all((case.lo <= flat) & (flat <= case.hi)))
+    if inside and prop.violates(x, y):
+        return format_counterexample(x, y)
+    logging.warning("a counterexample did not stand the check in float64: not used")
+    return ""
+
+
+def _box(subject: Subject, case: Case) -> Box:
+    """Returns the box of a case: X_i are the inputs in row-major order."""
+    shape = subject.network.input_shape
+    lo: Any = case.lo.reshape(shape)
+    hi: Any = case.hi.reshape(shape)
+    return Box(lo, hi)

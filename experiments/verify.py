@@ -1,0 +1,75 @@
+"""Decides VNN-LIB properties of ONNX networks: sat, unsat, unknown or timeout.
+
+    python experiments/verify.py --onnx=NET.onnx --vnnlib=PROPERTY.vnnlib --timeout=60
+    python experiments/verify.py --instances=instances.csv --output=results.csv
+
+The first form prints the answer on the first line and, for sat, the counterexample in
+VNN-COMP form below it. The second one answers a whole benchmark in one process, writes
+onnx, vnnlib, result and seconds row by row, counterexamples beside it, and prints a
+summary; --resume continues, and exit code 3 says that an answer contradicts the
+`expected` column. A FILE that does not exist is looked for as FILE.gz.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import _common
+from _verification import Request, answer
+from absl import flags
+
+_ONNX = flags.DEFINE_string("onnx", "", "The network, .onnx or .onnx.gz.")
+_VNNLIB = flags.DEFINE_string("vnnlib", "", "The property, .vnnlib or .vnnlib.gz.")
+_TIMEOUT = flags.DEFINE_float(
+    "timeout", None, "Seconds per instance; default: none, or those of --instances."
+)
+_INSTANCES = flags.DEFINE_string(
+    "instances", "", "CSV file of a benchmark: onnx, vnnlib, timeout_s[, expected]."
+)
+_OUTPUT = flags.DEFINE_string("output", "", "CSV file of its results.")
+_ONLY = flags.DEFINE_string("only", "", "Only instances with this in a file's name.")
+_RESUME = flags.DEFINE_boolean("resume", False, "Continue the results in --output.")
+_RESTARTS = flags.DEFINE_integer("restarts", 5, "Starts of the attack per disjunct.")
+_STEPS = flags.DEFINE_integer("steps", 30, "Gradient steps of the attack.")
+
+
+def main(argv: Sequence[str], begin: float) -> int:
+    """Runs the script; returns its exit code.
+
+    Args:
+      argv: ignored.
+      begin: `time.monotonic()` from which the time of a single instance counts.
+    """
+    del argv
+    request = Request(
+        onnx=_ONNX.value,
+        vnnlib=_VNNLIB.value,
+        timeout=_TIMEOUT.value,
+        instances=_INSTANCES.value,
+        output=_OUTPUT.value,
+        only=_ONLY.value,
+        resume=_RESUME.value,
+        restarts=_RESTARTS.value,
+        steps=_STEPS.value,
+    )
+    return answer(request, begin)
+
+
+def _process_start() -> float:
+    """Returns `time.monotonic()` when this process began, as far as Linux tells."""
+    try:
+        after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        since_boot = int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot
+    except (OSError, ValueError, IndexError, AttributeError):
+        age = 0.0
+    # A sandbox may tell nonsense; what is counted here are the imports.
+    return time.monotonic() - (age if 0 <= age < 60 else 0.0)
+
+
+if __name__ == "__main__":
+    _common.run(functools.partial(main, begin=_process_start()))

@@ -1,0 +1,235 @@
+"""The normal form of VNN-LIB assertions: boxes of inputs, disjuncts of outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxcert.errors import InputError, UnsupportedError
+from jaxcert.interop.vnnlib_reader import Reader
+from jaxcert.interop.vnnlib_tree import Atom, fold
+from jaxcert.spec import Spec
+
+MAX_CONJUNCTIONS = 10_000
+"""Most conjunctions in the disjunctive normal form."""
+MAX_ATOMS = 2**22
+"""Most comparisons in the disjunctive normal form, counted once per conjunction."""
+MAX_NUMBERS = 2**27
+"""Most numbers in the boxes and the rows of all cases."""
+
+Disjunct = tuple[Float[np.ndarray, "rows outputs"], Float[np.ndarray, " rows"]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """One box of inputs, and the outputs that must not occur over it.
+
+    The case is violated iff, for some x in [lo, hi] and y = f(x), some disjunct
+    `(C, d)` has `C y + d <= 0` in all its rows. So a disjunct is excluded on a box iff
+    at every point one of its rows has `C y + d > 0`: a clause of a `Spec`.
+
+    Attributes:
+      lo, hi: faces of the box, float64, shape (inputs,). Bounds that are no float64
+        numbers are rounded outwards.
+      disjuncts: pairs of C, shape (rows, outputs), and d, shape (rows,), float64. Every
+        disjunct has at least one row; one that allows every output is the row -1 <= 0.
+    """
+
+    lo: Float[np.ndarray, " inputs"]
+    hi: Float[np.ndarray, " inputs"]
+    disjuncts: tuple[Disjunct, ...]
+
+    def spec(self) -> Spec:
+        """Returns the spec that holds at y iff y satisfies no disjunct.
+
+        One clause per disjunct, with its rows `C y + d > 0`. Its arrays are numpy
+        float64; they take JAX's precision where they are used.
+        """
+        counts = [len(offset) for _, offset in self.disjuncts]
+        return Spec(
+            coefficients=np.concatenate([c for c, _ in self.disjuncts]),  # type: ignore
+            offset=np.concatenate([d for _, d in self.disjuncts]),  # type: ignore
+            clause=np.repeat(  # type: ignore
+                np.arange(len(counts), dtype=np.int32), counts
+            ),
+            num_clauses=len(counts),
+        )
+
+
+_Conjunction = tuple[Atom, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Disjunctive:
+    """A condition in disjunctive normal form: all of `common` and one of `any_of`."""
+
+    common: list[Atom]
+    any_of: tuple[_Conjunction, ...] = ((),)
+
+    def expanded(self) -> tuple[_Conjunction, ...]:
+        common = tuple(self.common)
+        return tuple(common + atoms for atoms in self.any_of)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.any_of)) + len(self.any_of) * len(self.common)
+
+
+def normal_form(reader: Reader, path: str) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+    """Returns the cases of the assertions that were read, and notes to the user."""
+    program = tuple(reader.program)
+
+    def limit(conjunctions: int, atoms: int) -> None:
+        if conjunctions > MAX_CONJUNCTIONS or atoms > MAX_ATOMS:
+            raise InputError(
+                f"{path} is too large as a disjunction of conjunctions: more than "
+                f"{MAX_CONJUNCTIONS} of them, or {MAX_ATOMS} comparisons in all. "
+                "Split it into several properties"
+            )
+
+    def conjunction(parts: list[_Disjunctive]) -> _Disjunctive:
+        # Into the longest of them, so that deeply nested files take linear time.
+        common = max((p.common for p in parts), key=len)
+        for part in parts:
+            if part.common is not common:
+                common.extend(part.common)
+        product, *others = [p.any_of for p in parts if p.any_of != ((),)] or [((),)]
+        for choices in others:
+            limit(
+                len(product) * len(choices),
+                sum(map(len, product)) * len(choices)
+                + sum(map(len, choices)) * len(product),
+            )
+            product = tuple(a + b for a in product for b in choices)
+        return _Disjunctive(common, product)
+
+    def disjunction(parts: list[_Disjunctive]) -> _Disjunctive:
+        if len(parts) == 1:
+            return parts[0]
+        limit(sum(len(p.any_of) for p in parts), sum(p.size for p in parts))
+        choices = itertools.chain.from_iterable(p.expanded() for p in parts)
+        return _Disjunctive([], tuple(choices))
+
+    whole: _Disjunctive = fold(
+        program,
+        lambda atom: _Disjunctive([atom]),
+        {"and": conjunction, "or": disjunction},
+    )
+    if not any(isinstance(step, Atom) and step.outputs for step in program):
+        raise InputError(
+            f"{path} asserts nothing about the outputs; it may be truncated: copy it "
+            "again"
+        )
+    return _Builder(reader, path).build(whole)
+
+
+class _Builder:
+    """Turns conjunctions into boxes and rows, and groups them by box."""
+
+    def __init__(self, reader: Reader, path: str) -> None:
+        self.path = path
+        self.num_inputs, self.num_outputs = reader.num_inputs, reader.num_outputs
+
+    def build(self, whole: _Disjunctive) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+        """Returns cases and notes of a condition in disjunctive normal form."""
+        shared = sum(bool(atom.outputs) for atom in whole.common)
+        rows = sum(sum(bool(a.outputs) for a in c) + shared for c in whole.any_of)
+        boxes = len(whole.any_of) * self.num_inputs
+        if boxes + rows * self.num_outputs > MAX_NUMBERS:
+            raise InputError(
+                f"{self.path} has {len(whole.any_of)} cases of {self.num_inputs} "
+                f"inputs, more than {MAX_NUMBERS} numbers in all. Split it into "
+                "several properties"
+            )
+        everywhere = np.full(self.num_inputs, np.inf)
+        common = self.narrow((-everywhere, everywhere), whole.common)
+        common_rows = [self.row(atom) for atom in whole.common if atom.outputs]
+        groups: dict[tuple[bytes, bytes], tuple[Any, list[Disjunct]]] = {}
+        dropped = 0
+        for atoms in whole.any_of:
+            box = None if common is None else self.narrow(common, atoms)
+            if box is None:
+                dropped += 1
+                continue
+            self.require_bounded(box)
+            rows_here = common_rows + [self.row(a) for a in atoms if a.outputs]
+            if not rows_here:
+                rows_here = [(np.zeros(self.num_outputs), -1.0)]
+            disjunct = (
+                np.stack([c for c, _ in rows_here]),
+                np.array([d for _, d in rows_here]),
+            )
+            key = (box[0].tobytes(), box[1].tobytes())
+            groups.setdefault(key, (box, []))[1].append(disjunct)
+        cases = [Case(lo, hi, tuple(ds)) for (lo, hi), ds in groups.values()]
+        notes = []
+        if dropped:
+            notes.append(
+                f"{dropped} of {len(whole.any_of)} conjunctions of {self.path} allow "
+                "no input (a lower bound above an upper bound) and are dropped"
+            )
+        if not cases:
+            notes.append(f"{self.path} holds for every network: it allows no input")
+        return tuple(cases), tuple(notes)
+
+    def narrow(
+        self, box: tuple[np.ndarray, np.ndarray], atoms: Iterable[Atom]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Returns the box cut by the input constraints; None where it is empty."""
+        lo, hi = box[0].copy(), box[1].copy()
+        for atom in atoms:
+            if atom.inputs:
+                ((index, coefficient),) = atom.inputs
+                bound = -atom.constant / coefficient
+                if coefficient > 0:
+                    hi[index] = min(hi[index], self.rounded(bound, np.inf, atom))
+                else:
+                    lo[index] = max(lo[index], self.rounded(bound, -np.inf, atom))
+            elif not atom.outputs and not (
+                atom.constant < 0 or (atom.constant == 0 and not atom.strict)
+            ):
+                return None
+        # Adding 0 turns -0.0 into 0.0: equal boxes are found by their bytes.
+        return None if np.any(lo > hi) else (lo + 0.0, hi + 0.0)
+
+    def require_bounded(self, box: tuple[np.ndarray, np.ndarray]) -> None:
+        for faces, what in zip(box, ("lower", "upper"), strict=True):
+            if not np.all(np.isfinite(faces)):
+                index = int(np.argmin(np.isfinite(faces)))
+                raise InputError(
+                    f"{self.path} gives X_{index} no {what} bound (in some case): "
+                    "bound every input from both sides. The file may be truncated"
+                )
+
+    def row(self, atom: Atom) -> tuple[np.ndarray, float]:
+        """Returns C and d of the row `C y + d <= 0` that a comparison of outputs is.
+
+        d is rounded downwards, so that the row allows at least what the file does.
+        """
+        coefficients = np.zeros(self.num_outputs)
+        for index, coefficient in atom.outputs:
+            number = self.rounded(coefficient, np.inf, atom)
+            if Fraction(number) != coefficient:
+                raise UnsupportedError(
+                    f"{self.path}, line {atom.line}: the coefficient of Y_{index} is "
+                    "no float64 number: write it as one number"
+                )
+            coefficients[index] = number
+        return coefficients, self.rounded(atom.constant, -np.inf, atom)
+
+    def rounded(self, value: Fraction, towards: float, atom: Atom) -> float:
+        """Returns the nearest float64 on the side of `value` that is asked for."""
+        try:
+            number = float(value)
+        except OverflowError as error:
+            raise InputError(
+                f"{self.path}, line {atom.line}: a constant is too large for float64"
+            ) from error
+        wrong = number < value if towards > 0 else number > value
+        return float(np.nextafter(number, towards)) if wrong else number

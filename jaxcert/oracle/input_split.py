@@ -1,0 +1,202 @@
+"""Branch and bound over the input box: complete for narrow inputs, of any activation.
+
+One stack of boxes of fixed capacity. A step pops the top block, bounds every box by
+CROWN in float64, drops what is proved, tries the point at which each bound is least as
+a counterexample, and pushes the two halves of everything else, cut where the bound's
+coefficients say that it pays most. Nothing is dropped that was not proved; a full stack
+or a box too small to be cut leaves the answer UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcert.bounds.crown import CrownOptions, bound_layers
+from jaxcert.bounds.ibp import interval_rows
+from jaxcert.bounds.rounding import float64_slack
+from jaxcert.box import Box
+from jaxcert.program import Program
+from jaxcert.spec import Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSplitOptions:
+    """How the input box is split.
+
+    Attributes:
+      block: boxes bounded per step.
+      steps: most steps per call (a chunk).
+      capacity: boxes on the stack.
+      crown: how each box is bounded.
+    """
+
+    block: int = 512
+    steps: int = 20
+    capacity: int = 1 << 18
+    crown: CrownOptions = CrownOptions(bucket=16)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SplitState:
+    """The stack and what was found.
+
+    Attributes:
+      stack: boxes, leaves (P, *d), float64; rows from `count` on mean nothing.
+      count: boxes on the stack.
+      witness: a point that violates the spec; NaN if none is known.
+      refuted: whether there is one.
+      stuck: whether a box came up that cannot be cut any more.
+      processed: boxes bounded so far.
+    """
+
+    stack: Box
+    count: Int[Array, ""]
+    witness: Float[Array, "*d"]
+    refuted: Bool[Array, ""]
+    stuck: Bool[Array, ""]
+    processed: Int[Array, ""]
+
+
+def _bound_box(
+    program: Program, options: CrownOptions, params: Any, box: Box, spec: Spec
+) -> tuple[Array, Array, Array, Array]:
+    """Returns whether the spec is proved, a point, whether it refutes, where to cut."""
+    values = program.prepare(params, jnp.float64)
+    layers = bound_layers(program, values, box, options)
+    pulled, const = layers.lower({program.output: spec.coefficients}, spec.offset)
+    by_interval = interval_rows(program, values, layers.boxes, spec)
+    axes = tuple(range(1, pulled.ndim))
+    least = jnp.where(pulled > 0, pulled * box.lo, pulled * box.hi).sum(axes) + const
+    rows = jnp.maximum(least, by_interval)
+    slack = float64_slack(program, values, layers.boxes, spec.coefficients)
+    proved = spec.margin(rows) > slack
+
+    clauses = spec.clauses(rows)
+    worst = jnp.argmin(jnp.where(jnp.isnan(clauses), -jnp.inf, clauses))
+    inside = spec.clause == worst
+    # The clause's best row decides it; cut where that row's bound has most to gain.
+    row = jnp.argmax(jnp.where(inside, rows, -jnp.inf))
+    point = jnp.where(pulled[row] > 0, box.lo, box.hi)
+    point = jnp.where(jnp.isfinite(pulled[row]), point, box.center)
+    gain = jnp.where(inside.reshape((-1,) + (1,) * box.lo.ndim), jnp.abs(pulled), 0)
+    gain = jnp.nan_to_num(gain.sum(axis=0), nan=1.0, posinf=1.0)
+    feature = jnp.argmax((gain + 1e-3 * gain.max() + 1e-30) * box.edges())
+
+    def violates(z: Array) -> Array:
+        y = program.evaluate_prepared(values, z)
+        return spec.margin(spec.values(y)) <= -slack
+
+    refutes = violates(point)
+    middle = violates(box.center)
+    point = jnp.where(refutes, point, box.center)
+    return proved, point, refutes | middle, feature
+
+
+@functools.partial(
+    jax.jit, static_argnames=("program", "options"), donate_argnames=("state",)
+)
+def run_chunk(
+    program: Program,
+    options: InputSplitOptions,
+    params: Any,
+    spec: Spec,
+    state: SplitState,
+) -> SplitState:
+    """Returns the state after at most `options.steps` steps."""
+    block = options.block
+
+    def more(carry: tuple[Array, SplitState]) -> Array:
+        index, state = carry
+        start = jnp.maximum(state.count - block, 0)
+        room = start + 2 * block <= options.capacity
+        going = (state.count > 0) & room & ~state.refuted & ~state.stuck
+        return going & (index < options.steps)
+
+    def body(carry: tuple[Array, SplitState]) -> tuple[Array, SplitState]:
+        index, state = carry
+        start = jnp.maximum(state.count - block, 0)
+        popped = jax.tree.map(
+            lambda v: lax.dynamic_slice_in_dim(v, start, block), state.stack
+        )
+        valid = start + jnp.arange(block) < state.count
+        bound = functools.partial(_bound_box, program, options.crown, params)
+        proved, point, refutes, feature = jax.vmap(bound, in_axes=(0, None))(
+            popped, spec
+        )
+        refutes = refutes & valid
+        survives = valid & ~proved
+        low, high = jax.vmap(Box.split)(popped, feature)
+        # Halves that equal their parent: the cut face has nowhere to go.
+        whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
+        stuck = jnp.any(survives & (whole(low, popped) | whole(high, popped)))
+        children = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
+        wanted = jnp.concatenate([survives, survives])
+        place = jnp.where(wanted, jnp.cumsum(wanted) - 1, wanted.size)
+
+        def write(stack: Array, new: Array) -> Array:
+            packed = jnp.zeros_like(new).at[place].set(new, mode="drop")
+            return lax.dynamic_update_slice_in_dim(stack, packed, start, axis=0)
+
+        found = jnp.any(refutes)
+        count = (start + jnp.sum(wanted)).astype(state.count.dtype)
+        return index + 1, SplitState(
+            stack=jax.tree.map(write, state.stack, children),
+            count=count,
+            witness=jnp.where(found, point[jnp.argmax(refutes)], state.witness),
+            refuted=state.refuted | found,
+            stuck=state.stuck | stuck,
+            processed=state.processed + jnp.sum(valid).astype(state.processed.dtype),
+        )
+
+    return lax.while_loop(more, body, (jnp.int32(0), state))[1]
+
+
+def decide_by_input(
+    program: Program,
+    params: Any,
+    box: Box,
+    spec: Spec,
+    options: InputSplitOptions,
+    deadline: float,
+) -> tuple[bool, np.ndarray | None, int]:
+    """Returns (proved, witness or None, boxes bounded). Runs where float64 is enabled.
+
+    Args:
+      program: any program.
+      params: its weights, float64.
+      box: numpy float64, not empty.
+      spec: what must hold, float64.
+      options: how the box is split.
+      deadline: `time.monotonic()` after which no further chunk begins.
+    """
+
+    def stacked(face: Any) -> Array:
+        face = jnp.asarray(face)
+        return jnp.zeros((options.capacity, *face.shape)).at[0].set(face)
+
+    state = SplitState(
+        stack=Box(stacked(box.lo), stacked(box.hi)),
+        count=jnp.ones((), jnp.int32),
+        witness=jnp.full(np.shape(box.lo), jnp.nan),
+        refuted=jnp.zeros((), bool),
+        stuck=jnp.zeros((), bool),
+        processed=jnp.zeros((), jnp.int32),
+    )
+    while time.monotonic() < deadline:
+        before = int(state.processed)
+        state = run_chunk(program, options, params, spec, state)
+        if int(state.processed) == before or bool(state.refuted | state.stuck):
+            break
+    witness = np.asarray(state.witness) if bool(state.refuted) else None
+    proved = int(state.count) == 0 and witness is None and not bool(state.stuck)
+    return proved, witness, int(state.processed)
