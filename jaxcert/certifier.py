@@ -23,6 +23,7 @@ from jaxcert.certification import (
     Seconds,
 )
 from jaxcert.checks import (
+    LARGEST,
     as_arrays,
     check_inputs,
     check_labels,
@@ -93,10 +94,15 @@ class Certifier:
         self.options = options or CertifyOptions()
         self.seconds = Seconds()
         self.input_shape = input_shape
-        if not (np.isfinite(tolerance) and tolerance > 0):
-            raise InputError(f"tolerance is {tolerance}; it must be a number > 0")
-        if not np.isfinite(required_margin):
-            raise InputError(f"required_margin is {required_margin}; it must be finite")
+        if not 0 < tolerance <= LARGEST:
+            raise InputError(
+                f"tolerance is {tolerance}; it must be > 0, at most {LARGEST:g}"
+            )
+        if not abs(required_margin) <= LARGEST:
+            raise InputError(
+                f"required_margin is {required_margin}; it must be a number of "
+                f"magnitude at most {LARGEST:g}"
+            )
         self.tolerance, self.required_margin = float(tolerance), float(required_margin)
         self.params32 = as_arrays(params, np.float32)
         self.params64 = as_arrays(params, np.float64)

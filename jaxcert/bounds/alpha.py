@@ -236,8 +236,7 @@ def ascend(
 
     evaluate = jax.value_and_grad(bound, has_aux=True)
     (first, outputs), slope_of = evaluate(start)
-    # A beta competes with the coefficient of its neuron, which differs by layers.
-    scale = jnp.abs(outputs) + 0.1 * jnp.mean(jnp.abs(outputs)) + 1e-6
+    scale = jnp.mean(jnp.abs(outputs)) + 1e-6
     rates = Multipliers(
         slope=jnp.full_like(start.slope, options.slope_rate) * pace,
         split=jnp.full_like(start.split, options.split_rate) * scale * pace,

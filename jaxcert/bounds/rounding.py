@@ -74,9 +74,9 @@ class _Errors:
         """Adds the output of one node."""
         box, out = self._boxes[node.output], node.output
         if box.lo.dtype == bool:
-            wide = [self._wide(i) for i in node.inputs]
+            inputs = [self._wide(i) for i in node.inputs]
             assert isinstance(node, AffineNode | OpaqueNode)
-            self._truth[out] = node.interval(self._values, *wide)
+            self._truth[out] = node.interval(self._values, *inputs)
             return
         match node:
             case ActivationNode():

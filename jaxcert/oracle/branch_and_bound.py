@@ -48,9 +48,9 @@ class BranchOptions:
       steps: most steps per call (a chunk).
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
-      lookahead: neurons, best by score, of which both children are bounded before one
-        is chosen; 1 trusts the score.
-      ascent: how multipliers are optimised.
+      ascent: how multipliers of subproblems are optimised; None for 12 iterations with
+        one hidden layer and 30 with more.
+      root: how those of the first subproblems are, which all others start from.
       tighten: how layer ranges are tightened before branching.
       inputs: how the input box is split, where that is done instead.
       narrow: inputs of at most this many features are split themselves; so are those
@@ -61,8 +61,8 @@ class BranchOptions:
     steps: int = 50
     patience: int = 2
     parked: int = 32
-    lookahead: int = 4
-    ascent: AscentOptions = AscentOptions()
+    ascent: AscentOptions | None = None
+    root: AscentOptions = AscentOptions(iterations=100, decay=0.98)
     tighten: TightenOptions = TightenOptions()
     inputs: InputSplitOptions = InputSplitOptions()
     narrow: int = 8
@@ -150,6 +150,15 @@ class SearchState:
     leaf_count: Int[Array, ""]
 
 
+def default_ascent(layout: Layout) -> AscentOptions:
+    """Returns how multipliers are optimised unless the caller says.
+
+    Behind one hidden layer 12 iterations do; deeper, subproblems that are not optimised
+    well enough multiply (BUILD_NOTES.md, 2026-11-20).
+    """
+    return AscentOptions(iterations=12 if len(layout.nodes) <= 1 else 30)
+
+
 def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     """Returns the boxes of these radii, rounded outward and clipped to the domain."""
 
@@ -190,7 +199,8 @@ def step(
     ) -> Multipliers:
         pace = jnp.float32(0.7) ** tries
         problem = problem.cast(jnp.float32)
-        return ascend(layout, values32, problem, signs, m, options.ascent, pace)
+        ascent = options.ascent or default_ascent(layout)
+        return ascend(layout, values32, problem, signs, m, ascent, pace)
 
     def decide(problem: Problem, signs: Array, m: Multipliers) -> Any:
         m = jax.tree.map(lambda v: v.astype(jnp.float64), m)
@@ -211,8 +221,9 @@ def step(
         layout, values64, instances, state, popped.instance, points, survives
     )
 
-    choose = functools.partial(_branch, layout, values32, options.lookahead)
-    neuron, splittable = jax.vmap(choose)(problem, popped.signs, best, at_outputs)
+    neuron, splittable = jax.vmap(functools.partial(_branch, layout))(
+        problem.ranges, popped.signs, at_outputs
+    )
     tries = popped.tries + ~splittable
     parked = survives & ~splittable & (tries > options.patience) & state.open[owner]
     survives = survives & state.open[owner] & ~parked
@@ -249,22 +260,14 @@ def push(
 
 
 def _branch(
-    layout: Layout,
-    values: Values,
-    lookahead: int,
-    problem: Problem,
-    signs: Int[Array, " N"],
-    multipliers: Multipliers,
-    at_outputs: Float[Array, " N"],
+    layout: Layout, ranges: Ranges, signs: Int[Array, " N"], at_outputs: Array
 ) -> tuple[Array, Array]:
     """Returns the neuron to split, and whether there is one.
 
     The score is what the upper line of an unstable ReLU costs at worst: the intercept
-    u |l| / (u - l) times the negative part of its coefficient (Bunel et al. 2020). Of
-    the neurons with the best scores the one is taken whose worse child has the best
-    bound, multipliers as they are (filtered smart branching, De Palma et al. 2021).
+    u |l| / (u - l) times the negative part of its coefficient (Bunel et al. 2020).
     """
-    cut = restricted(layout, problem.ranges, signs)
+    cut = restricted(layout, ranges, signs)
     gap, unstable = {}, {}
     for node in layout.nodes:
         z = cut[node.inputs[0]]
@@ -275,20 +278,7 @@ def _branch(
     free = layout.join(unstable) & (signs == 0)
     weight = jnp.maximum(-at_outputs, 0) + 0.1 * jnp.maximum(at_outputs, 0)
     score = jnp.where(free, weight * layout.join(gap) + 1e-30, -1.0)
-    if lookahead == 1 or layout.size <= lookahead:
-        return jnp.argmax(score), jnp.any(free)
-    best, candidates = lax.top_k(score, lookahead)
-    problem = problem.cast(jnp.float32)
-
-    def worse_child(neuron: Array) -> Array:
-        def child(sign: int) -> Array:
-            fixed = signs.at[neuron].set(jnp.int8(sign))
-            return subproblem_bound(layout, values, problem, fixed, multipliers)[0]
-
-        return jnp.minimum(child(1), child(-1))
-
-    bounds = jnp.where(best >= 0, jax.vmap(worse_child)(candidates), -jnp.inf)
-    return candidates[jnp.argmax(bounds)], jnp.any(free)
+    return jnp.argmax(score), jnp.any(free)
 
 
 def share_witnesses(

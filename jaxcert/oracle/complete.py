@@ -18,14 +18,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcert.bounds.alpha import (
+    AscentOptions,
     Layout,
     Multipliers,
     Problem,
     Ranges,
     TightenOptions,
+    ascend,
     default_slopes,
     tighten_layers,
 )
@@ -186,6 +189,13 @@ def close_brackets(
         rows=rows, offset=offset,
     )  # fmt: skip
     instances, state = _start(layout, instances, options, radius, box, slopes, task)
+    if owner.size:
+        multipliers = _ascend_roots(
+            layout, options.root, params32, instances, box, state.pool.multipliers,
+            state.pool.instance, len(instances.owner),
+        )  # fmt: skip
+        pool = dataclasses.replace(state.pool, multipliers=multipliers)
+        state = dataclasses.replace(state, pool=pool)
     visits: dict[bytes, int] = {}
     while time.monotonic() < deadline:
         if int(state.leaf_count) > 0:
@@ -352,6 +362,38 @@ def _settle_leaves(
 
 def _distance(rates: Rates, x: np.ndarray, z: np.ndarray) -> float:
     return float(Rates(np.asarray(rates.lower), np.asarray(rates.upper)).distance(x, z))
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "options", "count"))
+def _ascend_roots(
+    layout: Layout,
+    options: AscentOptions,
+    params32: Any,
+    instances: Instances,
+    box: Box,
+    multipliers: Multipliers,
+    instance: Array,
+    count: int,
+) -> Multipliers:
+    """Returns the stack's multipliers with the first `count` optimised thoroughly."""
+    values = layout.program.prepare(params32, jnp.float32)
+
+    def one(arguments: tuple[Array, Multipliers]) -> Multipliers:
+        index, start = arguments
+        j = instances.owner[index]
+        problem = Problem(
+            box=jax.tree.map(lambda v: v[j], box),
+            ranges=jax.tree.map(lambda v: v[j], instances.ranges),
+            rows=instances.rows[index],
+            offset=instances.offset[index],
+        )
+        signs = jnp.zeros(layout.size, jnp.int8)
+        problem = problem.cast(jnp.float32)
+        return ascend(layout, values, problem, signs, start, options)
+
+    first = jax.tree.map(lambda v: v[:count], multipliers)
+    better = lax.map(one, (instance[:count], first), batch_size=64)
+    return jax.tree.map(lambda v, b: v.at[:count].set(b), multipliers, better)
 
 
 def _clause_rows(

@@ -29,7 +29,7 @@ from jaxcert.verdict import Status
 UNIT = jc.Box(np.zeros(2), np.ones(2))
 # Every subproblem soon becomes a leaf, and every leaf is left to linear programming.
 LEAVES = BranchOptions(
-    block=4, steps=1, patience=0, parked=1, lookahead=1, narrow=0,
+    block=4, steps=1, patience=0, parked=1, narrow=0,
     ascent=AscentOptions(iterations=1), tighten=TightenOptions(iterations=0),
 )  # fmt: skip
 GRID = np.stack(np.meshgrid(*[np.linspace(0, 1, 301)] * 2), axis=-1).reshape(-1, 2)
@@ -195,7 +195,11 @@ def _full_stack(params, rows: int, capacity: int):
         multipliers=jax.tree.map(lambda v: v[:capacity], state.pool.multipliers),
         tries=np.zeros(capacity, np.int32),
     )  # fmt: skip
-    return layout, instances, dataclasses.replace(state, pool=pool, count=np.int32(rows))
+    return (
+        layout,
+        instances,
+        dataclasses.replace(state, pool=pool, count=np.int32(rows)),
+    )
 
 
 @pytest.mark.parametrize("missing", [5, 3, 1, 0])
@@ -353,9 +357,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
     for seed in range(4):
         params, x, sign = _cancelling(seed, size)
         layout = complete.layout_of(program_of(f, float32(params), x))
-        task = task_of(
-            params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count)
-        )
+        task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = jc.Box(task.x, task.x)
         with float64():
             ranges, _, slack, slopes = complete._roots(
