@@ -3,10 +3,10 @@
     taskset -c 0 python experiments/boxes_per_second.py --models=net.onnx,other.npz
 
 Every box is a ball of --epsilon around an input, clipped to [0, 1]^d, bounded for the
-predicted class against all others, in float32. Inputs are random or, with --inputs, read
-from a folder of CSV files or an array file and repeated; how many neurons are undecided,
-and so the figure, depends on them. It is the median of repeats after a warm-up;
-compilation is not in it.
+predicted class against all others, in float32. Inputs are random or, with --inputs,
+read from a folder of CSV files or an array file and repeated; how many neurons are
+undecided, and so the figure, depends on them. It is the median of repeats after a
+warm-up; compilation is not in it.
 """
 
 from __future__ import annotations

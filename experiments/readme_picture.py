@@ -86,7 +86,7 @@ def _draw_curve(axis, run: Run) -> None:
     axis.set_ylim(0, 100)
     axis.set_xlim(left=0)
     axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(loc="lower left")
 
 
 if __name__ == "__main__":

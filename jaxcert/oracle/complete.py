@@ -355,6 +355,9 @@ def _settle_leaves(
     state = dataclasses.replace(
         state, stuck=jnp.asarray(stuck), open=jnp.asarray(still)
     )
+    if not room:
+        # Every parked input was given up; pushing would write over open subproblems.
+        return dataclasses.replace(state, leaf_count=jnp.zeros_like(state.leaf_count))
     return resume_leaves(
         layout, params64, instances, state, leaves, points, has_point, wanted
     )
@@ -482,7 +485,9 @@ def _answer(
     instances: Instances, state: SearchState, task: ApothemTask
 ) -> ApothemAnswer:
     waiting = np.zeros(len(task.lower), bool)
-    waiting[instances.owner[state.pool.instance[: int(state.count)]]] = True
+    # Parked leaves are open subproblems as much as those on the stack.
+    for stack, count in ((state.pool, state.count), (state.leaves, state.leaf_count)):
+        waiting[instances.owner[stack.instance[: int(count)]]] = True
     waiting &= state.open
     unfinished = (waiting | state.stuck) & task.wanted
     proved = task.wanted & ~unfinished & (state.radius > task.lower)

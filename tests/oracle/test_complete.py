@@ -122,7 +122,7 @@ def check(params, lo, hi, spec, options, least: float | None = None) -> int:
 
 
 def random_box(rng, size: int):
-    """Inner, clipped, wide (everything unstable), flat in a feature, on the boundary."""
+    """Inner, clipped, wide (all unstable), flat in a feature, on the boundary."""
     x = rng.uniform(0, 1, size)
     radius = rng.choice([0.05, 0.2, 0.5, 3.0])
     lo, hi = x - radius, x + radius
