@@ -44,12 +44,13 @@ class BranchOptions:
     """How branch and bound runs.
 
     Attributes:
-      block: subproblems bounded per step.
+      block: subproblems bounded per step; 0 for 256, and 64 above 256 neurons.
       steps: most steps per call (a chunk).
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
-      ascent: how multipliers of subproblems are optimised; None for 12 iterations with
-        one hidden layer and 30 with more.
+      ascent: how multipliers of subproblems are optimised; 0 iterations stand for 12
+        with one hidden layer and 30 with more: deeper, subproblems that are not
+        optimised well enough multiply (BUILD_NOTES.md, 2026-11-20).
       root: how those of the first subproblems are, which all others start from.
       tighten: how layer ranges are tightened before branching.
       inputs: how the input box is split, where that is done instead.
@@ -57,15 +58,24 @@ class BranchOptions:
         of networks with smooth activations, of any width.
     """
 
-    block: int = 256
+    block: int = 0
     steps: int = 50
     patience: int = 2
     parked: int = 32
-    ascent: AscentOptions | None = None
+    ascent: AscentOptions = AscentOptions(iterations=0)
     root: AscentOptions = AscentOptions(iterations=100, decay=0.98)
     tighten: TightenOptions = TightenOptions()
     inputs: InputSplitOptions = InputSplitOptions()
     narrow: int = 8
+
+    def resolved(self, layout: Layout) -> BranchOptions:
+        """Returns the options with what None stands for filled in."""
+        iterations = self.ascent.iterations or (30 if len(layout.nodes) > 1 else 12)
+        return dataclasses.replace(
+            self,
+            block=self.block or (64 if layout.size > 256 else 256),
+            ascent=dataclasses.replace(self.ascent, iterations=iterations),
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -150,15 +160,6 @@ class SearchState:
     leaf_count: Int[Array, ""]
 
 
-def default_ascent(layout: Layout) -> AscentOptions:
-    """Returns how multipliers are optimised unless the caller says.
-
-    Behind one hidden layer 12 iterations do; deeper, subproblems that are not optimised
-    well enough multiply (BUILD_NOTES.md, 2026-11-20).
-    """
-    return AscentOptions(iterations=12 if len(layout.nodes) <= 1 else 30)
-
-
 def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     """Returns the boxes of these radii, rounded outward and clipped to the domain."""
 
@@ -199,8 +200,7 @@ def step(
     ) -> Multipliers:
         pace = jnp.float32(0.7) ** tries
         problem = problem.cast(jnp.float32)
-        ascent = options.ascent or default_ascent(layout)
-        return ascend(layout, values32, problem, signs, m, ascent, pace)
+        return ascend(layout, values32, problem, signs, m, options.ascent, pace)
 
     def decide(problem: Problem, signs: Array, m: Multipliers) -> Any:
         m = jax.tree.map(lambda v: v.astype(jnp.float64), m)

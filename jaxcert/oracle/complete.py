@@ -166,6 +166,7 @@ def close_brackets(
     """
     program = program_of(f, params32, task.x[0])
     layout = layout_of(program)
+    options = options.resolved(layout)
     width = 0.95 * task.tolerance
     below = np.where(np.isfinite(task.upper), task.upper, 0) - min(width, 1e300)
     radius = np.where(np.isfinite(task.upper), below, np.inf)
