@@ -170,11 +170,10 @@ def random_spec(rng, kind: str):
     return c, np.array([1, 0, 1]), 2
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["signs", "inputs"])
 def test_verdicts_agree_with_a_milp(mode: str):
     unknown = total = 0
-    # Leaves go through the host one by one: one network has to do.
-    for seed in range({"signs": 4, "inputs": 9, "leaves": 1}[mode]):
+    for seed in range({"signs": 2, "inputs": 5}[mode]):
         rng = np.random.default_rng(1000 + seed)
         params = network(WIDE, seed)
         lo, hi = random_box(rng, 3)
@@ -199,9 +198,7 @@ def test_verdicts_agree_with_a_milp(mode: str):
                 status = check(params, lo, hi, moved, MODES[mode], least + shift)
                 unknown += status == Status.UNKNOWN
                 total += 1
-    # Without ascent a leaf may wait for multipliers that linear programs do not have.
-    share = 0.2 if mode == "leaves" else 0.0
-    assert unknown <= share * total, f"{unknown} of {total} are UNKNOWN"
+    assert unknown == 0, f"{unknown} of {total} are UNKNOWN"
 
 
 def test_the_exact_answers_agree():
@@ -222,7 +219,7 @@ def test_the_exact_answers_agree():
 def test_verdicts_agree_with_rational_arithmetic(scaled: bool, mode: str):
     """Down to margins of 1e-14, and for weights of 1e-6 .. 1e6: no tolerance at all."""
     row, unknown, total = np.array([1.0, -1.0]), 0, 0
-    for seed in range(10 if mode == "leaves" else 24):
+    for seed in range(6 if mode == "leaves" else 14):
         rng = np.random.default_rng(seed)
         params = network(FLAT, seed)
         if scaled:
@@ -248,6 +245,7 @@ def test_verdicts_agree_with_rational_arithmetic(scaled: bool, mode: str):
             if abs(shift) == 1e-3:
                 unknown += verdict.status == Status.UNKNOWN
                 total += 1
+    # Without ascent a leaf may wait for multipliers that linear programs do not have.
     share = 0.2 if mode == "leaves" else 0.0
     assert unknown <= share * total, f"{unknown} of {total} are UNKNOWN"
 
