@@ -173,11 +173,12 @@ def random_spec(rng, kind: str):
 @pytest.mark.parametrize("mode", ["signs", "inputs"])
 def test_verdicts_agree_with_a_milp(mode: str):
     unknown = total = 0
-    for seed in range({"signs": 2, "inputs": 5}[mode]):
+    for seed in range({"signs": 4, "inputs": 8}[mode]):
         rng = np.random.default_rng(1000 + seed)
         params = network(WIDE, seed)
         lo, hi = random_box(rng, 3)
-        for kind in ("classification", "disjunction", "mixed"):
+        # Every kind is compiled; classification is what certify is tested with.
+        for kind in {"signs": ("disjunction", "mixed"), "inputs": ("mixed",)}[mode]:
             c, clause, count = random_spec(rng, kind)
             spec = jc.Spec(c, np.zeros(len(c)), clause, count)
             if count == 2:  # both clauses come as close to 0 as the offsets below
@@ -289,11 +290,8 @@ def test_brackets_close_on_the_exact_apothem(name: str):
         rng = np.random.default_rng(seed)
         x = low + (high - low) * rng.random((8, 3))
         x[0, 0], x[1] = low[0], high  # on the boundary
-        options = dataclasses.replace(
-            SIGNS, attack=jc.AttackOptions() if seed == 3 else None
-        )
         answer = jc.certify(
-            f, params, x, tolerance=tolerance, options=options, **settings
+            f, params, x, tolerance=tolerance, options=SIGNS, **settings
         )
 
         def sound(i: int, r: float, params=params, x=x, answer=answer) -> float:
@@ -483,8 +481,7 @@ def affine(params, x):
 
 
 @pytest.mark.parametrize("g", [smooth, softplus])
-@pytest.mark.parametrize("mode", ["signs", "inputs"])
-def test_smooth_networks_are_right_or_unknown(g, mode: str):
+def test_smooth_networks_are_right_or_unknown(g):
     axis = np.linspace(0, 1, 201)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     params = network(FLAT, 1)
@@ -494,10 +491,10 @@ def test_smooth_networks_are_right_or_unknown(g, mode: str):
     answers = []
     for shift in (-0.01, 0.1):
         spec = jc.Spec.rows(np.array([[1.0, -1]]), np.array([shift - least]))
-        verdict = jc.verify(g, params, UNIT, spec, options=MODES[mode])
+        verdict = jc.verify(g, params, UNIT, spec, options=SIGNS)
         assert verdict.status != (Status.PROVED if shift < 0 else Status.REFUTED)
         answers.append(int(verdict.status))
-    assert mode == "signs" or answers == [-1, 1]
+    assert answers == [-1, 1]
 
 
 @pytest.mark.parametrize("mode", ["signs", "inputs"])
