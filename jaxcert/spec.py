@@ -103,9 +103,8 @@ class Spec:
 
     def clauses(self, rows: Float[Array, " rows"]) -> Float[Array, " clauses"]:
         """Returns the greatest row of each clause; NaN if any row is NaN."""
-        if self.num_clauses == self.coefficients.shape[0]:
-            return rows
-        best = jax.ops.segment_max(rows, self.clause, self.num_clauses)
+        member = self.clause == jnp.arange(self.num_clauses)[:, None]
+        best = jnp.max(jnp.where(member, rows, -jnp.inf), axis=1)
         # max of a NaN row may hide it: a NaN is a bound that nobody computed.
         return jnp.where(jnp.any(jnp.isnan(rows)), jnp.nan, best)
 

@@ -67,7 +67,8 @@ class Layout:
     def join(self, pieces: dict[int, Array]) -> Float[Array, " N"]:
         """Returns one flat vector from pieces by output id (of one subproblem)."""
         return jnp.concatenate(
-            [pieces[node.output].reshape(-1) for node in self.nodes] or [jnp.zeros(0)]
+            [pieces[node.output].reshape(-1) for node in self.nodes]
+            or [jnp.zeros(0, jnp.float32)]
         )
 
     def needed(self) -> tuple[int, ...]:

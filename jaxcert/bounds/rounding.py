@@ -126,6 +126,33 @@ def _largest(box: Box) -> Array:
     return jnp.maximum(jnp.abs(box.lo), jnp.abs(box.hi))
 
 
+def _errors(
+    unit: float, program: Program, values: Values, boxes: dict[int, Box]
+) -> _Errors:
+    errors = _Errors(unit, values, boxes)
+    errors.start(program.input)
+    for node in program.nodes:
+        errors.add(node)
+    return errors
+
+
+def multiplier_cost(
+    program: Program, values: Values, boxes: dict[int, Box]
+) -> dict[int, Array]:
+    """Returns what a unit of multiplier on a ReLU input z adds to the slack.
+
+    The term beta z of a split is one more sum over paths, of magnitude beta M_z and
+    with an error of at most beta (e_z + u M_z). By output id of the ReLU nodes.
+    """
+    unit = rounding_unit(program)
+    errors = _errors(unit, program, values, boxes)
+    return {
+        node.output: errors.error[node.inputs[0]] + unit * errors.size[node.inputs[0]]
+        for node in program.nodes
+        if isinstance(node, ActivationNode) and node.activation.piecewise_linear
+    }
+
+
 def float64_slack(
     program: Program, values: Values, boxes: dict[int, Box], rows: Array
 ) -> Float[Array, ""]:
@@ -140,11 +167,8 @@ def float64_slack(
       rows: the coefficients C of the spec, shape (rows, outputs). The offset d is taken
         to be of the magnitude of C y; a greater one rounds relatively to itself.
     """
-    unit = rounding_unit(program) + 2 * _HALF_ULP * rows.shape[-1]
-    errors = _Errors(unit, values, boxes)
-    errors.start(program.input)
-    for node in program.nodes:
-        errors.add(node)
+    unit = rounding_unit(program) + 2 * _HALF_ULP * sum(rows.shape)
+    errors = _errors(unit, program, values, boxes)
     coefficients = jnp.abs(rows)
     carried = coefficients @ errors.error[program.output]
     local = coefficients @ errors.size[program.output]

@@ -91,6 +91,7 @@ class Instances:
       rates: rates of the faces, shape d.
       ranges: layer ranges over each input's first box, leaves (J, ...).
       slack: what a bound must exceed, (J,).
+      split_cost: by how much more per unit of each neuron's beta, (J, N).
       floor: radius that is already proved, (J,).
       width: how far below a witness the radius to prove is put.
       owner: the input of every instance, (I,).
@@ -103,6 +104,7 @@ class Instances:
     rates: Rates
     ranges: Ranges
     slack: Float[Array, " J"]
+    split_cost: Float[Array, "J N"]
     floor: Float[Array, " J"]
     width: Float[Array, ""]
     owner: Int[Array, " I"]
@@ -208,7 +210,9 @@ def step(
 
     best = jax.vmap(optimise)(problem, popped.signs, popped.multipliers, popped.tries)
     bound, (at_input, at_outputs) = jax.vmap(decide)(problem, popped.signs, best)
-    proved = bound > instances.slack[owner]
+    betas = jnp.maximum(best.split, 0).astype(jnp.float64)
+    charged = jnp.sum(betas * instances.split_cost[owner], axis=1)
+    proved = bound > instances.slack[owner] + charged
     survives = valid & ~proved
 
     state = dataclasses.replace(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxcert.bounds.alpha import (
     AscentOptions,
@@ -34,7 +34,7 @@ from jaxcert.bounds.alpha import (
 )
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import interval_rows, program_of
-from jaxcert.bounds.rounding import float64_slack
+from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.box import Box, Rates
 from jaxcert.oracle.branch_and_bound import (
     BranchOptions,
@@ -75,8 +75,8 @@ def _roots(
     params: Any,
     box: Box,
     spec: Spec,
-) -> tuple[Ranges, Float[Array, "J rows"], Float[Array, " J"], Float[Array, "J N"]]:
-    """Returns ranges, CROWN bounds of the clauses, slack and slopes per input."""
+) -> tuple[Ranges, Array, Array, Array, Array]:
+    """Returns ranges, CROWN bounds of clauses, slack, beta costs, slopes per input."""
     program = layout.program
 
     def one(box: Box, spec: Spec) -> Any:
@@ -90,7 +90,8 @@ def _roots(
         if options.iterations > 0:
             values32 = program.prepare(params32, jnp.float32)
             ranges = tighten_layers(layout, values32, values, box, ranges, options)
-        return ranges, clauses, slack, default_slopes(layout, ranges)
+        cost = layout.join(multiplier_cost(program, values, layers.boxes))
+        return ranges, clauses, slack, cost, default_slopes(layout, ranges)
 
     return jax.vmap(one)(box, spec)
 
@@ -174,11 +175,12 @@ def close_brackets(
     radius = np.where(task.wanted, np.maximum(radius, task.lower), task.lower)
     instances = Instances(
         x=task.x, domain=task.domain, rates=task.rates, ranges={}, slack=task.lower,
+        split_cost=np.zeros((len(task.x), layout.size)),
         floor=task.lower, width=np.float64(width), owner=np.zeros(1, np.int32),
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
     box = ball(instances, np.maximum(radius, 0))
-    ranges, clauses, slack, slopes = _roots(
+    ranges, clauses, slack, cost, slopes = _roots(
         layout, options.tighten, params32, params64, box, task.spec
     )
     open_clauses = ~(np.asarray(clauses) > np.asarray(slack)[:, None])
@@ -186,11 +188,11 @@ def close_brackets(
     owner, clause = np.nonzero(open_clauses)
     rows, offset = _clause_rows(task.spec, owner, clause)
     instances = dataclasses.replace(
-        instances, ranges=ranges, slack=slack, owner=owner.astype(np.int32),
-        rows=rows, offset=offset,
+        instances, ranges=ranges, slack=slack, split_cost=cost,
+        owner=owner.astype(np.int32), rows=rows, offset=offset,
     )  # fmt: skip
     instances, state = _start(layout, instances, options, radius, box, slopes, task)
-    if owner.size:
+    if owner.size and layout.size:
         multipliers = _ascend_roots(
             layout, options.root, params32, instances, box, state.pool.multipliers,
             state.pool.instance, len(instances.owner),
@@ -198,7 +200,8 @@ def close_brackets(
         pool = dataclasses.replace(state.pool, multipliers=multipliers)
         state = dataclasses.replace(state, pool=pool)
     visits: dict[bytes, int] = {}
-    while time.monotonic() < deadline:
+    # Without a ReLU there is nothing to split: what the bounds left open stays open.
+    while layout.size and time.monotonic() < deadline:
         if int(state.leaf_count) > 0:
             state = _settle_leaves(
                 layout, options, params64, instances, state, task, visits

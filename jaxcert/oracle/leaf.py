@@ -67,6 +67,11 @@ def affine_maps(
     return jacobian[0], neurons, jacobian[1], rows, layout.join(full)
 
 
+def _finite(maps: tuple[np.ndarray, ...]) -> bool:
+    """A network that overflows has no linear program."""
+    return all(bool(np.isfinite(m).all()) for m in maps)
+
+
 def nearest_violation(
     maps: tuple[np.ndarray, ...],
     fixed: Int[np.ndarray, " N"],
@@ -78,6 +83,8 @@ def nearest_violation(
     """Returns the point nearest to x with these signs and every row <= -2 slack."""
     from scipy.optimize import linprog
 
+    if not _finite(maps):
+        return None
     neurons, neuron_offset, rows, row_offset, _ = maps
     count = x.size
     low, high = np.ravel(rates.lower), np.ravel(rates.upper)
@@ -114,6 +121,8 @@ def proving_multipliers(
     """
     from scipy.optimize import linprog
 
+    if not _finite(maps):
+        return None, None
     neurons, neuron_offset, rows, row_offset, _ = maps
     chosen = np.flatnonzero(fixed)
     sign = fixed[chosen].astype(float)[:, None]
@@ -133,7 +142,9 @@ def proving_multipliers(
     limit = np.concatenate([-row_offset, sign[:, 0] * neuron_offset[chosen]])
     faces = [*zip(np.ravel(box.lo), np.ravel(box.hi), strict=True)]
     bounds = [*faces, (None, None), *[(0, None)] * len(chosen)]
-    price = 1e3 * np.max(np.abs(rows)) / np.max(np.abs(neurons[chosen]), initial=1e-9)
+    # Rows may be constant on the leaf; then their offset is what has to be outbid.
+    worth = np.max(np.abs(rows)) + np.max(np.abs(row_offset))
+    price = 1e4 * worth / np.max(np.abs(neurons[chosen]), initial=1e-9)
     goal = np.concatenate([np.zeros(len(faces)), [1], np.full(len(chosen), price)])
     result = linprog(goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs")
     if result.status != 0:

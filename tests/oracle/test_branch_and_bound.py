@@ -167,10 +167,10 @@ def test_a_tiny_stack_is_unknown_or_right(seed: int, monkeypatch):
         assert kind != ("R" if good else "P")
 
 
-def _instances(task, ranges, slack) -> Instances:
+def _instances(task, ranges, slack, cost) -> Instances:
     return Instances(
         x=task.x, domain=task.domain, rates=task.rates, ranges=ranges, slack=slack,
-        floor=task.lower, width=np.float64(1.0),
+        split_cost=cost, floor=task.lower, width=np.float64(1.0),
         owner=np.arange(len(task.x), dtype=np.int32),
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
@@ -182,10 +182,10 @@ def _full_stack(params, rows: int, capacity: int):
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     box = jc.Box(np.zeros((2, 2)), np.ones((2, 2)))
     with float64():
-        ranges, _, slack, slopes = complete._roots(
+        ranges, _, slack, cost, slopes = complete._roots(
             layout, LEAVES.tighten, float32(params), params, box, task.spec
         )
-        instances = _instances(task, ranges, slack)
+        instances = _instances(task, ranges, slack, cost)
         instances, state = complete._start(
             layout, instances, LEAVES, np.full(2, 0.5), box, slopes, task
         )
@@ -360,10 +360,10 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = jc.Box(task.x, task.x)
         with float64():
-            ranges, _, slack, slopes = complete._roots(
+            ranges, _, slack, cost, slopes = complete._roots(
                 layout, LEAVES.tighten, float32(params), params, box, task.spec
             )
-            instances = _instances(task, ranges, slack)
+            instances = _instances(task, ranges, slack, cost)
             options = dataclasses.replace(LEAVES, block=count)
             instances, state = complete._start(
                 layout, instances, options, np.zeros(count), box, slopes, task
