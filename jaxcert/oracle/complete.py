@@ -241,7 +241,8 @@ def decide(
     center = np.asarray(box.center)
     program = program_of(f, params32, center)
     narrow = program.input_size <= options.narrow
-    if narrow or not is_piecewise_linear(program):
+    splits_signs = is_piecewise_linear(program) and layout_of(program).size > 0
+    if narrow or not splits_signs:
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed = decide_by_input(
             program, params64, box, spec, options.inputs, deadline
