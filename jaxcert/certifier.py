@@ -32,8 +32,9 @@ from jaxcert.checks import (
 )
 from jaxcert.errors import InputError
 from jaxcert.oracle.attack import AttackOracle
-from jaxcert.oracle.complete import ApothemAnswer, ApothemTask, close_brackets
+from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
+from jaxcert.oracle.instances import ApothemTask
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
 from jaxcert.spec import Spec

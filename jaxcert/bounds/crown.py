@@ -163,7 +163,7 @@ def meet_in_buckets(
     count = mask.size
     lo, hi = before.lo.reshape(-1), before.hi.reshape(-1)
     if bucket is None or bucket >= count:
-        new_lo, new_hi = _meet(lo, hi, *bound(jnp.arange(count)))
+        new_lo, new_hi = meet(lo, hi, *bound(jnp.arange(count)))
         wanted = mask.reshape(-1)
         lo, hi = jnp.where(wanted, new_lo, lo), jnp.where(wanted, new_hi, hi)
     else:
@@ -171,7 +171,8 @@ def meet_in_buckets(
     return Box(lo.reshape(mask.shape), hi.reshape(mask.shape))
 
 
-def _meet(lo: Array, hi: Array, new_lo: Array, new_hi: Array) -> tuple[Array, Array]:
+def meet(lo: Array, hi: Array, new_lo: Array, new_hi: Array) -> tuple[Array, Array]:
+    """Returns the intersection of two ranges of the same numbers."""
     lo, hi = jnp.maximum(lo, new_lo), jnp.minimum(hi, new_hi)
     # Two roundings of one number may cross; keep the interval from turning around.
     return jnp.minimum(lo, hi), jnp.maximum(lo, hi)
@@ -195,7 +196,7 @@ def _in_buckets(
         new_lo, new_hi = bound(jnp.minimum(index, count - 1))
         old_lo = lo.at[index].get(mode="fill", fill_value=0)
         old_hi = hi.at[index].get(mode="fill", fill_value=0)
-        new_lo, new_hi = _meet(old_lo, old_hi, new_lo, new_hi)
+        new_lo, new_hi = meet(old_lo, old_hi, new_lo, new_hi)
         lo = lo.at[index].set(new_lo, mode="drop")
         hi = hi.at[index].set(new_hi, mode="drop")
         return first + bucket, lo, hi

@@ -24,19 +24,24 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.alpha import (
-    AscentOptions,
     Layout,
     Multipliers,
     Problem,
     Ranges,
-    TightenOptions,
-    ascend,
+    narrowed,
     restricted,
     subproblem_bound,
 )
-from jaxcert.box import Box, Rates
+from jaxcert.bounds.ascent import AscentOptions, ascend
+from jaxcert.bounds.tighten import TightenOptions, refine_ranges
+from jaxcert.box import Box
 from jaxcert.oracle.input_split import InputSplitOptions
+from jaxcert.oracle.instances import Instances, Pool, SearchState, ball
+from jaxcert.oracle.stack import pop_block, push
 from jaxcert.program import Values
+
+# Fixing a sign narrows all later layers too: how much more a neuron counts per layer.
+_LAYER_WEIGHT, _LAYERS = 4.0, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +49,15 @@ class BranchOptions:
     """How branch and bound runs.
 
     Attributes:
-      block: subproblems bounded per step; 0 for 256, and 64 above 256 neurons.
+      block: subproblems bounded per step; 0 for 256, and 32 above 256 neurons.
       steps: most steps per call (a chunk).
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
       ascent: how multipliers of subproblems are optimised; 0 iterations stand for 12
         with one hidden layer and 30 with more: deeper, subproblems that are not
         optimised well enough multiply (BUILD_NOTES.md, 2026-11-20).
+      refine: neurons per layer whose range every subproblem bounds again, given its
+        signs; 0 leaves the ranges of the root.
       root: how those of the first subproblems are, which all others start from.
       tighten: how layer ranges are tightened before branching.
       inputs: how the input box is split, where that is done instead.
@@ -63,6 +70,7 @@ class BranchOptions:
     patience: int = 2
     parked: int = 32
     ascent: AscentOptions = AscentOptions(iterations=0)
+    refine: int = 32
     root: AscentOptions = AscentOptions(iterations=100, decay=0.98)
     tighten: TightenOptions = TightenOptions()
     inputs: InputSplitOptions = InputSplitOptions()
@@ -73,102 +81,9 @@ class BranchOptions:
         iterations = self.ascent.iterations or (30 if len(layout.nodes) > 1 else 12)
         return dataclasses.replace(
             self,
-            block=self.block or (64 if layout.size > 256 else 256),
+            block=self.block or (32 if layout.size > 256 else 256),
             ascent=dataclasses.replace(self.ascent, iterations=iterations),
         )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Instances:
-    """What is to be proved, fixed during the search; float64.
-
-    J inputs with a box each, I instances: one clause of one input's spec.
-
-    Attributes:
-      x: inputs, (J, *d).
-      domain: box of legal inputs, shape d.
-      rates: rates of the faces, shape d.
-      ranges: layer ranges over each input's first box, leaves (J, ...).
-      slack: what a bound must exceed, (J,).
-      split_cost: by how much more per unit of each neuron's beta, (J, N).
-      floor: radius that is already proved, (J,).
-      width: how far below a witness the radius to prove is put.
-      owner: the input of every instance, (I,).
-      rows: (I, rows, outputs).
-      offset: (I, rows).
-    """
-
-    x: Float[Array, "J *d"]
-    domain: Box
-    rates: Rates
-    ranges: Ranges
-    slack: Float[Array, " J"]
-    split_cost: Float[Array, "J N"]
-    floor: Float[Array, " J"]
-    width: Float[Array, ""]
-    owner: Int[Array, " I"]
-    rows: Float[Array, "I rows outputs"]
-    offset: Float[Array, "I rows"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """The stack of open subproblems; rows from `count` on mean nothing.
-
-    Attributes:
-      instance: (P,).
-      signs: -1, 0 or 1 per neuron, (P, N) int8.
-      multipliers: where the optimisation starts, leaves (P, ...), float32.
-      tries: how often a leaf came back, (P,).
-    """
-
-    instance: Int[Array, " P"]
-    signs: Int[Array, "P N"]
-    multipliers: Multipliers
-    tries: Int[Array, " P"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SearchState:
-    """Everything that changes.
-
-    Attributes:
-      pool: the stack.
-      count: subproblems on it.
-      box: the box that is being proved for every input, (J, *d).
-      radius: its radius, (J,).
-      upper: distance of the nearest witness, inf if none, (J,).
-      witness: (J, *d).
-      open: whether an input is still worked on, (J,).
-      stuck: whether it was given up, (J,).
-      processed: subproblems bounded so far, per input, (J,).
-      leaves: parked leaves, a stack of its own.
-      leaf_count: leaves on it.
-    """
-
-    pool: Pool
-    count: Int[Array, ""]
-    box: Box
-    radius: Float[Array, " J"]
-    upper: Float[Array, " J"]
-    witness: Float[Array, "J *d"]
-    open: Bool[Array, " J"]
-    stuck: Bool[Array, " J"]
-    processed: Int[Array, " J"]
-    leaves: Pool
-    leaf_count: Int[Array, ""]
-
-
-def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
-    """Returns the boxes of these radii, rounded outward and clipped to the domain."""
-
-    def one(x: Array, r: Array) -> Box:
-        return Box.ball(x, r, instances.domain, instances.rates, outward=True)
-
-    return jax.vmap(one)(instances.x, radius)
 
 
 def step(
@@ -183,32 +98,37 @@ def step(
     program, block = layout.program, options.block
     values32 = program.prepare(params32, jnp.float32)
     values64 = program.prepare(params64, jnp.float64)
-    start = jnp.maximum(state.count - block, 0)
-    popped: Pool = jax.tree.map(
-        lambda a: lax.dynamic_slice_in_dim(a, start, block), state.pool
-    )
+    popped: Pool
+    popped, start, valid = pop_block(state.pool, state.count, block)
     owner = instances.owner[popped.instance]
-    valid = (start + jnp.arange(block) < state.count) & state.open[owner]
+    valid = valid & state.open[owner]
 
-    problem = Problem(
-        box=jax.tree.map(lambda v: v[owner], state.box),
-        ranges=jax.tree.map(lambda v: v[owner], instances.ranges),
-        rows=instances.rows[popped.instance],
-        offset=instances.offset[popped.instance],
-    )
+    def narrow(problem: Problem, item: Pool) -> Problem:
+        problem = narrowed(problem, item.ranges)
+        cut = restricted(layout, problem.ranges, item.signs)
+        problem = dataclasses.replace(problem, ranges=cut)
+        if not options.refine or not layout.improvable:
+            return problem
+        _, (_, at_outputs) = subproblem_bound(
+            layout, values32, problem.cast(jnp.float32), item.signs, item.multipliers
+        )
+        score, _ = _scores(layout, cut, item.signs, jnp.abs(at_outputs))
+        cut = refine_ranges(layout, values64, problem.box, cut, score, options.refine)
+        return dataclasses.replace(problem, ranges=cut)
 
-    def optimise(
-        problem: Problem, signs: Array, m: Multipliers, tries: Array
-    ) -> Multipliers:
-        pace = jnp.float32(0.7) ** tries
-        problem = problem.cast(jnp.float32)
-        return ascend(layout, values32, problem, signs, m, options.ascent, pace)
+    def optimise(problem: Problem, item: Pool) -> Multipliers:
+        pace = jnp.float32(0.7) ** item.tries
+        return ascend(
+            layout, values32, problem.cast(jnp.float32), item.signs, item.multipliers,
+            options.ascent, pace,
+        )  # fmt: skip
 
     def decide(problem: Problem, signs: Array, m: Multipliers) -> Any:
         m = jax.tree.map(lambda v: v.astype(jnp.float64), m)
         return subproblem_bound(layout, values64, problem, signs, m)
 
-    best = jax.vmap(optimise)(problem, popped.signs, popped.multipliers, popped.tries)
+    problem = jax.vmap(narrow)(instances.problem(popped.instance, state.box), popped)
+    best = jax.vmap(optimise)(problem, popped)
     bound, (at_input, at_outputs) = jax.vmap(decide)(problem, popped.signs, best)
     betas = jnp.maximum(best.split, 0).astype(jnp.float64)
     charged = jnp.sum(betas * instances.split_cost[owner], axis=1)
@@ -233,7 +153,12 @@ def step(
     survives = survives & state.open[owner] & ~parked
     chosen = jax.nn.one_hot(neuron, layout.size, dtype=jnp.int8)
     chosen = jnp.where(splittable[:, None], chosen, 0)
-    kept = dataclasses.replace(popped, multipliers=best, tries=tries)
+    kept = dataclasses.replace(
+        popped,
+        ranges={i: _outward(problem.ranges[i]) for i in popped.ranges},
+        multipliers=best,
+        tries=tries,
+    )
     leaves, leaf_count = push(state.leaves, state.leaf_count, kept, parked)
     state = dataclasses.replace(state, leaves=leaves, leaf_count=leaf_count)
     children = jax.tree.map(
@@ -242,46 +167,49 @@ def step(
         dataclasses.replace(kept, signs=popped.signs - chosen),
     )
     wanted = jnp.concatenate([survives, survives & splittable])
-    pool, count = push(state.pool, start.astype(state.count.dtype), children, wanted)
+    pool, count = push(state.pool, start, children, wanted)
     return dataclasses.replace(state, pool=pool, count=count)
 
 
-def push(
-    stack: Pool, start: Int[Array, ""], new: Pool, wanted: Bool[Array, " n"]
-) -> tuple[Pool, Int[Array, ""]]:
-    """Returns the stack with the wanted rows of `new` from `start` on, and its count.
+def _outward(box: Box) -> Box:
+    """Returns the box in float32, rounded outward."""
+    lo, hi = box.lo.astype(jnp.float32), box.hi.astype(jnp.float32)
+    return Box(
+        jnp.where(lo > box.lo, jnp.nextafter(lo, -jnp.inf), lo),
+        jnp.where(hi < box.hi, jnp.nextafter(hi, jnp.inf), hi),
+    )
 
-    The stack must have room for all rows of `new`.
+
+def _scores(
+    layout: Layout, ranges: Ranges, signs: Int[Array, " N"], weight: Float[Array, " N"]
+) -> tuple[Float[Array, " N"], Bool[Array, " N"]]:
+    """Returns weight times the intercept of a free neuron's upper line, and the free.
+
+    The intercept u |l| / (u - l) is what that line costs at worst (Bunel et al. 2020).
+    It counts more in earlier layers, for what it costs the ranges of later ones. A
+    neuron that is decided has score -1.
     """
-    place = jnp.where(wanted, jnp.cumsum(wanted) - 1, wanted.size)
-
-    def write(stack: Array, new: Array) -> Array:
-        packed = jnp.zeros_like(new).at[place].set(new, mode="drop")
-        return lax.dynamic_update_slice_in_dim(stack, packed, start, axis=0)
-
-    count = (start + jnp.sum(wanted)).astype(start.dtype)
-    return jax.tree.map(write, stack, new), count
+    gap, unstable, factor = {}, {}, {}
+    last = len(layout.nodes) - 1
+    for layer, node in enumerate(layout.nodes):
+        z = ranges[node.inputs[0]]
+        free = node.activation.undecided(z.lo, z.hi)
+        gap[node.output] = jnp.where(free, -z.lo * z.hi / (z.hi - z.lo), 0.0)
+        unstable[node.output] = free
+        earlier = _LAYER_WEIGHT ** min(last - layer, _LAYERS)
+        factor[node.output] = jnp.full(node.shape, earlier)
+    free = layout.join(unstable) & (signs == 0)
+    cost = weight * layout.join(gap) * layout.join(factor)
+    return jnp.where(free, cost + 1e-30, -1.0), free
 
 
 def _branch(
     layout: Layout, ranges: Ranges, signs: Int[Array, " N"], at_outputs: Array
 ) -> tuple[Array, Array]:
-    """Returns the neuron to split, and whether there is one.
-
-    The score is what the upper line of an unstable ReLU costs at worst: the intercept
-    u |l| / (u - l) times the negative part of its coefficient (Bunel et al. 2020).
-    """
+    """Returns the neuron to split, and whether there is one."""
     cut = restricted(layout, ranges, signs)
-    gap, unstable = {}, {}
-    for node in layout.nodes:
-        z = cut[node.inputs[0]]
-        unstable[node.output] = node.activation.undecided(z.lo, z.hi)
-        gap[node.output] = jnp.where(
-            unstable[node.output], -z.lo * z.hi / (z.hi - z.lo), 0.0
-        )
-    free = layout.join(unstable) & (signs == 0)
     weight = jnp.maximum(-at_outputs, 0) + 0.1 * jnp.maximum(at_outputs, 0)
-    score = jnp.where(free, weight * layout.join(gap) + 1e-30, -1.0)
+    score, free = _scores(layout, cut, signs, weight)
     return jnp.argmax(score), jnp.any(free)
 
 

@@ -24,6 +24,7 @@ from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
+from jaxcert.oracle.stack import pop_block, push
 from jaxcert.program import Program
 from jaxcert.spec import Spec
 
@@ -124,11 +125,7 @@ def run_chunk(
 
     def body(carry: tuple[Array, SplitState]) -> tuple[Array, SplitState]:
         index, state = carry
-        start = jnp.maximum(state.count - block, 0)
-        popped = jax.tree.map(
-            lambda v: lax.dynamic_slice_in_dim(v, start, block), state.stack
-        )
-        valid = start + jnp.arange(block) < state.count
+        popped, start, valid = pop_block(state.stack, state.count, block)
         bound = functools.partial(_bound_box, program, options.crown, params)
         proved, point, refutes, feature = jax.vmap(bound, in_axes=(0, None))(
             popped, spec
@@ -141,16 +138,10 @@ def run_chunk(
         stuck = jnp.any(survives & (whole(low, popped) | whole(high, popped)))
         children = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
         wanted = jnp.concatenate([survives, survives])
-        place = jnp.where(wanted, jnp.cumsum(wanted) - 1, wanted.size)
-
-        def write(stack: Array, new: Array) -> Array:
-            packed = jnp.zeros_like(new).at[place].set(new, mode="drop")
-            return lax.dynamic_update_slice_in_dim(stack, packed, start, axis=0)
-
+        stack, count = push(state.stack, start, children, wanted)
         found = jnp.any(refutes)
-        count = (start + jnp.sum(wanted)).astype(state.count.dtype)
         return index + 1, SplitState(
-            stack=jax.tree.map(write, state.stack, children),
+            stack=stack,
             count=count,
             witness=jnp.where(found, point[jnp.argmax(refutes)], state.witness),
             refuted=state.refuted | found,

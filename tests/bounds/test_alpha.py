@@ -14,14 +14,13 @@ import jaxcert as jc
 from jaxcert.bounds.alpha import (
     Multipliers,
     Problem,
-    TightenOptions,
     subproblem_bound,
-    tighten_layers,
 )
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.rounding import float64_slack
-from jaxcert.oracle.complete import layout_of
+from jaxcert.bounds.tighten import TightenOptions, tighten_layers
+from jaxcert.oracle.brackets import layout_of
 from jaxcert.program import ActivationNode, AffineNode
 
 BOXES, TRIALS, POINTS, ROWS = 6, 40, 400, 3

@@ -14,16 +14,15 @@ import pytest
 from cases import exact32
 
 import jaxcert as jc
-from jaxcert.bounds.alpha import AscentOptions, TightenOptions
+from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.bounds.ibp import program_of
+from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.certifier import float64
-from jaxcert.oracle import complete
-from jaxcert.oracle.branch_and_bound import (
-    BranchOptions,
-    Instances,
-    resume_leaves,
-    step,
-)
+from jaxcert.oracle import brackets, complete
+from jaxcert.oracle import instances as setup
+from jaxcert.oracle.branch_and_bound import BranchOptions, resume_leaves, step
+from jaxcert.oracle.instances import ApothemTask, Instances
+from jaxcert.oracle.settle import settle_leaves
 from jaxcert.verdict import Status
 
 UNIT = jc.Box(np.zeros(2), np.ones(2))
@@ -78,7 +77,7 @@ def decide(params, spec, options, deadline=np.inf):
 def task_of(params, x, reach, offsets, wanted=None):
     """One clause per input over its ball: `y0 - y1 + offset > 0`."""
     count = len(x)
-    return complete.ApothemTask(
+    return ApothemTask(
         x=x, domain=UNIT, rates=jc.Rates(np.ones(2), np.ones(2)),
         spec=jc.Spec(
             np.tile(ROW, (count, 1, 1)), np.reshape(offsets, (count, 1)),
@@ -92,7 +91,7 @@ def task_of(params, x, reach, offsets, wanted=None):
 
 def close(params, task, options, deadline=np.inf):
     with float64():
-        return complete.close_brackets(
+        return brackets.close_brackets(
             f, float32(params), params, task, options, deadline
         )
 
@@ -136,7 +135,7 @@ def clock(readings: int):
 def test_a_deadline_at_any_moment_claims_nothing_false(readings: int, monkeypatch):
     for seed in (2, 3):
         params = network(seed)
-        monkeypatch.setattr(complete, "time", clock(readings))
+        monkeypatch.setattr(brackets, "time", clock(readings))
         verdict, _ = decide(params, violated(params), LEAVES, deadline=1.0)
         assert verdict.status != Status.PROVED, seed
         if readings == 0:
@@ -159,7 +158,7 @@ def test_a_deadline_in_the_past_leaves_the_brackets_as_they_were():
 
 @pytest.mark.parametrize("seed", [1])
 def test_a_tiny_stack_is_unknown_or_right(seed: int, monkeypatch):
-    monkeypatch.setattr(complete, "_CAPACITY", 1)
+    monkeypatch.setattr(setup, "_MOST_ITEMS", 1)
     params, x, reach, offsets, holds = batch(seed, 60)
     options = dataclasses.replace(LEAVES, block=16, parked=64, steps=2)
     answer = close(params, task_of(params, x, reach, offsets), options)
@@ -178,20 +177,21 @@ def _instances(task, ranges, slack, cost) -> Instances:
 
 def _full_stack(params, rows: int, capacity: int):
     """Instances, and a state with so many subproblems of input 1 on its stack."""
-    layout = complete.layout_of(program_of(f, float32(params), np.zeros(2)))
+    layout = brackets.layout_of(program_of(f, float32(params), np.zeros(2)))
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     box = jc.Box(np.zeros((2, 2)), np.ones((2, 2)))
     with float64():
-        ranges, _, slack, cost, slopes = complete._roots(
+        ranges, _, slack, cost, slopes = brackets._roots(
             layout, LEAVES.tighten, float32(params), params, box, task.spec
         )
         instances = _instances(task, ranges, slack, cost)
-        instances, state = complete._start(
-            layout, instances, LEAVES, np.full(2, 0.5), box, slopes, task
+        instances, state = setup.start(
+            layout, instances, 4, 1, np.full(2, 0.5), box, slopes, task
         )
     signs = np.random.default_rng(0).integers(-1, 2, (capacity, 8)).astype(np.int8)
     pool = dataclasses.replace(
         state.pool, instance=np.ones(capacity, np.int32), signs=signs,
+        ranges=jax.tree.map(lambda v: v[:capacity], state.pool.ranges),
         multipliers=jax.tree.map(lambda v: v[:capacity], state.pool.multipliers),
         tries=np.zeros(capacity, np.int32),
     )  # fmt: skip
@@ -237,10 +237,10 @@ def test_a_full_stack_with_parked_leaves_forgets_no_other_input():
     state = dataclasses.replace(state, leaves=parked, leaf_count=jnp.int32(1))
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     with float64():
-        state = complete._settle_leaves(
-            layout, LEAVES, params, instances, state, task, {}
+        state = settle_leaves(
+            layout, LEAVES.patience, params, instances, state, task, {}
         )
-        answer = complete._answer(instances, jax.device_get(state), task)
+        answer = brackets._answer(instances, jax.device_get(state), task)
     assert answer.open.all()
     assert not answer.improved.any()
 
@@ -268,7 +268,7 @@ def test_a_batch_answers_as_its_inputs_do_one_at_a_time():
 
 def test_rows_of_the_instance_table_that_pad_it_are_never_read(monkeypatch):
     params, x, reach, offsets, holds = batch(5, 7)
-    start = complete._start
+    start = brackets.start
 
     def poisoned(layout, instances, *rest):
         used = len(instances.owner)
@@ -277,7 +277,7 @@ def test_rows_of_the_instance_table_that_pad_it_are_never_read(monkeypatch):
         rows[used:], offset[used:] = np.nan, np.nan
         return dataclasses.replace(instances, rows=rows, offset=offset), state
 
-    monkeypatch.setattr(complete, "_start", poisoned)
+    monkeypatch.setattr(brackets, "start", poisoned)
     answer = close(params, task_of(params, x, reach, offsets), LEAVES)
     assert kinds(answer, reach) == "".join("P" if good else "R" for good in holds)
 
@@ -356,17 +356,17 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
     count = 16
     for seed in range(4):
         params, x, sign = _cancelling(seed, size)
-        layout = complete.layout_of(program_of(f, float32(params), x))
+        layout = brackets.layout_of(program_of(f, float32(params), x))
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = jc.Box(task.x, task.x)
         with float64():
-            ranges, _, slack, cost, slopes = complete._roots(
+            ranges, _, slack, cost, slopes = brackets._roots(
                 layout, LEAVES.tighten, float32(params), params, box, task.spec
             )
             instances = _instances(task, ranges, slack, cost)
             options = dataclasses.replace(LEAVES, block=count)
-            instances, state = complete._start(
-                layout, instances, options, np.zeros(count), box, slopes, task
+            instances, state = setup.start(
+                layout, instances, count, 1, np.zeros(count), box, slopes, task
             )
             pool = jax.tree.map(np.array, jax.device_get(state.pool))
             pool.signs[:count, 3] = sign

@@ -18,7 +18,8 @@ import pytest
 from cases import exact32
 
 import jaxcert as jc
-from jaxcert.bounds.alpha import AscentOptions, TightenOptions
+from jaxcert.bounds.ascent import AscentOptions
+from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.certifier import Certifier
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.verdict import Status

@@ -1,0 +1,127 @@
+"""Optimising the multipliers of bounds: Adam, projected to where bounds stay valid.
+
+Any multipliers in their range give a valid bound, so nothing here needs to be believed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxcert.bounds.alpha import Layout, Multipliers, Problem, subproblem_bound
+from jaxcert.program import Values
+
+Evaluate = Callable[[Any], tuple[tuple[Array, Any], Any]]
+"""Multipliers -> ((objective, anything), gradient of the objective's sum)."""
+
+
+def climb(
+    evaluate: Evaluate,
+    start: Any,
+    first: tuple[tuple[Array, Any], Any],
+    rates: Any,
+    project: Callable[[Any], Any],
+    decay: float,
+    moves: int,
+) -> Any:
+    """Returns the best multipliers that Adam meets, those of each objective apart.
+
+    Args:
+      evaluate: gives objectives, shape () or (rows,), to be maximised.
+      start: a pytree; with row objectives its leaves are (rows, ...).
+      first: `evaluate(start)`.
+      rates: first step per leaf, a pytree like `start`.
+      project: puts multipliers back where they are valid.
+      decay: of all rates, per move.
+      moves: how often to move, >= 0.
+    """
+    (value, _), gradient = first
+    zeros = jax.tree.map(jnp.zeros_like, start)
+
+    def step(index: Array, carry: Any) -> Any:
+        current, gradient, mean, square, best, best_value = carry
+        mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
+        square = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, square, gradient)
+        grown, squared = 1 - 0.9 ** (index + 1.0), 1 - 0.99 ** (index + 1.0)
+        fade = decay**index
+
+        def move(z: Array, m: Array, v: Array, rate: Array) -> Array:
+            return z + fade * rate * (m / grown) / (jnp.sqrt(v / squared) + 1e-12)
+
+        current = project(jax.tree.map(move, current, mean, square, rates))
+        (value, _), gradient = evaluate(current)
+        better = value > best_value
+
+        def keep(new: Array, old: Array) -> Array:
+            where = better.reshape(better.shape + (1,) * (new.ndim - better.ndim))
+            return jnp.where(where, new, old)
+
+        best = jax.tree.map(keep, current, best)
+        best_value = jnp.maximum(value, best_value)
+        return current, gradient, mean, square, best, best_value
+
+    carry = (start, gradient, zeros, zeros, start, value)
+    return lax.fori_loop(0, moves, step, carry)[4]
+
+
+@dataclasses.dataclass(frozen=True)
+class AscentOptions:
+    """Projected Adam on the multipliers of a subproblem.
+
+    Attributes:
+      iterations: evaluations of the bound, >= 1.
+      slope_rate: first step of the slopes.
+      split_rate: first step of the betas, relative to the coefficients they act on.
+      row_rate: first step of the row weights.
+      decay: of all rates, per iteration.
+    """
+
+    iterations: int = 12
+    slope_rate: float = 0.2
+    split_rate: float = 0.2
+    row_rate: float = 0.2
+    decay: float = 0.95
+
+
+def ascend(
+    layout: Layout,
+    values: Values,
+    problem: Problem,
+    signs: Int[Array, " N"],
+    start: Multipliers,
+    options: AscentOptions,
+    pace: Float[Array, ""] | float = 1.0,
+) -> Multipliers:
+    """Returns multipliers whose bound is at least that of the start.
+
+    All in the float type of the problem. The best iterate is kept; `pace` scales all
+    rates, to converge further from where an earlier ascent ended.
+    """
+
+    def bound(multipliers: Multipliers) -> tuple[Array, Array]:
+        value, (_, outputs) = subproblem_bound(
+            layout, values, problem, signs, multipliers
+        )
+        return value, outputs
+
+    evaluate = jax.value_and_grad(bound, has_aux=True)
+    first = evaluate(start)
+    (_, outputs), _ = first
+    scale = jnp.mean(jnp.abs(outputs)) + 1e-6
+    rates = Multipliers(
+        slope=jnp.full_like(start.slope, options.slope_rate) * pace,
+        split=jnp.full_like(start.split, options.split_rate) * scale * pace,
+        row=jnp.full_like(start.row, options.row_rate) * pace,
+    )
+
+    def project(m: Multipliers) -> Multipliers:
+        return Multipliers(jnp.clip(m.slope, 0, 1), jnp.maximum(m.split, 0), m.row)
+
+    moves = options.iterations - 1
+    return climb(evaluate, start, first, rates, project, options.decay, moves)

@@ -1,0 +1,216 @@
+"""Closing the brackets of apothems by branch and bound.
+
+The apothem optimum of an input is the distance of its nearest counterexample. So no
+radius needs to be guessed: the search proves the radius one tolerance below the nearest
+witness known; every nearer witness that branch and bound meets lowers that radius, and
+what was proved for the larger ball stays proved for the smaller one. When no subproblem
+is left the bracket is closed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array
+
+from jaxcert.bounds.alpha import Layout, Multipliers, Ranges, default_slopes
+from jaxcert.bounds.ascent import AscentOptions, ascend
+from jaxcert.bounds.crown import CrownOptions, bound_layers
+from jaxcert.bounds.ibp import interval_rows, program_of
+from jaxcert.bounds.rounding import float64_slack, multiplier_cost
+from jaxcert.bounds.tighten import TightenOptions, tighten_layers
+from jaxcert.box import Box
+from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk
+from jaxcert.oracle.instances import (
+    ApothemTask,
+    Instances,
+    SearchState,
+    ball,
+    clause_rows,
+    start,
+)
+from jaxcert.oracle.settle import settle_leaves
+from jaxcert.program import Program
+from jaxcert.spec import Spec
+
+
+@functools.lru_cache(maxsize=64)
+def layout_of(program: Program) -> Layout:
+    """Returns the layout of a program, the same one every time."""
+    return Layout(program)
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "options"))
+def _roots(
+    layout: Layout,
+    options: TightenOptions,
+    params32: Any,
+    params: Any,
+    box: Box,
+    spec: Spec,
+) -> tuple[Ranges, Array, Array, Array, Array]:
+    """Returns ranges, CROWN bounds of clauses, slack, beta costs, slopes per input."""
+    program = layout.program
+
+    def one(box: Box, spec: Spec) -> Any:
+        values = program.prepare(params, box.lo.dtype)
+        layers = bound_layers(program, values, box, CrownOptions())
+        by_interval = interval_rows(program, values, layers.boxes, spec)
+        rows = layers.lower_values({program.output: spec.coefficients}, spec.offset)
+        clauses = spec.clauses(jnp.maximum(rows, by_interval))
+        slack = float64_slack(program, values, layers.boxes, spec.coefficients)
+        ranges = {i: layers.boxes[i] for i in layout.needed()}
+        if options.iterations > 0:
+            values32 = program.prepare(params32, jnp.float32)
+            ranges = tighten_layers(layout, values32, values, box, ranges, options)
+        cost = layout.join(multiplier_cost(program, values, layers.boxes))
+        return ranges, clauses, slack, cost, default_slopes(layout, ranges)
+
+    return jax.vmap(one)(box, spec)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ApothemAnswer:
+    """What branch and bound found.
+
+    Attributes:
+      lower: proved radius (the one given, where nothing more was proved), (J,).
+      box: the box of that radius where more was proved, rounded outward, (J, *d).
+      improved: where more was proved, (J,).
+      upper, witness: the nearest counterexample, (J,) and (J, *d).
+      processed: subproblems bounded per input, (J,).
+      open: inputs that ran out of time or multipliers: their bracket is not closed.
+    """
+
+    lower: np.ndarray
+    box: Box
+    improved: np.ndarray
+    upper: np.ndarray
+    witness: np.ndarray
+    processed: np.ndarray
+    open: np.ndarray
+
+
+def close_brackets(
+    f: Callable[[Any, Any], Any],
+    params32: Any,
+    params64: Any,
+    task: ApothemTask,
+    options: BranchOptions,
+    deadline: float = np.inf,
+) -> ApothemAnswer:
+    """Returns brackets closed to the tolerance, as far as the deadline allows.
+
+    Must run where float64 is enabled.
+
+    Args:
+      f: the network's function; its only nonlinear parts that are split are ReLUs.
+      params32, params64: its weights in both float types.
+      task: see `ApothemTask`.
+      options: how branch and bound runs.
+      deadline: `time.monotonic()` after which no further chunk begins.
+    """
+    program = program_of(f, params32, task.x[0])
+    layout = layout_of(program)
+    options = options.resolved(layout)
+    width = 0.95 * task.tolerance
+    below = np.where(np.isfinite(task.upper), task.upper, 0) - min(width, 1e300)
+    radius = np.where(np.isfinite(task.upper), below, np.inf)
+    radius = np.minimum(radius, task.reach)
+    radius = np.where(task.wanted, np.maximum(radius, task.lower), task.lower)
+    instances = Instances(
+        x=task.x, domain=task.domain, rates=task.rates, ranges={}, slack=task.lower,
+        split_cost=np.zeros((len(task.x), layout.size)),
+        floor=task.lower, width=np.float64(width), owner=np.zeros(1, np.int32),
+        rows=task.spec.coefficients, offset=task.spec.offset,
+    )  # fmt: skip
+    box = ball(instances, np.maximum(radius, 0))
+    ranges, clauses, slack, cost, slopes = _roots(
+        layout, options.tighten, params32, params64, box, task.spec
+    )
+    open_clauses = ~(np.asarray(clauses) > np.asarray(slack)[:, None])
+    open_clauses &= (task.wanted & (radius > task.lower))[:, None]
+    owner, clause = np.nonzero(open_clauses)
+    rows, offset = clause_rows(task.spec, owner, clause)
+    instances = dataclasses.replace(
+        instances, ranges=ranges, slack=slack, split_cost=cost,
+        owner=owner.astype(np.int32), rows=rows, offset=offset,
+    )  # fmt: skip
+    instances, state = start(
+        layout, instances, options.block, options.parked, radius, box, slopes, task
+    )
+    if owner.size and layout.size:
+        multipliers = _ascend_roots(
+            layout, options.root, params32, instances, box, state.pool.multipliers,
+            state.pool.instance, len(instances.owner),
+        )  # fmt: skip
+        pool = dataclasses.replace(state.pool, multipliers=multipliers)
+        state = dataclasses.replace(state, pool=pool)
+    visits: dict[bytes, int] = {}
+    # Without a ReLU there is nothing to split: what the bounds left open stays open.
+    while layout.size and time.monotonic() < deadline:
+        if int(state.leaf_count) > 0:
+            state = settle_leaves(
+                layout, options.patience, params64, instances, state, task, visits
+            )
+        elif int(state.count) == 0:
+            break
+        before = int(state.processed.sum())
+        state = run_chunk(layout, options, params32, params64, instances, state)
+        if int(state.processed.sum()) == before and int(state.leaf_count) == 0:
+            break  # the stack is full: what is open stays open
+    return _answer(instances, jax.device_get(state), task)
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "options", "count"))
+def _ascend_roots(
+    layout: Layout,
+    options: AscentOptions,
+    params32: Any,
+    instances: Instances,
+    box: Box,
+    multipliers: Multipliers,
+    instance: Array,
+    count: int,
+) -> Multipliers:
+    """Returns the stack's multipliers with the first `count` optimised thoroughly."""
+    values = layout.program.prepare(params32, jnp.float32)
+
+    def one(arguments: tuple[Array, Multipliers]) -> Multipliers:
+        index, begin = arguments
+        problem = instances.problem(index, box).cast(jnp.float32)
+        signs = jnp.zeros(layout.size, jnp.int8)
+        return ascend(layout, values, problem, signs, begin, options)
+
+    first = jax.tree.map(lambda v: v[:count], multipliers)
+    better = lax.map(one, (instance[:count], first), batch_size=64)
+    return jax.tree.map(lambda v, b: v.at[:count].set(b), multipliers, better)
+
+
+def _answer(
+    instances: Instances, state: SearchState, task: ApothemTask
+) -> ApothemAnswer:
+    waiting = np.zeros(len(task.lower), bool)
+    # Parked leaves are open subproblems as much as those on the stack.
+    for stack, count in ((state.pool, state.count), (state.leaves, state.leaf_count)):
+        waiting[instances.owner[stack.instance[: int(count)]]] = True
+    waiting &= state.open
+    unfinished = (waiting | state.stuck) & task.wanted
+    proved = task.wanted & ~unfinished & (state.radius > task.lower)
+    return ApothemAnswer(
+        lower=np.where(proved, state.radius, task.lower),
+        box=state.box,
+        improved=proved,
+        upper=state.upper,
+        witness=state.witness,
+        processed=state.processed,
+        open=unfinished,
+    )

@@ -1,0 +1,254 @@
+"""What branch and bound works on: instances, open subproblems, and the search's state.
+
+All of it are pytrees of arrays, so that a step of the search is one device program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges
+from jaxcert.box import Box, Rates
+from jaxcert.spec import Spec
+
+# Memory for the stack; it holds at least 4 blocks and at most 2^15 subproblems.
+_STACK_BYTES = 1 << 29
+_MOST_ITEMS = 1 << 15
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ApothemTask:
+    """What branch and bound starts from, numpy float64, J inputs.
+
+    Attributes:
+      x: (J, *d).
+      domain, rates: shape d.
+      spec: one per input, leaves (J, ...); every clause has the same number of rows.
+      lower: radius already proved, (J,).
+      upper: distance of the nearest witness, inf if none, (J,).
+      witness: (J, *d).
+      reach: radius at which the ball fills the domain, (J,).
+      wanted: which inputs to work on, (J,).
+      tolerance: width of the bracket to reach.
+    """
+
+    x: np.ndarray
+    domain: Box
+    rates: Rates
+    spec: Spec
+    lower: np.ndarray
+    upper: np.ndarray
+    witness: np.ndarray
+    reach: np.ndarray
+    wanted: np.ndarray
+    tolerance: float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Instances:
+    """What is to be proved, fixed during the search; float64.
+
+    J inputs with a box each, I instances: one clause of one input's spec.
+
+    Attributes:
+      x: inputs, (J, *d).
+      domain: box of legal inputs, shape d.
+      rates: rates of the faces, shape d.
+      ranges: layer ranges over each input's first box, leaves (J, ...).
+      slack: what a bound must exceed, (J,).
+      split_cost: by how much more per unit of each neuron's beta, (J, N).
+      floor: radius that is already proved, (J,).
+      width: how far below a witness the radius to prove is put.
+      owner: the input of every instance, (I,).
+      rows: (I, rows, outputs).
+      offset: (I, rows).
+    """
+
+    x: Float[Array, "J *d"]
+    domain: Box
+    rates: Rates
+    ranges: Ranges
+    slack: Float[Array, " J"]
+    split_cost: Float[Array, "J N"]
+    floor: Float[Array, " J"]
+    width: Float[Array, ""]
+    owner: Int[Array, " I"]
+    rows: Float[Array, "I rows outputs"]
+    offset: Float[Array, "I rows"]
+
+    def problem(self, index: Int[Array, "*n"], boxes: Box) -> Problem:
+        """Returns the problems of instances, leaves (*n, ...), `boxes` per input."""
+        owner = self.owner[index]
+
+        def of_input(v: Array) -> Array:
+            return v[owner]
+
+        return Problem(
+            box=jax.tree.map(of_input, boxes),
+            ranges=jax.tree.map(of_input, self.ranges),
+            rows=self.rows[index],
+            offset=self.offset[index],
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The stack of open subproblems; rows from `count` on mean nothing.
+
+    Attributes:
+      instance: (P,).
+      signs: -1, 0 or 1 per neuron, (P, N) int8.
+      ranges: of the inputs of ReLUs, where they are narrower than the instance's,
+        rounded outward to float32, leaves (P, ...).
+      multipliers: where the optimisation starts, leaves (P, ...), float32.
+      tries: how often a leaf came back, (P,).
+    """
+
+    instance: Int[Array, " P"]
+    signs: Int[Array, "P N"]
+    ranges: Ranges
+    multipliers: Multipliers
+    tries: Int[Array, " P"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SearchState:
+    """Everything that changes.
+
+    Attributes:
+      pool: the stack.
+      count: subproblems on it.
+      box: the box that is being proved for every input, (J, *d).
+      radius: its radius, (J,).
+      upper: distance of the nearest witness, inf if none, (J,).
+      witness: (J, *d).
+      open: whether an input is still worked on, (J,).
+      stuck: whether it was given up, (J,).
+      processed: subproblems bounded so far, per input, (J,).
+      leaves: parked leaves, a stack of its own.
+      leaf_count: leaves on it.
+    """
+
+    pool: Pool
+    count: Int[Array, ""]
+    box: Box
+    radius: Float[Array, " J"]
+    upper: Float[Array, " J"]
+    witness: Float[Array, "J *d"]
+    open: Bool[Array, " J"]
+    stuck: Bool[Array, " J"]
+    processed: Int[Array, " J"]
+    leaves: Pool
+    leaf_count: Int[Array, ""]
+
+
+def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
+    """Returns the boxes of these radii, rounded outward and clipped to the domain."""
+
+    def one(x: Array, r: Array) -> Box:
+        return Box.ball(x, r, instances.domain, instances.rates, outward=True)
+
+    return jax.vmap(one)(instances.x, radius)
+
+
+def start(
+    layout: Layout,
+    instances: Instances,
+    block: int,
+    parked: int,
+    radius: np.ndarray,
+    box: Box,
+    slopes: Any,
+    task: ApothemTask,
+) -> tuple[Instances, SearchState]:
+    """Returns padded instances and the stack with every open clause on it."""
+    count, inputs = len(instances.owner), len(radius)
+    padded = 64
+    while padded < count:
+        padded *= 4
+
+    def pad(v: Any) -> np.ndarray:
+        v = np.asarray(v)
+        return np.concatenate([v, np.zeros((padded - count, *v.shape[1:]), v.dtype)])
+
+    most = instances.offset.shape[1]
+    instances = dataclasses.replace(
+        instances, owner=pad(instances.owner), rows=pad(instances.rows),
+        offset=pad(instances.offset),
+    )  # fmt: skip
+    capacity = max(_capacity(layout, most), 2 * padded, 4 * block)
+    # The first clauses end on top of the stack.
+    order = np.arange(count)[::-1]
+    first = np.zeros(capacity, np.int32)
+    first[:count] = order
+    slope = np.zeros((capacity, layout.size), np.float32)
+    slope[:count] = np.asarray(slopes)[instances.owner[order]]
+    pool = _empty_pool(layout, capacity, most)
+    pool = dataclasses.replace(
+        pool,
+        instance=jnp.asarray(first),
+        multipliers=dataclasses.replace(pool.multipliers, slope=jnp.asarray(slope)),
+    )
+    state = SearchState(
+        pool=pool,
+        count=jnp.asarray(count, jnp.int32),
+        box=jax.tree.map(jnp.array, box),
+        radius=jnp.asarray(radius),
+        upper=jnp.asarray(task.upper),
+        witness=jnp.asarray(task.witness),
+        open=jnp.asarray(task.wanted & (radius > task.lower)),
+        stuck=jnp.zeros(inputs, bool),
+        processed=jnp.zeros(inputs, jnp.int32),
+        leaves=_empty_pool(layout, parked + block, most),
+        leaf_count=jnp.zeros((), jnp.int32),
+    )
+    return instances, state
+
+
+def _capacity(layout: Layout, rows: int) -> int:
+    """Returns how many subproblems the memory for the stack holds, within limits."""
+    item = jax.tree.leaves(_empty_pool(layout, 1, rows))
+    return min(_MOST_ITEMS, _STACK_BYTES // sum(leaf.nbytes for leaf in item))
+
+
+def _empty_pool(layout: Layout, capacity: int, rows: int) -> Pool:
+    ranges = {}
+    for node in layout.improvable:
+        everything = jnp.full((capacity, *node.shape), jnp.inf, jnp.float32)
+        ranges[node.inputs[0]] = Box(-everything, everything)
+    return Pool(
+        instance=jnp.zeros(capacity, jnp.int32),
+        signs=jnp.zeros((capacity, layout.size), jnp.int8),
+        ranges=ranges,
+        multipliers=Multipliers(
+            slope=jnp.zeros((capacity, layout.size), jnp.float32),
+            split=jnp.zeros((capacity, layout.size), jnp.float32),
+            row=jnp.zeros((capacity, rows), jnp.float32),
+        ),
+        tries=jnp.zeros(capacity, jnp.int32),
+    )
+
+
+def clause_rows(
+    spec: Spec, owner: np.ndarray, clause: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows of each (input, clause), padded by repeating the first."""
+    members = np.asarray(spec.clause)
+    most = max(np.bincount(m, minlength=spec.num_clauses).max() for m in members)
+    chosen = np.zeros((len(owner), most), np.int64)
+    for k, (j, c) in enumerate(zip(owner, clause, strict=True)):
+        rows = np.flatnonzero(members[j] == c)
+        chosen[k] = np.concatenate([rows, np.repeat(rows[:1], most - len(rows))])
+    picked = owner[:, None]
+    return np.asarray(spec.coefficients)[picked, chosen], np.asarray(spec.offset)[
+        picked, chosen
+    ]

@@ -1,0 +1,102 @@
+"""Solving parked leaves on the host by linear programming."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcert.bounds.alpha import Layout, narrowed
+from jaxcert.box import Rates
+from jaxcert.oracle.branch_and_bound import resume_leaves
+from jaxcert.oracle.instances import ApothemTask, Instances, SearchState, ball
+from jaxcert.oracle.leaf import (
+    affine_maps,
+    is_piecewise_linear,
+    nearest_violation,
+    proving_multipliers,
+)
+
+# How often the host solves one leaf before its input is given up.
+_VISITS = 4
+
+
+def settle_leaves(
+    layout: Layout,
+    patience: int,
+    params64: Any,
+    instances: Instances,
+    state: SearchState,
+    task: ApothemTask,
+    visits: dict[bytes, int],
+) -> SearchState:
+    """Returns the state after the parked leaves were solved by linear programming.
+
+    Args:
+      layout: the ReLUs of the program.
+      patience: how often a leaf is then bounded before it is parked again.
+      params64: weights.
+      instances, state: see there.
+      task: what branch and bound started from.
+      visits: how often each leaf was here, by its signs; counted on.
+    """
+    leaves = jax.tree.map(np.array, jax.device_get(state.leaves))
+    count, capacity = int(state.leaf_count), len(leaves.tries)
+    radius, still = np.array(state.radius), np.array(state.open)
+    stuck = np.array(state.stuck)
+    points = np.zeros((capacity, *task.x.shape[1:]))
+    has_point, wanted = np.zeros(capacity, bool), np.zeros(capacity, bool)
+    solvable = is_piecewise_linear(layout.program)
+    room = int(state.count) + capacity <= len(state.pool.tries)
+    for k in range(count):
+        instance = int(leaves.instance[k])
+        j = int(instances.owner[instance])
+        if not still[j]:
+            continue
+        key = leaves.instance[k].tobytes() + leaves.signs[k].tobytes()
+        visits[key] = visits.get(key, 0) + 1
+        if not solvable or not room or visits[key] > _VISITS:
+            stuck[j], still[j] = True, False
+            continue
+        problem = instances.problem(leaves.instance[k], state.box)
+        own = jax.tree.map(lambda v, k=k: v[k], leaves.ranges)
+        problem = narrowed(problem, own)
+        maps = jax.device_get(affine_maps(layout, params64, problem, leaves.signs[k]))
+        fixed = leaves.signs[k]
+        slack = float(instances.slack[j])
+        point = nearest_violation(
+            maps, fixed, task.x[j], task.domain, task.rates, slack
+        )
+        if point is not None:
+            points[k] = np.clip(
+                point.reshape(task.x.shape[1:]), task.domain.lo, task.domain.hi
+            )
+            away = _distance(task.rates, task.x[j], points[k])
+            has_point[k] = away < state.upper[j]
+            radius[j] = min(radius[j], away - float(instances.width))
+        box = jax.tree.map(
+            lambda v, j=j: np.asarray(v[j]),
+            ball(instances, np.maximum(radius, 0)),
+        )
+        beta, weights = proving_multipliers(maps, fixed, box)
+        if beta is not None and weights is not None:
+            leaves.multipliers.split[k] = beta
+            leaves.multipliers.row[k] = np.log(weights + 1e-9)
+        leaves.tries[k] = patience
+        wanted[k] = True
+    state = dataclasses.replace(
+        state, stuck=jnp.asarray(stuck), open=jnp.asarray(still)
+    )
+    if not room:
+        # Every parked input was given up; pushing would write over open subproblems.
+        return dataclasses.replace(state, leaf_count=jnp.zeros_like(state.leaf_count))
+    return resume_leaves(
+        layout, params64, instances, state, leaves, points, has_point, wanted
+    )
+
+
+def _distance(rates: Rates, x: np.ndarray, z: np.ndarray) -> float:
+    return float(Rates(np.asarray(rates.lower), np.asarray(rates.upper)).distance(x, z))
