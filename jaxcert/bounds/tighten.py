@@ -64,7 +64,7 @@ def tighten_layers(
             index: Array, source32: Any = source32, source64: Any = source64,
             known: Ranges = known,
         ) -> tuple[Array, Array]:  # fmt: skip
-            slopes = _ascend_rows(
+            slopes = ascend_rows(
                 layout, values32, box, known, both_sides(*source32(index)), options
             )
             slopes = {i: s.astype(jnp.float64) for i, s in slopes.items()}
@@ -78,7 +78,7 @@ def tighten_layers(
     return ranges
 
 
-def _ascend_rows(
+def ascend_rows(
     layout: Layout,
     values: Values,
     box: Box,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import stat
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from jaxcert.errors import InputError, UnsupportedError
+from jaxcert.files import read_bounded
 
 MAX_BYTES = 2**31
 """Largest file that is read, before and after decompression: the format's own limit."""
@@ -22,35 +19,10 @@ _HALF_TYPES = ("FLOAT16", "BFLOAT16")
 
 def read_bytes(path: str) -> bytes:
     """Returns the bytes of a file, unpacked if it is gzipped."""
-    too_large = InputError(
-        f"{path} is larger than {MAX_BYTES} bytes, the most that is read: split the "
-        "network or check the file"
-    )
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is not a file: name an .onnx or .onnx.gz file")
-        if status.st_size > MAX_BYTES:
-            raise too_large
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-            if data[:2] == b"\x1f\x8b":
-                file.seek(0)
-                with gzip.open(file) as unpacked:
-                    data = unpacked.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}: check the path") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path} is a damaged or truncated gzip file: copy it again"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}): check its permissions"
-        ) from error
-    if len(data) > MAX_BYTES:
-        raise too_large
-    return data
+    return read_bounded(
+        path, MAX_BYTES, gzipped=None, kind="an .onnx or .onnx.gz file",
+        remedy="split the network or check the file",
+    )  # fmt: skip
 
 
 def parse(data: bytes, path: str) -> Any:

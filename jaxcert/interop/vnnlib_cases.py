@@ -53,9 +53,9 @@ class Case:
         """
         counts = [len(offset) for _, offset in self.disjuncts]
         return Spec(
-            coefficients=np.concatenate([c for c, _ in self.disjuncts]),  # type: ignore
-            offset=np.concatenate([d for _, d in self.disjuncts]),  # type: ignore
-            clause=np.repeat(  # type: ignore
+            coefficients=np.concatenate([c for c, _ in self.disjuncts]),  # type: ignore[arg-type]
+            offset=np.concatenate([d for _, d in self.disjuncts]),  # type: ignore[arg-type]
+            clause=np.repeat(  # type: ignore[arg-type]
                 np.arange(len(counts), dtype=np.int32), counts
             ),
             num_clauses=len(counts),

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import itertools
 import math
-import os
 import re
-import stat
-import zlib
 from fractions import Fraction
 from typing import Any, Literal
 
 from jaxcert.errors import InputError, UnsupportedError
+from jaxcert.files import read_bounded
 from jaxcert.interop.vnnlib_tree import Atom, Junction
 
 MAX_BYTES = 2**28
@@ -40,31 +37,10 @@ _Linear = dict[str, Fraction]
 
 def read_text(path: str) -> str:
     """Returns the text of a file, unpacked if its name ends in .gz."""
-    too_large = InputError(
-        f"{path} is larger than {MAX_BYTES} bytes, the most that is read: check the "
-        "file"
-    )
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is not a file: name a .vnnlib or .vnnlib.gz file")
-        if status.st_size > MAX_BYTES:
-            raise too_large
-        opener: Any = gzip.open if path.endswith(".gz") else open
-        with opener(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}: check the path") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path} is a damaged or truncated gzip file: copy it again"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}): check its permissions"
-        ) from error
-    if len(data) > MAX_BYTES:
-        raise too_large
+    data = read_bounded(
+        path, MAX_BYTES, gzipped=path.endswith(".gz"),
+        kind="a .vnnlib or .vnnlib.gz file", remedy="check the file",
+    )  # fmt: skip
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

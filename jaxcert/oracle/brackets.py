@@ -28,10 +28,13 @@ from jaxcert.bounds.ibp import interval_rows, program_of
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
 from jaxcert.box import Box
-from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk
+from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk, take_turns
 from jaxcert.oracle.instances import (
     ApothemTask,
     Instances,
+    Leaves,
+    Proved,
+    Room,
     SearchState,
     ball,
     clause_rows,
@@ -88,6 +91,7 @@ class ApothemAnswer:
       upper, witness: the nearest counterexample, (J,) and (J, *d).
       processed: subproblems bounded per input, (J,).
       open: inputs that ran out of time or multipliers: their bracket is not closed.
+      leaves: of the proofs of all inputs, if they were recorded.
     """
 
     lower: np.ndarray
@@ -97,6 +101,7 @@ class ApothemAnswer:
     witness: np.ndarray
     processed: np.ndarray
     open: np.ndarray
+    leaves: Leaves | None = None
 
 
 def close_brackets(
@@ -145,7 +150,7 @@ def close_brackets(
         owner=owner.astype(np.int32), rows=rows, offset=offset,
     )  # fmt: skip
     instances, state = start(
-        layout, instances, options.block, options.parked, radius, box, slopes, task
+        layout, instances, _room(options), radius, box, slopes, task
     )
     if owner.size and layout.size:
         multipliers = _ascend_roots(
@@ -155,6 +160,7 @@ def close_brackets(
         pool = dataclasses.replace(state.pool, multipliers=multipliers)
         state = dataclasses.replace(state, pool=pool)
     visits: dict[bytes, int] = {}
+    leaves: list[Proved] = []
     # Without a ReLU there is nothing to split: what the bounds left open stays open.
     while layout.size and time.monotonic() < deadline:
         if int(state.leaf_count) > 0:
@@ -165,9 +171,60 @@ def close_brackets(
             break
         before = int(state.processed.sum())
         state = run_chunk(layout, options, params32, params64, instances, state)
+        if options.record:
+            leaves.append(_drained(state))
+            state = dataclasses.replace(state, proved_count=jnp.int32(0))
         if int(state.processed.sum()) == before and int(state.leaf_count) == 0:
             break  # the stack is full: what is open stays open
-    return _answer(instances, jax.device_get(state), task)
+        # Every input that waits half done takes room: only while there is plenty.
+        if len(task.x) > 1 and 4 * int(state.count) < len(state.pool.tries):
+            state = take_turns(instances, state)
+    answer = _answer(instances, jax.device_get(state), task)
+    if options.record:
+        tree = _gather(
+            answer.improved, owner, clause, task.spec.num_clauses,
+            np.asarray(slopes, np.float32), leaves,
+        )  # fmt: skip
+        answer = dataclasses.replace(answer, leaves=tree)
+    return answer
+
+
+def _room(options: BranchOptions) -> Room:
+    proved = options.steps * options.block if options.record else 0
+    return Room(options.block, options.parked, proved)
+
+
+def _drained(state: SearchState) -> Proved:
+    """Returns what was proved in the last chunk, in numpy."""
+    count = int(state.proved_count)
+    return jax.tree.map(lambda v: np.asarray(v[:count]), state.proved)
+
+
+def _gather(
+    improved: np.ndarray,
+    owner: np.ndarray,
+    clause: np.ndarray,
+    num_clauses: int,
+    slopes: np.ndarray,
+    proved: list[Proved],
+) -> Leaves:
+    """Returns the leaves of all proofs.
+
+    Clauses that were not branched, and all of inputs whose box was not improved, have
+    one leaf without signs: the bounds alone prove them.
+    """
+    branched = np.zeros((len(improved), num_clauses), bool)
+    branched[owner, clause] = improved[owner]
+    j, c = np.nonzero(~branched)
+    nothing = np.zeros((len(j), slopes.shape[1]))
+    parts = [
+        Leaves(j, c, nothing.astype(np.int8), slopes[j], nothing.astype(np.float32))
+    ]
+    for part in proved:
+        of = owner[part.instance]
+        leaves = Leaves(of, clause[part.instance], part.signs, part.slope, part.split)
+        parts.append(leaves.rows(improved[of]))
+    return Leaves.joined(parts)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options", "count"))

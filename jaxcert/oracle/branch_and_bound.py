@@ -36,7 +36,7 @@ from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.tighten import TightenOptions, refine_ranges
 from jaxcert.box import Box
 from jaxcert.oracle.input_split import InputSplitOptions
-from jaxcert.oracle.instances import Instances, Pool, SearchState, ball
+from jaxcert.oracle.instances import Instances, Pool, Proved, SearchState, ball
 from jaxcert.oracle.stack import pop_block, push
 from jaxcert.program import Values
 
@@ -53,9 +53,7 @@ class BranchOptions:
       steps: most steps per call (a chunk).
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
-      ascent: how multipliers of subproblems are optimised; 0 iterations stand for 12
-        with one hidden layer and 30 with more: deeper, subproblems that are not
-        optimised well enough multiply (BUILD_NOTES.md, 2026-11-20).
+      ascent: how multipliers of subproblems are optimised.
       refine: neurons per layer whose range every subproblem bounds again, given its
         signs; 0 leaves the ranges of the root.
       root: how those of the first subproblems are, which all others start from.
@@ -63,27 +61,25 @@ class BranchOptions:
       inputs: how the input box is split, where that is done instead.
       narrow: inputs of at most this many features are split themselves; so are those
         of networks with smooth activations, of any width.
+      record: keep the leaves of the proof, which certificates are made of.
     """
 
     block: int = 0
     steps: int = 50
     patience: int = 2
     parked: int = 32
-    ascent: AscentOptions = AscentOptions(iterations=0)
+    ascent: AscentOptions = AscentOptions()
     refine: int = 32
     root: AscentOptions = AscentOptions(iterations=100, decay=0.98)
     tighten: TightenOptions = TightenOptions()
     inputs: InputSplitOptions = InputSplitOptions()
     narrow: int = 8
+    record: bool = False
 
     def resolved(self, layout: Layout) -> BranchOptions:
-        """Returns the options with what None stands for filled in."""
-        iterations = self.ascent.iterations or (30 if len(layout.nodes) > 1 else 12)
-        return dataclasses.replace(
-            self,
-            block=self.block or (32 if layout.size > 256 else 256),
-            ascent=dataclasses.replace(self.ascent, iterations=iterations),
-        )
+        """Returns the options with what 0 stands for filled in."""
+        block = self.block or (32 if layout.size > 256 else 256)
+        return dataclasses.replace(self, block=block)
 
 
 def step(
@@ -134,6 +130,12 @@ def step(
     charged = jnp.sum(betas * instances.split_cost[owner], axis=1)
     proved = bound > instances.slack[owner] + charged
     survives = valid & ~proved
+    if options.record:
+        item = dataclasses.replace(popped, multipliers=best)
+        leaves, leaf_count = push(
+            state.proved, state.proved_count, _proof(item), valid & proved
+        )
+        state = dataclasses.replace(state, proved=leaves, proved_count=leaf_count)
 
     state = dataclasses.replace(
         state,
@@ -169,6 +171,12 @@ def step(
     wanted = jnp.concatenate([survives, survives & splittable])
     pool, count = push(state.pool, start, children, wanted)
     return dataclasses.replace(state, pool=pool, count=count)
+
+
+def _proof(item: Pool) -> Proved:
+    return Proved(
+        item.instance, item.signs, item.multipliers.slope, item.multipliers.split
+    )
 
 
 def _outward(box: Box) -> Box:
@@ -297,6 +305,9 @@ def run_chunk(
         start = jnp.maximum(state.count - options.block, 0)
         room = start + 2 * options.block <= capacity
         room = room & (state.leaf_count < options.parked)
+        if options.record:
+            filled = state.proved_count + options.block
+            room = room & (filled <= state.proved.instance.size)
         return (state.count > 0) & room & (index < options.steps)
 
     def body(carry: tuple[Array, SearchState]) -> tuple[Array, SearchState]:
@@ -305,6 +316,21 @@ def run_chunk(
         return index + 1, after
 
     return lax.while_loop(more, body, (jnp.int32(0), state))[1]
+
+
+@functools.partial(jax.jit, donate_argnames=("state",))
+def take_turns(instances: Instances, state: SearchState) -> SearchState:
+    """Returns the state with the inputs that had least work so far on top of the stack.
+
+    Depth first, an input that is out of reach would keep all others waiting.
+    """
+    owner = instances.owner[state.pool.instance]
+    index = jnp.arange(owner.size)
+    order = jnp.argsort(
+        jnp.where(index < state.count, -state.processed[owner], 1), stable=True
+    )
+    pool = jax.tree.map(lambda v: v[order], state.pool)
+    return dataclasses.replace(state, pool=pool)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",), donate_argnames=("state",))

@@ -121,6 +121,23 @@ class Pool:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Proved:
+    """Subproblems that are proved, and by what.
+
+    Attributes:
+      instance: (P,).
+      signs: -1, 0 or 1 per neuron, (P, N) int8.
+      slope, split: the multipliers, (P, N) float32.
+    """
+
+    instance: Int[Array, " P"]
+    signs: Int[Array, "P N"]
+    slope: Float[Array, "P N"]
+    split: Float[Array, "P N"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class SearchState:
     """Everything that changes.
 
@@ -136,6 +153,8 @@ class SearchState:
       processed: subproblems bounded so far, per input, (J,).
       leaves: parked leaves, a stack of its own.
       leaf_count: leaves on it.
+      proved: what was proved since the host last took it away; empty unless recorded.
+      proved_count: rows of it.
     """
 
     pool: Pool
@@ -149,6 +168,8 @@ class SearchState:
     processed: Int[Array, " J"]
     leaves: Pool
     leaf_count: Int[Array, ""]
+    proved: Proved
+    proved_count: Int[Array, ""]
 
 
 def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
@@ -160,11 +181,56 @@ def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     return jax.vmap(one)(instances.x, radius)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leaves:
+    """Leaves of proofs of many inputs, numpy; N neurons.
+
+    Attributes:
+      owner: the input, (L,).
+      clause: the clause of its spec that is proved, (L,).
+      signs: -1, 0 or 1 per neuron, (L, N) int8: what the leaf assumes.
+      slope, split: multipliers of the proof, (L, N) float32.
+    """
+
+    owner: np.ndarray
+    clause: np.ndarray
+    signs: np.ndarray
+    slope: np.ndarray
+    split: np.ndarray
+
+    def rows(self, chosen: np.ndarray) -> Leaves:
+        """Returns the chosen leaves, by mask or index."""
+        parts = (getattr(self, f.name)[chosen] for f in dataclasses.fields(self))
+        return Leaves(*parts)
+
+    @staticmethod
+    def joined(parts: list[Leaves]) -> Leaves:
+        """Returns the leaves of all parts; at least one is needed."""
+        names = [f.name for f in dataclasses.fields(Leaves)]
+        return Leaves(
+            *(np.concatenate([getattr(p, name) for p in parts]) for name in names)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """How much the stacks of a search must hold.
+
+    Attributes:
+      block: subproblems that are bounded per step.
+      parked: leaves that end a chunk.
+      proved: proved subproblems that are kept per chunk; 0 to keep none.
+    """
+
+    block: int
+    parked: int
+    proved: int = 0
+
+
 def start(
     layout: Layout,
     instances: Instances,
-    block: int,
-    parked: int,
+    room: Room,
     radius: np.ndarray,
     box: Box,
     slopes: Any,
@@ -185,7 +251,7 @@ def start(
         instances, owner=pad(instances.owner), rows=pad(instances.rows),
         offset=pad(instances.offset),
     )  # fmt: skip
-    capacity = max(_capacity(layout, most), 2 * padded, 4 * block)
+    capacity = max(_capacity(layout, most), 2 * padded, 4 * room.block)
     # The first clauses end on top of the stack.
     order = np.arange(count)[::-1]
     first = np.zeros(capacity, np.int32)
@@ -208,8 +274,10 @@ def start(
         open=jnp.asarray(task.wanted & (radius > task.lower)),
         stuck=jnp.zeros(inputs, bool),
         processed=jnp.zeros(inputs, jnp.int32),
-        leaves=_empty_pool(layout, parked + block, most),
+        leaves=_empty_pool(layout, room.parked + room.block, most),
         leaf_count=jnp.zeros((), jnp.int32),
+        proved=_no_proofs(layout, room.proved),
+        proved_count=jnp.zeros((), jnp.int32),
     )
     return instances, state
 
@@ -235,6 +303,15 @@ def _empty_pool(layout: Layout, capacity: int, rows: int) -> Pool:
             row=jnp.zeros((capacity, rows), jnp.float32),
         ),
         tries=jnp.zeros(capacity, jnp.int32),
+    )
+
+
+def _no_proofs(layout: Layout, capacity: int) -> Proved:
+    return Proved(
+        instance=jnp.zeros(capacity, jnp.int32),
+        signs=jnp.zeros((capacity, layout.size), jnp.int8),
+        slope=jnp.zeros((capacity, layout.size), jnp.float32),
+        split=jnp.zeros((capacity, layout.size), jnp.float32),
     )
 
 

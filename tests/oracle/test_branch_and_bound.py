@@ -186,7 +186,7 @@ def _full_stack(params, rows: int, capacity: int):
         )
         instances = _instances(task, ranges, slack, cost)
         instances, state = setup.start(
-            layout, instances, 4, 1, np.full(2, 0.5), box, slopes, task
+            layout, instances, setup.Room(4, 1), np.full(2, 0.5), box, slopes, task
         )
     signs = np.random.default_rng(0).integers(-1, 2, (capacity, 8)).astype(np.int8)
     pool = dataclasses.replace(
@@ -366,7 +366,8 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
             instances = _instances(task, ranges, slack, cost)
             options = dataclasses.replace(LEAVES, block=count)
             instances, state = setup.start(
-                layout, instances, count, 1, np.zeros(count), box, slopes, task
+                layout, instances, setup.Room(count, 1), np.zeros(count), box,
+                slopes, task,
             )
             pool = jax.tree.map(np.array, jax.device_get(state.pool))
             pool.signs[:count, 3] = sign
