@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import _threads  # noqa: F401  # before numpy
 import jax
 from absl import app, flags, logging
 
@@ -19,16 +20,17 @@ __all__ = ["Main", "expand", "guarded", "one_line", "run"]
 Main = Callable[[Sequence[str]], int | None]
 
 
-def run(main: Main) -> None:
+def run(main: Main, positional: bool = False) -> None:
     """Runs `main` on the parsed flags and exits with its code.
 
     A mistake of the user's is one line on stderr and exit code 1 (see `guarded`); a
-    malformed flag one line and exit code 2.
+    malformed flag one line and exit code 2. Words that are no flags are a mistake,
+    unless the script takes them (`positional`).
     """
-    app.run(guarded(main), flags_parser=_parse_flags)
+    app.run(guarded(main, positional), flags_parser=_parse_flags)
 
 
-def guarded(main: Main) -> Main:
+def guarded(main: Main, positional: bool = False) -> Main:
     """Returns `main` with every error that a user can cause turned into one line.
 
     Code 1 for JaxcertError, OSError and too little memory; 130 for Ctrl-C.
@@ -44,7 +46,7 @@ def guarded(main: Main) -> Main:
         python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
         _use_compilation_cache()
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not positional:
                 raise JaxcertError(
                     f"unexpected argument {argv[1]!r}; options are written --name=value"
                 )

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import _common
 import numpy as np
 from _inputs import Selection, select_inputs, select_network
+from _proofs import Proofs
 from absl import flags, logging
 
 from jaxcert.certifier import (
@@ -31,6 +32,7 @@ from jaxcert.checks import check_inputs, check_labels
 from jaxcert.errors import InputError
 from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions
+from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.report import (
     Record,
     RunFiles,
@@ -73,6 +75,16 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the attack and the demo network
 _OUTPUT = flags.DEFINE_string("output", "out/certify", "Folder to write.")
 _RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")
 _REPORT = flags.DEFINE_boolean("report", True, "Write report.html.")
+_PROOFS = flags.DEFINE_boolean(
+    "proofs", False, "Write a certificate per input that experiments/check.py checks."
+)
+_ARITHMETIC = flags.DEFINE_enum(
+    "arithmetic",
+    "real",
+    ["real", "float32"],
+    "What is proved: the network in real numbers, or every float32 evaluation of it "
+    "(implies --proofs).",
+)
 _AGAIN = flags.DEFINE_boolean(
     "again", False, "Certify a second time, to print times without compilation."
 )
@@ -104,6 +116,7 @@ def main(argv: Sequence[str]) -> int:
         candidates=_CANDIDATES.value,
         batch_size=_BATCH_SIZE.value,
         attack=AttackOptions(restarts=_RESTARTS.value, seed=_SEED.value),
+        branch=BranchOptions(record=_wants_proofs()),
     )
     if not _OUTPUT.value:
         raise InputError("output is empty: name the folder to write")
@@ -133,13 +146,18 @@ def main(argv: Sequence[str]) -> int:
     config = _config(network, chosen)
     with RunFiles(output, _RESUME.value, config, _flag_values()) as files:
         _check_unchanged(files, chosen)
-        interrupted = _certify_all(certifier, chosen, files)
+        proofs = None
+        if _wants_proofs():
+            proofs = Proofs.into(output / "proofs", certifier, _ARITHMETIC.value)
+        interrupted = _certify_all(certifier, chosen, files, proofs)
         if not interrupted:
             files.finish()
     for notice in files.notices:
         logging.warning("%s", notice)
     records = read_run(output).records
     print(table(records, summarise(records), tolerance=_TOLERANCE.value))
+    if proofs is not None:
+        print(f"\n{proofs.summary()}")
     if _REPORT.value:
         print(f"\nreport: {write_report(output)}")
     if interrupted:
@@ -147,6 +165,11 @@ def main(argv: Sequence[str]) -> int:
     if _AGAIN.value and not interrupted:
         _print_times(certifier, chosen)
     return 130 if interrupted == "Ctrl-C" else 0
+
+
+def _wants_proofs() -> bool:
+    """Nothing but the checker proves what float32 evaluations do."""
+    return _PROOFS.value or _ARITHMETIC.value == "float32"
 
 
 def _check(certifier: Certifier, chosen: Selection) -> None:
@@ -175,7 +198,9 @@ def _check_unchanged(files: RunFiles, chosen: Selection) -> None:
             )
 
 
-def _certify_all(certifier: Certifier, chosen: Selection, files: RunFiles) -> str:
+def _certify_all(
+    certifier: Certifier, chosen: Selection, files: RunFiles, proofs: Proofs | None
+) -> str:
     """Certifies what is not done; returns what stopped it, or ''."""
     todo = [i for i, name in enumerate(chosen.names) if name not in files.done]
     if len(todo) < len(chosen.names):
@@ -189,7 +214,7 @@ def _certify_all(certifier: Certifier, chosen: Selection, files: RunFiles) -> st
                 if time.monotonic() >= deadline:
                     return "the time limit"
                 part = np.array(todo[start : start + size])
-                _certify_part(certifier, chosen, part, files, deadline)
+                _certify_part(certifier, chosen, part, files, proofs, deadline)
                 show(start + len(part))
     except KeyboardInterrupt:
         return "Ctrl-C"
@@ -201,14 +226,17 @@ def _certify_part(
     chosen: Selection,
     part: np.ndarray,
     files: RunFiles,
+    proofs: Proofs | None,
     deadline: float,
 ) -> None:
     begin = time.perf_counter()
     labels = None if chosen.labels is None else chosen.labels[part]
-    answer = certifier.batch(chosen.x[part], labels, deadline)
+    answer, trees = certifier.batch_with_proofs(chosen.x[part], labels, deadline)
+    names = [chosen.names[i] for i in part]
+    if proofs is not None:
+        answer = proofs.write(names, chosen.x[part], answer, trees)
     seconds = (time.perf_counter() - begin) / len(part)
     _warn_of_open_brackets(answer, deadline)
-    names = [chosen.names[i] for i in part]
     records = [
         _record(answer, row, name, labels is not None, seconds)
         for row, name in enumerate(names)
@@ -257,7 +285,7 @@ def _record(
         "max_edge": float(edges.max()),
         "log_volume": log_volume,
         "required_margin": _MARGIN.value,
-        "arithmetic": "real",
+        "arithmetic": _ARITHMETIC.value,
         "oracle": _ORACLE.value,
         "oracle_calls": int(answer.oracle_calls[row]),
         "subproblems": int(answer.subproblems[row]),
@@ -274,7 +302,7 @@ def _config(network: Network, chosen: Selection) -> dict:
         "domain_upper": _UPPER.value,
         "objective": _OBJECTIVE.value,
         "oracle": _ORACLE.value,
-        "arithmetic": "real",
+        "arithmetic": _ARITHMETIC.value,
         "required_margin": _MARGIN.value,
         "tolerance": _TOLERANCE.value,
         "candidates": _CANDIDATES.value,
@@ -306,13 +334,13 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 def _print_times(certifier: Certifier, chosen: Selection) -> None:
     """Certifies everything once more and prints where the time goes."""
     seconds = certifier.seconds
-    for stage in ("prove", "refute", "reprove", "confirm"):
+    for stage in ("prove", "refute", "reprove", "confirm", "branch"):
         setattr(seconds, stage, 0.0)
     size = certifier.options.batch_size
     for start in range(0, len(chosen.x), size):
         part = slice(start, start + size)
         labels = None if chosen.labels is None else chosen.labels[part]
-        certifier.batch(chosen.x[part], labels)
+        certifier.batch_with_proofs(chosen.x[part], labels)
     print(
         f"\nsecond run, {len(chosen.x)} inputs, without compilation:\n"
         f"  proof search {seconds.prove:.3f} s + re-proof in float64 "

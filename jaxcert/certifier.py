@@ -34,7 +34,7 @@ from jaxcert.errors import InputError
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
-from jaxcert.oracle.instances import ApothemTask
+from jaxcert.oracle.instances import ApothemTask, ProofTrees
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
 from jaxcert.spec import Spec
@@ -137,6 +137,19 @@ class Certifier:
           InputError: wrong shape, NaN, an input outside the domain, a label out of
             range.
         """
+        return self.batch_with_proofs(x, labels, deadline)[0]
+
+    def batch_with_proofs(
+        self,
+        x: np.ndarray,
+        labels: np.ndarray | None,
+        deadline: float = math.inf,
+    ) -> tuple[Certification, ProofTrees | None]:
+        """Returns what `batch` does, and the trees of the proofs.
+
+        None without branch and bound, or where its options do not record them; then
+        the bounds alone prove every box.
+        """
         x, labels = self._checked(x, labels)
         count = len(x)
         size = next(b for b in self.options.buckets() if b >= count)
@@ -148,12 +161,12 @@ class Certifier:
         else:
             label = np.concatenate([labels, np.repeat(labels[-1:], size - count)])
             label = label.astype(np.int32)
-        result = self._run(x, label, predicted, deadline)
-        return jax.tree.map(lambda v: v[:count], result)
+        result, trees = self._run(x, label, predicted, deadline)
+        return jax.tree.map(lambda v: v[:count], result), trees
 
     def _run(
         self, x: np.ndarray, label: np.ndarray, predicted: np.ndarray, deadline: float
-    ) -> Certification:
+    ) -> tuple[Certification, ProofTrees | None]:
         options, classes = self.options, self.num_classes
         task32 = self._task(x, label, np.float32)
         proving = SearchOptions(options.candidates, options.max_steps, "prove")
@@ -182,7 +195,7 @@ class Certifier:
                 )  # fmt: skip
             calls = calls + refuted.calls
             upper, witness, witness_class = self._confirm(x, label, refuted.witness)
-        subproblems = np.zeros(len(x), np.int32)
+        subproblems, trees = np.zeros(len(x), np.int32), None
         if options.oracle == "complete":
             wanted = (predicted == label) & (radius >= 0)
             with self.seconds.measure("branch"):
@@ -190,19 +203,18 @@ class Certifier:
                 answer = self._close(task, deadline)
             nearer = answer.upper < upper
             radius, upper, witness = answer.lower, answer.upper, answer.witness
-            subproblems = answer.processed
+            subproblems, trees = answer.processed, answer.trees
             improved = _expand(answer.improved, x)
             box = jax.tree.map(partial(np.where, improved), answer.box, box)
             if nearer.any():
                 logits = self._logits(np.where(_expand(nearer, x), witness, x))
                 winner = np.argmax(logits, axis=1)
                 witness_class = np.where(nearer, winner, witness_class)
-        return self._assemble(
-            _Findings(
-                x, label, predicted, radius, box, upper, witness, witness_class,
-                calls, subproblems,
-            )
+        found = _Findings(
+            x, label, predicted, radius, box, upper, witness, witness_class, calls,
+            subproblems,
         )  # fmt: skip
+        return self._assemble(found), trees
 
     def _apothem_task(
         self,

@@ -20,7 +20,9 @@ from jaxcert.bounds.ascent import climb
 from jaxcert.bounds.backward import Coefficients
 from jaxcert.bounds.crown import both_sides, meet, meet_in_buckets, row_source
 from jaxcert.box import Box
-from jaxcert.program import Values
+from jaxcert.program import ActivationNode, Values
+
+_BUCKET = 32  # neurons that are bounded together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,7 @@ def tighten_layers(
             index: Array, source32: Any = source32, source64: Any = source64,
             known: Ranges = known,
         ) -> tuple[Array, Array]:  # fmt: skip
-            slopes = ascend_rows(
+            slopes = _ascend_rows(
                 layout, values32, box, known, both_sides(*source32(index)), options
             )
             slopes = {i: s.astype(jnp.float64) for i, s in slopes.items()}
@@ -78,7 +80,7 @@ def tighten_layers(
     return ranges
 
 
-def ascend_rows(
+def _ascend_rows(
     layout: Layout,
     values: Values,
     box: Box,
@@ -110,6 +112,107 @@ def ascend_rows(
     rates = jax.tree.map(lambda s: jnp.full_like(s, options.rate), start)
     first, moves = evaluate(start), options.iterations - 1
     return climb(evaluate, start, first, rates, project, options.decay, moves)
+
+
+STEPS = 128
+"""Recorded slopes are multiples of 1 / 128; any slope in [0, 1] is valid."""
+
+
+def recorded_slopes(
+    layout: Layout,
+    values32: Values,
+    box: Box,
+    ranges: Ranges,
+    intervals: Ranges,
+    options: TightenOptions,
+) -> dict[int, Array]:
+    """Returns slopes (2, n, neurons of all ReLUs before) as uint8, by output id.
+
+    Those that bound the inputs of every improvable ReLU, lower bounds first, in units
+    of 1 / 128; 0 where it does not matter, because intervals decide one of the two
+    neurons. Optimised under `ranges`, for somebody who starts from `intervals`.
+    """
+    found = {}
+    for node in layout.improvable:
+        (z,) = node.inputs
+        before = layout.nodes[: layout.nodes.index(node)]
+        if not before:
+            # Several affine maps in a row: back-substitution alone is exact.
+            found[node.output] = jnp.zeros((2, node.size, 0), jnp.uint8)
+            continue
+        source = row_source(layout.program, values32, z, jnp.float32)
+
+        def one(index: Array, source: Any = source, before: Any = before) -> Array:
+            rows = both_sides(*source(index[None]))
+            slopes = _ascend_rows(layout, values32, box, ranges, rows, options)
+            flat = [slopes[b.output].reshape(2, -1) for b in before]
+            return jnp.concatenate(flat, axis=1)
+
+        slopes = lax.map(one, jnp.arange(node.size), batch_size=32)
+        open_before = jnp.concatenate([_undecided(b, intervals) for b in before])
+        matters = _undecided(node, intervals)[:, None, None] & open_before
+        stored = jnp.where(matters, jnp.round(slopes * STEPS), 0).astype(jnp.uint8)
+        found[node.output] = jnp.moveaxis(stored, 0, 1)
+    return found
+
+
+def _undecided(node: ActivationNode, ranges: Ranges) -> Array:
+    z = ranges[node.inputs[0]]
+    return node.activation.undecided(z.lo, z.hi).reshape(-1)
+
+
+def ranges_by_slopes(
+    layout: Layout, values: Values, box: Box, ranges: Ranges, slopes: dict[int, Array]
+) -> Ranges:
+    """Returns ranges met with the bounds that recorded slopes give, layer by layer."""
+    ranges = dict(ranges)
+    for node in layout.improvable:
+        (z,) = node.inputs
+        dtype = ranges[z].lo.dtype
+        source = row_source(layout.program, values, z, dtype)
+        before = layout.nodes[: layout.nodes.index(node)]
+        known = dict(ranges)
+
+        def bound(
+            index: Array, source: Any = source, before: Any = before,
+            known: Ranges = known, mine: Array = slopes[node.output], z: int = z,
+        ) -> tuple[Array, Array]:  # fmt: skip
+            flat = mine[:, index].astype(known[z].lo.dtype) / STEPS
+            both = flat.reshape(2 * index.size, -1)
+            parts, start = {}, 0
+            for b in before:
+                part = both[:, start : start + b.size]
+                parts[b.output] = part.reshape(-1, *b.shape)
+                start += b.size
+            rows = both_sides(*source(index))
+            least = row_bounds(layout, values, box, known, rows, parts)
+            return least[: index.size], -least[index.size :]
+
+        mask = node.activation.undecided(ranges[z].lo, ranges[z].hi)
+        ranges[z] = meet_in_buckets(bound, ranges[z], mask, _BUCKET)
+    return ranges
+
+
+def refine_undecided(
+    layout: Layout, values: Values, box: Box, ranges: Ranges
+) -> Ranges:
+    """Returns ranges where every undecided neuron is bounded again by CROWN."""
+    ranges = dict(ranges)
+    for node in layout.improvable:
+        (z,) = node.inputs
+        source = row_source(layout.program, values, z, ranges[z].lo.dtype)
+        known = dict(ranges)
+
+        def bound(
+            index: Array, source: Any = source, known: Ranges = known
+        ) -> tuple[Array, Array]:
+            rows = both_sides(*source(index))
+            least = row_bounds(layout, values, box, known, rows, {})
+            return least[: index.size], -least[index.size :]
+
+        mask = node.activation.undecided(ranges[z].lo, ranges[z].hi)
+        ranges[z] = meet_in_buckets(bound, ranges[z], mask, _BUCKET)
+    return ranges
 
 
 def refine_ranges(

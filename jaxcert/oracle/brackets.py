@@ -24,15 +24,21 @@ from jaxtyping import Array
 from jaxcert.bounds.alpha import Layout, Multipliers, Ranges, default_slopes
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.bounds.ibp import interval_rows, program_of
+from jaxcert.bounds.ibp import interval_rows, program_of, propagate
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
-from jaxcert.bounds.tighten import TightenOptions, tighten_layers
+from jaxcert.bounds.tighten import (
+    TightenOptions,
+    ranges_by_slopes,
+    recorded_slopes,
+    tighten_layers,
+)
 from jaxcert.box import Box
 from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk, take_turns
 from jaxcert.oracle.instances import (
     ApothemTask,
     Instances,
     Leaves,
+    ProofTrees,
     Proved,
     Room,
     SearchState,
@@ -51,7 +57,7 @@ def layout_of(program: Program) -> Layout:
     return Layout(program)
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "options"))
+@functools.partial(jax.jit, static_argnames=("layout", "options", "record"))
 def _roots(
     layout: Layout,
     options: TightenOptions,
@@ -59,8 +65,13 @@ def _roots(
     params: Any,
     box: Box,
     spec: Spec,
-) -> tuple[Ranges, Array, Array, Array, Array]:
-    """Returns ranges, CROWN bounds of clauses, slack, beta costs, slopes per input."""
+    record: bool = False,
+) -> tuple[Ranges, Array, Array, Array, Array, dict[int, Array]]:
+    """Returns what the search starts from, per input.
+
+    Ranges, CROWN bounds of clauses, slack, beta costs, slopes, and the recorded slopes
+    of the ranges if asked for.
+    """
     program = layout.program
 
     def one(box: Box, spec: Spec) -> Any:
@@ -71,11 +82,17 @@ def _roots(
         clauses = spec.clauses(jnp.maximum(rows, by_interval))
         slack = float64_slack(program, values, layers.boxes, spec.coefficients)
         ranges = {i: layers.boxes[i] for i in layout.needed()}
-        if options.iterations > 0:
-            values32 = program.prepare(params32, jnp.float32)
+        values32, recorded = program.prepare(params32, jnp.float32), {}
+        if record:
+            intervals = propagate(program, values, box)
+            loose = {i: intervals[i] for i in ranges}
+            recorded = recorded_slopes(layout, values32, box, ranges, loose, options)
+            ranges = ranges_by_slopes(layout, values, box, loose, recorded)
+        elif options.iterations > 0:
             ranges = tighten_layers(layout, values32, values, box, ranges, options)
         cost = layout.join(multiplier_cost(program, values, layers.boxes))
-        return ranges, clauses, slack, cost, default_slopes(layout, ranges)
+        slopes = default_slopes(layout, ranges)
+        return ranges, clauses, slack, cost, slopes, recorded
 
     return jax.vmap(one)(box, spec)
 
@@ -91,7 +108,7 @@ class ApothemAnswer:
       upper, witness: the nearest counterexample, (J,) and (J, *d).
       processed: subproblems bounded per input, (J,).
       open: inputs that ran out of time or multipliers: their bracket is not closed.
-      leaves: of the proofs of all inputs, if they were recorded.
+      trees: the proofs of all inputs, if they were recorded.
     """
 
     lower: np.ndarray
@@ -101,7 +118,7 @@ class ApothemAnswer:
     witness: np.ndarray
     processed: np.ndarray
     open: np.ndarray
-    leaves: Leaves | None = None
+    trees: ProofTrees | None = None
 
 
 def close_brackets(
@@ -138,8 +155,8 @@ def close_brackets(
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
     box = ball(instances, np.maximum(radius, 0))
-    ranges, clauses, slack, cost, slopes = _roots(
-        layout, options.tighten, params32, params64, box, task.spec
+    ranges, clauses, slack, cost, slopes, recorded = _roots(
+        layout, options.tighten, params32, params64, box, task.spec, options.record
     )
     open_clauses = ~(np.asarray(clauses) > np.asarray(slack)[:, None])
     open_clauses &= (task.wanted & (radius > task.lower))[:, None]
@@ -185,7 +202,9 @@ def close_brackets(
             answer.improved, owner, clause, task.spec.num_clauses,
             np.asarray(slopes, np.float32), leaves,
         )  # fmt: skip
-        answer = dataclasses.replace(answer, leaves=tree)
+        number = {node.output: k for k, node in enumerate(layout.nodes)}
+        kept = {number[i]: np.asarray(v) for i, v in recorded.items()}
+        answer = dataclasses.replace(answer, trees=ProofTrees(tree, kept))
     return answer
 
 

@@ -33,7 +33,11 @@ from jaxcert.bounds.alpha import (
     subproblem_bound,
 )
 from jaxcert.bounds.ascent import AscentOptions, ascend
-from jaxcert.bounds.tighten import TightenOptions, refine_ranges
+from jaxcert.bounds.tighten import (
+    TightenOptions,
+    refine_ranges,
+    refine_undecided,
+)
 from jaxcert.box import Box
 from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.oracle.instances import Instances, Pool, Proved, SearchState, ball
@@ -61,7 +65,8 @@ class BranchOptions:
       inputs: how the input box is split, where that is done instead.
       narrow: inputs of at most this many features are split themselves; so are those
         of networks with smooth activations, of any width.
-      record: keep the leaves of the proof, which certificates are made of.
+      record: keep the leaves of the proof, which certificates are made of. Ranges are
+        then derived anew in every subproblem, as a checker does.
     """
 
     block: int = 0
@@ -100,11 +105,15 @@ def step(
     valid = valid & state.open[owner]
 
     def narrow(problem: Problem, item: Pool) -> Problem:
-        problem = narrowed(problem, item.ranges)
+        if not options.record:
+            problem = narrowed(problem, item.ranges)
         cut = restricted(layout, problem.ranges, item.signs)
         problem = dataclasses.replace(problem, ranges=cut)
         if not options.refine or not layout.improvable:
             return problem
+        if options.record:
+            cut = refine_undecided(layout, values64, problem.box, cut)
+            return dataclasses.replace(problem, ranges=cut)
         _, (_, at_outputs) = subproblem_bound(
             layout, values32, problem.cast(jnp.float32), item.signs, item.multipliers
         )

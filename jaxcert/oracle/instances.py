@@ -212,6 +212,25 @@ class Leaves:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProofTrees:
+    """What certificates of many inputs are made of, numpy.
+
+    Attributes:
+      leaves: of all inputs.
+      range_slopes: recorded slopes of layer ranges, by number of the ReLU node, each
+        (J, 2, n, neurons before), uint8; see `tighten.recorded_slopes`.
+    """
+
+    leaves: Leaves
+    range_slopes: dict[int, np.ndarray]
+
+    def of(self, row: int) -> ProofTrees:
+        """Returns those of one input; its slopes without the leading axis."""
+        slopes = {k: v[row] for k, v in self.range_slopes.items()}
+        return ProofTrees(self.leaves.rows(self.leaves.owner == row), slopes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Room:
     """How much the stacks of a search must hold.

@@ -117,13 +117,13 @@ def run_certify(tiny, capsys, monkeypatch) -> Certify:
 def calls(monkeypatch) -> list[int]:
     """The numbers of inputs that the search was asked about, call by call."""
     made: list[int] = []
-    batch = certify.Certifier.batch
+    batch = certify.Certifier.batch_with_proofs
 
     def counted(self, x, *arguments):
         made.append(len(x))
         return batch(self, x, *arguments)
 
-    monkeypatch.setattr(certify.Certifier, "batch", counted)
+    monkeypatch.setattr(certify.Certifier, "batch_with_proofs", counted)
     return made
 
 

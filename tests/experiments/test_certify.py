@@ -345,7 +345,7 @@ def test_demo_network_is_trained_once(run_certify, monkeypatch, tmp_path):
 def test_ctrl_c_and_resume(run_certify, whole, calls, monkeypatch, tmp_path):
     out = tmp_path / "out"
     arguments = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport", f"--output={out}"
-    counted = certify.Certifier.batch
+    counted = certify.Certifier.batch_with_proofs
 
     def interrupted(self, x, *rest):
         if len(calls) == 1:
@@ -353,7 +353,7 @@ def test_ctrl_c_and_resume(run_certify, whole, calls, monkeypatch, tmp_path):
         return counted(self, x, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(certify.Certifier, "batch", interrupted)
+        patched.setattr(certify.Certifier, "batch_with_proofs", interrupted)
         ended = run_certify(*arguments)
     assert ended.code == 130 and calls == [4]
     assert ended.out.endswith("stopped by Ctrl-C; continue with --resume\n")
@@ -403,14 +403,14 @@ def test_ctrl_c_outside_the_search(run_certify, monkeypatch, tmp_path):
 
 
 def test_time_limit(run_certify, calls, monkeypatch, tmp_path):
-    counted = certify.Certifier.batch
+    counted = certify.Certifier.batch_with_proofs
 
     def slow(self, x, *rest):
         answer = counted(self, x, *rest)
         time.sleep(0.5)
         return answer
 
-    monkeypatch.setattr(certify.Certifier, "batch", slow)
+    monkeypatch.setattr(certify.Certifier, "batch_with_proofs", slow)
     out = tmp_path / "out"
     arguments = "--inputs=0:12", "--batch_size=4", "--noreport", f"--output={out}"
     ended = run_certify(*arguments, "--time_limit=0.4")
@@ -421,13 +421,13 @@ def test_time_limit(run_certify, calls, monkeypatch, tmp_path):
 
 
 def test_batches_get_the_deadline(run_certify, monkeypatch, tmp_path):
-    counted, given = certify.Certifier.batch, []
+    counted, given = certify.Certifier.batch_with_proofs, []
 
     def batch(self, x, labels, deadline):
         given.append(deadline - time.monotonic())
         return counted(self, x, labels, deadline)
 
-    monkeypatch.setattr(certify.Certifier, "batch", batch)
+    monkeypatch.setattr(certify.Certifier, "batch_with_proofs", batch)
     arguments = "--inputs=0:2", "--noreport", f"--output={tmp_path / 'out'}"
     assert run_certify(*arguments, "--time_limit=1000").code == 0
     assert len(given) == 1 and 900 < given[0] <= 1000
@@ -456,10 +456,20 @@ def wait_for_lines(process: subprocess.Popen, out: Path, count: int) -> None:
     pytest.fail(f"{out} got no {count} lines in a minute")
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_killed_in_mid_run(start, run_certify, calls, tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "oracle"),
+    [
+        (signal.SIGKILL, "crown"),
+        (signal.SIGINT, "crown"),
+        (signal.SIGKILL, "complete"),
+    ],
+)
+def test_killed_in_mid_run(start, run_certify, calls, tmp_path, kind, oracle):
     out = tmp_path / "out"
-    flags = "--inputs=0:300", "--batch_size=1", "--noreport", f"--output={out}"
+    flags = (
+        "--inputs=0:300", "--batch_size=1", "--noreport", f"--oracle={oracle}",
+        f"--output={out}",
+    )  # fmt: skip
     process = start(*flags)
     wait_for_lines(process, out, 3)
     process.send_signal(kind)

@@ -426,7 +426,7 @@ def test_too_little_memory(run_certify, monkeypatch, tmp_path, error):
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(certify.Certifier, "batch", fails)
+    monkeypatch.setattr(certify.Certifier, "batch_with_proofs", fails)
     text = one_line(run_certify(INPUTS, f"--output={tmp_path / 'out'}"), 1)
     assert text == "out of memory: make --batch_size smaller"
 
@@ -437,6 +437,6 @@ def test_other_errors_of_the_machine_are_no_mistakes(
     def fails(*_):
         raise jax.errors.JaxRuntimeError("INTERNAL: broken")
 
-    monkeypatch.setattr(certify.Certifier, "batch", fails)
+    monkeypatch.setattr(certify.Certifier, "batch_with_proofs", fails)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         run_certify(INPUTS, f"--output={tmp_path / 'out'}")

@@ -181,7 +181,7 @@ def _full_stack(params, rows: int, capacity: int):
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     box = jc.Box(np.zeros((2, 2)), np.ones((2, 2)))
     with float64():
-        ranges, _, slack, cost, slopes = brackets._roots(
+        ranges, _, slack, cost, slopes, _ = brackets._roots(
             layout, LEAVES.tighten, float32(params), params, box, task.spec
         )
         instances = _instances(task, ranges, slack, cost)
@@ -360,14 +360,19 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = jc.Box(task.x, task.x)
         with float64():
-            ranges, _, slack, cost, slopes = brackets._roots(
+            ranges, _, slack, cost, slopes, _ = brackets._roots(
                 layout, LEAVES.tighten, float32(params), params, box, task.spec
             )
             instances = _instances(task, ranges, slack, cost)
             options = dataclasses.replace(LEAVES, block=count)
             instances, state = setup.start(
-                layout, instances, setup.Room(count, 1), np.zeros(count), box,
-                slopes, task,
+                layout,
+                instances,
+                setup.Room(count, 1),
+                np.zeros(count),
+                box,
+                slopes,
+                task,
             )
             pool = jax.tree.map(np.array, jax.device_get(state.pool))
             pool.signs[:count, 3] = sign

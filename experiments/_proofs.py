@@ -1,0 +1,117 @@
+"""Writing the certificates of a run, batch by batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+
+from jaxcert.certificate.store import CertificateWriter, Claim
+from jaxcert.certification import Certification, Outcome
+from jaxcert.certifier import Certifier, float64
+from jaxcert.oracle.instances import ProofTrees
+
+
+@dataclasses.dataclass
+class Proofs:
+    """Writes one certificate per certified input, and counts.
+
+    Attributes:
+      writer: writes them.
+      arithmetic: real or float32.
+      written: certificates so far.
+      size: their bytes.
+      seconds: writing them took, the check included.
+      checking: seconds of each check.
+    """
+
+    writer: CertificateWriter
+    arithmetic: str
+    written: int = 0
+    size: int = 0
+    seconds: float = 0.0
+    checking: list[float] = dataclasses.field(default_factory=list)
+
+    @staticmethod
+    def into(folder: Path, certifier: Certifier, arithmetic: str) -> Proofs:
+        """Returns proofs of a certifier's claims; raises UnsupportedError."""
+        with float64():
+            writer = CertificateWriter(
+                certifier.f, certifier.params32, certifier.params64,
+                certifier.domain, certifier.rates, folder,
+                required_margin=certifier.required_margin, arithmetic=arithmetic,
+            )  # fmt: skip
+        return Proofs(writer, arithmetic)
+
+    def write(
+        self,
+        names: Sequence[str],
+        x: np.ndarray,
+        answer: Certification,
+        trees: ProofTrees | None,
+    ) -> Certification:
+        """Returns the answer as far as certificates were written and accepted.
+
+        A box may have shrunk by a rounding. For `arithmetic` float32 an input whose
+        certificate is rejected is unknown; for real it stays proved, with a warning.
+        """
+        begin = time.perf_counter()
+        answer = jax.tree.map(np.array, answer)
+        for row in np.flatnonzero(answer.outcome == Outcome.CERTIFIED):
+            self._write_one(names[int(row)], x[row], answer, int(row), trees)
+        self.seconds += time.perf_counter() - begin
+        return answer
+
+    def _write_one(
+        self,
+        name: str,
+        x: np.ndarray,
+        answer: Certification,
+        row: int,
+        trees: ProofTrees | None,
+    ) -> None:
+        claim = Claim(
+            name=name,
+            label=int(answer.label[row]),
+            x=np.asarray(x, np.float64).reshape(-1),
+            lo=np.asarray(answer.box.lo[row]).reshape(-1),
+            hi=np.asarray(answer.box.hi[row]).reshape(-1),
+            lower=float(answer.lower[row]),
+            upper=float(answer.upper[row]),
+            witness=np.asarray(answer.witness[row]).reshape(-1),
+        )
+        own = None if trees is None else trees.of(row)
+        with float64():
+            written = self.writer.write(claim, own)
+        if written.path is None:
+            logging.warning(
+                "%s: the checker does not accept its certificate (%s); none is written",
+                name, written.report.reason,
+            )  # fmt: skip
+            if self.arithmetic == "float32":
+                answer.outcome[row], answer.lower[row] = Outcome.UNKNOWN, 0.0
+                answer.box.lo[row], answer.box.hi[row] = np.nan, np.nan
+            return
+        shape = answer.box.lo[row].shape
+        answer.lower[row] = written.claim.lower
+        answer.box.lo[row] = written.claim.lo.reshape(shape)
+        answer.box.hi[row] = written.claim.hi.reshape(shape)
+        self.written += 1
+        self.size += written.size
+        self.checking.append(written.checking)
+
+    def summary(self) -> str:
+        """Returns one paragraph about what was written."""
+        if not self.written:
+            return "No certificate was written."
+        return (
+            f"{self.written} certificates of {self.size / self.written / 1000:.1f} kB "
+            f"(mean) and their network\nin {self.writer.folder}; all accepted by the "
+            f"independent checker\n({np.median(self.checking):.3f} s each, median; "
+            f"{self.seconds:.1f} s for all with writing)."
+        )

@@ -1,0 +1,187 @@
+"""The network file of certificates: affine maps and ReLUs, written down exactly.
+
+A certificate speaks of the network as it stands in this file, named by its SHA-256. The
+format is stated in `check.py`, which reads it without any other part of jaxcert.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcert.errors import UnsupportedError
+from jaxcert.files import write_atomically
+from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.program import AffineNode, Program, Values
+
+# Elements of one matrix that is written down; conv layers of small networks fit.
+_MATRIX_LIMIT = 1 << 27
+# Matrices with a smaller share of nonzero elements are stored sparsely.
+_SPARSE = 0.4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkFile:
+    """A network in the form that certificates refer to.
+
+    Attributes:
+      header: JSON text, UTF-8.
+      arrays: by name.
+      sha256: over header and arrays, hex.
+    """
+
+    header: bytes
+    arrays: dict[str, np.ndarray]
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"network-{self.sha256[:16]}.npz"
+
+    def write(self, folder: Path) -> None:
+        """Writes the file into a folder, unless it is there."""
+        path = folder / self.name
+        if not path.exists():
+            packed = io.BytesIO()
+            header = np.frombuffer(self.header, np.uint8)
+            np.savez_compressed(packed, header=header, **self.arrays)  # type: ignore[arg-type]
+            write_atomically(path, packed.getvalue())
+
+
+def network_file(program: Program, params: Any) -> NetworkFile:
+    """Returns the network of a program with these float64 weights.
+
+    Must run where float64 is enabled.
+
+    Raises:
+      UnsupportedError: it is not made of affine maps and ReLUs, or is too large.
+    """
+    if not is_piecewise_linear(program):
+        raise UnsupportedError(
+            "certificates exist for networks of affine maps and ReLUs alone; this one "
+            "has other operations. Its answers are proved, but by jaxcert only"
+        )
+    values = program.prepare(params, jnp.float64)
+    arrays: dict[str, np.ndarray] = {}
+    number = {program.input: 0}
+    nodes: list[dict[str, Any]] = []
+    for node in program.nodes:
+        if isinstance(node, AffineNode):
+            terms = _terms(node, values, number, arrays, len(nodes))
+            offset = None
+            if node.has_offset:
+                zeros = [jnp.zeros(shape, jnp.float64) for shape in node.input_shapes]
+                constant = np.asarray(node.apply(values, *zeros)).reshape(-1)
+                if constant.any():
+                    offset = f"b{len(nodes)}"
+                    arrays[offset] = _narrow(constant)
+            nodes.append(
+                {"op": "affine", "size": node.size, "terms": terms, "offset": offset}
+            )
+        else:
+            nodes.append(
+                {"op": "relu", "size": node.size, "input": number[node.inputs[0]]}
+            )
+        number[node.output] = len(nodes)
+    if number[program.output] != len(nodes):
+        raise UnsupportedError("the network's output is not its last operation")
+    header = json.dumps(
+        {
+            "format": "jaxcert network",
+            "version": 1,
+            "input_shape": list(program.input_shape),
+            "nodes": nodes,
+        }
+    ).encode()
+    return NetworkFile(header, arrays, _sha256(header, arrays))
+
+
+def _sha256(header: bytes, arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(header)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}|{array.dtype.str}|{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """Returns the array in float32 where that holds the same numbers."""
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    return single if np.array_equal(single.astype(np.float64), array) else array
+
+
+def _terms(
+    node: AffineNode,
+    values: Values,
+    number: dict[int, int],
+    arrays: dict[str, np.ndarray],
+    index: int,
+) -> list[dict[str, Any]]:
+    zeros = [jnp.zeros(shape, jnp.float64) for shape in node.input_shapes]
+    terms = []
+    for place, value in enumerate(node.inputs):
+
+        def alone(x: Any, place: int = place) -> Any:
+            operands = [*zeros[:place], x, *zeros[place + 1 :]]
+            return node.apply(values, *operands)
+
+        matrix = _matrix(alone, zeros[place], node)
+        name = f"{index}_{place}"
+        terms.append({"input": number[value], **_stored(matrix, name, arrays)})
+    return terms
+
+
+def _matrix(
+    apply: Callable[[Any], Any], zeros: jax.Array, node: AffineNode
+) -> np.ndarray:
+    """Returns the matrix of an affine map, exactly: each element is one weight times 1.
+
+    Raises:
+      UnsupportedError: it has too many elements to be written down.
+    """
+    size = zeros.size
+    if size * node.size > _MATRIX_LIMIT:
+        raise UnsupportedError(
+            f"{node.name} at {node.where} is a matrix of {node.size} x {size}: too "
+            "large for a certificate"
+        )
+    _, linear = jax.linearize(apply, zeros)
+    columns = []
+    eye = np.eye(size)
+    many = jax.jit(jax.vmap(linear))
+    for start in range(0, size, 512):
+        units = jnp.asarray(eye[start : start + 512].reshape(-1, *zeros.shape))
+        columns.append(np.asarray(many(units)).reshape(len(units), node.size))
+    return np.concatenate(columns).T
+
+
+def _stored(
+    matrix: np.ndarray, name: str, arrays: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    filled = matrix != 0
+    per_row = filled.sum(axis=1)
+    if per_row.max(initial=0) <= 1 and np.all(matrix[filled] == 1):
+        picked = np.where(per_row == 1, filled.argmax(axis=1), -1)
+        arrays[f"i{name}"] = picked.astype(np.int32)
+        return {"kind": "index", "index": f"i{name}"}
+    if filled.mean() < _SPARSE:
+        arrays[f"d{name}"] = _narrow(matrix[filled])
+        arrays[f"c{name}"] = np.nonzero(filled)[1].astype(np.int32)
+        start = np.concatenate([[0], np.cumsum(per_row)])
+        arrays[f"s{name}"] = start.astype(np.int32)
+        stored = {"data": f"d{name}", "column": f"c{name}", "start": f"s{name}"}
+        return {"kind": "sparse", **stored}
+    arrays[f"w{name}"] = _narrow(matrix)
+    return {"kind": "dense", "weight": f"w{name}"}

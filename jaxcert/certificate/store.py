@@ -1,0 +1,255 @@
+"""Writing certificates: what was proved, and everything a checker needs to repeat it.
+
+A certificate is written only after the independent checker (`check.py`) accepted it:
+that check, in outward-rounded float64, is the rigorous re-proof of what is reported. If
+rounding stands in its way, the box shrinks by the least that makes it pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxcert.bounds.alpha import Layout, default_slopes
+from jaxcert.bounds.crown import CrownOptions, bound_layers
+from jaxcert.bounds.ibp import program_of, propagate
+from jaxcert.bounds.tighten import TightenOptions, ranges_by_slopes, recorded_slopes
+from jaxcert.box import Box, Rates
+from jaxcert.certificate.check import Report, check_certificate
+from jaxcert.certificate.network_file import NetworkFile, network_file
+from jaxcert.files import write_atomically
+from jaxcert.oracle.brackets import layout_of
+from jaxcert.oracle.instances import Leaves, ProofTrees
+
+# How much of the radius may be given up, step by step, until the checker agrees.
+_SHRINK = {
+    "real": (0.0, 2.0**-30, 2.0**-22, 2.0**-16, 2.0**-12),
+    "float32": (0.0, 2.0**-14, 2.0**-12, 2.0**-10, 2.0**-8, 2.0**-6, 2.0**-4, 0.5),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Claim:
+    """What a certificate states of one input; flat numpy float64.
+
+    Attributes:
+      name: of the input; the file is called after it.
+      label: the class that every point of the box keeps.
+      x, lo, hi: the input and its box, (d,).
+      lower: the apothem that is claimed; inf if all faces are the domain's.
+      upper: distance of the witness; inf if there is none.
+      witness: (d,), or NaN.
+    """
+
+    name: str
+    label: int
+    x: np.ndarray
+    lo: np.ndarray
+    hi: np.ndarray
+    lower: float
+    upper: float
+    witness: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Written:
+    """One certificate on disk.
+
+    Attributes:
+      claim: what it states: that of the caller, or one with a slightly smaller box.
+      report: what the checker said; `path` is empty if it rejected every attempt.
+      path: the file.
+      size: its bytes.
+      checking: seconds that the last check took.
+    """
+
+    claim: Claim
+    report: Report
+    path: Path | None
+    size: int = 0
+    checking: float = 0.0
+
+
+class CertificateWriter:
+    """Writes the certificates of one network into a folder."""
+
+    def __init__(
+        self,
+        f: Callable[[Any, Any], Any],
+        params32: Any,
+        params64: Any,
+        domain: Box,
+        rates: Rates,
+        folder: Path,
+        required_margin: float = 0.0,
+        arithmetic: str = "real",
+        tighten: TightenOptions | None = None,
+    ) -> None:
+        """Writes the network file. Must run where float64 is enabled.
+
+        Args:
+          f: the network's function.
+          params32, params64: its weights in both float types.
+          domain, rates: of the claims, numpy float64.
+          folder: where the files go; made if missing.
+          required_margin: what the margin is claimed to exceed.
+          arithmetic: of the claims, real or float32.
+          tighten: how slopes of range bounds are optimised; more than one layer only.
+
+        Raises:
+          UnsupportedError: see `network_file`.
+          OSError: the folder cannot be written.
+        """
+        program = program_of(f, params32, np.zeros(np.shape(domain.lo), np.float32))
+        self._layout = layout_of(program)
+        self._params = params32, params64
+        self._shape = program.input_shape
+        self._domain, self._rates = domain, rates
+        self._margin, self._arithmetic = float(required_margin), arithmetic
+        self._tighten = tighten or TightenOptions()
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network: NetworkFile = network_file(program, params64)
+        self.network.write(folder)
+
+    def write(self, claim: Claim, trees: ProofTrees | None) -> Written:
+        """Writes the certificate of one claim. Must run where float64 is enabled.
+
+        Args:
+          claim: the claim.
+          trees: those of its input, clause j standing for the j-th other class; None
+            if the bounds alone prove all of them.
+        """
+        path = self.folder / f"{_file_name(claim.name)}.npz"
+        if trees is None:
+            slopes, leaves = self._unbranched(claim)
+        else:
+            slopes, leaves = trees.range_slopes, trees.leaves
+        ranges = {f"range_slopes_{k}": v for k, v in slopes.items()}
+        for share in _SHRINK[self._arithmetic]:
+            smaller = self._shrunk(claim, share)
+            arrays = self._arrays(smaller, leaves) | ranges
+            header = self._header(smaller)
+            packed = io.BytesIO()
+            np.savez_compressed(packed, header=header, **arrays)  # type: ignore[arg-type]
+            temporary = path.with_name(f".unchecked-{path.name}")
+            write_atomically(temporary, packed.getvalue())
+            try:
+                begin = time.perf_counter()
+                report = check_certificate(temporary)
+                seconds = time.perf_counter() - begin
+                if report.accepted:
+                    temporary.replace(path)
+                    size = len(packed.getvalue())
+                    return Written(smaller, report, path, size, seconds)
+            finally:
+                temporary.unlink(missing_ok=True)
+            if not smaller.lower < np.inf:
+                break
+        return Written(claim, report, None)
+
+    def _shrunk(self, claim: Claim, share: float) -> Claim:
+        if share == 0 or not np.isfinite(claim.lower):
+            return claim
+        lower = claim.lower * (1 - share)
+        x: Any = claim.x.reshape(self._shape)
+        box = Box.ball(x, lower, self._domain, self._rates, outward=True)
+        lo, hi = (np.asarray(face, np.float64).reshape(-1) for face in (box.lo, box.hi))
+        lo, hi = np.maximum(lo, claim.lo), np.minimum(hi, claim.hi)
+        return dataclasses.replace(claim, lower=lower, lo=lo, hi=hi)
+
+    def _unbranched(self, claim: Claim) -> tuple[dict[int, np.ndarray], Leaves]:
+        """Returns range slopes, and one leaf without signs for every other class."""
+        layout = self._layout
+        box = Box(
+            jnp.asarray(claim.lo.reshape(self._shape)),
+            jnp.asarray(claim.hi.reshape(self._shape)),
+        )
+        slopes, default = jax.device_get(
+            _range_slopes(layout, self._tighten, *self._params, box)
+        )
+        number = {node.output: k for k, node in enumerate(layout.nodes)}
+        count = layout.program.output_shape[0] - 1
+        blank = np.zeros((count, layout.size), np.float32)
+        leaves = Leaves(
+            np.zeros(count, np.int32), np.arange(count), blank.astype(np.int8),
+            blank + default, blank,
+        )  # fmt: skip
+        return {number[i]: np.asarray(s) for i, s in slopes.items()}, leaves
+
+    def _arrays(self, claim: Claim, leaves: Leaves) -> dict[str, np.ndarray]:
+        classes = self._layout.program.output_shape[0]
+        others = np.array([j for j in range(classes) if j != claim.label], np.int32)
+        target, signs = others[leaves.clause], leaves.signs.astype(np.int8)
+        slope, split = np.clip(leaves.slope, 0, 1), np.maximum(leaves.split, 0)
+        faces: dict[str, Any] = {
+            "x": claim.x, "lo": claim.lo, "hi": claim.hi,
+            "domain_lo": self._domain.lo, "domain_hi": self._domain.hi,
+            "rate_lo": self._rates.lower, "rate_hi": self._rates.upper,
+        }  # fmt: skip
+        shape = claim.x.shape
+        arrays = {
+            name: np.array(
+                np.broadcast_to(np.asarray(v, np.float64).reshape(-1), shape)
+            )
+            for name, v in faces.items()
+        }
+        if np.isfinite(claim.upper):
+            arrays["witness"] = np.asarray(claim.witness, np.float64)
+        return arrays | {
+            "leaf_target": target.astype(np.int32),
+            "leaf_signs": signs,
+            "leaf_slopes": np.where(signs == 0, slope, 0).astype(np.float32),
+            "leaf_betas": np.where(signs != 0, split, 0).astype(np.float32),
+        }
+
+    def _header(self, claim: Claim) -> np.ndarray:
+        header = {
+            "format": "jaxcert certificate",
+            "version": 1,
+            "tool": f"jaxcert {version('jaxcert')}",
+            "input": claim.name,
+            "network": {"sha256": self.network.sha256, "file": self.network.name},
+            "arithmetic": self._arithmetic,
+            "label": int(claim.label),
+            "required_margin": self._margin,
+            "apothem_lower": claim.lower if np.isfinite(claim.lower) else None,
+            "apothem_upper": claim.upper if np.isfinite(claim.upper) else None,
+            "refine": bool(self._layout.improvable),
+        }
+        return np.frombuffer(json.dumps(header).encode(), np.uint8)
+
+
+def _file_name(name: str) -> str:
+    """Returns the input's name with everything but letters, digits, . - _ replaced."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    return kept.removesuffix(".csv").lstrip(".") or "input"
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "options"))
+def _range_slopes(
+    layout: Layout, options: TightenOptions, params32: Any, params64: Any, box: Box
+) -> tuple[dict[int, Array], Array]:
+    """Returns recorded slopes for a box that was never branched, and CROWN's slopes."""
+    program = layout.program
+    values64 = program.prepare(params64, jnp.float64)
+    values32 = program.prepare(params32, jnp.float32)
+    layers = bound_layers(program, values64, box, CrownOptions())
+    ranges = {i: layers.boxes[i] for i in layout.needed()}
+    intervals = propagate(program, values64, box)
+    loose = {i: intervals[i] for i in ranges}
+    slopes = recorded_slopes(layout, values32, box, ranges, loose, options)
+    ranges = ranges_by_slopes(layout, values64, box, loose, slopes)
+    return slopes, default_slopes(layout, ranges)

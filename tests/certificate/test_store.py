@@ -1,0 +1,248 @@
+"""Certificates that jaxcert writes: accepted by the checker, and right."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import exact32
+
+import jaxcert as jc
+from jaxcert.bounds.ibp import program_of
+from jaxcert.certificate.check import check_certificate
+from jaxcert.certificate.network_file import network_file
+from jaxcert.certificate.store import CertificateWriter, Claim
+from jaxcert.certifier import Certifier, float64
+from jaxcert.errors import UnsupportedError
+from jaxcert.oracle.branch_and_bound import BranchOptions
+
+OPTIONS = jc.CertifyOptions(
+    oracle="complete", batch_size=8, branch=BranchOptions(block=16, record=True)
+)
+
+
+def dense(params, x):
+    """A ReLU network."""
+    x = x.reshape(-1)
+    for w, b in params[:-1]:
+        x = jax.nn.relu(w @ x + b)
+    w, b = params[-1]
+    return w @ x + b
+
+
+def residual(params, x):
+    """Two blocks with a shortcut, and clipping."""
+    (w0, b0), (w1, b1), (w2, b2) = params
+    h = jax.nn.relu(w0 @ x + b0)
+    h = jnp.clip(h + jax.nn.relu(w1 @ h + b1), 0, 2)
+    return w2 @ h + b2
+
+
+def convolution(params, x):
+    """A strided convolution and two linear maps."""
+    kernel, (w0, b0), (w1, b1) = params
+    x = jax.lax.conv_general_dilated(
+        x[None], kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    x = jax.nn.relu(w0 @ jax.nn.relu(x).reshape(-1) + b0)
+    return w1 @ x + b1
+
+
+def layers(sizes, seed):
+    rng = np.random.default_rng(seed)
+    return [
+        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.3))
+        for m, n in zip(sizes, sizes[1:], strict=False)
+    ]
+
+
+CASES = {
+    "one": (dense, layers((4, 10, 3), 0), (4,)),
+    "two": (dense, layers((3, 8, 8, 3), 1), (3,)),
+    "residual": (residual, layers((3, 6, 6, 3), 2), (3,)),
+    "convolution": (
+        convolution,
+        [
+            exact32(np.random.default_rng(3).normal(size=(3, 3, 1, 2))),
+            *layers((8, 5, 3), 3),
+        ],
+        (4, 4, 1),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a case was certified to."""
+
+    f: object
+    params: object
+    x: np.ndarray
+    answer: jc.Certification
+    written: list
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=CASES)
+def made(request, tmp_path_factory) -> Made:
+    f, params, shape = CASES[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    return certified(f, params, shape, folder)
+
+
+def certified(f, params, shape, folder, arithmetic="real", margin=0.0) -> Made:
+    certifier = Certifier(
+        f, params, (0.0, 1.0), shape, options=OPTIONS, required_margin=margin,
+        tolerance=1e-3,
+    )  # fmt: skip
+    x = np.random.default_rng(9).uniform(0.1, 0.9, (6, *shape))
+    answer, trees = certifier.batch_with_proofs(x, None)
+    with float64():
+        writer = CertificateWriter(
+            f, certifier.params32, certifier.params64, certifier.domain,
+            certifier.rates, folder, required_margin=margin, arithmetic=arithmetic,
+        )  # fmt: skip
+        written = [
+            writer.write(
+                Claim(
+                    f"input {i}", int(answer.label[i]), x[i].reshape(-1),
+                    answer.box.lo[i].reshape(-1), answer.box.hi[i].reshape(-1),
+                    float(answer.lower[i]), float(answer.upper[i]),
+                    answer.witness[i].reshape(-1),
+                ),
+                trees.of(i),
+            )
+            for i in np.flatnonzero(answer.outcome == jc.Outcome.CERTIFIED)
+        ]  # fmt: skip
+    return Made(f, params, x, answer, written, folder)
+
+
+def test_every_certificate_is_accepted_also_exactly(made):
+    assert len(made.written) >= 5
+    branched = 0
+    for one in made.written:
+        assert one.path is not None, one.report.reason
+        assert check_certificate(one.path).accepted
+        with np.load(one.path) as stored:
+            branched += len(stored["leaf_signs"]) > 2
+    assert branched, "no proof needed a branch: the case is too easy"
+    exactly = check_certificate(made.written[0].path, exact=True)
+    assert exactly.accepted, exactly.reason
+
+
+def test_a_certificate_says_what_was_answered(made):
+    for one, i in zip(made.written, range(6), strict=False):
+        lower = float(made.answer.lower[i])
+        assert one.claim.lower <= lower <= one.claim.lower * (1 + 1e-6)
+        assert one.report.apothem_lower == one.claim.lower
+        assert one.report.label == int(made.answer.label[i])
+        assert one.claim.lower <= one.claim.upper <= one.claim.lower + 1.01e-3
+
+
+def test_another_input_of_the_same_network_shares_its_file(made):
+    assert len(list(made.folder.glob("network-*.npz"))) == 1
+    assert not list(made.folder.glob(".*"))
+
+
+def test_a_box_beyond_the_proof_is_not_written(made, tmp_path):
+    """The witness lies well inside the widened box, so that no proof exists."""
+    f, params, shape = made.f, made.params, made.x.shape[1:]
+    certifier = Certifier(f, params, (0.0, 1.0), shape, options=OPTIONS)
+    with float64():
+        writer = CertificateWriter(
+            f, certifier.params32, certifier.params64, certifier.domain,
+            certifier.rates, tmp_path,
+        )  # fmt: skip
+        claim = made.written[0].claim
+        radius = 1.05 * claim.upper
+        wide = dataclasses.replace(
+            claim, lower=radius, lo=np.maximum(claim.x - radius - 1e-9, 0),
+            hi=np.minimum(claim.x + radius + 1e-9, 1),
+        )  # fmt: skip
+        written = writer.write(wide, None)
+    assert written.path is None and not written.report.accepted
+    assert not list(tmp_path.glob("input*"))
+
+
+def test_float32_shrinks_the_box_and_says_so(tmp_path):
+    f, params, shape = CASES["one"]
+    made = certified(f, params, shape, tmp_path, arithmetic="float32")
+    for one, i in zip(made.written, range(6), strict=False):
+        assert one.path is not None, one.report.reason
+        assert one.claim.lower <= made.answer.lower[i]
+        changed = one.path.read_bytes()
+        assert b"float32" not in changed  # the header is compressed, not plain
+        with np.load(one.path) as stored:
+            assert b'"float32"' in stored["header"].tobytes()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_network_file_is_the_network(name):
+    f, params, shape = CASES[name]
+    with float64():
+        program = program_of(f, params, np.zeros(shape, np.float32))
+        wide = jax.tree.map(np.float64, params)
+        stored = network_file(program, wide)
+        x = np.random.default_rng(0).normal(size=(20, *shape))
+        for point in x:
+            expected = np.asarray(program.evaluate(wide, jnp.asarray(point)))
+            got = evaluate(stored, point.reshape(-1))
+            np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def evaluate(stored, x):
+    """Returns the logits of a network file, by numpy."""
+    import json
+
+    values, arrays = [x], stored.arrays
+    for node in json.loads(stored.header)["nodes"]:
+        if node["op"] == "relu":
+            values.append(np.maximum(values[node["input"]], 0))
+            continue
+        y = np.zeros(node["size"])
+        for term in node["terms"]:
+            v = values[term["input"]]
+            if term["kind"] == "dense":
+                y += arrays[term["weight"]].astype(float) @ v
+            elif term["kind"] == "index":
+                index = arrays[term["index"]]
+                y += np.where(index >= 0, v[np.maximum(index, 0)], 0)
+            else:
+                start = arrays[term["start"]]
+                rows = np.repeat(np.arange(node["size"]), np.diff(start))
+                weight = arrays[term["data"]].astype(float)
+                np.add.at(y, rows, weight * v[arrays[term["column"]]])
+        if node["offset"]:
+            y += arrays[node["offset"]].astype(float)
+        values.append(y)
+    return values[-1]
+
+
+def test_the_hash_is_that_of_the_weights():
+    f, params, shape = CASES["one"]
+    other = jax.tree.map(np.copy, params)
+    other[0][0][0, 0] = np.nextafter(other[0][0][0, 0], np.float32(9))
+    with float64():
+        program = program_of(f, params, np.zeros(shape, np.float32))
+        first, again, changed = (
+            network_file(program, jax.tree.map(np.float64, p)).sha256
+            for p in (params, params, other)
+        )
+    assert first == again != changed
+
+
+def test_smooth_networks_have_no_certificate(tmp_path):
+    def smooth(params, x):
+        w, b = params[0]
+        return jnp.tanh(w @ x + b)
+
+    with (
+        float64(),
+        pytest.raises(UnsupportedError, match="affine maps and ReLUs alone"),
+    ):
+        program = program_of(smooth, layers((2, 3), 0), np.zeros(2, np.float32))
+        network_file(program, layers((2, 3), 0))
