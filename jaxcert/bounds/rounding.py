@@ -13,7 +13,11 @@ charged here at every layer. Errors are carried to the output:
     product     x y         M_x e_y + M_y e_x + e_x e_y + u M_x M_y
     decision                how far its range moves when its inputs are widened by e
 
-where M is the magnitude that a value could reach if nothing cancelled. The backward
+Numbers below 2^-1022 may be lost altogether, in weights, products and coefficients:
+every operation adds t (1 + M) to its error, with t the same count times 2^-1022, and
+the backward pass loses at most t M at every value, which is added at the end.
+
+M is the magnitude that a value could reach if nothing cancelled. The backward
 pass multiplies by slopes of at most L and by the same |A|: the same sum covers it.
 """
 
@@ -35,6 +39,8 @@ from jaxcert.program import (
 )
 
 _HALF_ULP = 2.0**-53
+# Below the least normal number XLA flushes to zero; exact, but for that, in float64.
+_LEAST = 2.0**-1022
 # Roundings charged to one evaluation of an elementwise operation, and of exp and such.
 _PLAIN, _TRANSCENDENTAL = 8, 128
 
@@ -55,6 +61,11 @@ def rounding_unit(program: Program) -> float:
     return 2 * _HALF_ULP * total
 
 
+def _lost(unit: float) -> float:
+    """Returns t: what flushing loses along all roundings that u counts."""
+    return unit / _HALF_ULP * _LEAST
+
+
 class _Errors:
     """Magnitude and error of every value, in the order of the program."""
 
@@ -72,6 +83,17 @@ class _Errors:
 
     def add(self, node: Node) -> None:
         """Adds the output of one node."""
+        self._add(node)
+        if node.output in self.error:
+            widest = [jnp.max(self.size[i]) for i in node.inputs if i in self.size]
+            most = 1 + jnp.max(jnp.stack([jnp.max(self.size[node.output]), *widest]))
+            self.error[node.output] += _lost(self._unit) * most
+
+    def total_size(self) -> Array:
+        """Returns the sum over all values of their greatest magnitude."""
+        return jnp.sum(jnp.stack([jnp.max(size) for size in self.size.values()]))
+
+    def _add(self, node: Node) -> None:
         box, out = self._boxes[node.output], node.output
         if box.lo.dtype == bool:
             inputs = [self._wide(i) for i in node.inputs]
@@ -146,8 +168,11 @@ def multiplier_cost(
     """
     unit = rounding_unit(program)
     errors = _errors(unit, program, values, boxes)
+    lost = _lost(unit) * (1 + errors.total_size())
     return {
-        node.output: errors.error[node.inputs[0]] + unit * errors.size[node.inputs[0]]
+        node.output: errors.error[node.inputs[0]]
+        + unit * errors.size[node.inputs[0]]
+        + lost
         for node in program.nodes
         if isinstance(node, ActivationNode) and node.activation.piecewise_linear
     }
@@ -172,4 +197,5 @@ def float64_slack(
     coefficients = jnp.abs(rows)
     carried = coefficients @ errors.error[program.output]
     local = coefficients @ errors.size[program.output]
-    return jnp.max(carried + unit * (1 + local))
+    lost = _lost(unit) * (1 + jnp.max(coefficients)) * (1 + errors.total_size())
+    return jnp.max(carried + unit * (1 + local)) + lost

@@ -46,6 +46,8 @@ from jaxcert.program import Values
 
 # Fixing a sign narrows all later layers too: how much more a neuron counts per layer.
 _LAYER_WEIGHT, _LAYERS = 4.0, 3
+# Safely above the least normal float32, 2^-126.
+_NORMAL = 2.0**-124
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,11 +191,18 @@ def _proof(item: Pool) -> Proved:
 
 
 def _outward(box: Box) -> Box:
-    """Returns the box in float32, rounded outward."""
+    """Returns the box in float32, rounded outward.
+
+    Ends that XLA may flush to zero become the least normal numbers around them.
+    """
     lo, hi = box.lo.astype(jnp.float32), box.hi.astype(jnp.float32)
+    lo = jnp.where(lo > box.lo, jnp.nextafter(lo, -jnp.inf), lo)
+    hi = jnp.where(hi < box.hi, jnp.nextafter(hi, jnp.inf), hi)
+    low = jnp.where(box.lo >= 0, 0.0, -_NORMAL).astype(jnp.float32)
+    high = jnp.where(box.hi <= 0, 0.0, _NORMAL).astype(jnp.float32)
     return Box(
-        jnp.where(lo > box.lo, jnp.nextafter(lo, -jnp.inf), lo),
-        jnp.where(hi < box.hi, jnp.nextafter(hi, jnp.inf), hi),
+        jnp.where(jnp.abs(box.lo) < _NORMAL, low, lo),
+        jnp.where(jnp.abs(box.hi) < _NORMAL, high, hi),
     )
 
 

@@ -46,9 +46,7 @@ def test_a_milp_confirms_both_ends_of_closed_brackets(name, environment, tmp_pat
     for record in found:
         width = record["apothem_upper"] - record["apothem_lower"]
         assert 0 <= width <= 1e-4 and record["apothem_lower"] > 0
-    ended = script(
-        environment, "milp_reference.py", f"--model={model}", f"--run={out}"
-    )
+    ended = script(environment, "milp_reference.py", f"--model={model}", f"--run={out}")
     assert ended.returncode == 0, ended.stdout
     ends = "5 confirmed, 0 contradicted, 0 unknown"
     assert re.search(f"lower ends {ends}; witnesses {ends}", ended.stdout)

@@ -1,0 +1,265 @@
+"""The soundness campaign: finds nothing in the library, and every planted fault."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import _campaign_bounds as bounds
+import _campaign_exact as exact_polygons
+import _campaign_planted as planted
+import _campaign_run as campaign
+import exact
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _campaign_networks import Architecture, draw_architecture
+from _campaign_numbers import LONG
+from _campaign_record import Suspicion, load
+from _campaign_weights import REGIMES, draw_center, draw_params
+
+from jaxcert.bounds import rounding
+from jaxcert.bounds.ibp import Ibp
+from jaxcert.errors import InputError
+from jaxcert.oracle import incomplete
+from jaxcert.oracle.attack import AttackOracle
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "soundness_campaign.py"
+SIMPLE = Architecture((2,), ("dense 4", "relu", "dense 3"))
+
+
+@pytest.fixture(autouse=True)
+def shared_process(monkeypatch):
+    """What other tests compiled is theirs."""
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)
+
+
+@pytest.fixture
+def simple(monkeypatch):
+    """Every random architecture is the same small one, which compiles in no time."""
+    monkeypatch.setattr(campaign, "draw_architecture", lambda rng, family: SIMPLE)
+
+
+def small(tmp_path, **settings):
+    return campaign.run(tmp_path, 30, 0, kinds=("bounds",), **settings)
+
+
+# ------------------------------------------------------------------ a small campaign
+
+
+def test_a_small_campaign_finds_no_violation(tmp_path, simple, monkeypatch):
+    (record,) = small(tmp_path)
+    # Two boxes, three rows, nine offsets, three oracles.
+    assert record["networks"] == 30 and record["verdicts"] == 30 * 2 * 3 * 9 * 3
+    assert record["violations"] == 0 and record["not_judged"] == 0
+    assert record["proved"] > 500 and record["refuted"] > 200
+    assert not (tmp_path / "violations").exists()
+    lines = (tmp_path / "groups.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [record]
+
+    # --resume: nothing is done again, but for a line that was cut off.
+    path = tmp_path / "groups.jsonl"
+    made = []
+    original = campaign.bounds.bounds_group
+    monkeypatch.setattr(
+        campaign.bounds, "bounds_group", lambda *a: made.append(1) or original(*a)
+    )
+    assert small(tmp_path, resume=True) == [record] and not made
+    path.write_text(lines[0][:-5])
+    (again,) = small(tmp_path, resume=True)
+    assert made == [1]
+    assert {**again, "seconds": 0} == {**record, "seconds": 0}
+    with pytest.raises(InputError, match="written with --seed=0 --networks=30"):
+        campaign.run(tmp_path, 30, 1, resume=True, kinds=("bounds",))
+
+
+def test_the_script_ends_with_1_where_a_group_has_violations(tmp_path, environment):
+    record = {
+        "group": "bounds_piecewise-000", "seed": 0, "of_networks": 4, "networks": 4,
+        "verdicts": 9, "proved": 1, "refuted": 3, "unknown": 5, "violations": 0,
+    }  # fmt: skip
+    for violations in (0, 2):
+        line = json.dumps({**record, "violations": violations})
+        (tmp_path / "groups.jsonl").write_text(line + "\n")
+        words = [sys.executable, str(SCRIPT), f"--output={tmp_path}", "--resume",
+                 "--networks=4", "--kinds=bounds"]  # fmt: skip
+        ended = subprocess.run(words, env=environment, capture_output=True, text=True)
+        assert ended.returncode == (violations > 0), ended.stderr
+        heading, row, _ = ended.stdout.splitlines()
+        assert heading.split()[-1] == "violations"
+        assert row.split() == ["bounds", "piecewise", "4", "9", "1", "3", "5",
+                               str(violations)]  # fmt: skip
+
+
+def test_planted_spikes_are_not_proved_by_bounds():
+    asker = exact_polygons.Asker(planted.SPIKED["deep"])
+    rng, lo, hi = np.random.default_rng(0), np.zeros(3), np.ones(3)
+    for _ in range(10):
+        params, point = planted.spiked(rng, asker.architecture, lo, hi)
+        tally = campaign.Tally()
+        for way in ("ibp", "crown"):
+            asker.ask(
+                tally, params, (lo, hi), (np.array([[1.0, -1]]), np.zeros(1)), way,
+                None, point,
+            )  # fmt: skip
+        assert tally.proved == 0 and not tally.suspicions
+        layers = [(w.T, b) for w, b in (p for p in params if p)]
+        margin = exact.evaluate(layers, point) @ [1, -1]
+        assert margin < 0
+        # Away from the spike the network is robust.
+        others = exact.evaluate(layers, rng.uniform(lo, hi, (200, 3))) @ [1, -1]
+        assert np.median(others) > 0
+
+
+# ------------------------------------------------------------------ planted faults
+
+
+def test_without_the_slack_the_campaign_reports_violations(
+    tmp_path, simple, monkeypatch, capsys
+):
+    for module in (rounding, incomplete):
+        monkeypatch.setattr(
+            module, "float64_slack", lambda *a: jnp.zeros((), jnp.float64)
+        )
+    (record,) = small(tmp_path)
+    assert record["by_claim"]["proved"] > 0
+    saved = sorted((tmp_path / "violations").glob("*.json"))
+    assert len(saved) == 5 and record["violations"] > 5
+    found = load(saved[0])
+    assert found.architecture == SIMPLE and found.stands()
+    margin = json.loads(saved[0].read_text())["exact_margin"]
+    assert float(margin) == float(found.margin()) <= 0
+    # The library as it is does not claim it: the fault was ours.
+    monkeypatch.undo()
+    assert campaign.reproduce(saved[0], ("ibp", "crown")) == 0
+    assert "PROVED" not in capsys.readouterr().out
+
+
+def test_a_shifted_bound_is_reported(tmp_path, simple, monkeypatch):
+    original = Ibp.rows_and_boxes
+
+    def shifted(self, params, box, spec):
+        rows, boxes = original(self, params, box, spec)
+        return rows + 1e-6 * (1 + jnp.abs(rows)), boxes
+
+    monkeypatch.setattr(Ibp, "rows_and_boxes", shifted)
+    (record,) = small(tmp_path)
+    assert record["by_claim"]["proved"] > 0
+    assert campaign.table([record]).splitlines()[-1].split()[-1] != "0"
+
+
+def test_a_false_witness_is_reported(tmp_path, simple, monkeypatch):
+    monkeypatch.setattr(AttackOracle, "_slack", lambda *a: jnp.asarray(-1e-2))
+    (record,) = small(tmp_path)
+    assert set(record["by_claim"]) == {"refuted"}
+
+
+def test_exact_minima_refute_a_bound_that_is_too_high(monkeypatch):
+    monkeypatch.setattr(
+        exact_polygons.Asker, "verdict", lambda *a: incomplete_verdict()
+    )
+    rng = np.random.default_rng(0)
+    tally = exact_polygons.exact_group(bounds.draw_problems(rng, SIMPLE, 3), rng)
+    # One of three specs fails in truth; every oracle "proves" all of them.
+    violations, left = tally.judged()
+    assert left == 0 and len(violations) == 3 * 4
+    assert {v.claim for v in violations} == {"proved, exactly not"}
+
+
+def incomplete_verdict():
+    one = jnp.ones(())
+    return incomplete.from_bound(one, jnp.zeros(2), jnp.zeros((), bool), 0.0)
+
+
+# ------------------------------------------------------------------ the judges
+
+
+def test_polygons_agree_with_one_linear_program_per_pattern():
+    architecture = Architecture((2,), ("dense 4", "relu", "dense 3", "relu", "dense 3"))
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        x = draw_center(rng, (2,))
+        params = draw_params(rng, architecture, x, "plain")
+        row = rng.normal(size=3)
+        lo, hi = x - 0.5, x + [0.5, rng.integers(2)]
+        least, point = exact_polygons.exact_minimum(architecture, params, lo, hi, row)
+        layers = [(w.T, b) for w, b in (p for p in params if p)]
+        other = exact.brute_force_min_margin(layers, lo, hi, row, 0.0)
+        assert float(least) == pytest.approx(other.value, abs=1e-7)
+        assert exact.evaluate(layers, point) @ row == pytest.approx(float(least))
+
+
+def test_polygons_of_every_piecewise_layer_lie_below_all_points():
+    layers = ("dense 6", "max_pair", "residual", "dense 4", "clip", "scale", "dense 6",
+              "min_pair", "leaky_relu", "dense 3", "abs", "max_half")  # fmt: skip
+    architecture = Architecture((2,), layers)
+    rng = np.random.default_rng(1)
+    params = draw_params(rng, architecture, np.zeros(2), "plain")
+    lo, hi = np.array([-1.0, -0.5]), np.array([1.0, 1.0])
+    row = rng.normal(size=3)
+    least, point = exact_polygons.exact_minimum(architecture, params, lo, hi, row)
+    axes = np.stack(np.meshgrid(*[np.linspace(0, 1, 81)] * 2), axis=-1)
+    grid = lo + (hi - lo) * axes.reshape(1, -1, 2)
+    lifted = jax.tree.map(lambda v: LONG.convert(v[None]), params)
+    values = architecture.evaluate(LONG, lifted, LONG.convert(grid))[0] @ row
+    assert float(least) - 1e-12 <= values.min() <= float(least) + 0.2
+    at = architecture.exact(params, point) @ [float(c) for c in row]
+    assert float(at) == pytest.approx(float(least))
+
+
+@pytest.mark.parametrize(
+    "family", ["piecewise", "products", "smooth", "image", "folded"]
+)
+def test_judges_agree_with_each_other_and_with_jax(family: str):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        architecture = draw_architecture(rng, family)
+        x = draw_center(rng, architecture.shape)
+        params = draw_params(rng, architecture, x, "plain")
+        lifted = jax.tree.map(lambda v: LONG.convert(v[None]), params)
+        long = architecture.evaluate(LONG, lifted, LONG.convert(x[None, None]))[0, 0]
+        exactly = architecture.exact(params, x).astype(np.float64)
+        with jax.enable_x64(True):
+            y = np.asarray(architecture.function()(params, jnp.asarray(x)))
+        np.testing.assert_allclose(long.astype(np.float64), exactly, 1e-14, 1e-15)
+        np.testing.assert_allclose(y, exactly, 1e-11, 1e-12)
+
+
+def test_every_regime_gives_finite_weights():
+    rng = np.random.default_rng(0)
+    for family in ("piecewise", "smooth", "image", "folded"):
+        for regime in {*REGIMES, "underflow", "flushed", "offsets"}:
+            architecture = draw_architecture(rng, family)
+            x = draw_center(rng, architecture.shape)
+            params = draw_params(rng, architecture, x, regime)
+            assert all(np.isfinite(v).all() for p in params for v in p)
+
+
+def test_a_point_that_satisfies_the_spec_is_no_violation():
+    params = draw_params(np.random.default_rng(0), SIMPLE, np.zeros(2), "plain")
+    x = np.zeros(2)
+    row = np.array([[1.0, 0.0, 0.0]])
+    y = float(SIMPLE.exact(params, x)[0])
+    doubt = Suspicion("proved", "", SIMPLE, params, x, x, row, np.array([-y]), x)
+    assert doubt.stands() == (SIMPLE.exact(params, x)[0] <= y)
+    shifted = dataclasses.replace(doubt, offset=np.array([1e-9 - y]))
+    assert not shifted.stands()
+    refuted = dataclasses.replace(shifted, claim="refuted")
+    assert refuted.stands()
+
+
+def test_the_table_fits_80_columns():
+    record = {
+        "group": "bounds_piecewise-000", "networks": 10000, "verdicts": 9_999_999,
+        "proved": 1_000_000, "refuted": 100_000, "unknown": 8_899_999,
+        "violations": 12345,
+    }  # fmt: skip
+    lines = campaign.table([record, {**record, "group": "published-fashion"}])
+    assert all(len(line) <= 80 for line in lines.splitlines())
+    assert lines.splitlines()[-1].split() == [
+        "all", "20,000", "19,999,998", "2,000,000", "200,000", "17,799,998", "24,690",
+    ]  # fmt: skip
