@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import _common
-from _campaign_run import DEFAULT_KINDS, reproduce, run, table
+from _campaign_run import DEFAULT_KINDS, KINDS, reproduce, run, table
 from absl import flags
 
 from jaxcert.errors import InputError
