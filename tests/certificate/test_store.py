@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import exact
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +142,22 @@ def test_a_certificate_says_what_was_answered(made):
         assert one.report.apothem_lower == one.claim.lower
         assert one.report.label == int(made.answer.label[i])
         assert one.claim.lower <= one.claim.upper <= one.claim.lower + 1.01e-3
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_no_certificate_is_refuted_by_a_milp(name, tmp_path):
+    """The point of the box where a MILP finds the least margin keeps the class."""
+    f, params, shape = CASES[name]
+    weights = [(w.T, b) for w, b in params]
+    made = certified(f, params, shape, tmp_path)
+    for one in made.written:
+        with np.load(one.path) as stored:
+            lo, hi = stored["lo"], stored["hi"]
+        for other in {0, 1, 2} - {one.claim.label}:
+            c = np.eye(3)[one.claim.label] - np.eye(3)[other]
+            least = exact.exact_min_margin(weights, lo, hi, c, 0.0)
+            point = np.clip(least.point, lo, hi)
+            assert exact.evaluate(weights, point) @ c > 0
 
 
 def test_another_input_of_the_same_network_shares_its_file(made):

@@ -20,6 +20,7 @@ import certify
 import numpy as np
 import pytest
 
+from jaxcert.certificate.check import check_certificate
 from jaxcert.data import load_dataset
 from jaxcert.report import BOX_KEYS, RECORD_KEYS, Run, read_run
 
@@ -94,6 +95,23 @@ def test_files(whole):
     assert summary["n"] == COUNT and summary["complete"] is True
     assert summary["flags"]["batch_size"] == 4
     assert {"jax", "numpy", "jaxcert"} <= summary["versions"].keys()
+
+
+@pytest.mark.parametrize("arithmetic", ["real", "float32"])
+def test_proofs_of_a_run(run_certify, tmp_path, arithmetic):
+    out = tmp_path / "out"
+    flags = "--inputs=0:5", "--noreport", "--proofs", f"--arithmetic={arithmetic}"
+    ended = run_certify(*flags, f"--output={out}")
+    assert ended.code == 0 and ended.err == ""
+    assert "all accepted by the" in ended.out
+    found = [r for r in records(out) if r["status"] == "certified"]
+    assert len(found) > 2
+    for record in found:
+        assert record["arithmetic"] == arithmetic
+        report = check_certificate(out / "proofs" / f"{record['input']}.npz")
+        assert report.accepted, report.reason
+        assert report.arithmetic == arithmetic
+        assert report.apothem_lower == record["apothem_lower"]
 
 
 def test_labels_and_predictions(whole, tiny, digits):
