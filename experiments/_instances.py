@@ -237,9 +237,9 @@ def summary(instances: Sequence[Instance], rows: Mapping[Key, Row]) -> str:
     """Returns a table with a line per network, a total, and what contradicts."""
     done = [instance for instance in instances if instance.key in rows]
     expected = any(instance.expected for instance in done)
-    head = ["network", "instances", *RESULTS, "seconds"]
+    head = ["network", "n", *RESULTS, "seconds"]
     if expected:
-        head += ["agree", "unsolved", "CONTRADICT"]
+        head += ["agree", "open", "WRONG"]
 
     def line(name: str, chosen: Sequence[Instance]) -> list[str]:
         found = [rows[instance.key] for instance in chosen]
@@ -257,8 +257,12 @@ def summary(instances: Sequence[Instance], rows: Mapping[Key, Row]) -> str:
     if len(networks) != 1:
         table.append(line("total", done))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths[0] = min(widths[0], 80 - sum(widths[1:]) - len(widths[1:]))
+    for cells in table:
+        if len(cells[0]) > widths[0]:
+            cells[0] = cells[0][: widths[0] - 2] + ".."
     lines = [
-        "  ".join(
+        " ".join(
             cell.rjust(width) if at else cell.ljust(width)
             for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()

@@ -321,15 +321,15 @@ def test_benchmark(run, files, tmp_path):
     assert table.pop("seconds")
     assert table == {
         "network": "net",
-        "instances": "10",
+        "n": "10",
         "sat": "5",
         "unsat": "5",
         "unknown": "0",
         "timeout": "0",
         "error": "0",
         "agree": "10",
-        "unsolved": "0",
-        "CONTRADICT": "0",
+        "open": "0",
+        "WRONG": "0",
     }
     assert done.err.count(", expected ") == 10
 
@@ -348,7 +348,7 @@ def test_columns(run, files, tmp_path, header):
     done = run(instances=instances, output=output)
     assert done.code == 0, done.err
     assert [row["result"] for row in rows(output)] == ["sat", "unsat"]
-    assert "agree" not in done.out and "CONTRADICT" not in done.out
+    assert "agree" not in done.out and "WRONG" not in done.out
 
 
 def test_timeouts_of_the_list_and_of_the_flag(run, files, tmp_path):
@@ -377,7 +377,7 @@ def test_contradictions_and_unsolved(run, files, tmp_path):
     assert done.code == 3
     head, line, last = done.out.splitlines()
     table = dict(zip(head.split(), line.split(), strict=True))
-    assert (table["agree"], table["unsolved"], table["CONTRADICT"]) == ("0", "1", "1")
+    assert (table["agree"], table["open"], table["WRONG"]) == ("0", "1", "1")
     assert last == "CONTRADICTION: net.onnx sat.vnnlib: sat, expected unsat"
 
 
