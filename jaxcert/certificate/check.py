@@ -19,12 +19,12 @@ from earlier ones, the last value holds the logits; values are flat vectors.
   certificate: `header` {"format": "jaxcert certificate", "version": 1, "network":
     {"sha256", "file": name of a file beside this one}, "arithmetic": "real" or
     "float32", "label": c, "required_margin": m, "apothem_lower": r or null (all faces
-    on the domain), "apothem_upper": u or null (no witness), "refine": bool}; float64
-    x, lo, hi, domain_lo, domain_hi, rate_lo, rate_hi, witness; of L leaves over the N
-    inputs z of all ReLUs: leaf_target int32 (L,), the j; leaf_signs int8 (L, N), +1
-    assumes z >= 0, -1 assumes z <= 0; leaf_slopes float32 (L, N) in [0, 1]; leaf_betas
-    float32 (L, N), >= 0 and only where a sign is. range_slopes_<k> uint8 (2, n, M), in
-    128ths, may serve to bound the inputs of ReLU number k, from below and from above.
+    on the domain), "apothem_upper": u or null (no witness), "refine": bool}, numbers
+    rounded to float64; float64 x, lo, hi, domain_lo, domain_hi, rate_lo, rate_hi,
+    witness; of L leaves over the N inputs z of all ReLUs: leaf_target int32 (L,), j;
+    leaf_signs int8 (L, N), 1 assumes z >= 0, -1 z <= 0; leaf_slopes float32 (L, N) in
+    [0, 1]; leaf_betas float32 (L, N), >= 0 and only where a sign is. range_slopes_<k>
+    uint8 (2, n, M), 128ths, may bound the inputs of ReLU k from below and from above.
 
 The proof. Ranges of all values enclose the network over the box (`enclose`). A leaf
 assumes signs; the leaves of a class form a binary tree and so cover the box (`cover`).
@@ -130,6 +130,12 @@ def _read(path) -> bytes:
         return file.read(_BYTES)
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object; two members of one name would leave its meaning open."""
+    _need(len(dict(pairs)) == len(pairs), "a name stands twice in the header")
+    return dict(pairs)
+
+
 def _unpacked(raw: bytes, form: str) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
     """Returns header bytes, header and finite arrays; sizes are checked before use."""
     arrays: dict[str, Any] = {}
@@ -155,7 +161,7 @@ def _unpacked(raw: bytes, form: str) -> tuple[bytes, dict[str, Any], dict[str, A
             arrays[name] = flat.reshape(shape, order="F" if columns else "C")
     text = arrays.pop("header", np.zeros(0, np.uint8)).tobytes()
     _need(len(text) <= _HEADER and text.endswith(b"}"), "there is no header")
-    head = json.loads(text)
+    head = json.loads(text, object_pairs_hook=_unique)
     found = head.get("format")
     _need(found == form, f"format {str(found)[:40]!r}, not {form!r}")
     _whole(head.get("version"), 1, 2, "version of the format")
@@ -318,9 +324,11 @@ class _Bounds:
     def __init__(self, b: _Arithmetic, net: _Network, lo, hi, slopes) -> None:
         self.b, self.net, self.box = b, net, (b.number(lo), b.number(hi))
         self.size: list[Any] = [np.maximum(*map(abs, self.box))]
+        _need(self.size[0] < _LARGEST, "a value of the box is too large")
         self.reach: list[Any] = [[]]
         self.root: Any = None
         self.root = self.enclose(slopes, np.zeros(net.neurons))
+        _need(self.root is not None, "the ranges of the whole box are empty")
 
     def enclose(self, slopes, signs):
         """Returns ranges over the points of the box with these signs; None if empty.
@@ -447,6 +455,7 @@ class _Bounds:
         """
         b, tiny, u = self.b, self.b.number(2.0**-124), self.b.number(2.0**-24)
         errors = [b.up(b.up(self.size[0] * u) + tiny)]
+        _need(self.size[0] < 2.0**127, "arithmetic is float32: an input overflows")
         for node in self.net.nodes:
             if node.relu >= 0:
                 errors.append(errors[node.terms[0][0]])
@@ -456,6 +465,7 @@ class _Bounds:
             for v, w, absolute in node.terms:
                 normal = (w == 0) | (absolute >= 2.0**-126)
                 _need(normal, "arithmetic is float32: a weight is subnormal")
+                _need(absolute < 2.0**127, "arithmetic is float32: a weight overflows")
                 error = b.up(errors[v] + tiny)  # subnormal values may count as 0
                 carried = b.up(carried + b.bound(absolute, error))
                 total = b.up(total + b.bound(absolute, b.up(self.size[v] + error)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import os
 import re
 import subprocess
@@ -1017,3 +1018,75 @@ def test_mistakes_of_the_caller(tmp_path, script, arguments, reason):
     code, lines, err = script(*(word.format(folder=tmp_path) for word in arguments))
     assert code == 1 and not lines
     assert err.startswith("error: ") and reason in err and err.count("\n") == 1
+
+
+# What once was accepted and is false
+
+
+def affine_case(layers, x, lo, hi, arithmetic: str) -> tuple[Stored, Stored]:
+    """Returns a network of affine maps, and a certificate for class 0 of one leaf."""
+    nodes, arrays = [], {}
+    for k, (weight, bias) in enumerate(layers):
+        arrays |= {f"w{k}": np.float64(weight), f"b{k}": np.float64(bias)}
+        term = {"input": k, "kind": "dense", "weight": f"w{k}"}
+        nodes.append(
+            {"op": "affine", "size": len(bias), "terms": [term], "offset": f"b{k}"}
+        )
+    network = Stored(
+        {"format": "jaxcert network", "version": 1, "input_shape": [1], "nodes": nodes},
+        arrays,
+    )
+    faces = dict(x=x, lo=lo, hi=hi, domain_lo=lo, domain_hi=hi, rate_lo=1, rate_hi=1)
+    blank = np.zeros((1, 0), np.float32)
+    head = {
+        "format": "jaxcert certificate", "version": 1, "arithmetic": arithmetic,
+        "network": {"sha256": network.sha256, "file": "network.npz"}, "label": 0,
+        "required_margin": 0.0, "apothem_lower": None, "apothem_upper": None,
+        "refine": False,
+    }  # fmt: skip
+    leaf = {
+        "leaf_target": np.int32([1]), "leaf_signs": blank.astype(np.int8),
+        "leaf_betas": blank, "leaf_slopes": blank,
+    }  # fmt: skip
+    wide = {name: np.float64([value]) for name, value in faces.items()}
+    return network, Stored(head, wide | leaf)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(
+    ("layers", "point", "arithmetic", "reason"),
+    [
+        # The coefficient 2^-1100 underflows; times the input it is 2^-100.
+        (
+            [([[2.0**-1000]], [0.0]), ([[2.0**-100], [0]], [2.0**-101, 0])],
+            -(2.0**1000), "real", "value of the box is too large",
+        ),
+        # inf * 0 in float32
+        ([([[2.0**130], [0]], [1e3, 0])], 0.0, "float32", "weight overflows"),
+        ([([[-(2.0**-100)], [0]], [2.0**50, 0])], 2.0**140, "float32", "overflows"),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range(layers, point, arithmetic, reason, exact, tmp_path):
+    network, certificate = affine_case(layers, point, point, point, arithmetic)
+    network.write(tmp_path / "network.npz")
+    report = check_certificate(certificate.write(tmp_path / "c.npz"), exact=exact)
+    assert not report.accepted and reason in report.reason
+    # The same with ordinary numbers is accepted.
+    network, certificate = affine_case(
+        [([[1.0], [0.0]], [1.0, 0.0])], 0.5, 0.5, 0.5, arithmetic
+    )
+    network.write(tmp_path / "network.npz")
+    report = check_certificate(certificate.write(tmp_path / "c.npz"), exact=exact)
+    assert report.accepted, report.reason
+
+
+def test_a_name_that_stands_twice_is_rejected(tmp_path):
+    network, certificate = affine_case(
+        [([[1.0], [0.0]], [1.0, 0.0])], 0.5, 0.5, 0.5, "real"
+    )
+    network.write(tmp_path / "network.npz")
+    text = json.dumps(certificate.head).replace('"label": 0', '"label": 1, "label": 0')
+    header = np.frombuffer(text.encode(), np.uint8)
+    np.savez(tmp_path / "c.npz", header=header, **certificate.arrays)
+    report = check_certificate(tmp_path / "c.npz")
+    assert not report.accepted and "stands twice" in report.reason
