@@ -15,7 +15,14 @@ import numpy as np
 
 from jaxcert.errors import InputError
 from jaxcert.report import strict_json
-from jaxcert.report.disk import read, read_json, write_npz, write_whole, writing
+from jaxcert.report.disk import (
+    append_all,
+    read,
+    read_json,
+    write_npz,
+    write_whole,
+    writing,
+)
 
 LINES = "audit.jsonl"
 WITNESSES = "witnesses.npz"
@@ -121,9 +128,7 @@ class AuditFiles:
             self._next_part += 1
         line = strict_json.dumps(record, record["input"]).encode("ascii") + b"\n"
         with writing(self.folder / LINES):
-            # A full disk may take a part of a line and say so only by the count.
-            while line:
-                line = line[self._lines.write(line) :]
+            append_all(self._lines, line)
             os.fsync(self._lines.fileno())
         self.records[record["input"]] = record
 

@@ -15,7 +15,7 @@ import _common
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.report.disk import write_whole, writing
+from jaxcert.report.disk import append_all, write_whole, writing
 
 DECIDED = ("sat", "unsat")
 RESULTS = (*DECIDED, "unknown", "timeout", "error")
@@ -186,9 +186,7 @@ class ResultsFile:
         csv.writer(text, lineterminator="\n").writerow(cells)
         data = text.getvalue().encode()
         with writing(self.path):
-            # A full disk may take a part of a row and say so only by the count.
-            while data:
-                data = data[self._file.write(data) :]
+            append_all(self._file, data)
             with contextlib.suppress(OSError):  # a pipe has no disk below it
                 os.fsync(self._file.fileno())
 

@@ -8,6 +8,7 @@ neurons of the next; bounding the few that matter most again (`refine_ranges`) i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from jaxcert.bounds.alpha import Layout, Ranges, row_bounds
 from jaxcert.bounds.ascent import climb
 from jaxcert.bounds.backward import Coefficients
 from jaxcert.bounds.crown import both_sides, meet, meet_in_buckets, row_source
+from jaxcert.bounds.ibp import propagate
 from jaxcert.box import Box
 from jaxcert.program import ActivationNode, Values
 
@@ -55,29 +57,49 @@ def tighten_layers(
     Slopes are optimised in float32, one set per neuron and side; the ranges are
     evaluated in float64 and met with the given ones, layer by layer.
     """
-    program, ranges = layout.program, dict(ranges)
+    ranges = dict(ranges)
     for node in layout.improvable:
         (z,) = node.inputs
-        source32 = row_source(program, values32, z, jnp.float32)
-        source64 = row_source(program, values64, z, jnp.float64)
+        source = row_source(layout.program, values32, z, jnp.float32)
         known = dict(ranges)
 
-        def bound(
-            index: Array, source32: Any = source32, source64: Any = source64,
-            known: Ranges = known,
-        ) -> tuple[Array, Array]:  # fmt: skip
-            slopes = _ascend_rows(
-                layout, values32, box, known, both_sides(*source32(index)), options
-            )
-            slopes = {i: s.astype(jnp.float64) for i, s in slopes.items()}
-            least = row_bounds(
-                layout, values64, box, known, both_sides(*source64(index)), slopes
-            )
-            return least[: index.size], -least[index.size :]
+        def slopes_of(
+            index: Array, source: Any = source, known: Ranges = known
+        ) -> dict[int, Array]:
+            rows = both_sides(*source(index))
+            slopes = _ascend_rows(layout, values32, box, known, rows, options)
+            return {i: s.astype(jnp.float64) for i, s in slopes.items()}
 
-        mask = node.activation.undecided(ranges[z].lo, ranges[z].hi)
-        ranges[z] = meet_in_buckets(bound, ranges[z], mask, options.bucket)
+        ranges[z] = _bounded_again(
+            layout, values64, box, known, node, slopes_of, options.bucket
+        )
     return ranges
+
+
+def _bounded_again(
+    layout: Layout,
+    values: Values,
+    box: Box,
+    ranges: Ranges,
+    node: ActivationNode,
+    slopes_of: Callable[[Array], dict[int, Array]],
+    bucket: int,
+) -> Box:
+    """Returns a ReLU's input range, met with bounds of its undecided neurons.
+
+    `slopes_of(index)` gives the slopes of the rows of these neurons, lower bounds
+    first, leaves (2 len(index), *shape); empty for CROWN's.
+    """
+    z = ranges[node.inputs[0]]
+    source = row_source(layout.program, values, node.inputs[0], z.lo.dtype)
+
+    def bound(index: Array) -> tuple[Array, Array]:
+        rows = both_sides(*source(index))
+        least = row_bounds(layout, values, box, ranges, rows, slopes_of(index))
+        return least[: index.size], -least[index.size :]
+
+    mask = node.activation.undecided(z.lo, z.hi)
+    return meet_in_buckets(bound, z, mask, bucket)
 
 
 def _ascend_rows(
@@ -118,7 +140,25 @@ STEPS = 128
 """Recorded slopes are multiples of 1 / 128; any slope in [0, 1] is valid."""
 
 
-def recorded_slopes(
+def recorded_ranges(
+    layout: Layout,
+    values32: Values,
+    values64: Values,
+    box: Box,
+    ranges: Ranges,
+    options: TightenOptions,
+) -> tuple[Ranges, dict[int, Array]]:
+    """Returns the ranges that a checker derives from recorded slopes, and the slopes.
+
+    It starts from intervals; the slopes are optimised under the given `ranges`.
+    """
+    enclosures = propagate(layout.program, values64, box)
+    intervals = {i: enclosures[i] for i in ranges}
+    slopes = _recorded_slopes(layout, values32, box, ranges, intervals, options)
+    return _by_slopes(layout, values64, box, intervals, slopes), slopes
+
+
+def _recorded_slopes(
     layout: Layout,
     values32: Values,
     box: Box,
@@ -130,7 +170,7 @@ def recorded_slopes(
 
     Those that bound the inputs of every improvable ReLU, lower bounds first, in units
     of 1 / 128; 0 where it does not matter, because intervals decide one of the two
-    neurons. Optimised under `ranges`, for somebody who starts from `intervals`.
+    neurons.
     """
     found = {}
     for node in layout.improvable:
@@ -161,35 +201,31 @@ def _undecided(node: ActivationNode, ranges: Ranges) -> Array:
     return node.activation.undecided(z.lo, z.hi).reshape(-1)
 
 
-def ranges_by_slopes(
+def _by_slopes(
     layout: Layout, values: Values, box: Box, ranges: Ranges, slopes: dict[int, Array]
 ) -> Ranges:
     """Returns ranges met with the bounds that recorded slopes give, layer by layer."""
     ranges = dict(ranges)
-    for node in layout.improvable:
+    for number, node in enumerate(layout.nodes):
+        if node not in layout.improvable:
+            continue
         (z,) = node.inputs
-        dtype = ranges[z].lo.dtype
-        source = row_source(layout.program, values, z, dtype)
-        before = layout.nodes[: layout.nodes.index(node)]
-        known = dict(ranges)
 
-        def bound(
-            index: Array, source: Any = source, before: Any = before,
-            known: Ranges = known, mine: Array = slopes[node.output], z: int = z,
-        ) -> tuple[Array, Array]:  # fmt: skip
-            flat = mine[:, index].astype(known[z].lo.dtype) / STEPS
-            both = flat.reshape(2 * index.size, -1)
+        def slopes_of(
+            index: Array, before: Any = layout.nodes[:number],
+            mine: Array = slopes[node.output], dtype: Any = ranges[z].lo.dtype,
+        ) -> dict[int, Array]:  # fmt: skip
+            both = (mine[:, index].astype(dtype) / STEPS).reshape(2 * index.size, -1)
             parts, start = {}, 0
             for b in before:
                 part = both[:, start : start + b.size]
                 parts[b.output] = part.reshape(-1, *b.shape)
                 start += b.size
-            rows = both_sides(*source(index))
-            least = row_bounds(layout, values, box, known, rows, parts)
-            return least[: index.size], -least[index.size :]
+            return parts
 
-        mask = node.activation.undecided(ranges[z].lo, ranges[z].hi)
-        ranges[z] = meet_in_buckets(bound, ranges[z], mask, _BUCKET)
+        ranges[z] = _bounded_again(
+            layout, values, box, dict(ranges), node, slopes_of, _BUCKET
+        )
     return ranges
 
 
@@ -199,19 +235,9 @@ def refine_undecided(
     """Returns ranges where every undecided neuron is bounded again by CROWN."""
     ranges = dict(ranges)
     for node in layout.improvable:
-        (z,) = node.inputs
-        source = row_source(layout.program, values, z, ranges[z].lo.dtype)
-        known = dict(ranges)
-
-        def bound(
-            index: Array, source: Any = source, known: Ranges = known
-        ) -> tuple[Array, Array]:
-            rows = both_sides(*source(index))
-            least = row_bounds(layout, values, box, known, rows, {})
-            return least[: index.size], -least[index.size :]
-
-        mask = node.activation.undecided(ranges[z].lo, ranges[z].hi)
-        ranges[z] = meet_in_buckets(bound, ranges[z], mask, _BUCKET)
+        ranges[node.inputs[0]] = _bounded_again(
+            layout, values, box, dict(ranges), node, lambda _: {}, _BUCKET
+        )
     return ranges
 
 
@@ -236,8 +262,7 @@ def refine_ranges(
     ranges, scores = dict(ranges), layout.parts(score)
     for node in layout.improvable:
         (z,) = node.inputs
-        dtype = ranges[z].lo.dtype
-        source = row_source(layout.program, values, z, dtype)
+        source = row_source(layout.program, values, z, ranges[z].lo.dtype)
         flat = scores[node.output].reshape(-1)
         index = lax.top_k(flat, min(count, node.size))[1]
         rows = both_sides(*source(index))

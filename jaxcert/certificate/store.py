@@ -24,8 +24,8 @@ from jaxtyping import Array
 
 from jaxcert.bounds.alpha import Layout, default_slopes
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.bounds.ibp import program_of, propagate
-from jaxcert.bounds.tighten import TightenOptions, ranges_by_slopes, recorded_slopes
+from jaxcert.bounds.ibp import program_of
+from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
 from jaxcert.box import Box, Rates
 from jaxcert.certificate.check import Report, check_certificate
 from jaxcert.certificate.network_file import NetworkFile, network_file
@@ -69,8 +69,8 @@ class Written:
 
     Attributes:
       claim: what it states: that of the caller, or one with a slightly smaller box.
-      report: what the checker said; `path` is empty if it rejected every attempt.
-      path: the file.
+      report: what the checker said, of the last attempt.
+      path: the file; None if every attempt was rejected.
       size: its bytes.
       checking: seconds that the last check took.
     """
@@ -248,8 +248,5 @@ def _range_slopes(
     values32 = program.prepare(params32, jnp.float32)
     layers = bound_layers(program, values64, box, CrownOptions())
     ranges = {i: layers.boxes[i] for i in layout.needed()}
-    intervals = propagate(program, values64, box)
-    loose = {i: intervals[i] for i in ranges}
-    slopes = recorded_slopes(layout, values32, box, ranges, loose, options)
-    ranges = ranges_by_slopes(layout, values64, box, loose, slopes)
+    ranges, slopes = recorded_ranges(layout, values32, values64, box, ranges, options)
     return slopes, default_slopes(layout, ranges)

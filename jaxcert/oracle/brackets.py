@@ -24,12 +24,11 @@ from jaxtyping import Array
 from jaxcert.bounds.alpha import Layout, Multipliers, Ranges, default_slopes
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.bounds.ibp import interval_rows, program_of, propagate
+from jaxcert.bounds.ibp import interval_rows, program_of
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.bounds.tighten import (
     TightenOptions,
-    ranges_by_slopes,
-    recorded_slopes,
+    recorded_ranges,
     tighten_layers,
 )
 from jaxcert.box import Box
@@ -82,12 +81,12 @@ def _roots(
         clauses = spec.clauses(jnp.maximum(rows, by_interval))
         slack = float64_slack(program, values, layers.boxes, spec.coefficients)
         ranges = {i: layers.boxes[i] for i in layout.needed()}
-        values32, recorded = program.prepare(params32, jnp.float32), {}
+        values32 = program.prepare(params32, jnp.float32)
+        recorded: dict[int, Array] = {}
         if record:
-            intervals = propagate(program, values, box)
-            loose = {i: intervals[i] for i in ranges}
-            recorded = recorded_slopes(layout, values32, box, ranges, loose, options)
-            ranges = ranges_by_slopes(layout, values, box, loose, recorded)
+            ranges, recorded = recorded_ranges(
+                layout, values32, values, box, ranges, options
+            )
         elif options.iterations > 0:
             ranges = tighten_layers(layout, values32, values, box, ranges, options)
         cost = layout.join(multiplier_cost(program, values, layers.boxes))

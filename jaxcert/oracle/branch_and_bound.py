@@ -143,10 +143,10 @@ def step(
     survives = valid & ~proved
     if options.record:
         item = dataclasses.replace(popped, multipliers=best)
-        leaves, leaf_count = push(
+        proofs, proof_count = push(
             state.proved, state.proved_count, _proof(item), valid & proved
         )
-        state = dataclasses.replace(state, proved=leaves, proved_count=leaf_count)
+        state = dataclasses.replace(state, proved=proofs, proved_count=proof_count)
 
     state = dataclasses.replace(
         state,

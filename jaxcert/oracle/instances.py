@@ -219,7 +219,7 @@ class ProofTrees:
     Attributes:
       leaves: of all inputs.
       range_slopes: recorded slopes of layer ranges, by number of the ReLU node, each
-        (J, 2, n, neurons before), uint8; see `tighten.recorded_slopes`.
+        (J, 2, n, neurons before), uint8; see `tighten.recorded_ranges`.
     """
 
     leaves: Leaves

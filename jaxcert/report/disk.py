@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -41,6 +42,15 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray], compressed: bool) -> No
     save = np.savez_compressed if compressed else np.savez
     with _replacing(path) as handle:
         save(handle, allow_pickle=False, **arrays)
+
+
+def append_all(handle: io.RawIOBase, content: bytes) -> None:
+    """Appends to an unbuffered file; a full disk raises OSError.
+
+    Such a disk may take a part of the bytes, and says so only by their count.
+    """
+    while content:
+        content = content[handle.write(content) :]
 
 
 @contextlib.contextmanager

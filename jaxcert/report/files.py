@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
 from jaxcert.report import strict_json
-from jaxcert.report.disk import write_npz, write_whole, writing
+from jaxcert.report.disk import append_all, write_npz, write_whole, writing
 from jaxcert.report.stored import (
     BOXES,
     LINES,
@@ -179,9 +179,7 @@ class RunFiles:
         self._next_part += 1
         with writing(self.directory / LINES):
             for name, line in lines:
-                # A full disk may take a part of a line and say so only by the count.
-                while line:
-                    line = line[self._lines.write(line) :]
+                append_all(self._lines, line)
                 self.done.add(name)
             os.fsync(self._lines.fileno())
 

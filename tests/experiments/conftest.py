@@ -20,6 +20,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 import _common  # noqa: E402
 import certify  # noqa: E402
+from in_process import Ended  # noqa: E402
 
 from jaxcert.architecture import Architecture  # noqa: E402
 from jaxcert.data import load_dataset  # noqa: E402
@@ -47,15 +48,6 @@ class Tiny:
         """Returns the logits of (n, 8, 8, 1) inputs, by numpy in float64."""
         w1, b1, w2, b2 = (w.astype(np.float64) for w in self.weights)
         return np.maximum(x.reshape(len(x), -1) @ w1 + b1, 0) @ w2 + b2
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a run of the script ended."""
-
-    code: int | None
-    out: str
-    err: str
 
 
 Certify = Callable[..., Ended]

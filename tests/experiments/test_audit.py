@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import logging as python_logging
 import subprocess
 import sys
 import types
@@ -21,8 +19,7 @@ from _audit_boxes import published_claims
 from _audit_files import KEYS
 from _audit_table import table
 from _milp_network import read_mlp
-from absl import logging
-from absl.testing import flagsaver
+from in_process import Ended, answered
 
 from jaxcert.architecture import Architecture
 from jaxcert.errors import InputError
@@ -42,15 +39,6 @@ BOXES: dict[str, tuple[list[float], list[float], str]] = {
     "tip": ([0.9, -1.0], [2.0, 1.0], "broken"),
     "pinned": ([0.0, 0.5], [0.4, 0.5], "sound"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a run of the script ended."""
-
-    code: int | None
-    out: str
-    err: str
 
 
 Run = Callable[..., Ended]
@@ -86,14 +74,7 @@ def run(diamond, tmp_path, capsys, monkeypatch) -> Run:
         def main(argv):
             return _audit.audit(_audit.Request(**request))
 
-        capsys.readouterr()
-        # logtostderr: to the stream of the moment, not to that of the import.
-        with flagsaver.flagsaver(logtostderr=True):
-            try:
-                code = _common.guarded(main)(["audit.py"])
-            finally:
-                python_logging.root.removeHandler(logging.get_absl_handler())
-        return Ended(code, *capsys.readouterr())
+        return answered(main, "audit.py", capsys)
 
     return ended
 

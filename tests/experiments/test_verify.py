@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import gzip
-import logging as python_logging
 import math
 import re
 import signal
@@ -20,8 +18,7 @@ import _common
 import _verification
 import numpy as np
 import pytest
-from absl import logging
-from absl.testing import flagsaver
+from in_process import Ended, answered
 
 from jaxcert.interop.vnnlib import Property, load_vnnlib
 
@@ -83,15 +80,6 @@ PROPERTIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a run of the script ended."""
-
-    code: int | None
-    out: str
-    err: str
-
-
 Run = Callable[..., Ended]
 
 
@@ -109,14 +97,7 @@ def run(capsys, monkeypatch) -> Run:
                 _verification.Request(**request), time.monotonic()
             )
 
-        capsys.readouterr()
-        # logtostderr: to the stream of the moment, not to that of the import.
-        with flagsaver.flagsaver(logtostderr=True):
-            try:
-                code = _common.guarded(main)(["verify.py"])
-            finally:
-                python_logging.root.removeHandler(logging.get_absl_handler())
-        return Ended(code, *capsys.readouterr())
+        return answered(main, "verify.py", capsys)
 
     return ended
 
@@ -194,7 +175,7 @@ def point(text: str) -> tuple[np.ndarray, np.ndarray]:
     }
     for pairs in values.values():
         assert [i for i, _ in pairs] == list(range(len(pairs)))
-    return tuple(np.array([v for _, v in values[k]]) for k in "XY")  # type: ignore
+    return tuple(np.array([v for _, v in values[k]]) for k in "XY")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
