@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 
@@ -56,13 +58,17 @@ class Box:
         """
         down = radius if rates is None else radius * rates.lower
         up = radius if rates is None else radius * rates.upper
-        lo, hi = x - down, x + up
+        return Box.point(x)._moved(down, up, domain, outward)
+
+    def _moved(self, down: Any, up: Any, domain: Box | None, outward: bool) -> Box:
+        """Returns [lo - down, hi + up], rounded outward if asked, and clipped."""
+        lo, hi = self.lo - down, self.hi + up
         if outward:
             down = jnp.where(down == 0, 0, jnp.nextafter(down, jnp.inf))
             up = jnp.where(up == 0, 0, jnp.nextafter(up, jnp.inf))
-            lo, hi = x - down, x + up
-            lo = jnp.where(down == 0, x, jnp.nextafter(lo, -jnp.inf))
-            hi = jnp.where(up == 0, x, jnp.nextafter(hi, jnp.inf))
+            lo, hi = self.lo - down, self.hi + up
+            lo = jnp.where(down == 0, self.lo, jnp.nextafter(lo, -jnp.inf))
+            hi = jnp.where(up == 0, self.hi, jnp.nextafter(hi, jnp.inf))
         if domain is not None:
             lo, hi = jnp.maximum(lo, domain.lo), jnp.minimum(hi, domain.hi)
         return Box(lo, hi)
@@ -162,7 +168,10 @@ class Rates:
 
         Infinite where z differs from x on a side that has rate 0.
         """
-        down, up = jnp.maximum(x - z, 0), jnp.maximum(z - x, 0)
+        return self._steps(Box.point(x), z)
+
+    def _steps(self, core: Box, z: Float[Array, "*d"]) -> Float[Array, ""]:
+        down, up = jnp.maximum(core.lo - z, 0), jnp.maximum(z - core.hi, 0)
         steps = jnp.maximum(_ratio(down, self.lower), _ratio(up, self.upper))
         return jnp.max(steps)
 
@@ -179,6 +188,52 @@ class Rates:
         down = jnp.where(self.lower > 0, _ratio(x - domain.lo, self.lower), 0)
         up = jnp.where(self.upper > 0, _ratio(domain.hi - x, self.upper), 0)
         return jnp.maximum(jnp.max(down), jnp.max(up))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Nested boxes: box(t) = clip([core.lo - t w_lo, core.hi + t w_hi], domain).
+
+    Around a point they are the balls of an apothem search; around a box, its growth.
+
+    Attributes:
+      core: box(0); it lies in the domain.
+      domain: box of legal inputs.
+      rates: w, how fast each face moves.
+    """
+
+    core: Box
+    domain: Box
+    rates: Rates
+
+    @staticmethod
+    def many(cores: Box, domain: Box, rates: Rates) -> Family:
+        """Returns a batch of families, numpy: leaves (n, *d).
+
+        Args:
+          cores: leaves (n, *d).
+          domain, rates: of each, leaves (n, *d), or of all, leaves d.
+        """
+
+        def every(v: Float[ArrayLike, "..."]) -> np.ndarray:
+            return np.broadcast_to(v, np.shape(cores.lo))
+
+        return Family(cores, jax.tree.map(every, domain), jax.tree.map(every, rates))
+
+    def box(self, t: Float[ArrayLike, ""], *, outward: bool = False) -> Box:
+        """Returns box(t); with `outward`, one that contains the exact box(t)."""
+        down, up = t * self.rates.lower, t * self.rates.upper
+        return self.core._moved(down, up, self.domain, outward)
+
+    def distance(self, z: Float[Array, "*d"]) -> Float[Array, ""]:
+        """Returns the least t for which box(t), unclipped, holds z; inf: none."""
+        return self.rates._steps(self.core, z)
+
+    def toward(self, z: Float[Array, "*d"], part: Float[ArrayLike, ""]) -> Array:
+        """Returns the point that lies this part of the way from the core to z."""
+        begin = self.core.project(z)
+        return self.domain.project(begin + part * (z - begin))
 
 
 def _time(slack: Array, rate: Array) -> Array:

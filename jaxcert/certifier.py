@@ -15,7 +15,7 @@ from jaxtyping import ArrayLike
 
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp, program_of
-from jaxcert.box import Box, Rates
+from jaxcert.box import Box, Family, Rates
 from jaxcert.certification import (
     Certification,
     CertifyOptions,
@@ -232,9 +232,7 @@ class Certifier:
         offset: Any = np.full((count, classes - 1), -self.required_margin)
         clause: Any = np.tile(np.arange(classes - 1), (count, 1))
         return ApothemTask(
-            x=x,
-            domain=self.domain,
-            rates=self.rates,
+            family=Family.many(Box.point(x), self.domain, self.rates),
             spec=Spec(rows, offset, clause, classes - 1),
             lower=np.maximum(radius, 0),
             upper=upper,

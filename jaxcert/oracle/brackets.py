@@ -139,7 +139,7 @@ def close_brackets(
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
     """
-    program = program_of(f, params32, task.x[0])
+    program = program_of(f, params32, task.family.core.lo[0])
     layout = layout_of(program)
     options = options.resolved(layout)
     width = 0.95 * task.tolerance
@@ -148,8 +148,8 @@ def close_brackets(
     radius = np.minimum(radius, task.reach)
     radius = np.where(task.wanted, np.maximum(radius, task.lower), task.lower)
     instances = Instances(
-        x=task.x, domain=task.domain, rates=task.rates, ranges={}, slack=task.lower,
-        split_cost=np.zeros((len(task.x), layout.size)),
+        family=task.family, ranges={}, slack=task.lower,
+        split_cost=np.zeros((len(task.lower), layout.size)),
         floor=task.lower, width=np.float64(width), owner=np.zeros(1, np.int32),
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
@@ -193,7 +193,7 @@ def close_brackets(
         if int(state.processed.sum()) == before and int(state.leaf_count) == 0:
             break  # the stack is full: what is open stays open
         # Every input that waits half done takes room: only while there is plenty.
-        if len(task.x) > 1 and 4 * int(state.count) < len(state.pool.tries):
+        if len(task.lower) > 1 and 4 * int(state.count) < len(state.pool.tries):
             state = take_turns(instances, state)
     answer = _answer(instances, jax.device_get(state), task)
     if options.record:

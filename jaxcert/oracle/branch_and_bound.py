@@ -38,7 +38,7 @@ from jaxcert.bounds.tighten import (
     refine_ranges,
     refine_undecided,
 )
-from jaxcert.box import Box
+from jaxcert.box import Box, Family
 from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.oracle.instances import Instances, Pool, Proved, SearchState, ball
 from jaxcert.oracle.stack import pop_block, push
@@ -264,21 +264,20 @@ def share_witnesses(
     found = jax.vmap(violates)(points, rows, offset, slack) & asked
 
     def improve(state: SearchState) -> SearchState:
-        def nearer(x: Array, z: Array, *clause: Array) -> Array:
+        def nearer(family: Family, z: Array, *clause: Array) -> Array:
             def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
                 safe, bad = ends
                 middle = (safe + bad) / 2
-                point = instances.domain.project(x + middle * (z - x))
-                worse = violates(point, *clause)
+                worse = violates(family.toward(z, middle), *clause)
                 return jnp.where(worse, safe, middle), jnp.where(worse, middle, bad)
 
-            zero, one = jnp.zeros((), x.dtype), jnp.ones((), x.dtype)
-            _, t = lax.fori_loop(0, 20, halve, (zero, one))
-            return instances.domain.project(x + t * (z - x))
+            zero, one = jnp.zeros((), z.dtype), jnp.ones((), z.dtype)
+            _, part = lax.fori_loop(0, 20, halve, (zero, one))
+            return family.toward(z, part)
 
-        x = instances.x[owner]
-        close = jax.vmap(nearer)(x, points, rows, offset, slack)
-        distance = jax.vmap(instances.rates.distance)(x, close)
+        family = jax.tree.map(lambda v: v[owner], instances.family)
+        close = jax.vmap(nearer)(family, points, rows, offset, slack)
+        distance = jax.vmap(Family.distance)(family, close)
         distance = jnp.where(found, jnp.nextafter(distance, jnp.inf), jnp.inf)
         count = state.upper.size
         least = jax.ops.segment_min(distance, owner, count)

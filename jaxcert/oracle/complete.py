@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcert.bounds.ibp import program_of
-from jaxcert.box import Box, Rates
+from jaxcert.box import Box, Family, Rates
 from jaxcert.oracle.brackets import close_brackets, layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.input_split import decide_by_input
@@ -60,9 +60,7 @@ def decide(
         params32,
         params64,
         ApothemTask(
-            x=center[None],
-            domain=box,
-            rates=Rates(ones, ones),
+            family=Family.many(Box.point(center[None]), box, Rates(ones, ones)),
             spec=jax.tree.map(lambda v: np.asarray(v)[None], spec),
             lower=np.array([-1.0]),
             upper=np.array([np.inf]),

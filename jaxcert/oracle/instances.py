@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges
-from jaxcert.box import Box, Rates
+from jaxcert.box import Box, Family
 from jaxcert.spec import Spec
 
 # Memory for the stack; it holds at least 4 blocks and at most 2^15 subproblems.
@@ -27,8 +27,7 @@ class ApothemTask:
     """What branch and bound starts from, numpy float64, J inputs.
 
     Attributes:
-      x: (J, *d).
-      domain, rates: shape d.
+      family: the boxes of every input, leaves (J, *d).
       spec: one per input, leaves (J, ...); every clause has the same number of rows.
       lower: radius already proved, (J,).
       upper: distance of the nearest witness, inf if none, (J,).
@@ -38,9 +37,7 @@ class ApothemTask:
       tolerance: width of the bracket to reach.
     """
 
-    x: np.ndarray
-    domain: Box
-    rates: Rates
+    family: Family
     spec: Spec
     lower: np.ndarray
     upper: np.ndarray
@@ -58,9 +55,7 @@ class Instances:
     J inputs with a box each, I instances: one clause of one input's spec.
 
     Attributes:
-      x: inputs, (J, *d).
-      domain: box of legal inputs, shape d.
-      rates: rates of the faces, shape d.
+      family: the boxes of every input, leaves (J, *d).
       ranges: layer ranges over each input's first box, leaves (J, ...).
       slack: what a bound must exceed, (J,).
       split_cost: by how much more per unit of each neuron's beta, (J, N).
@@ -71,9 +66,7 @@ class Instances:
       offset: (I, rows).
     """
 
-    x: Float[Array, "J *d"]
-    domain: Box
-    rates: Rates
+    family: Family
     ranges: Ranges
     slack: Float[Array, " J"]
     split_cost: Float[Array, "J N"]
@@ -175,10 +168,9 @@ class SearchState:
 def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     """Returns the boxes of these radii, rounded outward and clipped to the domain."""
 
-    def one(x: Array, r: Array) -> Box:
-        return Box.ball(x, r, instances.domain, instances.rates, outward=True)
-
-    return jax.vmap(one)(instances.x, radius)
+    return jax.vmap(lambda family, r: family.box(r, outward=True))(
+        instances.family, radius
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from jaxcert.bounds.alpha import Layout, Problem
-from jaxcert.box import Box, Rates
+from jaxcert.box import Box, Family
 from jaxcert.program import ActivationNode, AffineNode, Program
 
 
@@ -75,23 +75,21 @@ def _finite(maps: tuple[np.ndarray, ...]) -> bool:
 def nearest_violation(
     maps: tuple[np.ndarray, ...],
     fixed: Int[np.ndarray, " N"],
-    x: np.ndarray,
-    domain: Box,
-    rates: Rates,
+    family: Family,
     slack: float,
 ) -> np.ndarray | None:
-    """Returns the point nearest to x with these signs and every row <= -2 slack."""
+    """Returns the point nearest to the core with these signs, every row <= -2 slack."""
     from scipy.optimize import linprog
 
     if not _finite(maps):
         return None
     neurons, neuron_offset, rows, row_offset, _ = maps
-    count = x.size
-    low, high = np.ravel(rates.lower), np.ravel(rates.upper)
-    x = x.reshape(-1)
+    low, high = np.ravel(family.rates.lower), np.ravel(family.rates.upper)
+    begin, end = np.ravel(family.core.lo), np.ravel(family.core.hi)
+    count = begin.size
     chosen = np.flatnonzero(fixed)
     sign = fixed[chosen].astype(float)[:, None]
-    # Variables: z (d) and the radius t. -t w_lo <= z - x <= t w_hi.
+    # Variables: z (d) and the radius t. core.lo - t w_lo <= z <= core.hi + t w_hi.
     eye = np.eye(count)
     below = np.concatenate(
         [
@@ -102,9 +100,10 @@ def nearest_violation(
         ]
     )
     limit = np.concatenate(
-        [x, -x, sign[:, 0] * neuron_offset[chosen], -row_offset - 2 * slack]
+        [end, -begin, sign[:, 0] * neuron_offset[chosen], -row_offset - 2 * slack]
     )
-    bounds = [*zip(np.ravel(domain.lo), np.ravel(domain.hi), strict=True), (0, None)]
+    low, high = np.ravel(family.domain.lo), np.ravel(family.domain.hi)
+    bounds = [*zip(low, high, strict=True), (0, None)]
     goal = np.zeros(count + 1)
     goal[-1] = 1
     result = linprog(goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs")

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcert.bounds.alpha import Layout, narrowed
-from jaxcert.box import Rates
 from jaxcert.oracle.branch_and_bound import resume_leaves
 from jaxcert.oracle.instances import ApothemTask, Instances, SearchState, ball
 from jaxcert.oracle.leaf import (
@@ -47,7 +46,8 @@ def settle_leaves(
     count, capacity = int(state.leaf_count), len(leaves.tries)
     radius, still = np.array(state.radius), np.array(state.open)
     stuck = np.array(state.stuck)
-    points = np.zeros((capacity, *task.x.shape[1:]))
+    shape = task.family.core.lo.shape[1:]
+    points = np.zeros((capacity, *shape))
     has_point, wanted = np.zeros(capacity, bool), np.zeros(capacity, bool)
     solvable = is_piecewise_linear(layout.program)
     room = int(state.count) + capacity <= len(state.pool.tries)
@@ -67,14 +67,11 @@ def settle_leaves(
         maps = jax.device_get(affine_maps(layout, params64, problem, leaves.signs[k]))
         fixed = leaves.signs[k]
         slack = float(instances.slack[j])
-        point = nearest_violation(
-            maps, fixed, task.x[j], task.domain, task.rates, slack
-        )
+        family = jax.tree.map(lambda v, j=j: v[j], task.family)
+        point = nearest_violation(maps, fixed, family, slack)
         if point is not None:
-            points[k] = np.clip(
-                point.reshape(task.x.shape[1:]), task.domain.lo, task.domain.hi
-            )
-            away = _distance(task.rates, task.x[j], points[k])
+            points[k] = family.domain.project(point.reshape(shape))
+            away = float(family.distance(points[k]))
             has_point[k] = away < state.upper[j]
             radius[j] = min(radius[j], away - float(instances.width))
         box = jax.tree.map(
@@ -96,7 +93,3 @@ def settle_leaves(
     return resume_leaves(
         layout, params64, instances, state, leaves, points, has_point, wanted
     )
-
-
-def _distance(rates: Rates, x: np.ndarray, z: np.ndarray) -> float:
-    return float(Rates(np.asarray(rates.lower), np.asarray(rates.upper)).distance(x, z))

@@ -17,6 +17,7 @@ import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.tighten import TightenOptions
+from jaxcert.box import Family
 from jaxcert.certifier import float64
 from jaxcert.oracle import brackets, complete
 from jaxcert.oracle import instances as setup
@@ -78,7 +79,9 @@ def task_of(params, x, reach, offsets, wanted=None):
     """One clause per input over its ball: `y0 - y1 + offset > 0`."""
     count = len(x)
     return ApothemTask(
-        x=x, domain=UNIT, rates=jc.Rates(np.ones(2), np.ones(2)),
+        family=Family.many(
+            jc.Box.point(np.asarray(x)), UNIT, jc.Rates(np.ones(2), np.ones(2))
+        ),
         spec=jc.Spec(
             np.tile(ROW, (count, 1, 1)), np.reshape(offsets, (count, 1)),
             np.zeros((count, 1), np.int32), 1,
@@ -168,9 +171,9 @@ def test_a_tiny_stack_is_unknown_or_right(seed: int, monkeypatch):
 
 def _instances(task, ranges, slack, cost) -> Instances:
     return Instances(
-        x=task.x, domain=task.domain, rates=task.rates, ranges=ranges, slack=slack,
+        family=task.family, ranges=ranges, slack=slack,
         split_cost=cost, floor=task.lower, width=np.float64(1.0),
-        owner=np.arange(len(task.x), dtype=np.int32),
+        owner=np.arange(len(task.lower), dtype=np.int32),
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
 
@@ -358,7 +361,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
         params, x, sign = _cancelling(seed, size)
         layout = brackets.layout_of(program_of(f, float32(params), x))
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
-        box = jc.Box(task.x, task.x)
+        box = task.family.core
         with float64():
             ranges, _, slack, cost, slopes, _ = brackets._roots(
                 layout, LEAVES.tighten, float32(params), params, box, task.spec
