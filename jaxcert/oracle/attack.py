@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -62,18 +63,20 @@ class AttackOracle:
         """
         program = program_of(self.f, params, box.lo)
 
-        def clauses(z: Array) -> Array:
-            return spec.clauses(spec.values(program.evaluate(params, z)))
+        def value(z: Array, target: Array) -> tuple[Array, Array]:
+            clauses = spec.clauses(spec.values(program.evaluate(params, z)))
+            return clauses[target], jnp.min(clauses)
 
         center = box.center
         hint = center if hint is None else jnp.where(jnp.isnan(hint), center, hint)
         starts = self._starts(box, hint)
         targets = jnp.arange(spec.num_clauses)
 
-        def descend(start: Array, target: Array) -> tuple[Array, Array]:
-            return _descend(clauses, box, start, target, self.options.steps)
+        def one(start: Array, target: Array) -> tuple[Array, Array]:
+            aim = functools.partial(value, target=target)
+            return descend(aim, box, start, self.options.steps)
 
-        over_targets = jax.vmap(descend, in_axes=(None, 0))
+        over_targets = jax.vmap(one, in_axes=(None, 0))
         points, margins = jax.vmap(over_targets, in_axes=(0, None))(starts, targets)
         points = points.reshape((-1, *box.lo.shape))
         margins = margins.reshape(-1)
@@ -102,21 +105,18 @@ class AttackOracle:
         return jnp.stack(starts)
 
 
-def _descend(
-    clauses: Callable[[Array], Array], box: Box, start: Array, target: Array, steps: int
+def descend(
+    value: Callable[[Array], tuple[Array, Array]], box: Box, start: Array, steps: int
 ) -> tuple[Array, Array]:
-    """Returns (the worst point of one descent, its margin over all clauses).
+    """Returns (the worst point that one descent meets, how bad it is).
 
+    `value` gives what to descend on, and by what to judge points: less is worse.
     The step is a fraction of every edge, from 1 (a jump to a vertex: on a piece where
     the network is linear that is the minimiser) down to 1/50, then vertices again.
     """
     shrinking = jnp.geomspace(1.0, 0.02, max(steps - 2, 1))
     fractions = jnp.concatenate([shrinking, jnp.ones(2)])[:steps].astype(start.dtype)
     edges = box.edges()
-
-    def value(z: Array) -> tuple[Array, Array]:
-        all_values = clauses(z)
-        return all_values[target], jnp.min(all_values)
 
     def step(carry: tuple[Array, Array, Array], fraction: Array) -> Any:
         z, best, best_margin = carry
@@ -129,7 +129,7 @@ def _descend(
 
     first = jnp.asarray(jnp.inf, start.dtype)
     (z, best, best_margin), _ = lax.scan(step, (start, start, first), fractions)
-    margin = jnp.min(clauses(z))
+    _, margin = value(z)
     better = margin < best_margin
     return jnp.where(better, z, best), jnp.where(better, margin, best_margin)
 

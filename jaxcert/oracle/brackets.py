@@ -142,8 +142,9 @@ def close_brackets(
     program = program_of(f, params32, task.family.core.lo[0])
     layout = layout_of(program)
     options = options.resolved(layout)
-    width = 0.95 * task.tolerance
-    below = np.where(np.isfinite(task.upper), task.upper, 0) - min(width, 1e300)
+    # Finite: inf - inf would close the inputs that have no witness.
+    width = min(0.95 * task.tolerance, 1e300)
+    below = np.where(np.isfinite(task.upper), task.upper, 0) - width
     radius = np.where(np.isfinite(task.upper), below, np.inf)
     radius = np.minimum(radius, task.reach)
     radius = np.where(task.wanted, np.maximum(radius, task.lower), task.lower)

@@ -8,6 +8,7 @@ multipliers go back to branch and bound, which evaluates their bound in float64.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -79,6 +80,7 @@ def nearest_violation(
     slack: float,
 ) -> np.ndarray | None:
     """Returns the point nearest to the core with these signs, every row <= -2 slack."""
+    from scipy import sparse
     from scipy.optimize import linprog
 
     if not _finite(maps):
@@ -90,14 +92,15 @@ def nearest_violation(
     chosen = np.flatnonzero(fixed)
     sign = fixed[chosen].astype(float)[:, None]
     # Variables: z (d) and the radius t. core.lo - t w_lo <= z <= core.hi + t w_hi.
-    eye = np.eye(count)
-    below = np.concatenate(
+    eye = sparse.eye_array(count)
+    below = sparse.block_array(
         [
-            np.hstack([eye, -high[:, None]]),
-            np.hstack([-eye, -low[:, None]]),
-            np.hstack([-sign * neurons[chosen], np.zeros((len(chosen), 1))]),
-            np.hstack([rows, np.zeros((len(rows), 1))]),
-        ]
+            [eye, -high[:, None]],
+            [-eye, -low[:, None]],
+            [-sign * neurons[chosen], None],
+            [rows, None],
+        ],
+        format="csc",
     )
     limit = np.concatenate(
         [end, -begin, sign[:, 0] * neuron_offset[chosen], -row_offset - 2 * slack]
@@ -110,10 +113,25 @@ def nearest_violation(
     return result.x[:count] if result.status == 0 else None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LeafProof:
+    """Multipliers of a leaf's lower bound.
+
+    Attributes:
+      beta: of the signs, shape (N,).
+      weights: of the rows.
+      bound: what they should give.
+    """
+
+    beta: np.ndarray
+    weights: np.ndarray
+    bound: float
+
+
 def proving_multipliers(
     maps: tuple[np.ndarray, ...], fixed: Int[np.ndarray, " N"], box: Box
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Returns (beta, row weights) that maximise the leaf's lower bound over a box.
+) -> LeafProof | None:
+    """Returns the multipliers that maximise the leaf's lower bound over a box.
 
     From the duals of: minimise t subject to rows(z) <= t and the signs. None where the
     program is not solved.
@@ -121,7 +139,7 @@ def proving_multipliers(
     from scipy.optimize import linprog
 
     if not _finite(maps):
-        return None, None
+        return None
     neurons, neuron_offset, rows, row_offset, _ = maps
     chosen = np.flatnonzero(fixed)
     sign = fixed[chosen].astype(float)[:, None]
@@ -147,8 +165,8 @@ def proving_multipliers(
     goal = np.concatenate([np.zeros(len(faces)), [1], np.full(len(chosen), price)])
     result = linprog(goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs")
     if result.status != 0:
-        return None, None
+        return None
     duals = -np.asarray(result.ineqlin.marginals)
     beta = np.zeros(fixed.size)
     beta[chosen] = np.maximum(duals[len(rows) :], 0)
-    return beta, np.maximum(duals[: len(rows)], 0)
+    return LeafProof(beta, np.maximum(duals[: len(rows)], 0), float(result.fun))

@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxcert.bounds.alpha import Layout, narrowed
 from jaxcert.oracle.branch_and_bound import resume_leaves
-from jaxcert.oracle.instances import ApothemTask, Instances, SearchState, ball
+from jaxcert.oracle.instances import ApothemTask, Instances, SearchState
 from jaxcert.oracle.leaf import (
+    LeafProof,
     affine_maps,
     is_piecewise_linear,
     nearest_violation,
@@ -68,20 +69,26 @@ def settle_leaves(
         fixed = leaves.signs[k]
         slack = float(instances.slack[j])
         family = jax.tree.map(lambda v, j=j: v[j], task.family)
-        point = nearest_violation(maps, fixed, family, slack)
-        if point is not None:
-            points[k] = family.domain.project(point.reshape(shape))
-            away = float(family.distance(points[k]))
-            has_point[k] = away < state.upper[j]
-            radius[j] = min(radius[j], away - float(instances.width))
-        box = jax.tree.map(
-            lambda v, j=j: np.asarray(v[j]),
-            ball(instances, np.maximum(radius, 0)),
-        )
-        beta, weights = proving_multipliers(maps, fixed, box)
-        if beta is not None and weights is not None:
-            leaves.multipliers.split[k] = beta
-            leaves.multipliers.row[k] = np.log(weights + 1e-9)
+
+        def proof(
+            j: int = j, maps: Any = maps, fixed: Any = fixed, family: Any = family
+        ) -> LeafProof | None:
+            box = family.box(max(radius[j], 0.0), outward=True)
+            return proving_multipliers(maps, fixed, box)
+
+        found = proof()
+        # Only a leaf that the box violates needs the slower search for where.
+        if found is None or found.bound <= 2 * slack:
+            point = nearest_violation(maps, fixed, family, slack)
+            if point is not None:
+                points[k] = family.domain.project(point.reshape(shape))
+                away = float(family.distance(points[k]))
+                has_point[k] = away < state.upper[j]
+                radius[j] = min(radius[j], away - float(instances.width))
+                found = proof()
+        if found is not None:
+            leaves.multipliers.split[k] = found.beta
+            leaves.multipliers.row[k] = np.log(found.weights + 1e-9)
         leaves.tries[k] = patience
         wanted[k] = True
     state = dataclasses.replace(

@@ -1,0 +1,303 @@
+"""Growth: from a proved box to a maximal one, all faces of all inputs at once.
+
+Every round takes the boxes that `proposals.py` makes of what is known, and asks branch
+and bound about them. What is proved becomes the box; a counterexample is watched from
+then on, so that the next proposal avoids it. A face is done when it lies on the domain's
+boundary, or when a point of the box, moved to delta beyond the face, violates the spec.
+Nothing proved is ever given up: stopping early leaves a smaller proved box.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from jaxcert.bounds.ibp import program_of
+from jaxcert.box import Box, Family, Rates
+from jaxcert.errors import InputError
+from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.oracle.instances import ApothemTask
+from jaxcert.program import Program
+from jaxcert.search.proposals import (
+    WITNESSES,
+    Front,
+    ProposalOptions,
+    probe,
+    propose,
+    settle_points,
+    worst_clause,
+)
+from jaxcert.spec import Spec
+
+FAIRNESS = {"maximal": None, "min_edge": 32.0, "mean_edge": 0.1, "volume": 1.0}
+"""Objectives, and the fairness that stands for each."""
+AT_DOMAIN, OPEN = -1, -2
+"""What blocks a face that no point blocks: the domain's boundary, or nothing known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthOptions:
+    """How boxes grow.
+
+    Attributes:
+      objective: "maximal" keeps the given box and moves all faces evenly as far as
+        they go. The others start from the input itself and may trade the apothem:
+        "min_edge" for the least edge, "mean_edge" for the sum of the edges, "volume"
+        for the log-volume; then they grow to a maximal box as well.
+      delta: resolution of maximality, in input units (times the rates).
+      rounds: most proposals that branch and bound is asked about.
+      stubborn: refuted proposals in a row after which a box moves part of the way.
+    """
+
+    objective: Literal["maximal", "min_edge", "mean_edge", "volume"] = "maximal"
+    delta: float = 1e-3
+    rounds: int = 40
+    stubborn: int = 10
+
+    def __post_init__(self) -> None:
+        if self.objective not in FAIRNESS:
+            raise InputError(
+                f"unknown objective '{self.objective}'; choose one of "
+                f"{', '.join(FAIRNESS)}"
+            )
+        if not self.delta > 0:
+            raise InputError(f"delta is {self.delta}; it must be > 0")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GrowthTask:
+    """What growth starts from, numpy float64, J inputs.
+
+    Attributes:
+      x: inputs, (J, *d).
+      box: proved boxes around them, leaves (J, *d).
+      witness: counterexamples near these boxes, NaN if none, (J, *d).
+      domain, rates: shape d.
+      spec: one per input, leaves (J, ...).
+      wanted: which inputs to work on, (J,).
+    """
+
+    x: np.ndarray
+    box: Box
+    witness: np.ndarray
+    domain: Box
+    rates: Rates
+    spec: Spec
+    wanted: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Growth:
+    """Grown boxes, numpy; F = 2d faces, lower ones first.
+
+    Attributes:
+      box: proved, leaves (J, *d).
+      points: of every input, (n_j, *d), points of its box.
+      blocked: (J, F), which of these points, moved to delta beyond the face (but inside
+        the domain), violates the spec; AT_DOMAIN for a face on the domain's boundary or
+        of rate 0; OPEN for one that nothing is known to stop.
+      subproblems: that branch and bound bounded, (J,).
+      rounds: proposals asked about, (J,).
+    """
+
+    box: Box
+    points: list[np.ndarray]
+    blocked: np.ndarray
+    subproblems: np.ndarray
+    rounds: np.ndarray
+
+
+def grow_boxes(
+    f: Callable[[Any, Any], Any],
+    params32: Any,
+    params64: Any,
+    task: GrowthTask,
+    options: GrowthOptions,
+    branch: BranchOptions,
+    deadline: float = np.inf,
+    log: Any = None,
+) -> Growth:
+    """Returns maximal boxes, as far as the rounds and the deadline allow.
+
+    Must run where float64 is enabled.
+
+    Args:
+      f: the network's function; ReLUs are its only nonlinear parts.
+      params32, params64: its weights in both float types.
+      task: see `GrowthTask`.
+      options: see `GrowthOptions`.
+      branch: how branch and bound runs.
+      deadline: `time.monotonic()` after which no further round begins.
+    """
+    run = _Run(f, params32, params64, task, options, branch, deadline)
+    for index in range(options.rounds):
+        if not run.active.any() or time.monotonic() > deadline:
+            break
+        run.round(index)
+        if log:
+            log(index, run)
+    return run.result()
+
+
+class _Run:
+    """The state of `grow_boxes` between rounds."""
+
+    def __init__(
+        self,
+        f: Callable[[Any, Any], Any],
+        params32: Any,
+        params64: Any,
+        task: GrowthTask,
+        options: GrowthOptions,
+        branch: BranchOptions,
+        deadline: float,
+    ) -> None:
+        self._f, self._params = f, (params32, params64)
+        self._options, self._branch, self._deadline = options, branch, deadline
+        self._program: Program = program_of(f, params32, task.x[0])
+        count, faces = len(task.x), 2 * task.x[0].size
+        everywhere = Family.many(task.box, task.domain, task.rates)
+        clauses = task.spec.num_clauses
+        width = Front.width(clauses)
+        keeps = FAIRNESS[options.objective] is None
+        self._front = Front(
+            x=task.x, domain=everywhere.domain, rates=everywhere.rates, spec=task.spec,
+            box=task.box if keeps else Box.point(task.x),
+            free=np.ones((count, faces), bool),
+            points=np.repeat(task.x[:, None], width, axis=1),
+            clause=np.tile(np.arange(width) % clauses, (count, 1)).astype(np.int32),
+        )  # fmt: skip
+        self.active = task.wanted.copy()
+        self._shaped = np.full(count, keeps)
+        self._failed = np.zeros(count, int)
+        self._witnesses = np.zeros(count, int)
+        self._blocked = np.full((count, faces), OPEN)
+        self._points: list[list[np.ndarray]] = [[] for _ in range(count)]
+        self._subproblems = np.zeros(count, np.int64)
+        self._rounds = np.zeros(count, np.int64)
+        known = np.isfinite(task.witness).reshape(count, -1).all(axis=1)
+        self._watch(task.witness, known & task.wanted)
+
+    def round(self, index: int) -> None:
+        """Asks branch and bound about one proposal for every active input."""
+        front, options = self._front, self._options
+        shaping = bool(np.any(self.active & ~self._shaped))
+        fairness = FAIRNESS[options.objective] if shaping else None
+        proposing = ProposalOptions(delta=options.delta, fairness=fairness)
+        asked = self.active & (~self._shaped if shaping else True)
+        t = time.monotonic()
+        target, front = jax.device_get(
+            propose(self._program, proposing, self._params[1], front, np.int32(index))
+        )
+        self.t1 = time.monotonic() - t
+        t = time.monotonic()
+        self._front = front
+        partly = self._failed >= options.stubborn
+        core = Box.point(front.x) if shaping else front.box
+        answer = self._ask(core, target, asked & ~partly, np.inf)
+        if np.any(asked & partly):
+            answer = _merged(
+                answer, self._ask(core, target, asked & partly, 1e-3), asked & partly
+            )
+        self.t2 = time.monotonic() - t
+        self.answer = answer
+        self._subproblems += answer.processed
+        self._rounds += asked
+        moved = asked & answer.improved
+        self._failed = np.where(moved, 0, self._failed + asked)
+        self._shaped = self._shaped | moved
+        mask = moved.reshape((-1,) + (1,) * (front.x.ndim - 1))
+        box = jax.tree.map(partial(np.where, mask), answer.box, front.box)
+        self._front = dataclasses.replace(front, box=box)
+        self._watch(answer.witness, asked & np.isfinite(answer.upper))
+        t = time.monotonic()
+        if self._shaped.any():
+            self._close_faces(proposing)
+        self.t3 = time.monotonic() - t
+
+    def _ask(
+        self, core: Box, target: Box, wanted: np.ndarray, tolerance: float
+    ) -> ApothemAnswer:
+        """Returns how far boxes go from core to target; infinite tolerance: all or none."""
+        front, count = self._front, len(wanted)
+        rates = Rates(core.lo - target.lo, target.hi - core.hi)
+        task = ApothemTask(
+            family=Family(core, front.domain, rates),
+            spec=front.spec,
+            lower=np.zeros(count),
+            upper=np.full(count, np.inf),
+            witness=np.full(front.x.shape, np.nan),
+            reach=np.ones(count),
+            wanted=wanted,
+            tolerance=tolerance,
+        )
+        return close_brackets(
+            self._f, *self._params, task, self._branch, self._deadline
+        )
+
+    def _watch(self, points: np.ndarray, known: np.ndarray) -> None:
+        """Adds one counterexample per input, where known, to what proposals avoid."""
+        if not known.any():
+            return
+        front = self._front
+        mask = known.reshape((-1,) + (1,) * (points.ndim - 1))
+        safe = np.where(mask, points, front.x)
+        aims = np.asarray(
+            worst_clause(self._program, self._params[1], front.spec, safe)
+        )
+        rows = np.flatnonzero(known)
+        place = front.spec.num_clauses + self._witnesses[rows] % WITNESSES
+        watched, clause = np.array(front.points), np.array(front.clause)
+        watched[rows, place], clause[rows, place] = points[rows], aims[rows]
+        self._witnesses[rows] += 1
+        self._front = dataclasses.replace(front, points=watched, clause=clause)
+
+    def _close_faces(self, proposing: ProposalOptions) -> None:
+        """Finds out which faces are done."""
+        front, params = self._front, self._params[1]
+        inside = settle_points(self._program, proposing, params, front)
+        stops, by = jax.device_get(probe(self._program, proposing, params, inside))
+        points = np.asarray(inside.points)
+        box, domain, rates = front.box, front.domain, front.rates
+        low = (box.lo <= domain.lo) | (rates.lower == 0)
+        high = (box.hi >= domain.hi) | (rates.upper == 0)
+        count = len(low)
+        done = np.concatenate([low.reshape(count, -1), high.reshape(count, -1)], axis=1)
+        usable = self.active & self._shaped
+        new = stops & (self._blocked == OPEN) & ~done & usable[:, None]
+        for j in np.flatnonzero(new.any(axis=1)):
+            offset = sum(map(len, self._points[j]))
+            used, place = np.unique(by[j, new[j]], return_inverse=True)
+            self._blocked[j, new[j]] = offset + place
+            self._points[j].append(points[j, used])
+        self._blocked[done & self._shaped[:, None]] = AT_DOMAIN
+        self._front = dataclasses.replace(front, free=self._blocked == OPEN)
+        self.active &= ~self._shaped | (self._blocked == OPEN).any(axis=1)
+
+    def result(self) -> Growth:
+        """Returns what was found so far."""
+        shape = self._front.x.shape[1:]
+        points = [
+            np.concatenate(p) if p else np.zeros((0, *shape)) for p in self._points
+        ]
+        return Growth(
+            self._front.box, points, self._blocked, self._subproblems, self._rounds
+        )
+
+
+def _merged(a: ApothemAnswer, b: ApothemAnswer, use_b: np.ndarray) -> ApothemAnswer:
+    def pick(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        mask = use_b.reshape((-1,) + (1,) * (u.ndim - 1))
+        return np.where(mask, v, u)
+
+    names = ("lower", "improved", "upper", "witness", "open")
+    parts = {name: pick(getattr(a, name), getattr(b, name)) for name in names}
+    box = jax.tree.map(pick, a.box, b.box)
+    return ApothemAnswer(box=box, processed=a.processed + b.processed, **parts)

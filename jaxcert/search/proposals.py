@@ -1,0 +1,351 @@
+"""Proposals for growth: boxes that should be maximal, as far as attacks can tell.
+
+The points at which the margin is least inside a box say how fast it falls as the faces
+move out; `filling.py` turns that into extents, and the attack is asked again, until it
+finds nothing wrong and no face could move by delta. All faces of all inputs at once, in
+one `lax.while_loop`. Nothing is proved here: an oracle decides about the proposal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcert.bounds.ibp import propagate
+from jaxcert.bounds.rounding import float64_slack
+from jaxcert.box import Box, Rates
+from jaxcert.oracle.attack import descend
+from jaxcert.program import Program, Values
+from jaxcert.search.filling import Cuts, fill_evenly, fill_fairly
+from jaxcert.spec import Spec
+
+# Witnesses of branch and bound that are watched, and other low points.
+WITNESSES, _LOWEST = 24, 4
+# Cuts that one attack adds, and how many attacks are remembered.
+_CUTS, _MEMORY = 12, 3
+_UNLIMITED = 1e9
+_QUICK = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposalOptions:
+    """How a proposal is made.
+
+    Attributes:
+      delta: resolution of maximality, in input units (times the rates).
+      fairness: of the utility that shapes the box, see `filling.fill_fairly`; None
+        keeps the box that is proved and only grows it.
+      iterations: attacks on the way to one proposal.
+      shaping: how many of them may reshape it.
+      restarts: random starts per clause of each attack.
+      steps: gradient steps of each.
+      reserve: part of the margin at the input that a proposal leaves unused.
+    """
+
+    delta: float = 1e-3
+    fairness: float | None = None
+    iterations: int = 12
+    shaping: int = 8
+    restarts: int = 1
+    steps: int = 8
+    reserve: float = 1e-9
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Front:
+    """One input during growth; batched with a leading axis. F = 2d faces, lower first.
+
+    Attributes:
+      x: the input.
+      domain: box of legal inputs.
+      rates: units of the faces; those of rate 0 never move.
+      spec: what must hold.
+      box: what is proved.
+      free: faces that may move still.
+      points: bad points that are watched, W of them: the worst of every clause,
+        `WITNESSES` of branch and bound, and the lowest others.
+      clause: the clause that each of them is after.
+    """
+
+    x: Float[Array, "*d"]
+    domain: Box
+    rates: Rates
+    spec: Spec
+    box: Box
+    free: Bool[Array, " F"]
+    points: Float[Array, "W *d"]
+    clause: Int[Array, " W"]
+
+    @staticmethod
+    def width(clauses: int) -> int:
+        """Returns W."""
+        return clauses + WITNESSES + _LOWEST
+
+    def extents(self, box: Box) -> Float[Array, " F"]:
+        """Returns the slacks of a box's faces in units of their rates."""
+        down, up = box.slack(self.x)
+        sides = (_per(down, self.rates.lower), _per(up, self.rates.upper))
+        return jnp.concatenate(sides)
+
+    def at(self, extents: Float[Array, " F"]) -> Box:
+        """Returns the box of these extents, clipped to the domain."""
+        down, up = extents.reshape(2, *self.x.shape)
+        lo, hi = self.x - down * self.rates.lower, self.x + up * self.rates.upper
+        return Box(lo, hi).intersect(self.domain)
+
+
+def _per(slack: Array, rate: Array) -> Array:
+    return jnp.where(rate > 0, slack / jnp.where(rate > 0, rate, 1), 0).reshape(-1)
+
+
+def _clauses(program: Program, values: Values, spec: Spec, z: Array) -> Array:
+    return spec.clauses(spec.values(program.evaluate_prepared(values, z)))
+
+
+def _press(
+    program: Program, values: Values, front: Front, box: Box, steps: int
+) -> tuple[Array, Array]:
+    """Returns the worst points of a box near the front's points, and their margins."""
+
+    def one(start: Array, clause: Array) -> tuple[Array, Array]:
+        def value(z: Array) -> tuple[Array, Array]:
+            margin = _clauses(program, values, front.spec, z)[clause]
+            return margin, margin
+
+        return descend(value, box, box.project(start), steps)
+
+    return jax.vmap(one)(front.points, front.clause)
+
+
+def _attack(
+    program: Program,
+    values: Values,
+    options: ProposalOptions,
+    front: Front,
+    box: Box,
+    key: Array,
+) -> tuple[Front, Array]:
+    """Returns the front with the worst points found in a box, and their margins."""
+    clauses = front.spec.num_clauses
+    aims = jnp.tile(jnp.arange(clauses, dtype=jnp.int32), options.restarts)
+    side = jax.random.bernoulli(key, 0.5, (aims.size, *front.x.shape))
+    starts = jnp.where(side, box.lo, box.hi)
+    random = dataclasses.replace(front, points=starts, clause=aims)
+    fresh, low = _press(program, values, random, box, options.steps)
+    known, old = _press(program, values, front, box, options.steps)
+    points, margins = jnp.concatenate([known, fresh]), jnp.concatenate([old, low])
+    aimed = jnp.concatenate([front.clause, aims])
+    own = jnp.where(aimed == jnp.arange(clauses)[:, None], margins, jnp.inf)
+    lowest = lax.top_k(-low, _LOWEST)[1] + old.size
+    watched = jnp.arange(clauses, clauses + WITNESSES)
+    chosen = jnp.concatenate([jnp.argmin(own, axis=1), watched, lowest])
+    front = dataclasses.replace(front, points=points[chosen], clause=aimed[chosen])
+    return front, margins[chosen]
+
+
+def _cuts(
+    program: Program, values: Values, front: Front, box: Box, margins: Array
+) -> tuple[Array, Array, Array]:
+    """Returns how the margin falls at the lowest points: weights, margins, which."""
+    # The same point may have been reached from several starts.
+    same = jnp.abs(margins[:, None] - margins) <= 1e-12 * jnp.abs(margins)
+    repeated = jnp.any(jnp.tril(same, -1), axis=1)
+    count = min(_CUTS, margins.size)
+    index = lax.top_k(-jnp.where(repeated, jnp.inf, margins), count)[1]
+
+    def one(z: Array, clause: Array) -> Array:
+        slope = jax.grad(lambda z: _clauses(program, values, front.spec, z)[clause])(z)
+        low = jnp.where((z <= box.lo) & (slope > 0), slope * front.rates.lower, 0)
+        high = jnp.where((z >= box.hi) & (slope < 0), -slope * front.rates.upper, 0)
+        return jnp.concatenate([low.reshape(-1), high.reshape(-1)])
+
+    weights = jax.vmap(one)(front.points[index], front.clause[index])
+    return weights, margins[index], index
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Draft:
+    """A proposal in the making.
+
+    Attributes:
+      extents: what is tried next.
+      good: the best that the attack found nothing wrong with.
+      cuts: of the last attacks.
+      front: with the points that are watched.
+      shaping: whether it may still be reshaped.
+      done: whether nothing can be added.
+    """
+
+    extents: Float[Array, " F"]
+    good: Float[Array, " F"]
+    cuts: Cuts
+    front: Front
+    shaping: Bool[Array, ""]
+    done: Bool[Array, ""]
+
+
+@functools.partial(jax.jit, static_argnames=("program", "options"))
+def propose(
+    program: Program,
+    options: ProposalOptions,
+    params: Any,
+    fronts: Front,
+    seed: Int[Array, ""],
+) -> tuple[Box, Front]:
+    """Returns the boxes proposed for all inputs, and the fronts with their points.
+
+    Args:
+      program: of the network.
+      options: see `ProposalOptions`.
+      params: weights, float64.
+      fronts: leaves (J, ...).
+      seed: of the random starts.
+    """
+    values = program.prepare(params, jnp.float64)
+    shapes = options.fairness is not None
+
+    def one(front: Front) -> tuple[Box, Front]:
+        known = front.extents(front.box)
+        low = jnp.zeros_like(known) if shapes else known
+        cap = jnp.where(front.free, front.extents(front.domain), known)
+        at_x = jnp.min(_clauses(program, values, front.spec, front.x))
+        slack = _slack(program, values, front)
+        reserve = options.reserve * jnp.abs(at_x) + 4 * slack
+
+        def improve(index: Array, draft: _Draft) -> _Draft:
+            box = front.at(draft.extents)
+            key = jax.random.fold_in(jax.random.key(seed), index)
+            seen, margins = _attack(program, values, options, draft.front, box, key)
+            weights, lowest, _ = _cuts(program, values, seen, box, margins)
+            fine = (jnp.min(margins) >= 0.5 * reserve) & (index > 0)
+            good = jnp.where(fine, draft.extents, draft.good)
+            # What older attacks saw elsewhere holds no longer once a box is good.
+            cuts = _remembered(draft.cuts, fine, index)
+            budget = lowest + weights @ draft.extents - reserve
+            cuts = _written(cuts, weights, budget, index)
+            even = fill_evenly(cuts, good, cap, options.delta, reserve)
+            moved = jnp.max(even - good) > 1e-3 * options.delta
+            shaping = draft.shaping & ~fine & (index < options.shaping)
+            done = fine & ~draft.shaping & ~moved
+            extents = even
+            if shapes:
+                shaped = fill_fairly(cuts, cap, options.fairness)
+                # Where shaping has not settled in time, it is pulled back until it has.
+                late = draft.shaping & ~fine & (index >= options.shaping)
+                extents = jnp.where(shaping, shaped, extents)
+                extents = jnp.where(late, 0.95 * draft.extents, extents)
+                shaping = draft.shaping & ~fine
+            return _Draft(extents, good, cuts, seen, shaping, done)
+
+        def unfinished(carry: tuple[Array, _Draft]) -> Array:
+            index, draft = carry
+            return ~draft.done & (index < options.iterations)
+
+        def body(carry: tuple[Array, _Draft]) -> tuple[Array, _Draft]:
+            index, draft = carry
+            return index + 1, improve(index, draft)
+
+        many = _MEMORY * min(_CUTS, front.clause.size)
+        cuts = Cuts(jnp.zeros((many, low.size)), jnp.full(many, _UNLIMITED))
+        draft = _Draft(low, low, cuts, front, jnp.asarray(shapes), jnp.zeros((), bool))
+        _, draft = lax.while_loop(unfinished, body, (jnp.int32(0), draft))
+        box = front.at(draft.good)
+        if not shapes:
+            box = box.hull(front.box)
+        return box, draft.front
+
+    return jax.vmap(one)(fronts)
+
+
+def _remembered(cuts: Cuts, forget: Array, index: Array) -> Cuts:
+    return Cuts(
+        jnp.where(forget, 0.0, cuts.weight),
+        jnp.where(forget, _UNLIMITED, cuts.budget),
+    )
+
+
+def _written(cuts: Cuts, weights: Array, budget: Array, index: Array) -> Cuts:
+    place = (index % _MEMORY) * budget.size
+    return Cuts(
+        lax.dynamic_update_slice_in_dim(cuts.weight, weights, place, 0),
+        lax.dynamic_update_slice_in_dim(cuts.budget, budget, place, 0),
+    )
+
+
+def _slack(program: Program, values: Values, front: Front) -> Array:
+    ranges = propagate(program, values, front.domain)
+    return float64_slack(program, values, ranges, front.spec.coefficients)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "options"))
+def probe(
+    program: Program, options: ProposalOptions, params: Any, fronts: Front
+) -> tuple[Array, Array]:
+    """Returns which faces of the boxes are blocked, and by which points, for J inputs.
+
+    (J, F) whether the front's point (J, F), moved to delta beyond the face but inside
+    the domain, violates the spec by more than rounding could feign. The points must lie
+    in the boxes.
+    """
+    values = program.prepare(params, jnp.float64)
+
+    def one(front: Front) -> tuple[Array, Array]:
+        box, rates, delta = front.box, front.rates, options.delta
+        margins = jax.vmap(
+            lambda z, c: _clauses(program, values, front.spec, z)[c]
+        )(front.points, front.clause)  # fmt: skip
+        weights, lowest, index = _cuts(program, values, front, box, margins)
+        # Of each face, the point that should be worst beyond it.
+        chosen = index[jnp.argmin(lowest[:, None] - weights * delta, axis=0)]
+        lo, hi = box.lo - delta * rates.lower, box.hi + delta * rates.upper
+        beyond = Box(lo, hi).intersect(front.domain)
+        slack = _slack(program, values, front)
+        features = front.x.size
+        flat = front.points.reshape(-1, features)
+        ends = jnp.concatenate([beyond.lo.reshape(-1), beyond.hi.reshape(-1)])
+
+        def violates(face: Array) -> Array:
+            z = flat[chosen[face]].at[face % features].set(ends[face])
+            z = z.reshape(front.x.shape)
+            return jnp.min(_clauses(program, values, front.spec, z)) <= -slack
+
+        inside = jax.vmap(box.contains)(front.points)
+        blocked = jax.vmap(violates)(jnp.arange(2 * features))
+        return blocked & inside[chosen], chosen
+
+    return lax.map(one, fronts, batch_size=8)
+
+
+@functools.partial(jax.jit, static_argnames=("program", "options"))
+def settle_points(
+    program: Program, options: ProposalOptions, params: Any, fronts: Front
+) -> Front:
+    """Returns the fronts with their points moved to the worst of the proved boxes."""
+    values = program.prepare(params, jnp.float64)
+
+    def one(front: Front) -> Front:
+        points, _ = _press(program, values, front, front.box, options.steps)
+        return dataclasses.replace(front, points=points)
+
+    return jax.vmap(one)(fronts)
+
+
+@functools.partial(jax.jit, static_argnames=("program",))
+def worst_clause(
+    program: Program, params: Any, spec: Spec, points: Float[Array, "J *d"]
+) -> Int[Array, " J"]:
+    """Returns the clause that has the least margin at each point."""
+    values = program.prepare(params, jnp.float64)
+
+    def one(spec: Spec, z: Array) -> Array:
+        return jnp.argmin(_clauses(program, values, spec, z)).astype(jnp.int32)
+
+    return jax.vmap(one)(spec, points)
