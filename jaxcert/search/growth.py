@@ -39,6 +39,7 @@ from jaxcert.spec import Spec
 FAIRNESS = {"maximal": None, "min_edge": 32.0, "mean_edge": 0.1, "volume": 1.0}
 """Objectives, and the fairness that stands for each."""
 AT_DOMAIN, OPEN = -1, -2
+_RESERVES = (1e-3, 1e-5, 1e-7, 1e-9)
 """What blocks a face that no point blocks: the domain's boundary, or nothing known."""
 
 
@@ -59,7 +60,7 @@ class GrowthOptions:
     objective: Literal["maximal", "min_edge", "mean_edge", "volume"] = "maximal"
     delta: float = 1e-3
     rounds: int = 40
-    stubborn: int = 10
+    stubborn: int = 5
 
     def __post_init__(self) -> None:
         if self.objective not in FAIRNESS:
@@ -173,10 +174,11 @@ class _Run:
             free=np.ones((count, faces), bool),
             points=np.repeat(task.x[:, None], width, axis=1),
             clause=np.tile(np.arange(width) % clauses, (count, 1)).astype(np.int32),
+            reserve=np.full(count, _RESERVES[0]),
         )  # fmt: skip
         self.active = task.wanted.copy()
         self._shaped = np.full(count, keeps)
-        self._failed = np.zeros(count, int)
+        self._failed, self._level = np.zeros(count, int), np.zeros(count, int)
         self._witnesses = np.zeros(count, int)
         self._blocked = np.full((count, faces), OPEN)
         self._points: list[list[np.ndarray]] = [[] for _ in range(count)]
@@ -208,14 +210,17 @@ class _Run:
             )
         self.t2 = time.monotonic() - t
         self.answer = answer
+        self.target = target
         self._subproblems += answer.processed
         self._rounds += asked
         moved = asked & answer.improved
         self._failed = np.where(moved, 0, self._failed + asked)
         self._shaped = self._shaped | moved
+        self._level += moved
+        reserve = np.asarray(_RESERVES)[np.minimum(self._level, len(_RESERVES) - 1)]
         mask = moved.reshape((-1,) + (1,) * (front.x.ndim - 1))
         box = jax.tree.map(partial(np.where, mask), answer.box, front.box)
-        self._front = dataclasses.replace(front, box=box)
+        self._front = dataclasses.replace(self._front, box=box, reserve=reserve)
         self._watch(answer.witness, asked & np.isfinite(answer.upper))
         t = time.monotonic()
         if self._shaped.any():

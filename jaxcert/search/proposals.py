@@ -45,16 +45,14 @@ class ProposalOptions:
       shaping: how many of them may reshape it.
       restarts: random starts per clause of each attack.
       steps: gradient steps of each.
-      reserve: part of the margin at the input that a proposal leaves unused.
     """
 
     delta: float = 1e-3
     fairness: float | None = None
     iterations: int = 12
     shaping: int = 8
-    restarts: int = 1
+    restarts: int = 8
     steps: int = 8
-    reserve: float = 1e-9
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +70,7 @@ class Front:
       points: bad points that are watched, W of them: the worst of every clause,
         `WITNESSES` of branch and bound, and the lowest others.
       clause: the clause that each of them is after.
+      reserve: part of the margin at the input that a proposal leaves unused.
     """
 
     x: Float[Array, "*d"]
@@ -82,6 +81,7 @@ class Front:
     free: Bool[Array, " F"]
     points: Float[Array, "W *d"]
     clause: Int[Array, " W"]
+    reserve: Float[Array, ""]
 
     @staticmethod
     def width(clauses: int) -> int:
@@ -211,6 +211,7 @@ def propose(
     """
     values = program.prepare(params, jnp.float64)
     shapes = options.fairness is not None
+    clauses = fronts.spec.num_clauses
 
     def one(front: Front) -> tuple[Box, Front]:
         known = front.extents(front.box)
@@ -218,7 +219,10 @@ def propose(
         cap = jnp.where(front.free, front.extents(front.domain), known)
         at_x = jnp.min(_clauses(program, values, front.spec, front.x))
         slack = _slack(program, values, front)
-        reserve = options.reserve * jnp.abs(at_x) + 4 * slack
+        reserve = front.reserve * jnp.abs(at_x) + 4 * slack
+        if not shapes:
+            _, begin = _press(program, values, front, front.box, options.steps)
+            reserve = jnp.clip(0.2 * jnp.min(begin), 0, reserve)
 
         def improve(index: Array, draft: _Draft) -> _Draft:
             box = front.at(draft.extents)
@@ -231,7 +235,7 @@ def propose(
             cuts = _remembered(draft.cuts, fine, index)
             budget = lowest + weights @ draft.extents - reserve
             cuts = _written(cuts, weights, budget, index)
-            even = fill_evenly(cuts, good, cap, options.delta, reserve)
+            even = fill_evenly(cuts, good, cap, options.delta, 2 * slack)
             moved = jnp.max(even - good) > 1e-3 * options.delta
             shaping = draft.shaping & ~fine & (index < options.shaping)
             done = fine & ~draft.shaping & ~moved
@@ -243,6 +247,10 @@ def propose(
                 extents = jnp.where(shaping, shaped, extents)
                 extents = jnp.where(late, 0.95 * draft.extents, extents)
                 shaping = draft.shaping & ~fine
+            # Witnesses stay where they are; pressed into a small box they are lost.
+            kept = slice(clauses, clauses + WITNESSES)
+            points = seen.points.at[kept].set(draft.front.points[kept])
+            seen = dataclasses.replace(seen, points=points)
             return _Draft(extents, good, cuts, seen, shaping, done)
 
         def unfinished(carry: tuple[Array, _Draft]) -> Array:
