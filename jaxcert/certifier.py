@@ -35,8 +35,10 @@ from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.oracle.instances import ApothemTask, ProofTrees
+from jaxcert.oracle.leaf import is_piecewise_linear
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
+from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask, grow_boxes
 from jaxcert.spec import Spec
 
 # Radii per step of the attack; it descends from several starts at each.
@@ -215,6 +217,67 @@ class Certifier:
             subproblems,
         )  # fmt: skip
         return self._assemble(found), trees
+
+    def grow(
+        self,
+        x: np.ndarray,
+        found: Certification,
+        options: GrowthOptions | None = None,
+        deadline: float = math.inf,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Growth:
+        """Returns maximal boxes around inputs that were certified.
+
+        Args:
+          x: shape (n, *input_shape), n <= batch_size: what `batch` was given.
+          found: what it answered; only certified inputs grow, the box of all others is
+            the input itself.
+          options: objective and resolution.
+          deadline: `time.monotonic()` after which no further round begins.
+          progress: told the round and how many inputs are not done.
+
+        Raises:
+          InputError: wrong shapes, or a network with other activations than ReLU.
+        """
+        x, _ = self._checked(x, None)
+        if found.label.shape != x.shape[:1]:
+            raise InputError(
+                f"x holds {len(x)} inputs, the answers are for {found.label.shape}: "
+                "pass what `batch` was given, and its answer"
+            )
+        program = program_of(self.f, self.params32, x[0])
+        if not is_piecewise_linear(program):
+            raise InputError(
+                "boxes grow by branch and bound over the signs of ReLUs; this network "
+                "has other activations"
+            )
+        count = len(x)
+        size = next(b for b in self.options.buckets() if b >= count)
+
+        def padded(v: Any) -> np.ndarray:
+            v = np.asarray(v)
+            return np.concatenate([v, np.repeat(v[-1:], size - count, axis=0)])
+
+        certified = padded(found.outcome) == Outcome.CERTIFIED
+        x, mask = padded(x), _expand(certified, padded(x))
+        nothing = np.zeros(size)
+        task = GrowthTask(
+            x=x,
+            box=jax.tree.map(lambda v: np.where(mask, padded(v), x), found.box),
+            witness=padded(found.witness),
+            domain=self.domain,
+            rates=self.rates,
+            spec=self._apothem_task(
+                x, padded(found.label), nothing, nothing, x, certified
+            ).spec,
+            wanted=certified & (np.arange(size) < count),
+        )
+        with float64():
+            growth = grow_boxes(
+                self.f, self.params32, self.params64, task, options or GrowthOptions(),
+                self.options.branch, deadline, progress,
+            )  # fmt: skip
+        return growth.rows(count)
 
     def _apothem_task(
         self,

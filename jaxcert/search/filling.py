@@ -9,6 +9,7 @@ proposal for an oracle; nothing is proved.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ class Cuts:
     def blocks(
         self, extents: Float[Array, " F"], delta: float, surplus: Float[Array, ""]
     ) -> Bool[Array, " F"]:
-        """Returns which faces would overdraw a budget by the surplus, moved by delta."""
+        """Returns which faces, moved by delta, overdraw a budget by the surplus."""
         left = jnp.maximum(self.left(extents), 0)
         return jnp.any(self.weight * delta > (left + surplus)[:, None], axis=0)
 

@@ -1,10 +1,10 @@
 """Growth: from a proved box to a maximal one, all faces of all inputs at once.
 
-Every round takes the boxes that `proposals.py` makes of what is known, and asks branch
-and bound about them. What is proved becomes the box; a counterexample is watched from
-then on, so that the next proposal avoids it. A face is done when it lies on the domain's
-boundary, or when a point of the box, moved to delta beyond the face, violates the spec.
-Nothing proved is ever given up: stopping early leaves a smaller proved box.
+Every round takes the boxes that `proposals.py` makes of what is known, and asks
+branch and bound about them. What is proved becomes the box; a counterexample is watched
+from then on, so that the next proposal avoids it. A face is done when it lies on the
+domain's boundary, or when a point of the box, moved to delta beyond the face, violates
+the spec. Nothing proved is ever given up: stopping early leaves a smaller proved box.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from jaxcert.spec import Spec
 FAIRNESS = {"maximal": None, "min_edge": 32.0, "mean_edge": 0.1, "volume": 1.0}
 """Objectives, and the fairness that stands for each."""
 AT_DOMAIN, OPEN = -1, -2
+_ALL_OR_NOTHING, _PART_OF_THE_WAY = 1e6, 1e-3
 _RESERVES = (1e-3, 1e-5, 1e-7, 1e-9)
 """What blocks a face that no point blocks: the domain's boundary, or nothing known."""
 
@@ -114,6 +115,26 @@ class Growth:
     subproblems: np.ndarray
     rounds: np.ndarray
 
+    def rows(self, count: int) -> Growth:
+        """Returns the first `count` inputs."""
+        box = jax.tree.map(lambda v: v[:count], self.box)
+        return Growth(
+            box, self.points[:count], self.blocked[:count], self.subproblems[:count],
+            self.rounds[:count],
+        )  # fmt: skip
+
+    def witness(self, row: int, face: int, end: float) -> np.ndarray:
+        """Returns the counterexample that blocks a face, given how far it may move.
+
+        Args:
+          row: the input.
+          face: a blocked face, flat; lower faces first.
+          end: where delta beyond the face is, or the domain's boundary before it.
+        """
+        point = np.array(self.points[row][self.blocked[row, face]])
+        point.reshape(-1)[face % point.size] = end
+        return point
+
 
 def grow_boxes(
     f: Callable[[Any, Any], Any],
@@ -123,7 +144,7 @@ def grow_boxes(
     options: GrowthOptions,
     branch: BranchOptions,
     deadline: float = np.inf,
-    log: Any = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Growth:
     """Returns maximal boxes, as far as the rounds and the deadline allow.
 
@@ -136,14 +157,15 @@ def grow_boxes(
       options: see `GrowthOptions`.
       branch: how branch and bound runs.
       deadline: `time.monotonic()` after which no further round begins.
+      progress: told the round and how many inputs are not done.
     """
     run = _Run(f, params32, params64, task, options, branch, deadline)
     for index in range(options.rounds):
         if not run.active.any() or time.monotonic() > deadline:
             break
         run.round(index)
-        if log:
-            log(index, run)
+        if progress:
+            progress(index, int(run.active.sum()))
     return run.result()
 
 
@@ -189,48 +211,61 @@ class _Run:
 
     def round(self, index: int) -> None:
         """Asks branch and bound about one proposal for every active input."""
-        front, options = self._front, self._options
+        options, weights = self._options, self._params[1]
         shaping = bool(np.any(self.active & ~self._shaped))
+        asked = self.active & (~self._shaped if shaping else True)
         fairness = FAIRNESS[options.objective] if shaping else None
         proposing = ProposalOptions(delta=options.delta, fairness=fairness)
-        asked = self.active & (~self._shaped if shaping else True)
-        t = time.monotonic()
-        target, front = jax.device_get(
-            propose(self._program, proposing, self._params[1], front, np.int32(index))
-        )
-        self.t1 = time.monotonic() - t
-        t = time.monotonic()
-        self._front = front
-        partly = self._failed >= options.stubborn
-        core = Box.point(front.x) if shaping else front.box
-        answer = self._ask(core, target, asked & ~partly, np.inf)
-        if np.any(asked & partly):
-            answer = _merged(
-                answer, self._ask(core, target, asked & partly, 1e-3), asked & partly
+        target, self._front = jax.device_get(
+            propose(
+                self._program, proposing, weights, self._front, np.int32(index)
             )
-        self.t2 = time.monotonic() - t
-        self.answer = answer
-        self.target = target
+        )  # fmt: skip
+        front = self._front
+        core = Box.point(front.x) if shaping else front.box
+        if not shaping:
+            target = self._or_one_face(target)
+        partly = asked & (self._failed >= options.stubborn)
+        answer = self._ask(core, target, asked & ~partly, _ALL_OR_NOTHING)
+        if np.any(partly):
+            part = self._ask(core, target, partly, _PART_OF_THE_WAY)
+            answer = _merged(answer, part, partly)
         self._subproblems += answer.processed
         self._rounds += asked
         moved = asked & answer.improved
         self._failed = np.where(moved, 0, self._failed + asked)
-        self._shaped = self._shaped | moved
+        self._shaped |= moved
         self._level += moved
         reserve = np.asarray(_RESERVES)[np.minimum(self._level, len(_RESERVES) - 1)]
-        mask = moved.reshape((-1,) + (1,) * (front.x.ndim - 1))
-        box = jax.tree.map(partial(np.where, mask), answer.box, front.box)
-        self._front = dataclasses.replace(self._front, box=box, reserve=reserve)
+        box = jax.tree.map(partial(np.where, _expand(moved, front.x)), answer.box,
+                           front.box)  # fmt: skip
+        self._front = dataclasses.replace(front, box=box, reserve=reserve)
         self._watch(answer.witness, asked & np.isfinite(answer.upper))
-        t = time.monotonic()
         if self._shaped.any():
             self._close_faces(proposing)
-        self.t3 = time.monotonic() - t
+
+    def _or_one_face(self, target: Box) -> Box:
+        """Returns targets; one open face moved by delta where they are no growth."""
+        front, delta = self._front, self._options.delta
+        box, rates, domain = front.box, front.rates, front.domain
+        count = len(front.x)
+        lo, hi = np.array(target.lo), np.array(target.hi)
+        growth = np.maximum(box.lo - lo, hi - box.hi).reshape(count, -1).max(axis=1)
+        still = self.active & (growth < 0.01 * delta)
+        beyond = Box(box.lo - delta * rates.lower, box.hi + delta * rates.upper)
+        ends = [np.maximum(beyond.lo, domain.lo), np.minimum(beyond.hi, domain.hi)]
+        faces = self._blocked.shape[1] // 2
+        for j in np.flatnonzero(still):
+            lo[j], hi[j] = box.lo[j], box.hi[j]
+            side, feature = divmod(int(np.argmax(self._blocked[j] == OPEN)), faces)
+            moving = (lo, hi)[side][j].reshape(-1)
+            moving[feature] = ends[side][j].reshape(-1)[feature]
+        return Box(lo, hi)
 
     def _ask(
         self, core: Box, target: Box, wanted: np.ndarray, tolerance: float
     ) -> ApothemAnswer:
-        """Returns how far boxes go from core to target; infinite tolerance: all or none."""
+        """Returns how far boxes can go from the core to the target, 0 to 1."""
         front, count = self._front, len(wanted)
         rates = Rates(core.lo - target.lo, target.hi - core.hi)
         task = ApothemTask(
@@ -252,8 +287,7 @@ class _Run:
         if not known.any():
             return
         front = self._front
-        mask = known.reshape((-1,) + (1,) * (points.ndim - 1))
-        safe = np.where(mask, points, front.x)
+        safe = np.where(_expand(known, points), points, front.x)
         aims = np.asarray(
             worst_clause(self._program, self._params[1], front.spec, safe)
         )
@@ -297,12 +331,20 @@ class _Run:
         )
 
 
+def _expand(mask: np.ndarray, like: Any) -> np.ndarray:
+    return mask.reshape((-1,) + (1,) * (np.ndim(like) - 1))
+
+
 def _merged(a: ApothemAnswer, b: ApothemAnswer, use_b: np.ndarray) -> ApothemAnswer:
     def pick(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        mask = use_b.reshape((-1,) + (1,) * (u.ndim - 1))
-        return np.where(mask, v, u)
+        return np.where(_expand(use_b, u), v, u)
 
-    names = ("lower", "improved", "upper", "witness", "open")
-    parts = {name: pick(getattr(a, name), getattr(b, name)) for name in names}
-    box = jax.tree.map(pick, a.box, b.box)
-    return ApothemAnswer(box=box, processed=a.processed + b.processed, **parts)
+    return ApothemAnswer(
+        lower=pick(a.lower, b.lower),
+        box=jax.tree.map(pick, a.box, b.box),
+        improved=pick(a.improved, b.improved),
+        upper=pick(a.upper, b.upper),
+        witness=pick(a.witness, b.witness),
+        processed=a.processed + b.processed,
+        open=pick(a.open, b.open),
+    )

@@ -240,7 +240,7 @@ def propose(
             shaping = draft.shaping & ~fine & (index < options.shaping)
             done = fine & ~draft.shaping & ~moved
             extents = even
-            if shapes:
+            if options.fairness is not None:
                 shaped = fill_fairly(cuts, cap, options.fairness)
                 # Where shaping has not settled in time, it is pulled back until it has.
                 late = draft.shaping & ~fine & (index >= options.shaping)

@@ -1,0 +1,124 @@
+"""Growth against exact answers: grown boxes are sound, and maximal where they say so."""
+
+from __future__ import annotations
+
+import exact
+import jax
+import numpy as np
+import pytest
+from cases import exact32
+
+import jaxcert as jc
+from jaxcert.certifier import Certifier
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.search.growth import AT_DOMAIN, FAIRNESS, OPEN, GrowthOptions
+
+DELTA = 1e-2
+OPTIONS = jc.CertifyOptions(
+    oracle="complete", batch_size=8, branch=BranchOptions(block=32, narrow=0)
+)
+# What the exact solver cannot tell apart, relative to the margins' size.
+SOLVER = 2e-6
+SIZES = (4, 8, 3)
+
+
+def f(params, x):
+    """A ReLU network."""
+    for w, b in params[:-1]:
+        x = jax.nn.relu(w @ x + b)
+    w, b = params[-1]
+    return w @ x + b
+
+
+def network(seed: int):
+    rng = np.random.default_rng(seed)
+    return [
+        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
+        for m, n in zip(SIZES, SIZES[1:], strict=False)
+    ]
+
+
+def by_input(params):
+    """Weights as the exact solver takes them: (inputs, outputs)."""
+    return [(w.T, b) for w, b in params]
+
+
+def least_margin(params, lo, hi, label: int) -> float:
+    eye = np.eye(SIZES[-1])
+    return min(
+        exact.exact_min_margin(by_input(params), lo, hi, eye[label] - eye[j], 0.0).value
+        for j in range(SIZES[-1])
+        if j != label
+    )
+
+
+def grown(seed: int, objective: str, rates: jc.Rates | None = None):
+    params = network(seed)
+    x = np.random.default_rng(seed + 100).uniform(0.1, 0.9, (8, SIZES[0]))
+    certifier = Certifier(f, params, None, (SIZES[0],), rates=rates, options=OPTIONS)
+    found = certifier.batch(x, None)
+    growth = certifier.grow(x, found, GrowthOptions(objective, delta=DELTA))
+    return params, x, found, growth
+
+
+@pytest.mark.parametrize("objective", FAIRNESS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_boxes_are_sound_and_maximal(seed: int, objective: str):
+    params, x, found, growth = grown(seed, objective)
+    lo, hi = growth.box.lo, growth.box.hi
+    for j in np.flatnonzero(found.outcome == 0):
+        label = int(found.label[j])
+        assert (lo[j] <= x[j]).all() and (x[j] <= hi[j]).all()
+        assert (lo[j] >= 0).all() and (hi[j] <= 1).all()
+        assert least_margin(params, lo[j], hi[j], label) > -SOLVER
+        for face, by in enumerate(growth.blocked[j]):
+            side, i = divmod(face, SIZES[0])
+            end = (lo, hi)[side][j, i] + (-DELTA, DELTA)[side]
+            end = float(np.clip(end, 0, 1))
+            if by == AT_DOMAIN:
+                assert (lo, hi)[side][j, i] == (0, 1)[side]
+            elif by != OPEN:
+                z = growth.witness(j, face, end)
+                outside = np.flatnonzero((z < lo[j]) | (z > hi[j]))
+                assert set(outside) <= {i} and z[i] == end
+                logits = exact.evaluate(by_input(params), z)
+                assert (logits[label] <= np.delete(logits, label)).any()
+    certified = found.outcome == 0
+    assert certified.sum() >= 6
+    # Nearly all faces are closed; what is open is said to be.
+    assert (growth.blocked[certified] == OPEN).mean() <= 0.02
+
+
+@pytest.mark.parametrize("seed", [2])
+def test_the_maximal_box_contains_the_ball_and_objectives_win_theirs(seed: int):
+    boxes = {}
+    for objective in FAIRNESS:
+        _, _, found, growth = grown(seed, objective)
+        boxes[objective] = (growth.box.hi - growth.box.lo)[found.outcome == 0]
+        if objective == "maximal":
+            kept = found.outcome == 0
+            assert (growth.box.lo <= found.box.lo)[kept].all()
+            assert (growth.box.hi >= found.box.hi)[kept].all()
+    least = {k: e.min(axis=1).mean() for k, e in boxes.items()}
+    mean = {k: e.mean() for k, e in boxes.items()}
+    volume = {k: np.log(e).sum(axis=1).mean() for k, e in boxes.items()}
+    assert max(least, key=least.get) == "min_edge"
+    assert max(mean, key=mean.get) == "mean_edge"
+    assert max(volume, key=volume.get) == "volume"
+
+
+def test_faces_of_rate_zero_stay():
+    rates = jc.Rates(np.array([1.0, 0, 1, 1]), np.array([1.0, 0, 2, 1]))
+    _, x, found, growth = grown(3, "maximal", rates)
+    for j in np.flatnonzero(found.outcome == 0):
+        assert growth.box.lo[j, 1] == x[j, 1] == growth.box.hi[j, 1]
+        assert (growth.blocked[j, [1, 5]] == AT_DOMAIN).all()
+
+
+def test_mistakes_are_told():
+    with pytest.raises(
+        jc.InputError, match="unknown objective 'widest'; choose one of"
+    ):
+        GrowthOptions("widest")
+    with pytest.raises(jc.InputError, match="delta is 0; it must be > 0"):
+        GrowthOptions(delta=0)
