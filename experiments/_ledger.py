@@ -57,14 +57,14 @@ class Ledger:
             text = strict_json.dumps(config, settings.name, indent=1)
             write_whole(settings, text.encode() + b"\n")
 
-    def append(self, row: Row) -> None:
-        """Stores a row; when it returns, the row survives a kill."""
-        row = strict_json.encode(row, "row")
-        line = strict_json.dumps(row, "row").encode("ascii") + b"\n"
+    def append(self, *rows: Row) -> None:
+        """Stores rows, all or none of them; when it returns, they survive a kill."""
+        plain = [strict_json.encode(row, "row") for row in rows]
+        lines = "".join(strict_json.dumps(row, "row") + "\n" for row in plain)
         with writing(self.path), open(self.path, "ab", buffering=0) as file:
-            append_all(file, line)
+            append_all(file, lines.encode("ascii"))
             os.fsync(file.fileno())
-        self.rows.append(row)
+        self.rows += plain
 
     def _check(self, settings: Path, config: Mapping[str, Any]) -> None:
         advice = "Choose another --output"

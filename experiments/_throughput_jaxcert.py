@@ -67,7 +67,7 @@ def _alpha_crown(case: Case) -> Run:
     layout = layout_of(program)
     ascent = AscentOptions(iterations=case.iterations)
     tighten = TightenOptions(iterations=case.iterations)
-    signs = np.zeros(layout.size, np.int8)
+    signs = jnp.zeros(layout.size, jnp.int8)
 
     def one(item: tuple[Box, Spec], params32: Any, params64: Any) -> jax.Array:
         box, spec = item
@@ -97,7 +97,7 @@ def _alpha_crown(case: Case) -> Run:
             lambda item: one(item, params32, params64), (box, spec), batch_size=chunk
         )
 
-    box64, spec64 = jax.tree.map(_double, (case.box, spec))
+    box64, spec64 = jax.tree.map(double, (case.box, spec))
     params64 = as_arrays(network.params, np.float64)
 
     def run() -> np.ndarray:
@@ -107,7 +107,8 @@ def _alpha_crown(case: Case) -> Run:
     return run
 
 
-def _double(array: Any) -> np.ndarray:
+def double(array: Any) -> np.ndarray:
+    """Returns an array in numpy, floats in float64."""
     floats = np.issubdtype(np.asarray(array).dtype, np.floating)
     return np.asarray(array, np.float64 if floats else None)
 
@@ -121,7 +122,7 @@ def _complete(case: Case) -> Run:
         x=x,
         domain=Box(zeros, ones),  # type: ignore[arg-type]
         rates=Rates(ones, ones),  # type: ignore[arg-type]
-        spec=jax.tree.map(_double, case.spec),
+        spec=jax.tree.map(double, case.spec),
         lower=np.full(count, -1.0),
         upper=np.full(count, np.inf),
         witness=np.full(x.shape, np.nan),

@@ -222,7 +222,8 @@ def load(path: str) -> Subject:
         )
     params = jax.tree.map(np.asarray, network.params)
     dense = [params["head"]["layers"][i] for i in range(len(architecture.hidden) + 1)]
-    builder, shape = Builder(), (math.prod(network.input_shape),)
+    builder = Builder()
+    shape: tuple[int, ...] = (math.prod(network.input_shape),)
     if architecture.kind == "cnn":
         shape = (network.input_shape[2], *network.input_shape[:2])
         dense = _convolutions(builder, architecture, params, dense)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from _throughput_case import Case, Run
 from _throughput_floor import PRODUCT, matrix_products, multiply_adds
+from _throughput_jaxcert import double
 from _throughput_tools import TOOLS
 
 from jaxcert.certifier import float64
@@ -185,14 +186,8 @@ def reference(case: Case, meet: bool) -> np.ndarray:
         method = case.bounds()
         with float64():
             params = as_arrays(network.params, np.float64)
-            lo, hi = (np.asarray(face, np.float64) for face in (box.lo, box.hi))
-            rows = dataclasses.replace(
-                spec,
-                coefficients=np.asarray(spec.coefficients, np.float64),
-                offset=np.asarray(spec.offset, np.float64),
-            )
             bound = jax.vmap(method.lower_rows, (None, 0, 0))
-            return np.asarray(bound(params, type(box)(lo, hi), rows))
+            return np.asarray(bound(params, *jax.tree.map(double, (box, spec))))
     graph = case.subject.graph
     bounds = TorchBounds(graph, network.params, dtype=torch.float64, meet=meet)
     faces = (torch.tensor(np.asarray(v), dtype=torch.float64) for v in (box.lo, box.hi))
