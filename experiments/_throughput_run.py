@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -115,13 +116,14 @@ def _in_turns(
     """Returns the seconds of every call of every tool."""
     spent: dict[str, list[float]] = {tool: [] for tool in runs}
     for done in range(1, _ROUNDS + 1):
+        enough = seconds * done / _ROUNDS
+        calls = math.ceil(_LEAST_CALLS * done / _ROUNDS)
         for tool, run in runs.items():
-            enough = seconds * done / _ROUNDS
             mine = spent[tool]
-            if sum(mine) >= enough and len(mine) >= _LEAST_CALLS:
+            if sum(mine) >= enough and len(mine) >= calls:
                 continue
             timed(run)  # what the tool before it left in the caches is not its fault
-            while sum(mine) < enough:
+            while sum(mine) < enough or len(mine) < calls:
                 mine.append(timed(run))
     return spent
 
@@ -186,7 +188,7 @@ def reference(case: Case, meet: bool) -> np.ndarray:
         method = case.bounds()
         with float64():
             params = as_arrays(network.params, np.float64)
-            bound = jax.vmap(method.lower_rows, (None, 0, 0))
+            bound = jax.jit(jax.vmap(method.lower_rows, (None, 0, 0)))
             return np.asarray(bound(params, *jax.tree.map(double, (box, spec))))
     graph = case.subject.graph
     bounds = TorchBounds(graph, network.params, dtype=torch.float64, meet=meet)
