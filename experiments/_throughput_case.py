@@ -31,6 +31,7 @@ class Case:
       iterations: evaluations of "alpha-crown".
       chunk: boxes that jaxcert takes through the layers together.
       seconds: limit of "complete".
+      asked: boxes that a tool decides which takes them one by one (Marabou).
     """
 
     subject: Subject
@@ -41,6 +42,7 @@ class Case:
     iterations: int
     chunk: int
     seconds: float
+    asked: int = 8
 
     @property
     def box(self) -> Box:

@@ -26,6 +26,7 @@ _CHECKED = 16  # boxes that the float64 reference is computed for
 _BY_BATCH = ("auto_LiRPA",)  # tools whose bounds of a box depend on the others
 _ROUNDS = 5
 _LEAST_CALLS = 3
+_LONG = 20.0  # seconds of a first call after which one more has to do
 
 Row = dict[str, Any]
 
@@ -67,8 +68,10 @@ def measure(case: Case, protocol: Protocol) -> Iterator[Row]:
             trusted.append(tool)
     load = os.getloadavg()[0]
     products = matrix_products(protocol.tools)
-    turns = {tool: runs[tool] for tool in trusted} | products
+    slow = [tool for tool in trusted if rows[tool]["first_seconds"] > _LONG]
+    turns = {tool: runs[tool] for tool in trusted if tool not in slow} | products
     spent = _in_turns(turns, protocol.seconds)
+    spent |= {tool: [timed(runs[tool])] for tool in slow}
     rate = PRODUCT**3 / min(min(spent[name]) for name in products)
     needed = multiply_adds(case)
     for tool, row in rows.items():
@@ -99,7 +102,10 @@ def _summary(case: Case, answer: np.ndarray) -> Row:
 
 def _timing(row: Row, spent: list[float], needed: float | None, rate: float) -> Row:
     low, middle, high = np.quantile(spent, [0.25, 0.5, 0.75]).tolist()
-    per_second = row["boxes"] / middle
+    answered = row["boxes"]
+    if row["method"] == "complete":
+        answered = row["proved"] + row["refuted"]
+    per_second = answered / middle
     return {
         "boxes_per_second": per_second,
         "seconds": middle,

@@ -53,6 +53,9 @@ _SECONDS = flags.DEFINE_float(
     "seconds", 2.0, "Least time to measure each tool for.", lower_bound=0
 )
 _LIMIT = flags.DEFINE_float("complete_seconds", 60.0, "Limit of one complete call.")
+_ASKED = flags.DEFINE_integer(
+    "asked", 8, "Boxes of a batch that Marabou decides.", lower_bound=1
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _RESUME = flags.DEFINE_boolean("resume", False, "Keep the cases that are measured.")
 
@@ -112,7 +115,7 @@ def _case(subject: networks.Subject, method: str, batch: int) -> Case:
     labels = np.asarray(logits.argmax(axis=1), np.int32)
     return Case(
         subject, method, x, labels, _EPSILON.value, _ITERATIONS.value, _CHUNK.value,
-        _LIMIT.value,
+        _LIMIT.value, _ASKED.value,
     )  # fmt: skip
 
 
@@ -132,6 +135,8 @@ def _config(
         "epsilon": _EPSILON.value,
         "iterations": _ITERATIONS.value,
         "chunk": _CHUNK.value,
+        "complete_seconds": _LIMIT.value,
+        "asked": _ASKED.value,
         "cores": cores,
         "device": device,
         "precision": "float32",

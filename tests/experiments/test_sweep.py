@@ -122,7 +122,7 @@ def test_the_table_ranks_and_fits(tmp_path):
 
 def test_a_group_gives_rows_and_networks(tmp_path, monkeypatch):
     train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
-    text = "width=8;epochs=1;batch_size=256;lr=1e-3,1e30;train_eps=0.02"
+    text = "width=8;epochs=1;batch_size=256;lr=1e-3,1e30;train_eps=0.02;bound=ibp"
     group = settings(text, 0, 0)
     calls = []
     monkeypatch.setattr(_sweep_run, "evaluate_population", counting(_sweep_run, calls))
@@ -153,7 +153,7 @@ def test_a_killed_sweep_is_continued_and_redoes_nothing(environment, tmp_path):
     words = [
         sys.executable, str(SCRIPT), "--dataset=digits", f"--output={out}",
         "--population=2", "--resume",
-        "--grid=width=8,12;lr=1e-3,3e-3;epochs=40;batch_size=64;train_eps=0.02",
+        "--grid=width=8,12;lr=1e-3,3e-3;epochs=4;batch_size=256;train_eps=0.02;bound=ibp",
     ]  # fmt: skip
     lines = out / "sweep.jsonl"
     process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
