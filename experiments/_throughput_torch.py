@@ -99,7 +99,8 @@ class TorchBounds:
         lo, hi = ranges[value].lo, ranges[value].hi
         shape, boxes = lo.shape[1:], len(lo)
         lo, hi = lo.flatten(1).clone(), hi.flatten(1).clone()
-        undecided = ((lo < 0) & (hi > 0)).any(dim=0).nonzero()[:, 0]
+        wanted = (lo < 0) & (hi > 0)
+        undecided = wanted.any(dim=0).nonzero()[:, 0]
         widest = max(r.lo[0].numel() for r in ranges[: value + 1])
         step = max(1, _MOST_ENTRIES // (2 * boxes * widest))
         for index in undecided.split(step):
@@ -108,8 +109,10 @@ class TorchBounds:
             units = units.expand(boxes, *units.shape[1:])
             least, negated = self._pull(value, units, ranges).chunk(2, dim=1)
             if self.meet:
-                least = torch.maximum(lo[:, index], least)
-                negated = torch.maximum(-hi[:, index], negated)
+                # A box must not depend on what is undecided in others.
+                low, high, mine = lo[:, index], hi[:, index], wanted[:, index]
+                least = torch.where(mine, torch.maximum(low, least), low)
+                negated = torch.where(mine, torch.maximum(-high, negated), -high)
             lo[:, index], hi[:, index] = least, -negated
         hi = torch.maximum(lo, hi)
         return Interval(lo.reshape(boxes, *shape), hi.reshape(boxes, *shape))
