@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -103,10 +103,69 @@ def evaluate(
         radius.
     """
     options = options or EvaluationOptions()
+    _check_fit(network, dataset, epsilon)
+    start = time.perf_counter()
+    with jax.enable_x64():
+        params = jax.tree.map(_float64, network.params)
+
+        def measure(x: Array, labels: Array, key: Array) -> Array:
+            static = network.apply, dataclasses.replace(options, seed=0, batch_size=1)
+            return _measure(*static, params, x, labels, epsilon, key)
+
+        shares = _shares(measure, network, dataset, options)
+    seconds = time.perf_counter() - start
+    clean, attacked, certified = shares.tolist()
+    count = len(dataset.labels)
+    return Evaluation(count, epsilon, clean, attacked, certified, seconds)
+
+
+def evaluate_population(
+    networks: Sequence[Network],
+    dataset: Dataset,
+    epsilons: Sequence[float],
+    options: EvaluationOptions | None = None,
+) -> tuple[Evaluation, ...]:
+    """Returns what `evaluate` does for networks of one architecture, in one program.
+
+    Args:
+      networks: of equal `apply` and shapes.
+      dataset: as in `evaluate`.
+      epsilons: one radius per network.
+      options: None for the defaults.
+
+    Raises:
+      InputError: as `evaluate`, or networks of different architectures.
+    """
+    options = options or EvaluationOptions()
+    first, *others = networks
+    if any(network.apply != first.apply for network in others):
+        raise InputError("a population is of one architecture; evaluate others apart")
+    for network, epsilon in zip(networks, epsilons, strict=True):
+        _check_fit(network, dataset, epsilon)
+    start = time.perf_counter()
+    with jax.enable_x64():
+        stacked = jax.tree.map(lambda *v: np.stack(v), *(n.params for n in networks))
+        params, radii = jax.tree.map(_float64, (stacked, np.asarray(epsilons)))
+
+        def measure(x: Array, labels: Array, key: Array) -> Array:
+            static = first.apply, dataclasses.replace(options, seed=0, batch_size=1)
+            return _measure_population(*static, params, x, labels, radii, key)
+
+        shares = _shares(measure, first, dataset, options)
+    seconds = (time.perf_counter() - start) / len(networks)
+    count = len(dataset.labels)
+    return tuple(
+        Evaluation(count, epsilon, clean, attacked, certified, seconds)
+        for epsilon, (clean, attacked, certified) in zip(
+            epsilons, shares.tolist(), strict=True
+        )
+    )
+
+
+def _check_fit(network: Network, dataset: Dataset, epsilon: float) -> None:
     if not 0 <= epsilon < float("inf"):
         raise InputError(f"epsilon must be at least 0, got {epsilon}")
-    count = len(dataset.labels)
-    if count == 0:
+    if len(dataset.labels) == 0:
         raise InputError(f"{dataset.name} {dataset.split} has no images to evaluate")
     if dataset.images[0].size != int(np.prod(network.input_shape)):
         raise InputError(
@@ -118,29 +177,30 @@ def evaluate(
             f"{dataset.name} has the label {int(dataset.labels.max())}, "
             f"{network.name} only {network.num_outputs} outputs"
         )
-    start = time.perf_counter()
+
+
+def _shares(
+    measure: Callable[[Array, Array, Array], Array],
+    network: Network,
+    dataset: Dataset,
+    options: EvaluationOptions,
+) -> Float[np.ndarray, "*members 3"]:
+    """Returns the shares that are right, right under attack, and certified.
+
+    `measure(x, labels, key)` answers for a batch, bools (*members, 3, n).
+    """
+    count = len(dataset.labels)
     size = min(options.batch_size, count)
     keys = np.random.default_rng(options.seed)
-    totals = np.zeros(3, np.int64)
-    with jax.enable_x64():
-        params = jax.tree.map(_float64, network.params)
-        for first in range(0, count, size):
-            # The last batch is filled with images again, so that it compiles nothing.
-            rows = np.arange(first, first + size) % count
-            x = dataset.images[rows].reshape(size, *network.input_shape)
-            result = _measure(
-                network.apply,
-                dataclasses.replace(options, seed=0, batch_size=1),
-                params,
-                _float64(x),
-                jnp.asarray(dataset.labels[rows]),
-                epsilon,
-                jax.random.key(int(keys.integers(1 << 31))),
-            )
-            totals += np.asarray(result)[:, : count - first].sum(axis=1)
-    clean, attacked, certified = (totals / count).tolist()
-    seconds = time.perf_counter() - start
-    return Evaluation(count, epsilon, clean, attacked, certified, seconds)
+    totals: Any = 0
+    for first in range(0, count, size):
+        # The last batch is filled with images again, so that it compiles nothing.
+        rows = np.arange(first, first + size) % count
+        x = dataset.images[rows].reshape(size, *network.input_shape)
+        key = jax.random.key(int(keys.integers(1 << 31)))
+        result = measure(_float64(x), jnp.asarray(dataset.labels[rows]), key)
+        totals = totals + np.asarray(result)[..., : count - first].sum(axis=-1)
+    return totals / count
 
 
 def _float64(array: Any) -> Array:
@@ -151,8 +211,7 @@ def _float32(array: Array) -> Array:
     return array.astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _measure(
+def _measured(
     apply: Apply,
     options: EvaluationOptions,
     params: Any,
@@ -194,6 +253,27 @@ def _measure(
     )
     certified = right & (least > options.slack)
     return jnp.stack([right, robust, certified])
+
+
+_measure = functools.partial(jax.jit, static_argnums=(0, 1))(_measured)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measure_population(
+    apply: Apply,
+    options: EvaluationOptions,
+    params: Any,
+    x: Float[Array, " n *shape"],
+    labels: Int[Array, " n"],
+    epsilons: Float[Array, " members"],
+    key: Array,
+) -> Array:
+    """Returns bools of shape (members, 3, n), of params with a leading axis."""
+
+    def one(params: Any, epsilon: Array) -> Array:
+        return _measured(apply, options, params, x, labels, epsilon, key)
+
+    return jax.vmap(one)(params, epsilons)
 
 
 def margins(

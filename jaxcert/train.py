@@ -6,23 +6,25 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxcert.bounds.crown import CrownOptions, crown
-from jaxcert.bounds.ibp import ibp
-from jaxcert.box import Box
 from jaxcert.data import Dataset
 from jaxcert.errors import InputError
-from jaxcert.evaluate import certified_margins, margins, pgd
-from jaxcert.models import Architecture, FlaxApply, build, from_params
+from jaxcert.models import Architecture, from_params
 from jaxcert.network import Network
+from jaxcert.training_step import (
+    Numbers,
+    Recipe,
+    State,
+    initial,
+    schedule,
+    update,
+)
 
 METHODS = ("standard", "pgd", "ibp", "crown_ibp")
 
@@ -134,38 +136,71 @@ def train(
       InputError: images or labels that do not fit the architecture, a batch larger
         than the data set, or a loss that is no longer finite.
     """
-    _check_fit(architecture, dataset)
-    batches = len(dataset.labels) // config.batch_size
-    if batches == 0:
-        raise InputError(
-            f"batch_size {config.batch_size} exceeds the {len(dataset.labels)} images "
-            f"of {dataset.name} {dataset.split}"
-        )
-    key = jax.random.key(config.seed)
-    weights_key, order_key = jax.random.split(key)
-    model = build(architecture, nnx.Rngs(weights_key))
-    params = nnx.to_pure_dict(nnx.state(model))
-    state = _State(params, _optimizer(config, batches).init(params), jnp.int32(0))
-    images, labels = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+    batches = batches_of(architecture, dataset, config.batch_size)
+    recipe, numbers = prepared(architecture, config, batches)
+    weights_key, order_key = jax.random.split(jax.random.key(config.seed))
+    state = initial(architecture, weights_key)
+    data = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
     records = []
     for epoch in range(1, config.epochs + 1):
         start = time.perf_counter()
         epoch_key = jax.random.fold_in(order_key, epoch)
-        state, totals = _epoch(architecture, config, state, images, labels, epoch_key)
-        loss, accuracy, robust = np.asarray(totals).tolist()
+        state = train_epoch(recipe, state, numbers, data, epoch_key)
+        loss, accuracy, robust = (np.asarray(state.totals) / batches).tolist()
         if not np.isfinite(loss):
             raise InputError(
                 f"training diverged in epoch {epoch}: the loss is {loss}; lower the "
                 "learning rate or lengthen the ramp of epsilon"
             )
-        radius = float(_schedule(config, batches, state.step)[0])
-        epsilon = 0.0 if config.method == "standard" else radius
+        epsilon = radius_after(recipe, numbers, epoch)
         seconds = time.perf_counter() - start
         records.append(EpochRecord(epoch, loss, accuracy, robust, epsilon, seconds))
         if progress is not None:
             progress(records[-1])
-    name = f"{dataset.name}_{architecture.kind}_{config.method}"
+    name = network_name(architecture, dataset, config)
     return from_params(state.params, architecture, name), tuple(records)
+
+
+def prepared(
+    architecture: Architecture, config: TrainConfig, batches: int
+) -> tuple[Recipe, Numbers]:
+    """Returns a configuration as what is compiled for and what is handed over."""
+    numbers = {f.name: getattr(config, f.name) for f in dataclasses.fields(Numbers)}
+    recipe = Recipe(
+        architecture, config.method, config.batch_size, config.pgd_steps,
+        config.epochs, batches,
+    )  # fmt: skip
+    return recipe, Numbers(**{name: jnp.float32(v) for name, v in numbers.items()})
+
+
+def radius_after(recipe: Recipe, numbers: Numbers, epoch: int) -> float:
+    """Returns the radius at the end of an epoch; 0 for "standard"."""
+    if recipe.method == "standard":
+        return 0.0
+    return float(schedule(recipe, numbers, jnp.int32(epoch * recipe.batches))[0])
+
+
+def network_name(
+    architecture: Architecture, dataset: Dataset, config: TrainConfig
+) -> str:
+    """Returns what a trained network is called."""
+    return f"{dataset.name}_{architecture.kind}_{config.method}"
+
+
+def batches_of(architecture: Architecture, dataset: Dataset, batch_size: int) -> int:
+    """Returns the number of steps per epoch.
+
+    Raises:
+      InputError: the data do not fit the architecture, or fill no batch.
+    """
+    _check_fit(architecture, dataset)
+    batches = len(dataset.labels) // batch_size
+    if batches == 0:
+        raise InputError(
+            f"batch_size {batch_size} exceeds the {len(dataset.labels)} images "
+            f"of {dataset.name} {dataset.split}"
+        )
+    return batches
 
 
 def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
@@ -181,172 +216,22 @@ def _check_fit(architecture: Architecture, dataset: Dataset) -> None:
         )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _State:
-    params: Any
-    optimizer: Any
-    step: Int[Array, ""]
-
-
-def _optimizer(config: TrainConfig, batches: int) -> optax.GradientTransformation:
-    ramped = min(config.warmup_epochs + config.ramp_epochs, config.epochs)
-    if config.method == "standard":
-        ramped = 0.0
-    constant = round(ramped * batches)
-    decay = max(config.epochs * batches - constant, 1)
-    rate = optax.join_schedules(
-        [
-            optax.constant_schedule(config.learning_rate),
-            optax.cosine_decay_schedule(config.learning_rate, decay),
-        ],
-        [constant],
-    )
-    # Interval bounds of an untrained network can be huge, and so are their gradients.
-    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
-
-
-def _schedule(
-    config: TrainConfig, batches: int, step: Int[Array, ""]
-) -> tuple[Array, Array, Array]:
-    """Returns (epsilon, kappa, beta) at a step."""
-    since = step / batches - config.warmup_epochs
-    ramp = max(config.ramp_epochs, 1.0 / batches)
-    share = jnp.clip(since / ramp, 0.0, 1.0)
-
-    def between(start: float, end: float) -> Array:
-        return start + share * (end - start)
-
-    return (
-        between(0.0, config.epsilon),
-        between(config.kappa_start, config.kappa_end),
-        between(config.beta_start, config.beta_end),
-    )
-
-
-def _epoch(
-    architecture: Architecture,
-    config: TrainConfig,
-    state: _State,
-    images: Float[Array, " n *shape"],
-    labels: Int[Array, " n"],
+def train_epoch(
+    recipe: Recipe,
+    state: State,
+    numbers: Numbers,
+    data: tuple[Float[Array, " n *shape"], Int[Array, " n"]],
     key: Array,
-) -> tuple[_State, Float[Array, " 3"]]:
-    """Returns the state after one pass, and mean (loss, accuracy, robust accuracy)."""
-    batches = labels.shape[0] // config.batch_size
+) -> State:
+    """Returns the state after one pass, totals of this pass alone."""
     order_key, attack_key = jax.random.split(key)
-    order = jax.random.permutation(order_key, labels.shape[0])
-    totals = jnp.zeros(3)
+    order = jax.random.permutation(order_key, data[1].shape[0])
+    state = dataclasses.replace(state, totals=jnp.zeros(3))
     # The host only enqueues the steps. With convolutions, one lax.scan over them took
     # 10 times as long on CPUs.
-    for first in range(0, batches * config.batch_size, config.batch_size):
-        rows = order[first : first + config.batch_size]
-        state, totals = _step(
-            (architecture, config, batches),
-            (state, totals),
-            (images, labels),
-            rows,
-            attack_key,
-        )
-    return state, totals / batches
+    for _ in range(recipe.batches):
+        state = _step(recipe, state, numbers, data, order, attack_key)
+    return state
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _step(
-    static: tuple[Architecture, TrainConfig, int],
-    carried: tuple[_State, Array],
-    data: tuple[Array, Array],
-    rows: Int[Array, " batch"],
-    key: Array,
-) -> tuple[_State, Array]:
-    """Returns the state after one batch, and the totals with this batch added."""
-    architecture, config, batches = static
-    state, totals = carried
-    batch = data[0][rows], data[1][rows], jax.random.fold_in(key, state.step)
-    schedule = _schedule(config, batches, state.step)
-    (loss, (params, right)), gradient = jax.value_and_grad(_loss, has_aux=True)(
-        state.params, architecture, config, batch, schedule
-    )
-    updates, optimizer_state = _optimizer(config, batches).update(
-        gradient, state.optimizer, params
-    )
-    params = optax.apply_updates(params, updates)
-    state = _State(params, optimizer_state, state.step + 1)
-    return state, totals + jnp.stack([loss, *right])
-
-
-def _loss(
-    params: Any,
-    architecture: Architecture,
-    config: TrainConfig,
-    batch: tuple[Array, Array, Array],
-    schedule: tuple[Array, Array, Array],
-) -> tuple[Array, tuple[Any, tuple[Array, Array]]]:
-    """Returns the loss and (params with new running means, (accuracy, robust))."""
-    x, y, noise = batch
-    epsilon, kappa, beta = schedule
-    apply = FlaxApply(architecture)
-    params = _stop_running_means(params)
-    if config.method == "pgd":
-        frozen = jax.lax.stop_gradient(params)
-        attacked = pgd(apply, frozen, x, y, epsilon, noise, config.pgd_steps)
-        logits, params = _train_forward(architecture, params, attacked)
-        clean = jax.vmap(apply, (None, 0))(frozen, x)
-        return _cross_entropy(logits, y), (
-            params,
-            (_right(clean, y), _right(logits, y)),
-        )
-    logits, moved = _train_forward(architecture, params, x)
-    loss = _cross_entropy(logits, y)
-    if config.method == "standard":
-        return loss, (moved, (_right(logits, y), _right(logits, y)))
-
-    def worst(x: Array, label: Array) -> Array:
-        box = Box.ball(x, epsilon, Box.unit(x.shape, x.dtype))
-        classes = architecture.num_classes
-        rows = certified_margins(ibp(apply), params, box, label, classes)
-        if config.method == "crown_ibp":
-            crown_ibp = crown(apply, CrownOptions(intermediate="ibp"))
-            tight = certified_margins(crown_ibp, params, box, label, classes)
-            rows = beta * tight + (1 - beta) * rows
-        return -rows
-
-    worst_logits = jax.vmap(worst)(x, y)
-    loss = kappa * loss + (1 - kappa) * _cross_entropy(worst_logits, y)
-    return loss, (moved, (_right(logits, y), _right(worst_logits, y)))
-
-
-def _cross_entropy(logits: Array, labels: Array) -> Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-def _right(logits: Array, labels: Array) -> Array:
-    """Returns the share of rows in which the label's logit exceeds every other."""
-    return jnp.mean(margins(logits, labels) > 0)
-
-
-def _is_running_mean(path: Any) -> bool:
-    return path[-1].key in ("mean", "var")
-
-
-def _stop_running_means(params: Any) -> Any:
-    # They are averages over batches: the bounds depend on them, training must not.
-    return jax.tree_util.tree_map_with_path(
-        lambda path, a: jax.lax.stop_gradient(a) if _is_running_mean(path) else a,
-        params,
-    )
-
-
-def _train_forward(architecture: Architecture, params: Any, x: Array) -> tuple:
-    """Returns the logits of a batch in training mode, and params with its means."""
-    if not architecture.batch_norm:
-        return jax.vmap(FlaxApply(architecture), (None, 0))(params, x), params
-    graph = nnx.graphdef(nnx.eval_shape(lambda: build(architecture, nnx.Rngs(0))))
-    model = nnx.merge(graph, params)
-    logits = model(x)
-    after = nnx.to_pure_dict(nnx.state(model))
-    after = jax.lax.stop_gradient(after)
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, new, old: new if _is_running_mean(path) else old, after, params
-    )
-    return logits, params
+_step = functools.partial(jax.jit, static_argnums=0, donate_argnums=1)(update)

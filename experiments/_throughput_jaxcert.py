@@ -1,0 +1,145 @@
+"""What jaxcert does with a case, through the parts that its oracles are made of."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _throughput_case import Case, Run
+
+from jaxcert.bounds.alpha import (
+    Multipliers,
+    Problem,
+    default_slopes,
+    subproblem_bound,
+)
+from jaxcert.bounds.ascent import AscentOptions, ascend
+from jaxcert.bounds.crown import CrownOptions, bound_layers
+from jaxcert.bounds.ibp import program_of
+from jaxcert.bounds.tighten import TightenOptions, tighten_layers
+from jaxcert.box import Box, Rates
+from jaxcert.certifier import float64
+from jaxcert.checks import as_arrays
+from jaxcert.oracle.brackets import close_brackets, layout_of
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.oracle.instances import ApothemTask
+from jaxcert.spec import Spec
+
+
+def jaxcert(case: Case) -> Run:
+    """Returns what the library does, on JAX's default device."""
+    if case.method == "complete":
+        return _complete(case)
+    network, box, spec = case.subject.network, case.box, case.spec
+    if case.method == "alpha-crown":
+        return _alpha_crown(case)
+    bounds = case.bounds()
+    batch = len(case.x)
+    # Only back-substitution of inner layers wants its rows to stay in the cache.
+    chunk = min(case.chunk, batch) if case.method == "crown" else batch
+
+    def one(item: tuple[Box, Spec], params: Any) -> jax.Array:
+        return bounds.lower_rows(params, *item)
+
+    @jax.jit
+    def many(params: Any, box: Box, spec: Spec) -> jax.Array:
+        if chunk == batch:
+            return jax.vmap(one, (0, None))((box, spec), params)
+        return jax.lax.map(
+            lambda item: one(item, params), (box, spec), batch_size=chunk
+        )
+
+    arguments = jax.device_put((network.params, box, spec))
+    return lambda: np.asarray(many(*arguments))
+
+
+def _alpha_crown(case: Case) -> Run:
+    """Slopes of every undecided neuron and row, optimised in float32.
+
+    As at the root of branch and bound: the bounds themselves are evaluated in float64.
+    """
+    network, spec = case.subject.network, case.spec
+    params32 = as_arrays(network.params, np.float32)
+    program = program_of(network.apply, params32, case.x[0])
+    layout = layout_of(program)
+    ascent = AscentOptions(iterations=case.iterations)
+    tighten = TightenOptions(iterations=case.iterations)
+    signs = jnp.zeros(layout.size, jnp.int8)
+
+    def one(item: tuple[Box, Spec], params32: Any, params64: Any) -> jax.Array:
+        box, spec = item
+        values32 = program.prepare(params32, jnp.float32)
+        values64 = program.prepare(params64, jnp.float64)
+        layers = bound_layers(program, values64, box, CrownOptions())
+        ranges = {i: layers.boxes[i] for i in layout.needed()}
+        ranges = tighten_layers(layout, values32, values64, box, ranges, tighten)
+        slopes = default_slopes(layout, ranges)
+
+        def row(coefficients: jax.Array, offset: jax.Array) -> jax.Array:
+            problem = Problem(box, ranges, coefficients[None], offset[None])
+            start = Multipliers(
+                slopes, jnp.zeros_like(slopes), jnp.zeros(1, jnp.float32)
+            )
+            single = problem.cast(jnp.float32)
+            best = ascend(layout, values32, single, signs, start, ascent)
+            best = jax.tree.map(lambda v: v.astype(jnp.float64), best)
+            return subproblem_bound(layout, values64, problem, signs, best)[0]
+
+        return jax.vmap(row)(spec.coefficients, spec.offset)
+
+    @jax.jit
+    def many(params32: Any, params64: Any, box: Box, spec: Spec) -> jax.Array:
+        chunk = min(case.chunk, len(case.x))
+        return jax.lax.map(
+            lambda item: one(item, params32, params64), (box, spec), batch_size=chunk
+        )
+
+    box64, spec64 = jax.tree.map(double, (case.box, spec))
+    params64 = as_arrays(network.params, np.float64)
+
+    def run() -> np.ndarray:
+        with float64():
+            return np.asarray(many(params32, params64, box64, spec64))
+
+    return run
+
+
+def double(array: Any) -> np.ndarray:
+    """Returns an array in numpy, floats in float64."""
+    floats = np.issubdtype(np.asarray(array).dtype, np.floating)
+    return np.asarray(array, np.float64 if floats else None)
+
+
+def _complete(case: Case) -> Run:
+    """Branch and bound on the boxes of the whole batch at once."""
+    network, count = case.subject.network, len(case.x)
+    x = np.asarray(case.x, np.float64)
+    zeros, ones = np.zeros(x.shape[1:]), np.ones(x.shape[1:])
+    task = ApothemTask(
+        x=x,
+        domain=Box(zeros, ones),  # type: ignore[arg-type]
+        rates=Rates(ones, ones),  # type: ignore[arg-type]
+        spec=jax.tree.map(double, case.spec),
+        lower=np.full(count, -1.0),
+        upper=np.full(count, np.inf),
+        witness=np.full(x.shape, np.nan),
+        reach=np.full(count, float(np.float32(case.epsilon))),
+        wanted=np.ones(count, bool),
+        tolerance=np.inf,
+    )
+    params32 = as_arrays(network.params, np.float32)
+    params64 = as_arrays(network.params, np.float64)
+
+    def run() -> np.ndarray:
+        deadline = time.monotonic() + case.seconds
+        with float64():
+            answer = close_brackets(
+                network.apply, params32, params64, task, BranchOptions(), deadline
+            )
+        refuted = np.isfinite(answer.upper)
+        return np.where(refuted, -1, np.where(answer.improved, 1, 0))
+
+    return run

@@ -1,0 +1,182 @@
+"""Sweeps: settings, groups, fronts, and a kill in the middle."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import _sweep_report as report
+import _sweep_run
+import numpy as np
+import pytest
+from _sweep_run import Sweep
+from _sweep_settings import Setting, grouped, settings
+
+from jaxcert.data import load_dataset
+from jaxcert.errors import InputError
+from jaxcert.models import load_checkpoint
+
+SCRIPT = Path(__file__).parents[2] / "experiments/sweep.py"
+
+
+def test_a_grid_is_all_combinations():
+    found = settings("train_eps=0,0.05,0.1; lr=1e-3,3e-4 ;width=64,128;epochs=2", 0, 0)
+    assert len(found) == 12 == len({s.id for s in found})
+    expected = set(itertools.product((0.0, 0.05, 0.1), (1e-3, 3e-4), (64, 128)))
+    assert {(s.train_eps, s.lr, s.width) for s in found} == expected
+    assert all(s.epochs == 2 and s.radius == s.train_eps for s in found)
+    assert settings("", 0, 0) == [Setting()]
+    assert settings("seed=1,1", 0, 0) == [Setting(seed=1)]
+
+
+def test_random_draws_lie_in_their_ranges():
+    text = "lr=1e-4..1e-2:log;train_eps=0..0.2;width=16..64;method=ibp,pgd"
+    found = settings(text, 300, 7)
+    assert found == settings(text, 300, 7) != settings(text, 300, 8)
+    assert all(1e-4 <= s.lr <= 1e-2 and 0 <= s.train_eps <= 0.2 for s in found)
+    assert {type(s.width) for s in found} == {int}
+    assert {s.width for s in found} <= set(range(16, 65))
+    assert {s.method for s in found} == {"ibp", "pgd"}
+    # In logarithms: as many draws below 1e-3 as above.
+    assert 0.4 < np.mean([s.lr < 1e-3 for s in found]) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr", "^--grid: 'lr' is not NAME=VALUES with one of arch, width, depth"),
+        ("rate=1", "^--grid: 'rate=1' is not NAME=VALUES with one of arch"),
+        ("lr=1;lr=2", "^--grid: lr is given twice$"),
+        ("width=6.5", "^--grid: width takes int values with commas, got '6.5'$"),
+        ("lr=a", "^--grid: lr takes float values with commas, got 'a'$"),
+        ("lr=0..1", "^--grid: lr is a range; draw from it with --random=N, or write"),
+        ("lr=0..1:log", "^--grid: lr takes LOW..HIGH or LOW..HIGH:log, with LOW <= H"),
+        ("lr=2..1", "^--grid: lr takes LOW..HIGH or LOW..HIGH:log, with LOW <= HIGH"),
+        ("lr=1..x", "^--grid: lr takes LOW..HIGH or LOW..HIGH:log, got '1..x'$"),
+        ("method=0..1", "^--grid: method takes words, not a range$"),
+        ("method=trades", "^--grid: method is 'trades'; choose one of standard, pgd"),
+        ("cert_eps=-1", "^--grid: depth and cert_eps must be at least 0$"),
+        ("lr=-1", "^learning_rate must be above 0, got -1.0$"),
+    ],
+)
+def test_malformed_grids(text, message):
+    with pytest.raises(InputError, match=message):
+        settings(text, 0, 0)
+
+
+def test_groups_share_their_shape():
+    found = settings("width=8,16;lr=1e-3,2e-3,3e-3;seed=0,1;method=ibp,standard", 0, 0)
+    groups = grouped(found, 4)
+    assert sorted(s.id for group in groups for s in group) == sorted(
+        s.id for s in found
+    )
+    assert all(len({s.group for s in group}) == 1 for group in groups)
+    assert sorted(len(group) for group in groups) == [2] * 4 + [4] * 4
+
+
+def rows_of(pairs, radius=0.1):
+    return [
+        {
+            "setting": {"lr": 10.0**-i, "width": 8 * (i % 3), "method": "ibp"},
+            "clean": clean, "attacked": clean, "certified": certified,
+            "radius": radius, "id": str(i),
+        }
+        for i, (clean, certified) in enumerate(pairs)
+    ]  # fmt: skip
+
+
+def test_the_front_is_what_nobody_beats():
+    random = np.random.default_rng(0)
+    pairs = random.integers(0, 8, size=(40, 2)) / 8
+    rows = rows_of(pairs.tolist())
+    rows.append(rows_of([(None, None)])[0])
+    best = report.front(rows)
+    for row in rows[:-1]:
+        c, v = row["clean"], row["certified"]
+        beaten = ((pairs[:, 0] >= c) & (pairs[:, 1] > v)).any()
+        beaten |= ((pairs[:, 0] > c) & (pairs[:, 1] >= v)).any()
+        assert (row in best) == (not beaten)
+    assert [r["clean"] for r in best] == sorted(r["clean"] for r in best)
+
+
+def test_the_table_ranks_and_fits(tmp_path):
+    rows = rows_of([(0.9, 0.1), (0.8, 0.7), (0.5, 0.5)])
+    rows.append(rows_of([(None, None)])[0])
+    rows[-1]["setting"]["lr"] = 1.0
+    assert report.varying(rows) == ["lr", "width"]
+    lines = report.table(rows).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert ["70.00" in lines[2], "50.00" in lines[3], "10.00" in lines[4]] == [True] * 3
+    assert [line.endswith("*") for line in lines[2:6]] == [True, False, True, False]
+    assert lines[5].endswith("diverged")
+    report.write_front(rows, tmp_path / "front")
+    report.write_heat_map(rows, ("lr", "width"), tmp_path / "heat_map")
+    for name in ("front.png", "front-dark.png", "heat_map.png"):
+        assert (tmp_path / name).stat().st_size > 5_000
+
+
+def test_a_group_gives_rows_and_networks(tmp_path, monkeypatch):
+    train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
+    text = "width=8;epochs=1;batch_size=256;lr=1e-3,1e30;train_eps=0.02;bound=ibp"
+    group = settings(text, 0, 0)
+    calls = []
+    monkeypatch.setattr(_sweep_run, "evaluate_population", counting(_sweep_run, calls))
+    sweep = Sweep(train, test, tmp_path, lambda text: None)
+    row, lost = sweep.run(group)
+    assert lost["certified"] is None and lost["network"] is None
+    assert 0 <= row["certified"] <= row["attacked"] <= row["clean"] <= 1
+    assert row["images"] == 360 and row["group_size"] == 2 and calls == [1]
+    network = load_checkpoint(tmp_path / row["network"])
+    assert network.content_hash == row["content_hash"]
+    assert len(list((tmp_path / "unfinished").iterdir())) == 1
+    sweep.forget()
+    assert not list((tmp_path / "unfinished").iterdir())
+
+
+def counting(module, calls):
+    original = module.evaluate_population
+
+    def counted(networks, *rest):
+        calls.append(len(networks))
+        return original(networks, *rest)
+
+    return counted
+
+
+def test_a_killed_sweep_is_continued_and_redoes_nothing(environment, tmp_path):
+    out = tmp_path / "out"
+    words = [
+        sys.executable, str(SCRIPT), "--dataset=digits", f"--output={out}",
+        "--population=2", "--resume",
+        "--grid=width=8,12;lr=1e-3,3e-3;epochs=4;batch_size=256;train_eps=0.02;bound=ibp",
+    ]  # fmt: skip
+    lines = out / "sweep.jsonl"
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            if lines.exists() and lines.stat().st_size:
+                break
+            time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    before = lines.read_bytes()
+    assert before.count(b"\n") == 2
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 4 settings, in 1 programs" in done.stderr
+    after = lines.read_bytes()
+    assert after.startswith(before) and after.count(b"\n") == 4
+    rows = [json.loads(line) for line in after.splitlines()]
+    assert len({row["id"] for row in rows}) == 4
+    assert {row["setting"]["width"] for row in rows[:2]} == {8}
+    assert "heat_map.png" in done.stdout and (out / "front.png").exists()
+    assert not list((out / "unfinished").iterdir())
+    again = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert "0 of 4 settings, in 0 programs" in again.stderr
+    assert lines.read_bytes() == after and again.stdout == done.stdout
