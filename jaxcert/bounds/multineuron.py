@@ -1,0 +1,251 @@
+"""Multi-neuron relaxations (k-ReLU) inside bound propagation.
+
+Relaxing every ReLU on its own cannot be tighter than the triangle relaxation (the
+convex barrier of Salman et al., NeurIPS 2019). Here k ReLUs of a layer are relaxed at
+once: back-substitution bounds the 3^k - 1 sums of their inputs with coefficients -1, 0
+and 1, and the facets of the hull of {(x, relu(x))} over that octahedron (`hull.py`)
+become cuts, which enter the backward pass with multipliers >= 0 as slopes and splits
+do (`cuts.py`).
+
+Sources: Singh et al., "Beyond the single neuron convex barrier", NeurIPS 2019 (k-ReLU);
+Mueller et al., "PRIMA", POPL 2022 (groups with little overlap).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jaxcert.bounds import hull
+from jaxcert.bounds.alpha import Layout, Ranges
+from jaxcert.bounds.crown import row_source
+from jaxcert.bounds.cuts import Cuts, cast_floats
+from jaxcert.bounds.rounding import cut_cost
+from jaxcert.bounds.tighten import (
+    Known,
+    TightenOptions,
+    ascend_rows,
+    charged_bounds,
+    tightened,
+)
+from jaxcert.box import Box
+from jaxcert.errors import InputError
+from jaxcert.program import ActivationNode, Values
+
+
+@dataclasses.dataclass(frozen=True)
+class CutOptions:
+    """Which neurons are relaxed together, and how thoroughly.
+
+    Attributes:
+      k: neurons per group, 1 to 3; 1 is the relaxation of single neurons: no cuts.
+      neurons: undecided neurons per layer that enter groups, those of greatest -l u.
+      chunk: they are cut into chunks of so many; the groups are k-subsets of a chunk
+        of which any two share at most k - 1 neurons for k <= 2, and one for k = 3.
+      count: cuts per group, the deepest; 24 hold all that matter for k = 2.
+      iterations: ascent steps per octahedral bound; 1 takes CROWN's slopes.
+      sharpen: whether the ranges of later layers use the cuts of earlier ones.
+    """
+
+    k: int = 2
+    neurons: int = 64
+    chunk: int = 4
+    count: int = 24
+    iterations: int = 10
+    sharpen: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= hull.MOST:
+            raise InputError(f"CutOptions.k is {self.k}; it must be 1, 2 or 3")
+        for name in ("neurons", "count", "iterations"):
+            if getattr(self, name) < 1:
+                value = getattr(self, name)
+                raise InputError(f"CutOptions.{name} is {value}; it must be >= 1")
+        if self.chunk < self.k:
+            raise InputError(
+                f"CutOptions.chunk is {self.chunk}; it must be at least k = {self.k}"
+            )
+
+
+@functools.lru_cache(maxsize=64)
+def group_ranks(options: CutOptions, size: int) -> np.ndarray:
+    """Returns the groups of a layer of `size` neurons as ranks by score, (G, k).
+
+    Each group has ascending ranks. No groups for k = 1 or layers of fewer than k.
+    """
+    k, most = options.k, min(options.neurons, size)
+    groups: list[tuple[int, ...]] = []
+    for start in range(0, most if k > 1 else 0, options.chunk):
+        members = range(start, min(start + options.chunk, most))
+        chosen: list[tuple[int, ...]] = []
+        for group in itertools.combinations(members, k):
+            if all(len(set(group) & set(other)) <= 1 for other in chosen):
+                chosen.append(group)
+        groups += chosen
+    return np.array(groups, np.int32).reshape(-1, k)
+
+
+class _Group(NamedTuple):
+    """Groups of one layer: neurons, units of their inputs, octahedra, and if alive."""
+
+    index: Int[Array, "G k"]
+    unit: Float[Array, "G k"]
+    bounds: Float[Array, "G m"]
+    alive: Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cutter:
+    """Makes cuts for the ReLUs of one program over one box.
+
+    Attributes:
+      layout: the ReLUs.
+      values32, values64: prepared parameter values in both float types.
+      options: of the cuts.
+      tighten: of the ranges and octahedral bounds.
+      cost: error per unit of a neuron's coefficients, by output id, and per unit of a
+        limit, see `cut_cost`.
+    """
+
+    layout: Layout
+    values32: Values
+    values64: Values
+    options: CutOptions
+    tighten: TightenOptions
+    cost: tuple[dict[int, Array], float]
+
+    def tighten_layers(self, box: Box, ranges: Ranges) -> tuple[Ranges, dict[int, Cuts]]:
+        """Returns ranges of all ReLU inputs and cuts of all ReLUs, layer by layer."""
+        known = Known(box, dict(ranges))
+        cuts: dict[int, Cuts] = {}
+        for node in self.layout.nodes:
+            z = node.inputs[0]
+            if node in self.layout.improvable and self.tighten.iterations > 0:
+                known.ranges[z] = tightened(
+                    self.layout, self.values32, self.values64, known, node, self.tighten
+                )
+            if len(group_ranks(self.options, node.size)):
+                cuts[node.output] = self.cuts_of(known, node)
+                if self.options.sharpen:
+                    known.cuts[node.output] = cuts[node.output]
+        return known.ranges, cuts
+
+    def cuts_of(self, known: Known, node: ActivationNode) -> Cuts:
+        """Returns the cuts of one layer, valid for all inputs of the box."""
+        group = self._octahedra(known, node)
+        k, count = self.options.k, self.options.count
+
+        def of_group(bounds: Array) -> tuple[Array, Array, Array]:
+            found = hull.hull_directions(bounds, k, count)
+            limit = jax.vmap(hull.safe_limit, (0, 0, None))(found.a, found.b, bounds)
+            return found.a, found.b, jnp.where(found.depth > 0, limit, 0.0)
+
+        a, b, limit = lax.map(of_group, group.bounds, batch_size=8 if k < 3 else 1)
+        # In the network's units, and so that the greatest coefficient is about 1: all
+        # by powers of 2, which are exact.
+        a, b = a / group.unit[:, None], b / group.unit[:, None]
+        size = jnp.maximum(jnp.abs(a), jnp.abs(b)).max(axis=-1)
+        factor = _power_of_two(jnp.where(size > 0, size, 1.0))
+        a, b, limit = a / factor[..., None], b / factor[..., None], limit / factor
+        alive = group.alive[:, None] & jnp.isfinite(limit)
+        a, b = (jnp.where(alive[..., None], v, 0.0) for v in (a, b))
+        limit = jnp.where(alive, limit, 0.0)
+        per_neuron, per_limit = self.cost[0][node.output].reshape(-1), self.cost[1]
+        cost = jnp.sum((jnp.abs(a) + jnp.abs(b)) * per_neuron[group.index][:, None], -1)
+        return Cuts(group.index, a, b, limit, cost + per_limit * jnp.abs(limit))
+
+    def _octahedra(self, known: Known, node: ActivationNode) -> _Group:
+        """Returns the groups of a layer and upper bounds of their octahedral sums.
+
+        Inputs are measured in units of their own range (a power of 2, so that scaling
+        is exact). The bounds are widened by twice what rounding can do to them, so that
+        they hold for the network as a real-valued function.
+        """
+        z = known.ranges[node.inputs[0]]
+        lo, hi = z.lo.reshape(-1), z.hi.reshape(-1)
+        score = jnp.where(node.activation.undecided(lo, hi), -lo * hi, -1.0)
+        ranks = group_ranks(self.options, node.size)
+        order = jnp.argsort(-score)
+        index = order[ranks]
+        alive = jnp.all(score[index] > 0, axis=1)
+        unit = _power_of_two(jnp.where(score > 0, hi - lo, 1.0))[index]
+        directions = hull.octahedron(self.options.k)
+        mixed = np.count_nonzero(directions, axis=1) > 1
+        bounds = jnp.where(
+            directions[:, None] > 0, hi[index], jnp.where(directions[:, None] < 0, -lo[index], 0)
+        )
+        bounds = jnp.sum(bounds / unit, axis=2).T
+        sums = directions[mixed] / unit[:, None]
+        greatest = -self._least(known, node, index, -sums)
+        bounds = bounds.at[:, np.flatnonzero(mixed)].min(greatest)
+        cost = self.cost[0][node.output].reshape(-1)[index]
+        bounds = bounds + 2 * (cost / unit) @ np.abs(directions).T
+        alive &= jnp.all(jnp.isfinite(bounds), axis=1)
+        bounds = jnp.where(alive[:, None], bounds, 1.0)
+        return _Group(index.astype(jnp.int32), unit, bounds, alive)
+
+    def _least(
+        self, known: Known, node: ActivationNode, index: Array, sums: Array
+    ) -> Array:
+        """Returns lower bounds of sums of neurons, (G, m) from coefficients (G, m, k)."""
+
+        def rows(values: Values, dtype: Any) -> Any:
+            source = row_source(self.layout.program, values, node.inputs[0], dtype)
+            units, offset = source(index.reshape(-1))
+            weights = sums.astype(dtype)
+
+            def mix(v: Array) -> Array:
+                v = v.reshape(*index.shape, *v.shape[1:])
+                mixed = jnp.einsum("gmk,gk...->gm...", weights, v,
+                                   precision=lax.Precision.HIGHEST)  # fmt: skip
+                return mixed.reshape(-1, *mixed.shape[2:])
+
+            return {i: mix(c) for i, c in units.items()}, mix(offset)
+
+        options = dataclasses.replace(self.tighten, iterations=self.options.iterations)
+        multipliers = ascend_rows(
+            self.layout, self.values32, known, rows(self.values32, jnp.float32), options
+        )
+        least, _ = charged_bounds(
+            self.layout, self.values64, known, rows(self.values64, jnp.float64),
+            cast_floats(multipliers, jnp.float64),
+        )  # fmt: skip
+        return least.reshape(sums.shape[:2])
+
+
+def cutter(
+    layout: Layout,
+    values: tuple[Values, Values],
+    boxes: dict[int, Box],
+    options: CutOptions,
+    tighten: TightenOptions,
+) -> Cutter:
+    """Returns what makes the cuts over one box.
+
+    Args:
+      layout: the ReLUs of the program.
+      values: prepared parameter values in float32 and in float64.
+      boxes: the range of every value of the program over the box, float64.
+      options: of the cuts.
+      tighten: of the ranges and octahedral bounds.
+    """
+    terms = 0
+    for node in layout.nodes:
+        groups, k = group_ranks(options, node.size).shape
+        terms += 2 * groups * (options.count + k)
+    cost = cut_cost(layout.program, values[1], boxes, terms)
+    return Cutter(layout, *values, options, tighten, cost)
+
+
+def _power_of_two(size: Array) -> Array:
+    """Returns the power of 2 next below positive numbers, kept in a safe range."""
+    exponent = jnp.clip(jnp.frexp(size)[1] - 1, -200, 200)
+    return jnp.ldexp(jnp.ones_like(size), exponent)
