@@ -132,9 +132,7 @@ def ascend(
 
     def project(m: Multipliers) -> Multipliers:
         cut = {i: jnp.maximum(c, 0) for i, c in m.cut.items()}
-        return Multipliers(
-            jnp.clip(m.slope, 0, 1), jnp.maximum(m.split, 0), m.row, cut
-        )
+        return Multipliers(jnp.clip(m.slope, 0, 1), jnp.maximum(m.split, 0), m.row, cut)
 
     moves = options.iterations - 1
     return climb(evaluate, start, first, rates, project, options.decay, moves)

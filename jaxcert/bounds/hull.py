@@ -81,7 +81,7 @@ def _dual_bases(k: int) -> _Bases:
 
 
 @functools.cache
-def _axes(k: int) -> np.ndarray:
+def axes(k: int) -> np.ndarray:
     """Returns the numbers of the directions e_i and -e_i, shape (k, 2)."""
     return np.array(
         [np.flatnonzero(np.all(octahedron(k)[:, [j for j in range(k) if j != i]] == 0,
@@ -113,7 +113,8 @@ def safe_limit(
     p and q (made >= 0, so that no choice needs to be right), the least bound is taken,
     and the greatest of all orthants. One of the choices is an optimal basis of the
     linear programme in the orthant, so that nothing but rounding is lost. An orthant
-    is left out if it is empty for certain: U_{-s d} < 0 for some d in {0, 1}^k.
+    is left out if it is empty for certain: U_{s d} < 0 for some d in {0, 1}^k, although
+    d . (s x) >= 0 there.
 
     The computation in float64 has fewer than 2^5 roundings on any path, each of at most
     2^-53 of the sum of all magnitudes (in any order, Higham, chapter 3); 2^-47 of that
@@ -128,7 +129,7 @@ def safe_limit(
     # Reflected by s every orthant is the positive one, with the same constraints.
     g = orthants * (a + b * (orthants > 0))
     limits = bounds[_reflections(k)]
-    reach = jnp.max(jnp.abs(bounds[_axes(k)]), axis=1)
+    reach = jnp.max(jnp.abs(bounds[axes(k)]), axis=1)
     limits = jnp.concatenate([limits, jnp.zeros_like(g)], axis=1)[:, bases.subset]
     weights = jnp.maximum(jnp.einsum("oi,cij->ocj", g, bases.inverse), 0)
     rest = g[:, None] - jnp.einsum("ocj,cji->oci", weights, bases.rows)
@@ -137,8 +138,8 @@ def safe_limit(
     size = (jnp.abs(rest) + jnp.abs(g)[:, None] + size) @ reach
     size = size + jnp.sum(weights * jnp.abs(limits), axis=2)
     least = jnp.min(bound + _ROUNDING * size, axis=1)
-    inward = np.flatnonzero(np.all(directions <= 0, axis=1))
-    empty = jnp.any(bounds[_reflections(k)][:, inward] < 0, axis=1)
+    positive = np.flatnonzero(np.all(directions >= 0, axis=1))
+    empty = jnp.any(bounds[_reflections(k)][:, positive] < 0, axis=1)
     most = jnp.max(jnp.where(empty, -jnp.inf, least))
     biggest = 1 + jnp.max(jnp.abs(bounds)) + jnp.max(jnp.abs(a)) + jnp.max(jnp.abs(b))
     return most + _UNDERFLOW * biggest
@@ -216,8 +217,8 @@ def _vertices(bounds: Array, k: int) -> tuple[Array, Array]:
 def _triangle_corners(points: Array, bounds: Array) -> Array:
     """Returns (x, y) with every y_i at its ReLU or its chord, shape (V, 2^k, 2 k)."""
     k = points.shape[1]
-    axes = bounds[_axes(k)]  # -l and u
-    low, high = -axes[:, 0], axes[:, 1]
+    ends = bounds[axes(k)]  # -l and u
+    low, high = -ends[:, 0], ends[:, 1]
     chord = high * (points - low) / (high - low)
     upper = jnp.array(_orthants(k) > 0)
     y = jnp.where(upper, chord[:, None], jnp.maximum(points, 0)[:, None])
@@ -247,13 +248,13 @@ def _facets_by_choice(lifted: Array, known: Array) -> Array:
     order = jnp.argsort(name)
     name = name[order]
     first = jnp.concatenate([jnp.ones(1, bool), name[1:] != name[:-1]])
-    rank = jnp.argsort(~(first & (name < jnp.inf)), stable=True)[: _FACETS[dimension // 2]]
-    keep = (first & (name < jnp.inf))[rank]
-    return jnp.where(keep[:, None], normal[order][rank], 0.0)
+    new = first & (name < jnp.inf)
+    best = jnp.argsort(~new, stable=True)[: _FACETS[dimension // 2]]
+    return jnp.where(new[best, None], normal[order][best], 0.0)
 
 
 def _normal(edges: Array) -> Array:
-    """Returns vectors orthogonal to n - 1 given ones, shape (..., n - 1, n), n = 2, 4."""
+    """Returns what is orthogonal to n - 1 vectors, (..., n - 1, n) for n = 2 or 4."""
     columns = np.arange(edges.shape[-1])
     minors = [edges[..., columns != j] for j in columns]
     if len(columns) == 2:
@@ -320,7 +321,9 @@ def _facets_by_turning(points: Array, corners: Array) -> Array:
             way = jnp.where(jnp.linalg.norm(way) > 1e-6, way, other)
             ahead = edges @ way
             meets = ahead > 1e-7
-            turn = jnp.where(meets, -(edges @ normal) / jnp.where(meets, ahead, 1), jnp.inf)
+            turn = jnp.where(
+                meets, -(edges @ normal) / jnp.where(meets, ahead, 1), jnp.inf
+            )
             first = jnp.argmin(turn)
             some = meets[first]
             normal = jnp.where(some, normal + turn[first] * way, way)

@@ -93,10 +93,10 @@ def group_ranks(options: CutOptions, size: int) -> np.ndarray:
     return np.array(groups, np.int32).reshape(-1, k)
 
 
-class _Group(NamedTuple):
+class _Groups(NamedTuple):
     """Groups of one layer: neurons, units of their inputs, octahedra, and if alive."""
 
-    index: Int[Array, "G k"]
+    neurons: Int[Array, "G k"]
     unit: Float[Array, "G k"]
     bounds: Float[Array, "G m"]
     alive: Array
@@ -122,7 +122,9 @@ class Cutter:
     tighten: TightenOptions
     cost: tuple[dict[int, Array], float]
 
-    def tighten_layers(self, box: Box, ranges: Ranges) -> tuple[Ranges, dict[int, Cuts]]:
+    def tighten_layers(
+        self, box: Box, ranges: Ranges
+    ) -> tuple[Ranges, dict[int, Cuts]]:
         """Returns ranges of all ReLU inputs and cuts of all ReLUs, layer by layer."""
         known = Known(box, dict(ranges))
         cuts: dict[int, Cuts] = {}
@@ -140,7 +142,7 @@ class Cutter:
 
     def cuts_of(self, known: Known, node: ActivationNode) -> Cuts:
         """Returns the cuts of one layer, valid for all inputs of the box."""
-        group = self._octahedra(known, node)
+        groups = self._octahedra(known, node)
         k, count = self.options.k, self.options.count
 
         def of_group(bounds: Array) -> tuple[Array, Array, Array]:
@@ -148,21 +150,23 @@ class Cutter:
             limit = jax.vmap(hull.safe_limit, (0, 0, None))(found.a, found.b, bounds)
             return found.a, found.b, jnp.where(found.depth > 0, limit, 0.0)
 
-        a, b, limit = lax.map(of_group, group.bounds, batch_size=8 if k < 3 else 1)
+        a, b, limit = lax.map(of_group, groups.bounds, batch_size=8 if k < 3 else 1)
         # In the network's units, and so that the greatest coefficient is about 1: all
         # by powers of 2, which are exact.
-        a, b = a / group.unit[:, None], b / group.unit[:, None]
+        a, b = a / groups.unit[:, None], b / groups.unit[:, None]
         size = jnp.maximum(jnp.abs(a), jnp.abs(b)).max(axis=-1)
         factor = _power_of_two(jnp.where(size > 0, size, 1.0))
         a, b, limit = a / factor[..., None], b / factor[..., None], limit / factor
-        alive = group.alive[:, None] & jnp.isfinite(limit)
+        alive = groups.alive[:, None] & jnp.isfinite(limit)
         a, b = (jnp.where(alive[..., None], v, 0.0) for v in (a, b))
         limit = jnp.where(alive, limit, 0.0)
         per_neuron, per_limit = self.cost[0][node.output].reshape(-1), self.cost[1]
-        cost = jnp.sum((jnp.abs(a) + jnp.abs(b)) * per_neuron[group.index][:, None], -1)
-        return Cuts(group.index, a, b, limit, cost + per_limit * jnp.abs(limit))
+        cost = jnp.sum(
+            (jnp.abs(a) + jnp.abs(b)) * per_neuron[groups.neurons][:, None], -1
+        )
+        return Cuts(groups.neurons, a, b, limit, cost + per_limit * jnp.abs(limit))
 
-    def _octahedra(self, known: Known, node: ActivationNode) -> _Group:
+    def _octahedra(self, known: Known, node: ActivationNode) -> _Groups:
         """Returns the groups of a layer and upper bounds of their octahedral sums.
 
         Inputs are measured in units of their own range (a power of 2, so that scaling
@@ -179,10 +183,8 @@ class Cutter:
         unit = _power_of_two(jnp.where(score > 0, hi - lo, 1.0))[index]
         directions = hull.octahedron(self.options.k)
         mixed = np.count_nonzero(directions, axis=1) > 1
-        bounds = jnp.where(
-            directions[:, None] > 0, hi[index], jnp.where(directions[:, None] < 0, -lo[index], 0)
-        )
-        bounds = jnp.sum(bounds / unit, axis=2).T
+        high, low = hi[index] / unit, lo[index] / unit
+        bounds = high @ np.maximum(directions, 0).T - low @ np.maximum(-directions, 0).T
         sums = directions[mixed] / unit[:, None]
         greatest = -self._least(known, node, index, -sums)
         bounds = bounds.at[:, np.flatnonzero(mixed)].min(greatest)
@@ -190,12 +192,12 @@ class Cutter:
         bounds = bounds + 2 * (cost / unit) @ np.abs(directions).T
         alive &= jnp.all(jnp.isfinite(bounds), axis=1)
         bounds = jnp.where(alive[:, None], bounds, 1.0)
-        return _Group(index.astype(jnp.int32), unit, bounds, alive)
+        return _Groups(index.astype(jnp.int32), unit, bounds, alive)
 
     def _least(
         self, known: Known, node: ActivationNode, index: Array, sums: Array
     ) -> Array:
-        """Returns lower bounds of sums of neurons, (G, m) from coefficients (G, m, k)."""
+        """Returns lower bounds of sums, (G, m), of coefficients (G, m, k)."""
 
         def rows(values: Values, dtype: Any) -> Any:
             source = row_source(self.layout.program, values, node.inputs[0], dtype)
