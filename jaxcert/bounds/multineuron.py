@@ -26,9 +26,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxcert.bounds import hull
 from jaxcert.bounds.alpha import Layout, Ranges
-from jaxcert.bounds.crown import row_source
+from jaxcert.bounds.crown import CrownOptions, bound_layers, row_source
 from jaxcert.bounds.cuts import Cuts, cast_floats
-from jaxcert.bounds.rounding import cut_cost
+from jaxcert.bounds.rounding import cut_cost, float64_slack
 from jaxcert.bounds.tighten import (
     Known,
     TightenOptions,
@@ -39,6 +39,7 @@ from jaxcert.bounds.tighten import (
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.program import ActivationNode, Values
+from jaxcert.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +246,52 @@ def cutter(
         terms += 2 * groups * (options.count + k)
     cost = cut_cost(layout.program, values[1], boxes, terms)
     return Cutter(layout, *values, options, tighten, cost)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowOptions:
+    """How `bound_rows` works.
+
+    Attributes:
+      cuts: how neurons are relaxed together; k = 1 is alpha-CROWN.
+      tighten: how ranges and octahedral bounds are optimised.
+      final: how the bounds of the spec's rows are.
+    """
+
+    cuts: CutOptions = CutOptions()
+    tighten: TightenOptions = TightenOptions()
+    final: TightenOptions = TightenOptions(iterations=60, decay=0.97)
+
+
+def bound_rows(
+    layout: Layout,
+    params: tuple[Any, Any],
+    box: Box,
+    spec: Spec,
+    options: RowOptions,
+) -> tuple[Float[Array, " rows"], Float[Array, ""]]:
+    """Returns lower bounds of the spec's rows, and what they must exceed to be proved.
+
+    Must run where float64 is enabled; `params` are in float32, in which multipliers are
+    optimised, and in float64, in which every bound is evaluated.
+    """
+    program = layout.program
+    values32, values64 = (
+        program.prepare(p, kind)
+        for p, kind in zip(params, (jnp.float32, jnp.float64), strict=True)
+    )
+    boxes = bound_layers(program, values64, box, CrownOptions()).boxes
+    maker = cutter(layout, (values32, values64), boxes, options.cuts, options.tighten)
+    ranges = {i: boxes[i] for i in layout.needed()}
+    ranges, cuts = maker.tighten_layers(box, ranges)
+    known = Known(box, ranges, cuts)
+    rows = {program.output: spec.coefficients}, spec.offset
+    multipliers = ascend_rows(
+        layout, values32, known, cast_floats(rows, jnp.float32), options.final
+    )
+    multipliers = cast_floats(multipliers, jnp.float64)
+    least, _ = charged_bounds(layout, values64, known, rows, multipliers)
+    return least, float64_slack(program, values64, boxes, spec.coefficients)
 
 
 def _power_of_two(size: Array) -> Array:
