@@ -14,8 +14,6 @@ Mueller et al., "PRIMA", POPL 2022 (groups with little overlap).
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +23,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxcert.bounds import hull
-from jaxcert.bounds.alpha import Layout, Ranges
-from jaxcert.bounds.crown import CrownOptions, bound_layers, row_source
+from jaxcert.bounds.alpha import Layout, Ranges, relaxations_of
+from jaxcert.bounds.backward import pull_to_input
+from jaxcert.bounds.crown import CrownOptions, both_sides, bound_layers, row_source
 from jaxcert.bounds.cuts import Cuts, cast_floats
 from jaxcert.bounds.rounding import cut_cost, float64_slack
 from jaxcert.bounds.tighten import (
@@ -49,49 +48,31 @@ class CutOptions:
     Attributes:
       k: neurons per group, 1 to 3; 1 is the relaxation of single neurons: no cuts.
       neurons: undecided neurons per layer that enter groups, those of greatest -l u.
-      chunk: they are cut into chunks of so many; the groups are k-subsets of a chunk
-        of which any two share at most k - 1 neurons for k <= 2, and one for k = 3.
-      count: cuts per group, the deepest; 24 hold all that matter for k = 2.
+      partners: groups per neuron; it meets those neurons of greater -l u that depend
+        most on the same inputs.
+      count: cuts per group, the deepest; 24 are all that matter for k = 2.
       iterations: ascent steps per octahedral bound; 1 takes CROWN's slopes.
       sharpen: whether the ranges of later layers use the cuts of earlier ones.
     """
 
     k: int = 2
     neurons: int = 64
-    chunk: int = 4
-    count: int = 24
+    partners: int = 3
+    count: int = 8
     iterations: int = 10
     sharpen: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= hull.MOST:
             raise InputError(f"CutOptions.k is {self.k}; it must be 1, 2 or 3")
-        for name in ("neurons", "count", "iterations"):
+        for name in ("neurons", "partners", "count", "iterations"):
             if getattr(self, name) < 1:
                 value = getattr(self, name)
                 raise InputError(f"CutOptions.{name} is {value}; it must be >= 1")
-        if self.chunk < self.k:
-            raise InputError(
-                f"CutOptions.chunk is {self.chunk}; it must be at least k = {self.k}"
-            )
 
-
-@functools.lru_cache(maxsize=64)
-def group_ranks(options: CutOptions, size: int) -> np.ndarray:
-    """Returns the groups of a layer of `size` neurons as ranks by score, (G, k).
-
-    Each group has ascending ranks. No groups for k = 1 or layers of fewer than k.
-    """
-    k, most = options.k, min(options.neurons, size)
-    groups: list[tuple[int, ...]] = []
-    for start in range(0, most if k > 1 else 0, options.chunk):
-        members = range(start, min(start + options.chunk, most))
-        chosen: list[tuple[int, ...]] = []
-        for group in itertools.combinations(members, k):
-            if all(len(set(group) & set(other)) <= 1 for other in chosen):
-                chosen.append(group)
-        groups += chosen
-    return np.array(groups, np.int32).reshape(-1, k)
+    def groups(self, size: int) -> int:
+        """Returns how many groups a layer of so many neurons has."""
+        return min(self.neurons, size) * self.partners if 1 < self.k <= size else 0
 
 
 class _Groups(NamedTuple):
@@ -135,7 +116,7 @@ class Cutter:
                 known.ranges[z] = tightened(
                     self.layout, self.values32, self.values64, known, node, self.tighten
                 )
-            if len(group_ranks(self.options, node.size)):
+            if self.options.groups(node.size):
                 cuts[node.output] = self.cuts_of(known, node)
                 if self.options.sharpen:
                     known.cuts[node.output] = cuts[node.output]
@@ -177,11 +158,9 @@ class Cutter:
         z = known.ranges[node.inputs[0]]
         lo, hi = z.lo.reshape(-1), z.hi.reshape(-1)
         score = jnp.where(node.activation.undecided(lo, hi), -lo * hi, -1.0)
-        ranks = group_ranks(self.options, node.size)
-        order = jnp.argsort(-score)
-        index = order[ranks]
-        alive = jnp.all(score[index] > 0, axis=1)
-        unit = _power_of_two(jnp.where(score > 0, hi - lo, 1.0))[index]
+        unit = _power_of_two(jnp.where(score > 0, hi - lo, 1.0))
+        index, alive = self._partners(known, node, score, (hi - lo) / unit, unit)
+        unit = unit[index]
         directions = hull.octahedron(self.options.k)
         mixed = np.count_nonzero(directions, axis=1) > 1
         high, low = hi[index] / unit, lo[index] / unit
@@ -194,6 +173,58 @@ class Cutter:
         alive &= jnp.all(jnp.isfinite(bounds), axis=1)
         bounds = jnp.where(alive[:, None], bounds, 1.0)
         return _Groups(index.astype(jnp.int32), unit, bounds, alive)
+
+    def _partners(
+        self,
+        known: Known,
+        node: ActivationNode,
+        score: Array,
+        width: Array,
+        unit: Array,
+    ) -> tuple[Array, Array]:
+        """Returns groups (G, k) of the neurons of greatest score, and which count.
+
+        Two neurons depend on the same inputs where the linear parts of their bounds do:
+        by how much |A_i + A_j| or |A_i - A_j|, summed over the inputs, stays below
+        |A_i| + |A_j|, relatively to their ranges. What depends most gains most from
+        bounds of sums. Each neuron is grouped with such of greater score, so that no
+        two groups are the same.
+        """
+        options, k = self.options, self.options.k
+        best = jnp.argsort(-score)[: min(options.neurons, node.size)]
+        source = row_source(
+            self.layout.program, self.values32, node.inputs[0], jnp.float32
+        )
+        lines = relaxations_of(self.layout, cast_floats(known.ranges, jnp.float32), {})
+        pulled, _, _ = pull_to_input(
+            self.layout.program, self.values32, lines, known.ranges,
+            *both_sides(*source(best)),
+        )  # fmt: skip
+        radius = cast_floats(known.box.radius, jnp.float32)
+        pulled = (pulled * radius).reshape(2, len(best), -1)
+        linear = (pulled[0] - pulled[1]) / 2 / unit[best, None].astype(jnp.float32)
+
+        def with_all(row: Array) -> Array:
+            sums = jnp.abs(linear + row).sum(axis=1), jnp.abs(linear - row).sum(axis=1)
+            apart = jnp.abs(linear).sum(axis=1) + jnp.abs(row).sum()
+            return apart - jnp.minimum(*sums)
+
+        gain = lax.map(with_all, linear, batch_size=8)
+        gain = gain / (width[best] + width[best, None]).astype(jnp.float32)
+        rank = jnp.arange(len(best))
+        gain = jnp.where(rank < rank[:, None], gain, -1.0)
+        most = min(options.partners * (k - 1), len(best))
+        chosen = lax.top_k(gain, most)[1]
+        missing = options.partners * (k - 1) - most
+        chosen = jnp.pad(chosen, ((0, 0), (0, missing)), mode="wrap")
+        others = chosen.reshape(len(best), options.partners, k - 1)
+        own = jnp.broadcast_to(rank[:, None, None], (*others.shape[:2], 1))
+        ranks = jnp.concatenate([own, others], axis=2).reshape(-1, k)
+        index = best[ranks]
+        alive = jnp.all(ranks[:, 1:] < ranks[:, :1], axis=1)
+        if k > 2:
+            alive &= ranks[:, 1] != ranks[:, 2]
+        return index, alive & jnp.all(score[index] > 0, axis=1)
 
     def _least(
         self, known: Known, node: ActivationNode, index: Array, sums: Array
@@ -242,8 +273,7 @@ def cutter(
     """
     terms = 0
     for node in layout.nodes:
-        groups, k = group_ranks(options, node.size).shape
-        terms += 2 * groups * (options.count + k)
+        terms += 2 * options.groups(node.size) * (options.count + options.k)
     cost = cut_cost(layout.program, values[1], boxes, terms)
     return Cutter(layout, *values, options, tighten, cost)
 

@@ -21,14 +21,13 @@ from jaxcert.bounds.multineuron import (
     RowOptions,
     bound_rows,
     cutter,
-    group_ranks,
 )
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.errors import InputError
 from jaxcert.oracle.brackets import layout_of
 
-BOXES, TRIALS, POINTS = 24, 20, 400
+BOXES, TRIALS, POINTS = 10, 40, 400
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -36,9 +35,9 @@ QUICK = {
 SIZES = (3, 8, 8, 3)
 FAST = TightenOptions(iterations=4, bucket=8)
 CASES = {
-    "pairs": (plain, CutOptions(k=2, chunk=4, iterations=3)),
-    "triples": (plain, CutOptions(k=3, chunk=5, count=16, iterations=1)),
-    "residual": (residual, CutOptions(k=2, chunk=2, count=8, sharpen=False)),
+    "pairs": (plain, CutOptions(k=2, partners=3, count=24, iterations=3)),
+    "triples": (plain, CutOptions(k=3, partners=1, count=16, iterations=1)),
+    "residual": (residual, CutOptions(k=2, partners=1, sharpen=False)),
 }
 
 
@@ -126,6 +125,9 @@ def results(name: str) -> dict:
         return {
             "broken": jnp.stack(broken), "least": least, "slack": slack, "signs": signs,
             "z": z, "rows": jnp.einsum("tro,po->tp", row, y), "ends": ends,
+            "groups": [
+                (c.index, jnp.any(c.at_output != 0, axis=(1, 2))) for c in cuts.values()
+            ],
             "alive": sum(jnp.sum(jnp.any(c.at_output != 0, -1)) for c in cuts.values()),
         }  # fmt: skip
 
@@ -188,7 +190,7 @@ def test_cuts_prove_what_single_neurons_cannot_and_never_more_than_holds():
     with jax.enable_x64(True):
         single, pairs = (
             jax.device_get(least(RowOptions(cuts, FAST, final))(params, lo, hi, c))
-            for cuts in (CutOptions(k=1), CutOptions(k=2, chunk=8))
+            for cuts in (CutOptions(k=1), CutOptions(k=2, partners=4))
         )
     exact = []
     for i in range(count):
@@ -202,21 +204,24 @@ def test_cuts_prove_what_single_neurons_cannot_and_never_more_than_holds():
     assert lost[1] < 0.6 * lost[0]
 
 
-@pytest.mark.parametrize("k", [1, 2, 3])
-@pytest.mark.parametrize("size", [1, 2, 3, 10, 200])
-def test_groups_share_no_more_than_one_neuron(k: int, size: int):
-    options = CutOptions(k=k, neurons=20, chunk=7)
-    groups = group_ranks(options, size)
-    assert groups.shape[1] == k
-    assert (len(groups) == 0) == (k == 1 or size < k)
-    assert (np.diff(groups, axis=1) > 0).all() and (groups < min(size, 20)).all()
-    sets = [set(g) for g in groups.tolist()]
-    assert len({frozenset(s) for s in sets}) == len(sets)
-    for i, a in enumerate(sets):
-        assert all(len(a & b) <= 1 for b in sets[:i])
-    if k == 3 and size > 7:
-        # Seven neurons: every pair of them is in exactly one triple.
-        assert len([s for s in sets if max(s) < 7]) == 7
+@each
+def test_groups_are_distinct_sets_of_undecided_neurons(name: str):
+    found, k = results(name), CASES[name][1].k
+    lo, hi = (side.reshape(BOXES, 2, -1) for side in found["ends"])
+    for layer, (index, alive) in enumerate(found["groups"]):
+        for b in range(BOXES):
+            groups = [frozenset(g) for g in index[b][alive[b]].tolist()]
+            assert all(len(g) == k for g in groups)
+            assert len(set(groups)) == len(groups)
+            members = sorted(set().union(*groups))
+            assert (lo[b, layer][members] < 0).all() and (
+                hi[b, layer][members] > 0
+            ).all()
+
+
+@pytest.mark.parametrize(("k", "size", "count"), [(1, 9, 0), (2, 1, 0), (2, 9, 18)])
+def test_single_neurons_make_no_groups(k: int, size: int, count: int):
+    assert CutOptions(k=k, partners=2).groups(size) == count
 
 
 @pytest.mark.parametrize(
@@ -224,7 +229,7 @@ def test_groups_share_no_more_than_one_neuron(k: int, size: int):
     [
         ({"k": 4}, "CutOptions.k is 4; it must be 1, 2 or 3"),
         ({"neurons": 0}, "CutOptions.neurons is 0; it must be >= 1"),
-        ({"chunk": 1}, "CutOptions.chunk is 1; it must be at least k = 2"),
+        ({"partners": 0}, "CutOptions.partners is 0; it must be >= 1"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict, text: str):
