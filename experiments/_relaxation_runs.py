@@ -247,11 +247,10 @@ class Measurement:
         auditor = Auditor(self.network, 0.0, AttackOptions())
 
         def decide(i: int, limit: float) -> str:
-            lo, hi = self.images.box(i)
-            claim = Claim(
-                self.images.names[i], lo, hi, None, int(self.images.labels[i])
-            )
-            found = auditor.decide(claim, claim.label, time.monotonic() + limit)
+            box, label = self.images.box(i), int(self.images.labels[i])
+            lo, hi = np.asarray(box.lo), np.asarray(box.hi)
+            claim = Claim(self.images.names[i], lo, hi)
+            found = auditor.decide(claim, label, time.monotonic() + limit)
             names = {"sound": "verified", "broken": "refuted"}
             return names.get(found.verdict, "unknown")
 

@@ -88,7 +88,7 @@ class AscentOptions:
     slope_rate: float = 0.2
     split_rate: float = 0.2
     row_rate: float = 0.2
-    cut_rate: float = 0.1
+    cut_rate: float = 0.02
     decay: float = 0.95
 
 

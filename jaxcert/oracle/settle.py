@@ -85,6 +85,9 @@ def settle_leaves(
         if beta is not None and weights is not None:
             leaves.multipliers.split[k] = beta
             leaves.multipliers.row[k] = np.log(weights + 1e-9)
+            # The programme knows of no cuts: in a leaf they add nothing.
+            for multipliers in leaves.multipliers.cut.values():
+                multipliers[k] = 0
         leaves.tries[k] = patience
         wanted[k] = True
     state = dataclasses.replace(
