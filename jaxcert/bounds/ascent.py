@@ -88,7 +88,7 @@ class AscentOptions:
     slope_rate: float = 0.2
     split_rate: float = 0.2
     row_rate: float = 0.2
-    cut_rate: float = 0.02
+    cut_rate: float = 0.05
     decay: float = 0.95
 
 

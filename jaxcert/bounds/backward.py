@@ -89,8 +89,8 @@ def pull_to_input(
 ) -> tuple[Float[Array, "rows *d"], Float[Array, " rows"], Coefficients]:
     """Returns rows over the input that are lower bounds of the given ones.
 
-    The third result holds the coefficients at the output of every activation, which
-    branching scores are made of.
+    The third result holds the coefficients at the output of every activation, before
+    terms are added, which branching scores are made of.
 
     Args:
       program: the program.
@@ -110,10 +110,10 @@ def pull_to_input(
             case AffineNode():
                 const = _through_affine(node, values, rows, const)
             case ActivationNode():
+                at_outputs[node.output] = rows[node.output]
                 added = terms.get(node.output)
                 if added is not None and added.at_output is not None:
                     rows[node.output] = rows[node.output] + added.at_output
-                at_outputs[node.output] = rows[node.output]
                 const = _through_lines(node, relaxations[node.output], rows, const)
                 if added is not None:
                     _accumulate(rows, node.inputs[0], added.at_input)

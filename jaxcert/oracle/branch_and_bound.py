@@ -128,10 +128,22 @@ def step(
 
     def optimise(problem: Problem, item: Pool) -> Multipliers:
         pace = jnp.float32(0.7) ** item.tries
+        problem, start = problem.cast(jnp.float32), item.multipliers
+        if problem.cuts:
+            # A sign that was fixed may leave the cuts of its neuron without use.
+            without = dataclasses.replace(
+                start, cut=jax.tree.map(jnp.zeros_like, start.cut)
+            )
+            kept, bare = (
+                subproblem_bound(layout, values32, problem, item.signs, m)[0]
+                for m in (start, without)
+            )
+            start = jax.tree.map(
+                lambda a, b: jnp.where(kept > bare, a, b), start, without
+            )
         return ascend(
-            layout, values32, problem.cast(jnp.float32), item.signs, item.multipliers,
-            options.ascent, pace,
-        )  # fmt: skip
+            layout, values32, problem, item.signs, start, options.ascent, pace
+        )
 
     def decide(problem: Problem, signs: Array, m: Multipliers) -> Any:
         m = jax.tree.map(lambda v: v.astype(jnp.float64), m)
