@@ -20,7 +20,7 @@ from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
-from jaxcert.box import Box, Rates
+from jaxcert.box import Box, Family, Rates
 from jaxcert.certifier import float64
 from jaxcert.checks import as_arrays
 from jaxcert.oracle.brackets import close_brackets, layout_of
@@ -119,9 +119,11 @@ def _complete(case: Case) -> Run:
     x = np.asarray(case.x, np.float64)
     zeros, ones = np.zeros(x.shape[1:]), np.ones(x.shape[1:])
     task = ApothemTask(
-        x=x,
-        domain=Box(zeros, ones),  # type: ignore[arg-type]
-        rates=Rates(ones, ones),  # type: ignore[arg-type]
+        family=Family.many(
+            Box.point(x),  # type: ignore[arg-type]
+            Box(zeros, ones),  # type: ignore[arg-type]
+            Rates(ones, ones),  # type: ignore[arg-type]
+        ),
         spec=jax.tree.map(double, case.spec),
         lower=np.full(count, -1.0),
         upper=np.full(count, np.inf),

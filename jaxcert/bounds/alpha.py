@@ -22,11 +22,13 @@ from jaxtyping import Array, Float, Int
 
 from jaxcert.bounds.backward import (
     Coefficients,
+    Terms,
     concretize_lower,
     independent_values,
     pull_to_input,
 )
 from jaxcert.bounds.crown import meet
+from jaxcert.bounds.cuts import Cuts, cast_floats
 from jaxcert.bounds.relaxations import Relaxation
 from jaxcert.box import Box
 from jaxcert.program import ActivationNode, OpaqueNode, ProductNode, Program, Values
@@ -98,16 +100,18 @@ class Problem:
       ranges: range over the box of every value in `Layout.needed`.
       rows: coefficients C of the clause's rows, shape (rows, outputs).
       offset: d, shape (rows,).
+      cuts: inequalities on several neurons, by output id of their ReLU.
     """
 
     box: Box
     ranges: Ranges
     rows: Float[Array, "rows outputs"]
     offset: Float[Array, " rows"]
+    cuts: dict[int, Cuts] = dataclasses.field(default_factory=dict)
 
     def cast(self, dtype: Any) -> Problem:
         """Returns the same problem in another float type."""
-        return jax.tree.map(lambda v: v.astype(dtype), self)
+        return cast_floats(self, dtype)
 
 
 @jax.tree_util.register_dataclass
@@ -119,11 +123,13 @@ class Multipliers:
       slope: lower slope of every unstable ReLU, in [0, 1], shape (N,).
       split: beta >= 0 of every fixed sign, shape (N,).
       row: logits of the weights of the clause's rows, shape (rows,).
+      cut: >= 0 of every cut, by output id, shape (G, F).
     """
 
     slope: Float[Array, " N"]
     split: Float[Array, " N"]
     row: Float[Array, " rows"]
+    cut: dict[int, Float[Array, "G F"]] = dataclasses.field(default_factory=dict)
 
 
 def restricted(layout: Layout, ranges: Ranges, signs: Int[Array, " N"]) -> Ranges:
@@ -192,6 +198,11 @@ def subproblem_bound(
     ranges = restricted(layout, problem.ranges, signs)
     slopes = layout.parts(jnp.clip(multipliers.slope, 0, 1))
     betas = layout.parts(jnp.maximum(multipliers.split, 0) * signs)
+    # beta s z >= 0 where z has the sign s.
+    terms = {i: Terms(-beta[None]) for i, beta in betas.items()}
+    for i, cuts in problem.cuts.items():
+        shape = betas[i].shape
+        terms[i] = terms[i] + cuts.terms(multipliers.cut[i][None], shape)
     weights = jax.nn.softmax(multipliers.row)[None]
     row = jnp.matmul(weights, problem.rows, precision=lax.Precision.HIGHEST)
     pulled, const, at_outputs = pull_to_input(
@@ -201,7 +212,7 @@ def subproblem_bound(
         ranges,
         {layout.program.output: row},
         jnp.sum(weights * problem.offset, axis=1),
-        betas,
+        terms,
     )
     bound = (concretize_lower(pulled, problem.box) + const)[0]
     coefficients = {
@@ -218,12 +229,15 @@ def row_bounds(
     ranges: Ranges,
     rows: tuple[Coefficients, Array],
     slopes: dict[int, Array],
-) -> Float[Array, " rows"]:
+    terms: dict[int, Terms] | None = None,
+) -> tuple[Float[Array, " rows"], Coefficients]:
     """Returns lower bounds of rows over any values, `rows` = (coefficients, constants).
 
     Slopes are given by output id of the ReLUs, one set for all rows or (rows, *shape);
-    a ReLU without has CROWN's.
+    a ReLU without has CROWN's. The second result is the coefficients at their outputs.
     """
     lines = relaxations_of(layout, ranges, slopes)
-    pulled, const, _ = pull_to_input(layout.program, values, lines, ranges, *rows)
-    return concretize_lower(pulled, box) + const
+    pulled, const, at_outputs = pull_to_input(
+        layout.program, values, lines, ranges, *rows, terms
+    )
+    return concretize_lower(pulled, box) + const, at_outputs

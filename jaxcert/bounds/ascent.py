@@ -79,6 +79,8 @@ class AscentOptions:
       slope_rate: first step of the slopes.
       split_rate: first step of the betas, relative to the coefficients they act on.
       row_rate: first step of the row weights.
+      cut_rate: first step of the multipliers of cuts, relative to the coefficients of
+        their layer.
       decay: of all rates, per iteration.
     """
 
@@ -86,6 +88,7 @@ class AscentOptions:
     slope_rate: float = 0.2
     split_rate: float = 0.2
     row_rate: float = 0.2
+    cut_rate: float = 0.05
     decay: float = 0.95
 
 
@@ -114,14 +117,22 @@ def ascend(
     first = evaluate(start)
     (_, outputs), _ = first
     scale = jnp.mean(jnp.abs(outputs)) + 1e-6
+    by_layer = layout.parts(outputs)
+
+    def cut_rate(layer: int, cut: Array) -> Array:
+        size = jnp.mean(jnp.abs(by_layer[layer])) + 1e-6
+        return jnp.full_like(cut, options.cut_rate) * size * pace
+
     rates = Multipliers(
         slope=jnp.full_like(start.slope, options.slope_rate) * pace,
         split=jnp.full_like(start.split, options.split_rate) * scale * pace,
         row=jnp.full_like(start.row, options.row_rate) * pace,
+        cut={i: cut_rate(i, cut) for i, cut in start.cut.items()},
     )
 
     def project(m: Multipliers) -> Multipliers:
-        return Multipliers(jnp.clip(m.slope, 0, 1), jnp.maximum(m.split, 0), m.row)
+        cut = {i: jnp.maximum(c, 0) for i, c in m.cut.items()}
+        return Multipliers(jnp.clip(m.slope, 0, 1), jnp.maximum(m.split, 0), m.row, cut)
 
     moves = options.iterations - 1
     return climb(evaluate, start, first, rates, project, options.decay, moves)

@@ -13,6 +13,8 @@ An upper bound of a row is minus the lower bound of the negated row.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -32,6 +34,32 @@ from jaxcert.program import (
 
 Coefficients = dict[int, Array]
 """Rows by value id: an array of shape (rows, *shape of the value)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms:
+    """What is added to rows at an activation g: `p . z + q . g(z) + constant`.
+
+    Sound if it is <= 0 wherever the bound is asked for (weak duality).
+
+    Attributes:
+      at_input: p, shape (rows or 1, *n).
+      at_output: q, of the same shape; None for 0.
+      constant: shape (rows or 1,).
+    """
+
+    at_input: Array
+    at_output: Array | None = None
+    constant: Array | float = 0.0
+
+    def __add__(self, other: Terms) -> Terms:
+        """Returns both."""
+        outputs = [t.at_output for t in (self, other) if t.at_output is not None]
+        return Terms(
+            self.at_input + other.at_input,
+            sum(outputs[1:], outputs[0]) if outputs else None,
+            self.constant + other.constant,
+        )
 
 
 def concretize_lower(rows: Float[Array, "rows *d"], box: Box) -> Float[Array, " rows"]:
@@ -57,12 +85,12 @@ def pull_to_input(
     boxes: dict[int, Box],
     rows: Coefficients,
     const: Float[Array, " rows"],
-    multipliers: dict[int, Array] | None = None,
+    terms: dict[int, Terms] | None = None,
 ) -> tuple[Float[Array, "rows *d"], Float[Array, " rows"], Coefficients]:
     """Returns rows over the input that are lower bounds of the given ones.
 
-    The third result holds the coefficients at the output of every activation, which
-    branching scores are made of.
+    The third result holds the coefficients at the output of every activation, before
+    terms are added, which branching scores are made of.
 
     Args:
       program: the program.
@@ -71,12 +99,10 @@ def pull_to_input(
       boxes: ranges of the inputs of products and outputs of opaque nodes.
       rows: coefficients by value id.
       const: constant of every row.
-      multipliers: by output id of activations, terms m subtracted from the coefficients
-        of their input z. Sound if m z >= 0 wherever the bound is asked for, such as
-        m = beta >= 0 where z >= 0 is assumed (weak duality).
+      terms: by output id of activations, what is added to the rows there.
     """
     rows, at_outputs = dict(rows), {}
-    multipliers = multipliers or {}
+    terms = terms or {}
     for node in reversed(program.nodes):
         if node.output not in rows:
             continue
@@ -85,10 +111,13 @@ def pull_to_input(
                 const = _through_affine(node, values, rows, const)
             case ActivationNode():
                 at_outputs[node.output] = rows[node.output]
+                added = terms.get(node.output)
+                if added is not None and added.at_output is not None:
+                    rows[node.output] = rows[node.output] + added.at_output
                 const = _through_lines(node, relaxations[node.output], rows, const)
-                if node.output in multipliers:
-                    (z,) = node.inputs
-                    rows[z] = rows[z] - multipliers[node.output]
+                if added is not None:
+                    _accumulate(rows, node.inputs[0], added.at_input)
+                    const = const + added.constant
             case ProductNode():
                 const = _through_product(node, boxes, rows, const)
             case OpaqueNode():

@@ -93,6 +93,11 @@ class _Errors:
         """Returns the sum over all values of their greatest magnitude."""
         return jnp.sum(jnp.stack([jnp.max(size) for size in self.size.values()]))
 
+    def cost(self, value: int) -> Array:
+        """Returns the error that a unit of multiplier on each element brings."""
+        lost = _lost(self._unit) * (1 + self.total_size())
+        return self.error[value] + self._unit * self.size[value] + lost
+
     def _add(self, node: Node) -> None:
         box, out = self._boxes[node.output], node.output
         if box.lo.dtype == bool:
@@ -168,14 +173,33 @@ def multiplier_cost(
     """
     unit = rounding_unit(program)
     errors = _errors(unit, program, values, boxes)
-    lost = _lost(unit) * (1 + errors.total_size())
-    return {
-        node.output: errors.error[node.inputs[0]]
-        + unit * errors.size[node.inputs[0]]
-        + lost
+    return {n.output: errors.cost(n.inputs[0]) for n in _relus(program)}
+
+
+def cut_cost(
+    program: Program, values: Values, boxes: dict[int, Box], terms: int
+) -> tuple[dict[int, Array], float]:
+    """Returns what units of a cut's coefficients and limit add to the slack.
+
+    A cut adds mu p z + mu q relu(z) - mu c: sums over paths like those of a split, but
+    through the ReLU, whose error is the greater one. First per neuron and unit of p or
+    q, by output id of the ReLU nodes; then per unit of c.
+
+    Args:
+      program, values, boxes: as for `multiplier_cost`.
+      terms: numbers that cuts add to any path, at most; they are rounded too.
+    """
+    unit = rounding_unit(program) + 2 * _HALF_ULP * terms
+    errors = _errors(unit, program, values, boxes)
+    return {n.output: errors.cost(n.output) for n in _relus(program)}, unit
+
+
+def _relus(program: Program) -> list[ActivationNode]:
+    return [
+        node
         for node in program.nodes
         if isinstance(node, ActivationNode) and node.activation.piecewise_linear
-    }
+    ]
 
 
 def float64_slack(

@@ -20,6 +20,7 @@ from jaxcert.bounds.alpha import Layout, Ranges, row_bounds
 from jaxcert.bounds.ascent import climb
 from jaxcert.bounds.backward import Coefficients
 from jaxcert.bounds.crown import both_sides, meet, meet_in_buckets, row_source
+from jaxcert.bounds.cuts import Cuts, cast_floats
 from jaxcert.bounds.ibp import propagate
 from jaxcert.box import Box
 from jaxcert.program import ActivationNode, Values
@@ -35,13 +36,46 @@ class TightenOptions:
       iterations: ascent steps per neuron; 0 leaves CROWN's ranges.
       bucket: neurons per step, each with slopes of its own.
       rate: first step of the slopes.
-      decay: of the rate, per iteration.
+      decay: of the rates, per iteration.
+      cut_rate: first step of the multipliers of cuts, relative to the coefficients of
+        their layer.
     """
 
     iterations: int = 20
     bucket: int = 64
     rate: float = 0.25
     decay: float = 0.92
+    cut_rate: float = 0.1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What bounds of rows rest on.
+
+    Attributes:
+      box: the inputs.
+      ranges: of all values that relaxations are made of.
+      cuts: inequalities on several neurons, by output id of their ReLU.
+    """
+
+    box: Box
+    ranges: Ranges
+    cuts: dict[int, Cuts] = dataclasses.field(default_factory=dict)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowMultipliers:
+    """Multipliers of every row of its own, by output id of the ReLUs.
+
+    Attributes:
+      slope: lower slopes in [0, 1], (rows, *shape); CROWN's where there are none.
+      cut: >= 0 of every cut, (rows, G, F).
+    """
+
+    slope: dict[int, Array] = dataclasses.field(default_factory=dict)
+    cut: dict[int, Array] = dataclasses.field(default_factory=dict)
 
 
 def tighten_layers(
@@ -59,80 +93,127 @@ def tighten_layers(
     """
     ranges = dict(ranges)
     for node in layout.improvable:
-        (z,) = node.inputs
-        source = row_source(layout.program, values32, z, jnp.float32)
-        known = dict(ranges)
-
-        def slopes_of(
-            index: Array, source: Any = source, known: Ranges = known
-        ) -> dict[int, Array]:
-            rows = both_sides(*source(index))
-            slopes = _ascend_rows(layout, values32, box, known, rows, options)
-            return {i: s.astype(jnp.float64) for i, s in slopes.items()}
-
-        ranges[z] = _bounded_again(
-            layout, values64, box, known, node, slopes_of, options.bucket
+        known = Known(box, dict(ranges))
+        ranges[node.inputs[0]] = tightened(
+            layout, values32, values64, known, node, options
         )
     return ranges
+
+
+def tightened(
+    layout: Layout,
+    values32: Values,
+    values64: Values,
+    known: Known,
+    node: ActivationNode,
+    options: TightenOptions,
+) -> Box:
+    """Returns the range of one ReLU's input, by multipliers of every neuron and side.
+
+    They are optimised in float32, and the bounds are evaluated in float64.
+    """
+    source = row_source(layout.program, values32, node.inputs[0], jnp.float32)
+
+    def multipliers_of(index: Array) -> RowMultipliers:
+        rows = both_sides(*source(index))
+        return ascend_rows(layout, values32, known, rows, options)
+
+    return _bounded_again(layout, values64, known, node, multipliers_of, options.bucket)
 
 
 def _bounded_again(
     layout: Layout,
     values: Values,
-    box: Box,
-    ranges: Ranges,
+    known: Known,
     node: ActivationNode,
-    slopes_of: Callable[[Array], dict[int, Array]],
+    multipliers_of: Callable[[Array], RowMultipliers],
     bucket: int,
 ) -> Box:
     """Returns a ReLU's input range, met with bounds of its undecided neurons.
 
-    `slopes_of(index)` gives the slopes of the rows of these neurons, lower bounds
-    first, leaves (2 len(index), *shape); empty for CROWN's.
+    `multipliers_of(index)` gives the multipliers of the rows of these neurons, lower
+    bounds first.
     """
-    z = ranges[node.inputs[0]]
+    z = known.ranges[node.inputs[0]]
     source = row_source(layout.program, values, node.inputs[0], z.lo.dtype)
 
     def bound(index: Array) -> tuple[Array, Array]:
         rows = both_sides(*source(index))
-        least = row_bounds(layout, values, box, ranges, rows, slopes_of(index))
+        multipliers = cast_floats(multipliers_of(index), z.lo.dtype)
+        least, _ = charged_bounds(layout, values, known, rows, multipliers)
         return least[: index.size], -least[index.size :]
 
     mask = node.activation.undecided(z.lo, z.hi)
     return meet_in_buckets(bound, z, mask, bucket)
 
 
-def _ascend_rows(
+def charged_bounds(
     layout: Layout,
     values: Values,
-    box: Box,
-    ranges: Ranges,
+    known: Known,
+    rows: tuple[Coefficients, Array],
+    multipliers: RowMultipliers,
+) -> tuple[Float[Array, " rows"], Coefficients]:
+    """Returns `row_bounds`, less what rounding may do to the multipliers of cuts."""
+    shapes = {node.output: node.shape for node in layout.nodes}
+    terms = {i: known.cuts[i].terms(m, shapes[i]) for i, m in multipliers.cut.items()}
+    least, at_outputs = row_bounds(
+        layout, values, known.box, known.ranges, rows, multipliers.slope, terms
+    )
+    for i, m in multipliers.cut.items():
+        least = least - known.cuts[i].charge(m)
+    return least, at_outputs
+
+
+def ascend_rows(
+    layout: Layout,
+    values: Values,
+    known: Known,
     rows: tuple[Coefficients, Array],
     options: TightenOptions,
-) -> dict[int, Array]:
-    """Returns slopes (rows, *shape) per ReLU, those of the best bound of each row."""
-    box, ranges = jax.tree.map(lambda v: v.astype(jnp.float32), (box, ranges))
-    count = rows[1].shape[0]
-    start = {}
+) -> RowMultipliers:
+    """Returns float32 multipliers, those of the best bound that is met for each row."""
+    known, count = cast_floats(known, jnp.float32), rows[1].shape[0]
+    slopes = {}
     for node in layout.nodes:
-        if node.inputs[0] in ranges:
-            z = ranges[node.inputs[0]]
+        if node.inputs[0] in known.ranges:
+            z = known.ranges[node.inputs[0]]
             slope = jnp.where(z.hi > -z.lo, 1.0, 0.0).astype(jnp.float32)
-            start[node.output] = jnp.broadcast_to(slope, (count, *node.shape))
+            slopes[node.output] = jnp.broadcast_to(slope, (count, *node.shape))
+    zeros = {
+        i: jnp.zeros((count, *cuts.limit.shape), jnp.float32)
+        for i, cuts in known.cuts.items()
+    }
+    start = RowMultipliers(slopes, zeros)
 
-    def total(slopes: dict[int, Array]) -> tuple[Array, Array]:
-        each = row_bounds(layout, values, box, ranges, rows, slopes)
-        return jnp.sum(each), each
+    def total(multipliers: RowMultipliers) -> tuple[Array, tuple[Array, Any]]:
+        each, at_outputs = charged_bounds(layout, values, known, rows, multipliers)
+        return jnp.sum(each), (each, at_outputs)
 
-    def evaluate(slopes: dict[int, Array]) -> Any:
-        (_, each), gradient = jax.value_and_grad(total, has_aux=True)(slopes)
-        return (each, None), gradient
+    def evaluate(multipliers: RowMultipliers) -> Any:
+        derivative = jax.value_and_grad(total, has_aux=True)
+        (_, found), gradient = derivative(multipliers)
+        return found, gradient
 
-    def project(slopes: dict[int, Array]) -> dict[int, Array]:
-        return {i: jnp.clip(s, 0, 1) for i, s in slopes.items()}
+    def project(m: RowMultipliers) -> RowMultipliers:
+        return RowMultipliers(
+            {i: jnp.clip(s, 0, 1) for i, s in m.slope.items()},
+            {i: jnp.maximum(c, 0) for i, c in m.cut.items()},
+        )
 
-    rates = jax.tree.map(lambda s: jnp.full_like(s, options.rate), start)
     first, moves = evaluate(start), options.iterations - 1
+    (_, at_outputs), _ = first
+
+    def cut_rate(layer: int, cut: Array) -> Array:
+        if layer not in at_outputs:
+            return jnp.zeros_like(cut)
+        size = jnp.abs(at_outputs[layer]).reshape(count, -1).mean(axis=1) + 1e-6
+        return jnp.full_like(cut, options.cut_rate) * size[:, None, None]
+
+    rates = RowMultipliers(
+        {i: jnp.full_like(s, options.rate) for i, s in slopes.items()},
+        {i: cut_rate(i, c) for i, c in zeros.items()},
+    )
     return climb(evaluate, start, first, rates, project, options.decay, moves)
 
 
@@ -184,7 +265,8 @@ def _recorded_slopes(
 
         def one(index: Array, source: Any = source, before: Any = before) -> Array:
             rows = both_sides(*source(index[None]))
-            slopes = _ascend_rows(layout, values32, box, ranges, rows, options)
+            known = Known(box, ranges)
+            slopes = ascend_rows(layout, values32, known, rows, options).slope
             flat = [slopes[b.output].reshape(2, -1) for b in before]
             return jnp.concatenate(flat, axis=1)
 
@@ -214,18 +296,17 @@ def _by_slopes(
         def slopes_of(
             index: Array, before: Any = layout.nodes[:number],
             mine: Array = slopes[node.output], dtype: Any = ranges[z].lo.dtype,
-        ) -> dict[int, Array]:  # fmt: skip
+        ) -> RowMultipliers:  # fmt: skip
             both = (mine[:, index].astype(dtype) / STEPS).reshape(2 * index.size, -1)
             parts, start = {}, 0
             for b in before:
                 part = both[:, start : start + b.size]
                 parts[b.output] = part.reshape(-1, *b.shape)
                 start += b.size
-            return parts
+            return RowMultipliers(parts)
 
-        ranges[z] = _bounded_again(
-            layout, values, box, dict(ranges), node, slopes_of, _BUCKET
-        )
+        known = Known(box, dict(ranges))
+        ranges[z] = _bounded_again(layout, values, known, node, slopes_of, _BUCKET)
     return ranges
 
 
@@ -235,8 +316,9 @@ def refine_undecided(
     """Returns ranges where every undecided neuron is bounded again by CROWN."""
     ranges = dict(ranges)
     for node in layout.improvable:
+        known = Known(box, dict(ranges))
         ranges[node.inputs[0]] = _bounded_again(
-            layout, values, box, dict(ranges), node, lambda _: {}, _BUCKET
+            layout, values, known, node, lambda _: RowMultipliers(), _BUCKET
         )
     return ranges
 
@@ -266,7 +348,7 @@ def refine_ranges(
         flat = scores[node.output].reshape(-1)
         index = lax.top_k(flat, min(count, node.size))[1]
         rows = both_sides(*source(index))
-        least = row_bounds(layout, values, box, ranges, rows, {})
+        least, _ = row_bounds(layout, values, box, ranges, rows, {})
         lo, hi = (face.reshape(-1) for face in (ranges[z].lo, ranges[z].hi))
         new = meet(lo[index], hi[index], least[: index.size], -least[index.size :])
         lo, hi = lo.at[index].set(new[0]), hi.at[index].set(new[1])

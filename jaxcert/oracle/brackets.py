@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,11 @@ from jaxtyping import Array
 from jaxcert.bounds.alpha import Layout, Multipliers, Ranges, default_slopes
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
+from jaxcert.bounds.cuts import Cuts
 from jaxcert.bounds.ibp import interval_rows, program_of
+from jaxcert.bounds.multineuron import cutter
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
-from jaxcert.bounds.tighten import (
-    TightenOptions,
-    recorded_ranges,
-    tighten_layers,
-)
+from jaxcert.bounds.tighten import recorded_ranges, tighten_layers
 from jaxcert.box import Box
 from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk, take_turns
 from jaxcert.oracle.instances import (
@@ -56,21 +54,33 @@ def layout_of(program: Program) -> Layout:
     return Layout(program)
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "options", "record"))
+class _Root(NamedTuple):
+    """What the search starts from; leaves have the inputs in front.
+
+    ranges: of layers; clauses: their CROWN bounds; slack, cost: what those must exceed,
+    and by how much more per unit of beta; slopes: CROWN's; cuts: on several neurons;
+    recorded: the slopes of the ranges, if asked for.
+    """
+
+    ranges: Ranges
+    clauses: Array
+    slack: Array
+    cost: Array
+    slopes: Array
+    cuts: dict[int, Cuts]
+    recorded: dict[int, Array]
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "options"))
 def _roots(
     layout: Layout,
-    options: TightenOptions,
+    options: BranchOptions,
     params32: Any,
     params: Any,
     box: Box,
     spec: Spec,
-    record: bool = False,
-) -> tuple[Ranges, Array, Array, Array, Array, dict[int, Array]]:
-    """Returns what the search starts from, per input.
-
-    Ranges, CROWN bounds of clauses, slack, beta costs, slopes, and the recorded slopes
-    of the ranges if asked for.
-    """
+) -> _Root:
+    """Returns what the search starts from, per input."""
     program = layout.program
 
     def one(box: Box, spec: Spec) -> Any:
@@ -83,15 +93,21 @@ def _roots(
         ranges = {i: layers.boxes[i] for i in layout.needed()}
         values32 = program.prepare(params32, jnp.float32)
         recorded: dict[int, Array] = {}
-        if record:
+        cuts: dict[int, Cuts] = {}
+        tighten = options.tighten
+        if options.record:
             ranges, recorded = recorded_ranges(
-                layout, values32, values, box, ranges, options
+                layout, values32, values, box, ranges, tighten
             )
-        elif options.iterations > 0:
-            ranges = tighten_layers(layout, values32, values, box, ranges, options)
+        elif options.cuts is not None:
+            both = values32, values
+            maker = cutter(layout, both, layers.boxes, options.cuts, tighten)
+            ranges, cuts = maker.tighten_layers(box, ranges)
+        elif tighten.iterations > 0:
+            ranges = tighten_layers(layout, values32, values, box, ranges, tighten)
         cost = layout.join(multiplier_cost(program, values, layers.boxes))
         slopes = default_slopes(layout, ranges)
-        return ranges, clauses, slack, cost, slopes, recorded
+        return _Root(ranges, clauses, slack, cost, slopes, cuts, recorded)
 
     return jax.vmap(one)(box, spec)
 
@@ -155,19 +171,17 @@ def close_brackets(
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
     box = ball(instances, np.maximum(radius, 0))
-    ranges, clauses, slack, cost, slopes, recorded = _roots(
-        layout, options.tighten, params32, params64, box, task.spec, options.record
-    )
-    open_clauses = ~(np.asarray(clauses) > np.asarray(slack)[:, None])
+    root = _roots(layout, options, params32, params64, box, task.spec)
+    open_clauses = ~(np.asarray(root.clauses) > np.asarray(root.slack)[:, None])
     open_clauses &= (task.wanted & (radius > task.lower))[:, None]
     owner, clause = np.nonzero(open_clauses)
     rows, offset = clause_rows(task.spec, owner, clause)
     instances = dataclasses.replace(
-        instances, ranges=ranges, slack=slack, split_cost=cost,
-        owner=owner.astype(np.int32), rows=rows, offset=offset,
+        instances, ranges=root.ranges, slack=root.slack, split_cost=root.cost,
+        owner=owner.astype(np.int32), rows=rows, offset=offset, cuts=root.cuts,
     )  # fmt: skip
     instances, state = start(
-        layout, instances, _room(options), radius, box, slopes, task
+        layout, instances, _room(options), radius, box, root.slopes, task
     )
     if owner.size and layout.size:
         multipliers = _ascend_roots(
@@ -200,10 +214,10 @@ def close_brackets(
     if options.record:
         tree = _gather(
             answer.improved, owner, clause, task.spec.num_clauses,
-            np.asarray(slopes, np.float32), leaves,
+            np.asarray(root.slopes, np.float32), leaves,
         )  # fmt: skip
         number = {node.output: k for k, node in enumerate(layout.nodes)}
-        kept = {number[i]: np.asarray(v) for i, v in recorded.items()}
+        kept = {number[i]: np.asarray(v) for i, v in root.recorded.items()}
         answer = dataclasses.replace(answer, trees=ProofTrees(tree, kept))
     return answer
 

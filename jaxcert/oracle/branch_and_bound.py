@@ -33,6 +33,7 @@ from jaxcert.bounds.alpha import (
     subproblem_bound,
 )
 from jaxcert.bounds.ascent import AscentOptions, ascend
+from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.bounds.tighten import (
     TightenOptions,
     refine_ranges,
@@ -68,7 +69,8 @@ class BranchOptions:
       narrow: inputs of at most this many features are split themselves; so are those
         of networks with smooth activations, of any width.
       record: keep the leaves of the proof, which certificates are made of. Ranges are
-        then derived anew in every subproblem, as a checker does.
+        then derived anew in every subproblem, as a checker does, and without cuts.
+      cuts: how neurons are relaxed together; None relaxes each on its own.
     """
 
     block: int = 0
@@ -82,6 +84,7 @@ class BranchOptions:
     inputs: InputSplitOptions = InputSplitOptions()
     narrow: int = 8
     record: bool = False
+    cuts: CutOptions | None = None
 
     def resolved(self, layout: Layout) -> BranchOptions:
         """Returns the options with what 0 stands for filled in."""
@@ -125,10 +128,22 @@ def step(
 
     def optimise(problem: Problem, item: Pool) -> Multipliers:
         pace = jnp.float32(0.7) ** item.tries
+        problem, start = problem.cast(jnp.float32), item.multipliers
+        if problem.cuts:
+            # A sign that was fixed may leave the cuts of its neuron without use.
+            without = dataclasses.replace(
+                start, cut=jax.tree.map(jnp.zeros_like, start.cut)
+            )
+            kept, bare = (
+                subproblem_bound(layout, values32, problem, item.signs, m)[0]
+                for m in (start, without)
+            )
+            start = jax.tree.map(
+                lambda a, b: jnp.where(kept > bare, a, b), start, without
+            )
         return ascend(
-            layout, values32, problem.cast(jnp.float32), item.signs, item.multipliers,
-            options.ascent, pace,
-        )  # fmt: skip
+            layout, values32, problem, item.signs, start, options.ascent, pace
+        )
 
     def decide(problem: Problem, signs: Array, m: Multipliers) -> Any:
         m = jax.tree.map(lambda v: v.astype(jnp.float64), m)
@@ -139,6 +154,8 @@ def step(
     bound, (at_input, at_outputs) = jax.vmap(decide)(problem, popped.signs, best)
     betas = jnp.maximum(best.split, 0).astype(jnp.float64)
     charged = jnp.sum(betas * instances.split_cost[owner], axis=1)
+    for i, cuts in problem.cuts.items():
+        charged = charged + cuts.charge(best.cut[i].astype(jnp.float64))
     proved = bound > instances.slack[owner] + charged
     survives = valid & ~proved
     if options.record:

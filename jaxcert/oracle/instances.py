@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges
+from jaxcert.bounds.cuts import Cuts
 from jaxcert.box import Box, Family
 from jaxcert.spec import Spec
 
@@ -64,6 +65,8 @@ class Instances:
       owner: the input of every instance, (I,).
       rows: (I, rows, outputs).
       offset: (I, rows).
+      cuts: inequalities on several neurons over each input's first box, by output id of
+        their ReLU, leaves (J, ...).
     """
 
     family: Family
@@ -75,6 +78,7 @@ class Instances:
     owner: Int[Array, " I"]
     rows: Float[Array, "I rows outputs"]
     offset: Float[Array, "I rows"]
+    cuts: dict[int, Cuts] = dataclasses.field(default_factory=dict)
 
     def problem(self, index: Int[Array, "*n"], boxes: Box) -> Problem:
         """Returns the problems of instances, leaves (*n, ...), `boxes` per input."""
@@ -88,6 +92,7 @@ class Instances:
             ranges=jax.tree.map(of_input, self.ranges),
             rows=self.rows[index],
             offset=self.offset[index],
+            cuts=jax.tree.map(of_input, self.cuts),
         )
 
 
@@ -257,19 +262,18 @@ def start(
         v = np.asarray(v)
         return np.concatenate([v, np.zeros((padded - count, *v.shape[1:]), v.dtype)])
 
-    most = instances.offset.shape[1]
     instances = dataclasses.replace(
         instances, owner=pad(instances.owner), rows=pad(instances.rows),
         offset=pad(instances.offset),
     )  # fmt: skip
-    capacity = max(_capacity(layout, most), 2 * padded, 4 * room.block)
+    capacity = max(_capacity(layout, instances), 2 * padded, 4 * room.block)
     # The first clauses end on top of the stack.
     order = np.arange(count)[::-1]
     first = np.zeros(capacity, np.int32)
     first[:count] = order
     slope = np.zeros((capacity, layout.size), np.float32)
     slope[:count] = np.asarray(slopes)[instances.owner[order]]
-    pool = _empty_pool(layout, capacity, most)
+    pool = _empty_pool(layout, capacity, instances)
     pool = dataclasses.replace(
         pool,
         instance=jnp.asarray(first),
@@ -285,7 +289,7 @@ def start(
         open=jnp.asarray(task.wanted & (radius > task.lower)),
         stuck=jnp.zeros(inputs, bool),
         processed=jnp.zeros(inputs, jnp.int32),
-        leaves=_empty_pool(layout, room.parked + room.block, most),
+        leaves=_empty_pool(layout, room.parked + room.block, instances),
         leaf_count=jnp.zeros((), jnp.int32),
         proved=_no_proofs(layout, room.proved),
         proved_count=jnp.zeros((), jnp.int32),
@@ -293,13 +297,14 @@ def start(
     return instances, state
 
 
-def _capacity(layout: Layout, rows: int) -> int:
+def _capacity(layout: Layout, instances: Instances) -> int:
     """Returns how many subproblems the memory for the stack holds, within limits."""
-    item = jax.tree.leaves(_empty_pool(layout, 1, rows))
+    item = jax.tree.leaves(_empty_pool(layout, 1, instances))
     return min(_MOST_ITEMS, _STACK_BYTES // sum(leaf.nbytes for leaf in item))
 
 
-def _empty_pool(layout: Layout, capacity: int, rows: int) -> Pool:
+def _empty_pool(layout: Layout, capacity: int, instances: Instances) -> Pool:
+    rows = instances.offset.shape[1]
     ranges = {}
     for node in layout.improvable:
         everything = jnp.full((capacity, *node.shape), jnp.inf, jnp.float32)
@@ -312,6 +317,10 @@ def _empty_pool(layout: Layout, capacity: int, rows: int) -> Pool:
             slope=jnp.zeros((capacity, layout.size), jnp.float32),
             split=jnp.zeros((capacity, layout.size), jnp.float32),
             row=jnp.zeros((capacity, rows), jnp.float32),
+            cut={
+                i: jnp.zeros((capacity, *cuts.limit.shape[1:]), jnp.float32)
+                for i, cuts in instances.cuts.items()
+            },
         ),
         tries=jnp.zeros(capacity, jnp.int32),
     )

@@ -89,6 +89,9 @@ def settle_leaves(
         if found is not None:
             leaves.multipliers.split[k] = found.beta
             leaves.multipliers.row[k] = np.log(found.weights + 1e-9)
+            # The program knows of no cuts: in a leaf they add nothing.
+            for multipliers in leaves.multipliers.cut.values():
+                multipliers[k] = 0
         leaves.tries[k] = patience
         wanted[k] = True
     state = dataclasses.replace(

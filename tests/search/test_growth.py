@@ -1,4 +1,4 @@
-"""Growth against exact answers: grown boxes are sound, and maximal where they say so."""
+"""Growth against exact answers: boxes are sound, and maximal where they say so."""
 
 from __future__ import annotations
 
