@@ -51,6 +51,8 @@ class TrainConfig:
       beta_start: weight of CROWN against interval bounds, before the ramp.
       beta_end: the same after the ramp.
       pgd_steps: steps of the training attack.
+      noise: standard deviation of the Gaussian noise that is added to every image
+        anew, for randomized smoothing (Cohen et al. 2019); "standard" only.
     """
 
     method: Literal["standard", "pgd", "ibp", "crown_ibp"] = "standard"
@@ -66,6 +68,7 @@ class TrainConfig:
     beta_start: float = 1.0
     beta_end: float = 0.0
     pgd_steps: int = 7
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -79,11 +82,16 @@ class TrainConfig:
                 )
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
-        for field in ("epsilon", "warmup_epochs", "ramp_epochs"):
+        for field in ("epsilon", "warmup_epochs", "ramp_epochs", "noise"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise InputError(
                     f"{field} must be at least 0, got {getattr(self, field)}"
                 )
+        if self.noise > 0 and self.method != "standard":
+            raise InputError(
+                f"noise belongs to the method standard, not to {self.method}: set one "
+                "of the two"
+            )
         for field in ("kappa_start", "kappa_end", "beta_start", "beta_end"):
             if not 0 <= getattr(self, field) <= 1:
                 raise InputError(
@@ -122,7 +130,7 @@ def train(
 ) -> tuple[Network, tuple[EpochRecord, ...]]:
     """Returns a network trained on a data set, and one record per epoch.
 
-    Inputs and perturbed inputs lie in [0, 1].
+    Inputs and perturbed inputs lie in [0, 1], noisy ones anywhere.
 
     Args:
       architecture: the network to train; its input shape must be the images'.
@@ -283,19 +291,21 @@ def _loss(
     schedule: tuple[Array, Array, Array],
 ) -> tuple[Array, tuple[Any, tuple[Array, Array]]]:
     """Returns the loss and (params with new running means, (accuracy, robust))."""
-    x, y, noise = batch
+    x, y, key = batch
     epsilon, kappa, beta = schedule
     apply = FlaxApply(architecture)
     params = _stop_running_means(params)
     if config.method == "pgd":
         frozen = jax.lax.stop_gradient(params)
-        attacked = pgd(apply, frozen, x, y, epsilon, noise, config.pgd_steps)
+        attacked = pgd(apply, frozen, x, y, epsilon, key, config.pgd_steps)
         logits, params = _train_forward(architecture, params, attacked)
         clean = jax.vmap(apply, (None, 0))(frozen, x)
         return _cross_entropy(logits, y), (
             params,
             (_right(clean, y), _right(logits, y)),
         )
+    if config.noise > 0:
+        x = x + config.noise * jax.random.normal(key, x.shape, x.dtype)
     logits, moved = _train_forward(architecture, params, x)
     loss = _cross_entropy(logits, y)
     if config.method == "standard":
