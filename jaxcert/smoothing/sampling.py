@@ -62,11 +62,11 @@ class Sampler:
         static = (
             self.classify, self.num_classes, type(self.noise), self.chunk, together
         )  # fmt: skip
-        scale = np.float32(self.noise.scale)
-        counts = _count(
-            static, params, keys, x, scale, np.array([start, stop], np.int32)
-        )
-        return np.asarray(counts).astype(np.int64)
+        # Whole groups only: a remainder would be compiled as a second program.
+        rows = np.arange(-(-len(x) // together) * together) % len(x)
+        scale, span = np.float32(self.noise.scale), np.array([start, stop], np.int32)
+        counts = _count(static, params, keys[rows], x[rows], scale, span)
+        return np.asarray(counts)[: len(x)].astype(np.int64)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -64,7 +64,7 @@ class Smoother:
     def select(self, key: Array, x: Float[ArrayLike, "m *d"]) -> Tally:
         """Returns the counts of the samples that choose each input's class."""
         keys, x = input_keys(key, len(np.asarray(x))), self._checked(x)
-        sampler = self._sampler(x, min(self.options.chunk, self.options.n0))
+        sampler = self._sampler(x)
         stage = _stage(keys, _SELECTION)
         selection = sampler.count(self._params, stage, x, 0, self.options.n0)
         return Tally(
@@ -120,17 +120,16 @@ class Smoother:
         size = min(len(x), 1 << (len(rows) - 1).bit_length())
         padded = np.resize(rows, size)
         keys = _stage(input_keys(key, len(x)), _ESTIMATION)[padded]
-        sampler = self._sampler(x, self.options.chunk)
+        sampler = self._sampler(x)
         drawn = sampler.count(self._params, keys, x[padded], start, stop)
         counts, samples = tally.counts.copy(), tally.samples.copy()
         counts[rows] += drawn[: len(rows)]
         samples[rows] = stop
         return dataclasses.replace(tally, counts=counts, samples=samples)
 
-    def _sampler(self, x: Array, chunk: int) -> Sampler:
-        o = self.options
-        size = max(o.batch_size, chunk)
-        return Sampler(self._classify, self._num_classes(x), o.noise, chunk, size)
+    def _sampler(self, x: Array) -> Sampler:
+        o, classes = self.options, self._num_classes(x)
+        return Sampler(self._classify, classes, o.noise, o.chunk, o.batch_size)
 
     def _num_classes(self, x: Array) -> int:
         if isinstance(self._classify, Generated):
