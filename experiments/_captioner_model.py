@@ -111,12 +111,15 @@ def train(data: Dataset, options: TrainOptions) -> Any:
 
     def loss(params: Any, x: Array, captions: Array) -> Array:
         model = nnx.merge(_graph(), params)
-        hidden, total, word = model.begin(x), jnp.float32(0), jnp.full(len(x), START)
-        for following in captions.T:
+
+        def read(carry: tuple[Array, Array], following: Array) -> tuple:
+            hidden, word = carry
             hidden, logits = model.step(hidden, word)
-            spoken = optax.softmax_cross_entropy_with_integer_labels(logits, following)
-            total, word = total + jnp.where(word == END, 0, spoken).mean(), following
-        return total
+            cost = optax.softmax_cross_entropy_with_integer_labels(logits, following)
+            return (hidden, following), jnp.where(word == END, 0, cost).mean()
+
+        begin = model.begin(x), jnp.full(len(x), START, captions.dtype)
+        return jax.lax.scan(read, begin, captions.T)[1].sum()
 
     @jax.jit
     def step(params: Any, state: Any, x: Array, captions: Array, key: Array) -> tuple:
