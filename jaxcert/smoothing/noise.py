@@ -16,7 +16,7 @@ mean over the others, and the bounds compose by adding their shifts. A Gaussian 
 rotated until d points along one coordinate.
 
 Special cases: Gaussian, Cohen et al. 2019, theorem 1; Laplace, Teng et al. 2020;
-uniform, Lee et al. 2019; all three, Yang et al. 2020, table 1.
+uniform, Lee et al. 2019; all three, Yang et al. 2020.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Stopping:
     """
 
     radius: float
-    looks: int = 8
+    looks: int = 10
 
     def __post_init__(self) -> None:
         if not 0 <= self.radius < math.inf:
