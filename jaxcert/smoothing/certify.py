@@ -151,7 +151,7 @@ def conclude(
     """
     _check_finished(tally, options)
     lower = lower_bound(tally.hits, tally.samples, options.alpha_per_look())
-    p = np.maximum(np.nextafter(lower - oracle.eps, -1.0), 0.0)
+    p = np.maximum(np.nextafter(lower - oracle.of(len(lower)), -1.0), 0.0)
     radius = options.noise.radius(p)
     return SmoothedCertificates(
         predicted=np.where(p > 0.5, tally.selected, ABSTAINED),
@@ -208,7 +208,7 @@ def conclude_harmless(
     _check_finished(tally, _unstopped(options))
     harmful = tally.samples - tally.counts[:, 0]
     upper = upper_bound(harmful, tally.samples, options.alpha)
-    p = np.minimum(np.nextafter(upper + oracle.eps, 2.0), 1.0)
+    p = np.minimum(np.nextafter(upper + oracle.of(len(upper)), 2.0), 1.0)
     return HarmlessCertificates(
         certified=p <= threshold,
         harmful=harmful,

@@ -126,6 +126,20 @@ class OracleError:
         if not 0 <= self.alpha < 1:
             raise InputError(f"the oracle error's alpha is {self.alpha}; give [0, 1)")
 
+    def of(self, inputs: int) -> Float[np.ndarray, " m"]:
+        """Returns eps for each of so many inputs.
+
+        Raises:
+          InputError: it is of another number of inputs.
+        """
+        eps = np.asarray(self.eps, np.float64)
+        if eps.shape not in ((), (inputs,)):
+            raise InputError(
+                f"there are {eps.size} oracle errors for {inputs} inputs: give one, or "
+                "one per input"
+            )
+        return np.broadcast_to(eps, (inputs,))
+
 
 def estimate_oracle_error(wrong: Counts, labelled: Counts, alpha: float) -> OracleError:
     """Returns the Clopper-Pearson upper bound of an oracle's error.

@@ -57,6 +57,13 @@ class Smoother:
 
     def __init__(self, model: Model, params: Any, options: SmoothingOptions) -> None:
         """Takes (params, x) -> logits (K,), or a `Generated`."""
+        try:
+            hash(model)
+        except TypeError as error:
+            raise InputError(
+                f"the model cannot be hashed ({error}): give a function, or a frozen "
+                "dataclass with a __call__"
+            ) from error
         self.options = options
         self._params = params
         self._classify = model if isinstance(model, Generated) else Predicted(model)
@@ -86,10 +93,10 @@ class Smoother:
         if options.stopping is None:
             return unfinished
         alpha, wanted = options.alpha_per_look(), options.stopping.radius
-        hits = np.minimum(tally.hits, samples)
-        certain = lower_bound(hits, samples, alpha) - oracle.eps
+        hits, eps = np.minimum(tally.hits, samples), oracle.of(len(samples))
+        certain = lower_bound(hits, samples, alpha) - eps
         # Giving up is no claim, so the other bound needs no share of alpha.
-        possible = upper_bound(hits, samples, options.alpha) - oracle.eps
+        possible = upper_bound(hits, samples, options.alpha) - eps
         decided = (options.noise.radius(certain) > wanted) | (
             options.noise.radius(possible) <= wanted
         )
@@ -132,13 +139,24 @@ class Smoother:
         return Sampler(self._classify, classes, o.noise, o.chunk, o.batch_size)
 
     def _num_classes(self, x: Array) -> int:
-        if isinstance(self._classify, Generated):
-            return self._classify.num_classes
-        logits = jax.eval_shape(self._classify.f, self._params, x[0])
-        shape = getattr(logits, "shape", None)
+        model, key = self._classify, jax.random.key(0)
+        try:
+            if isinstance(model, Generated):
+                answer = jax.eval_shape(model, self._params, key, x[0])
+            else:
+                answer = jax.eval_shape(model.f, self._params, x[0])
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the model does not take one input of shape {x.shape[1:]}: {error}"
+            ) from error
+        shape = getattr(answer, "shape", None)
+        if isinstance(model, Generated):
+            if shape != () or not jnp.issubdtype(answer.dtype, jnp.integer):
+                raise InputError(f"the oracle returns {answer}; it must be one integer")
+            return model.num_classes
         if shape is None or len(shape) != 1 or shape[0] < 2:
             raise InputError(
-                f"the classifier returns {logits} for one input of shape "
+                f"the classifier returns {answer} for one input of shape "
                 f"{x.shape[1:]}; smoothing needs a vector of at least 2 logits, or a "
                 "Generated"
             )

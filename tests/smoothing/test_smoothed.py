@@ -15,6 +15,7 @@ from jaxcert.errors import InputError
 from jaxcert.smoothing import (
     ABSTAINED,
     Gaussian,
+    Generated,
     Laplace,
     OracleError,
     Smoother,
@@ -91,7 +92,7 @@ def test_the_bound_holds_when_stopped_as_soon_as_it_fails():
 def test_stopping_saves_samples_and_keeps_its_word():
     noise = Gaussian(0.5)
     options = SmoothingOptions(noise, n=20_000, stopping=Stopping(0.25, 8))
-    x = np.float32([[1.2, 0.0], [0.4, 0.0], [0.26, 0.0], [0.02, 0.0]])
+    x = np.float32([[1.2, 0.0], [0.4, 0.0], [0.2505, 0.0], [0.02, 0.0]])
     found = certify(halfspace, WEIGHTS, jax.random.key(1), x, options)
     assert (found.radius > 0.25).tolist() == [True, True, False, False]
     assert found.samples[0] <= 313 and found.samples[1] <= 2500
@@ -206,6 +207,16 @@ def ask(**changes):
         ),
         (lambda: ask(x=np.zeros((0, 2))), "there is no input to certify"),
         (lambda: ask(x=[[0.0, 0.0], [0.0, np.nan]]), "input 1 holds NaN or infinity"),
+        (
+            lambda: ask(oracle=OracleError(np.zeros(3))),
+            "there are 3 oracle errors for 2 inputs: give one, or one per input",
+        ),
+        (lambda: ask(x=np.zeros(2)), r"does not take one input of shape \(\): "),
+        (lambda: ask(model=[halfspace]), "the model cannot be hashed"),
+        (
+            lambda: ask(model=Generated(lambda p, k, x: x, lambda s: s, 2)),
+            "the oracle returns .*; it must be one integer",
+        ),
         (lambda: ask(model=lambda w, x: x.sum()), "needs a vector of at least 2 logit"),
     ],
 )
