@@ -41,7 +41,7 @@ from jaxcert.smoothing import (
 NOISES: dict[str, type[Noise]] = {
     "gaussian": Gaussian, "laplace": Laplace, "uniform": Uniform
 }  # fmt: skip
-LINES, CHART = "smoothing.jsonl", "accuracy"
+LINES, CHART, GROUP = "smoothing.jsonl", "accuracy", 50
 KEYS = (
     "model", "input", "label", "clean", "predicted", "selected", "hits", "samples",
     "p_lower", "radius", "norm", "alpha", "earlier", "seconds",
@@ -130,25 +130,30 @@ def smooth(request: Request) -> int:
         "seed": request.seed, "inputs": subjects[0].chosen.source,
         "models": {s.title: [s.network.content_hash, s.scale] for s in subjects},
     }  # fmt: skip
-    output = _common.expand(request.output)
+    output, stopped = _common.expand(request.output), False
     with Records(output / LINES, request.resume, settings, KEYS) as records:
         for notice in records.notices:
             logging.warning("%s", notice)
+        try:
+            _certify(subjects, request, records)
+        except KeyboardInterrupt:
+            stopped = True
+    groups = {s.title: _records_of(s, records) for s in subjects}
+    groups = {title: found for title, found in groups.items() if found}
+    if groups:
+        print(accuracy_table(groups, numbers("radii", request.radii)))
         for subject in subjects:
-            _run(subject, request, records)
-        groups = {
-            s.title: [records.by_name[f"{s.title}/{i}"] for i in s.chosen.names]
-            for s in subjects
-        }
-    clean = {name: sum(r["clean"] for r in rs) for name, rs in groups.items()}
-    print(accuracy_table(groups, numbers("radii", request.radii), clean))
-    for subject in subjects:
-        table = _fewer_samples(subject, groups[subject.title], request)
-        print(table and f"\n{subject.title}: radii of the first samples alone\n{table}")
-    print(statement(request.alpha, norm, len(subjects[0].chosen.names), request.union))
-    draw_accuracy(groups, norm, output / CHART)
-    print(f"wrote {output / LINES} and {CHART}.png")
-    return 0
+            found = groups.get(subject.title, [])
+            if table := _fewer_samples(subject, found, request):
+                print(f"\n{subject.title}: the first samples alone\n{table}")
+        print()
+        inputs = len(subjects[0].chosen.names)
+        print(statement(request.alpha, norm, inputs, request.union))
+        draw_accuracy(groups, norm, output / CHART)
+        print(f"wrote {output / LINES} and {CHART}.png")
+    if stopped:
+        logging.warning("stopped by Ctrl-C; continue with --resume")
+    return 130 if stopped else 0
 
 
 def _subjects(request: Request) -> Iterator[Subject]:
@@ -187,32 +192,53 @@ def _scale(request: Request, index: int, path: Path) -> float:
     return trained
 
 
-def _run(subject: Subject, request: Request, records: Records) -> None:
-    """Certifies the inputs that are not yet in the records."""
-    names, labels = subject.chosen.names, subject.labels
+def _certify(subjects: list[Subject], request: Request, records: Records) -> None:
+    """Certifies what is not yet in the records, some inputs of every network in turn.
+
+    The network with most left comes first: so a run that is stopped has something to
+    show of each, and goes on with the group that it was stopped in.
+    """
+    todo = {
+        s.title: [i for i, name in enumerate(s.chosen.names)
+                  if f"{s.title}/{name}" not in records.by_name]
+        for s in subjects
+    }  # fmt: skip
+    for subject in subjects:
+        done = len(subject.chosen.names) - len(todo[subject.title])
+        if done:
+            logging.info("%s: %d inputs are done", subject.title, done)
+    while any(todo.values()):
+        subject = max(subjects, key=lambda s: len(todo[s.title]))
+        _run(subject, todo[subject.title][:GROUP], request, records)
+        del todo[subject.title][:GROUP]
+
+
+def _records_of(subject: Subject, records: Records) -> list[Record]:
+    keys = (f"{subject.title}/{name}" for name in subject.chosen.names)
+    return [records.by_name[key] for key in keys if key in records.by_name]
+
+
+def _run(subject: Subject, todo: list[int], request: Request, records: Records) -> None:
+    """Certifies some inputs of a network."""
+    names = subject.chosen.names
     options = request.options(subject.scale, len(names))
-    network = subject.network
-    todo = [i for i, name in enumerate(names)
-            if f"{subject.title}/{name}" not in records.by_name]  # fmt: skip
-    if len(todo) < len(names):
-        logging.info("%s: %d inputs are done", subject.title, len(names) - len(todo))
-    x = subject.chosen.x.astype(np.float32)
+    network, x = subject.network, subject.chosen.x[todo].astype(np.float32)
     logits = jax.vmap(network.apply, (None, 0))(network.params, x)
-    clean = np.argmax(np.asarray(logits), axis=1) == labels
+    clean = np.argmax(np.asarray(logits), axis=1) == subject.labels[todo]
     marks = () if options.stopping else (options.n // 100, options.n // 10)
     task = Task(
         subject.title,
         records.settings,
         Smoother(network.apply, network.params, options),
         [names[i] for i in todo],
-        x[todo],
+        x,
         jax.random.key(request.seed),
         tuple(mark for mark in marks if mark > 0),
     )
-    for counted in count(task, records.folder):
+    for counted in count(task, records.folder, GROUP):
         certificates = conclude(counted.tally, options)
         records.append(
-            _record(subject, todo[row], clean, counted, at)
+            _record(subject, todo[row], bool(clean[row]), counted, at)
             | {
                 "predicted": int(certificates.predicted[at]),
                 "p_lower": float(certificates.p_lower[at]),
@@ -225,7 +251,7 @@ def _run(subject: Subject, request: Request, records: Records) -> None:
 
 
 def _record(
-    subject: Subject, index: int, clean: np.ndarray, counted: Counted, at: int
+    subject: Subject, index: int, clean: bool, counted: Counted, at: int
 ) -> Record:
     name, tally = subject.chosen.names[index], counted.tally
     return {
@@ -233,7 +259,7 @@ def _record(
         "model": subject.title,
         "input": name,
         "label": int(subject.labels[index]),
-        "clean": bool(clean[index]),
+        "clean": clean,
         "selected": int(tally.selected[at]),
         "hits": int(tally.hits[at]),
         "samples": int(tally.samples[at]),
@@ -244,8 +270,8 @@ def _record(
 
 def _fewer_samples(subject: Subject, records: list[Record], request: Request) -> str:
     """Returns a table of the radii that 100 and 10 times fewer samples certify."""
-    options = request.options(subject.scale, len(records))
-    marks = [int(mark) for mark in records[0]["earlier"]]
+    options = request.options(subject.scale, len(subject.chosen.names))
+    marks = sorted(int(mark) for r in records[:1] for mark in r["earlier"])
     if not marks:
         return ""
     shares = scaling([*marks, options.n], options)

@@ -25,7 +25,7 @@ def kept(records: Sequence[Record], radius: float) -> int:
 
 
 def accuracy_table(
-    groups: Mapping[str, Sequence[Record]], radii: Sequence[float], clean: Mapping
+    groups: Mapping[str, Sequence[Record]], radii: Sequence[float]
 ) -> str:
     """Returns a row per group: clean accuracy, certified accuracy per radius."""
     name_width = max(len("network"), *map(len, groups))
@@ -39,7 +39,8 @@ def accuracy_table(
     lines = [head, line, "-" * len(line)]
     for name, records in groups.items():
         n = len(records)
-        row = f"{name:{name_width}}{n:>6}{format_percent(clean[name], n, 'down'):>8}"
+        clean = format_percent(sum(r["clean"] for r in records), n, "down")
+        row = f"{name:{name_width}}{n:>6}{clean:>8}"
         for radius in shown:
             row += f"{format_percent(kept(records, radius), n, 'down'):>7}"
         abstained = sum(r["predicted"] == ABSTAINED for r in records)

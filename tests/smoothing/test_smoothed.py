@@ -25,6 +25,7 @@ from jaxcert.smoothing import (
     certify,
     conclude,
     lower_bound,
+    upper_bound,
 )
 
 REPETITIONS = 2000
@@ -133,6 +134,28 @@ def test_an_interrupted_count_goes_on_to_the_same_end():
         np.testing.assert_array_equal(
             getattr(resumed, field.name), getattr(whole, field.name)
         )
+
+
+def test_no_point_within_a_radius_loses_its_class():
+    params, x = random_mlp()
+    sharp = {"w": 3 * params["w"], "v": params["v"]}
+    options = SmoothingOptions(Gaussian(0.5), n=4000, batch_size=100_000)
+    found = certify(mlp, sharp, jax.random.key(1), x, options)
+    assert (found.radius > 0.05).sum() >= 3
+    rng = np.random.default_rng(2)
+    for i in np.flatnonzero(found.radius):
+        # The worst of 400 directions, by few samples; then judged by fresh ones.
+        away = rng.normal(size=(400, 3))
+        length = 0.999 * found.radius[i]
+        away *= length / np.linalg.norm(away, axis=1, keepdims=True)
+        few = certify(mlp, sharp, jax.random.key(3), x[i] + away, options)
+        share = np.where(few.selected == found.selected[i], few.hits, 4000 - few.hits)
+        worst = x[i] + away[share.argmin()]
+        again = certify(mlp, sharp, jax.random.key(4), worst[None], options)
+        assert again.selected[0] == found.selected[i] or again.predicted[0] < 0
+        hits = again.hits[0] if again.selected[0] == found.selected[i] else 2000
+        least = options.noise.least(found.p_lower[i], length)
+        assert upper_bound(hits, 4000, 1e-4) >= least >= 0.5
 
 
 def test_samples_are_fresh_and_of_each_input_alone():
