@@ -58,7 +58,7 @@ def samples_table(rows: Sequence[tuple[int, Sequence[float], float]]) -> str:
     The share is that of the radius with infinitely many samples, for probabilities
     that are uniform on [1/2, 1].
     """
-    line = f"{'samples':>9}{'certified':>11}{'mean radius':>13}{'of the most':>13}"
+    line = f"{'samples':>9}{'certified':>11}{'mean radius':>13}{'of the last':>13}"
     line += f"{'if uniform':>12}"
     lines = [line, "-" * len(line)]
     most = mean(list(rows[-1][1])) or 1.0
@@ -71,6 +71,9 @@ def samples_table(rows: Sequence[tuple[int, Sequence[float], float]]) -> str:
             f"{format_number(average, 'down'):>13}{100 * average / most:>11.1f} %"
             f"{100 * share / last:>10.1f} %"
         )
+    lines.append(
+        "(if uniform: the same for probabilities that are uniform on [1/2, 1])"
+    )
     return "\n".join(lines)
 
 
