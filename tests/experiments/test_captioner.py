@@ -42,8 +42,8 @@ def run(tmp_path, capsys, monkeypatch):
 
     def ended(**request: Any):
         request = {
-            "inputs": "0:6", "n": 500, "labelled": 300, "epochs": 40,
-            "temperature": 1.0, "sigma": 0.1, "output": str(tmp_path / "out"),
+            "inputs": "0:6", "n": 500, "labelled": 300, "epochs": 30,
+            "temperature": 1.0, "sigma": 0.1, "threshold": 0.3, "output": str(tmp_path / "out"),
         } | request  # fmt: skip
 
         def main(argv):
@@ -95,10 +95,12 @@ def test_captions_are_certified_and_a_stopped_run_goes_on(run, tmp_path, monkeyp
         assert r["radius"] == pytest.approx(radius, abs=1e-7)
         garbled = stats.beta.isf(0.001, r["garbled"] + 1, 500 - r["garbled"])
         assert r["garbled_p_upper"] == pytest.approx(garbled)
-        reach = 0.1 * (stats.norm.ppf(0.05) - stats.norm.ppf(garbled))
-        expected = reach if garbled <= 0.05 else -1.0
+        reach = 0.1 * (stats.norm.ppf(0.3) - stats.norm.ppf(garbled))
+        expected = reach if garbled <= 0.3 else -1.0
         assert r["garbled_radius"] == pytest.approx(expected, rel=1e-6)
         assert r["alpha"] == pytest.approx(0.001)
+
+    assert any(r["garbled_radius"] > 0 for r in found)
 
     # A second run, interrupted before its first line, finds the captioner trained.
     monkeypatch.setattr(_captioner, "train", lambda *_: pytest.fail("trained already"))
@@ -135,6 +137,6 @@ def test_mistakes_are_one_line(run, request_, message):
 
 def test_a_file_that_is_no_captioner_is_told(run, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/captioner-0.1-40-0.npz").write_bytes(b"PK\x03\x04 cut")
+    (tmp_path / "out/captioner-0.1-30-0.npz").write_bytes(b"PK\x03\x04 cut")
     ended = run()
     assert ended.code == 1 and "is no captioner of this program" in ended.err

@@ -40,7 +40,6 @@ def test_the_table_of_a_plan(plan):
     ("flag", "message", "code"),
     [
         ("--power=2", "error: power is 2.0; it must lie in (0, 1)", 1),
-        ("--agreements=1.2", "error: the agreement is 1.2; it must lie in [0, 1]", 1),
         ("--radius=-1", "error: flag --radius=-1: -1.0 is not a non-negative", 2),
     ],
 )
