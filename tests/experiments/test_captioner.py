@@ -43,7 +43,8 @@ def run(tmp_path, capsys, monkeypatch):
     def ended(**request: Any):
         request = {
             "inputs": "0:6", "n": 500, "labelled": 300, "epochs": 30,
-            "temperature": 1.0, "sigma": 0.1, "threshold": 0.3, "output": str(tmp_path / "out"),
+            "temperature": 1.0, "sigma": 0.1, "threshold": 0.3,
+            "output": str(tmp_path / "out"),
         } | request  # fmt: skip
 
         def main(argv):
