@@ -70,21 +70,20 @@ class Smoother:
 
     def select(self, key: Array, x: Float[ArrayLike, "m *d"]) -> Tally:
         """Returns the counts of the samples that choose each input's class."""
-        keys, x = input_keys(key, len(np.asarray(x))), self._checked(x)
-        sampler = self._sampler(x)
-        stage = _stage(keys, _SELECTION)
-        selection = sampler.count(self._params, stage, x, 0, self.options.n0)
+        x = self._checked(x)
+        keys = _stage(input_keys(key, len(x)), _SELECTION)
+        selection = self._sampler(x).count(self._params, keys, x, 0, self.options.n0)
         return Tally(
             selection, np.zeros_like(selection), np.zeros(len(selection), np.int64)
         )
 
     def fixed(self, x: Float[ArrayLike, "m *d"], selected: int) -> Tally:
         """Returns an empty tally in which one class is chosen, without samples."""
-        count = len(np.asarray(x))
-        shape = (count, self._num_classes(self._checked(x)))
+        x = self._checked(x)
+        shape = (len(x), self._num_classes(x))
         selection = np.zeros(shape, np.int64)
         selection[:, selected] = 1
-        return Tally(selection, np.zeros(shape, np.int64), np.zeros(count, np.int64))
+        return Tally(selection, np.zeros(shape, np.int64), np.zeros(len(x), np.int64))
 
     def open(self, tally: Tally, oracle: OracleError = _EXACT) -> Bool[np.ndarray, "m"]:
         """Returns for which inputs samples are still to be drawn."""

@@ -229,6 +229,7 @@ def ask(**changes):
             r"keys of shape \(3,\) for 2 inputs: give one key, or one per input",
         ),
         (lambda: ask(x=np.zeros((0, 2))), "there is no input to certify"),
+        (lambda: ask(x=0.5), "there is no input to certify: give x a leading axis"),
         (lambda: ask(x=[[0.0, 0.0], [0.0, np.nan]]), "input 1 holds NaN or infinity"),
         (
             lambda: ask(oracle=OracleError(np.zeros(3))),
