@@ -44,6 +44,7 @@ _RAMP = flags.DEFINE_float("ramp_epochs", 10.0, "Epochs in which the radius grow
 _KAPPA = flags.DEFINE_list("kappa", ["1", "0.5"], "Clean weight: before, after ramp.")
 _BETA = flags.DEFINE_list("beta", ["1", "0"], "CROWN weight: before, after ramp.")
 _PGD_STEPS = flags.DEFINE_integer("pgd_steps", 7, "Steps of the training attack.")
+_NOISE = flags.DEFINE_float("noise", 0.0, "Standard deviation of noise on the images.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.")
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Learning rate of Adam.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, order and attacks.")
@@ -74,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
         beta_start=_pair("beta", _BETA.value)[0],
         beta_end=_pair("beta", _BETA.value)[1],
         pgd_steps=_PGD_STEPS.value,
+        noise=_NOISE.value,
     )
     train_set, test_set = (
         _first(load_dataset(_DATASET.value, split, _DATA_DIR.value), _LIMIT.value)

@@ -53,6 +53,8 @@ class TrainConfig:
       beta_start: weight of CROWN against interval bounds, before the ramp.
       beta_end: the same after the ramp.
       pgd_steps: steps of the training attack.
+      noise: standard deviation of the Gaussian noise that is added to every image
+        anew, for randomized smoothing (Cohen et al. 2019); "standard" only.
     """
 
     method: Literal["standard", "pgd", "ibp", "crown_ibp"] = "standard"
@@ -68,6 +70,7 @@ class TrainConfig:
     beta_start: float = 1.0
     beta_end: float = 0.0
     pgd_steps: int = 7
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -81,11 +84,16 @@ class TrainConfig:
                 )
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
-        for field in ("epsilon", "warmup_epochs", "ramp_epochs"):
+        for field in ("epsilon", "warmup_epochs", "ramp_epochs", "noise"):
             if not 0 <= getattr(self, field) < float("inf"):
                 raise InputError(
                     f"{field} must be at least 0, got {getattr(self, field)}"
                 )
+        if self.noise > 0 and self.method != "standard":
+            raise InputError(
+                f"noise belongs to the method standard, not to {self.method}: set one "
+                "of the two"
+            )
         for field in ("kappa_start", "kappa_end", "beta_start", "beta_end"):
             if not 0 <= getattr(self, field) <= 1:
                 raise InputError(
@@ -124,7 +132,7 @@ def train(
 ) -> tuple[Network, tuple[EpochRecord, ...]]:
     """Returns a network trained on a data set, and one record per epoch.
 
-    Inputs and perturbed inputs lie in [0, 1].
+    Inputs and perturbed inputs lie in [0, 1], noisy ones anywhere.
 
     Args:
       architecture: the network to train; its input shape must be the images'.
@@ -168,7 +176,7 @@ def prepared(
     numbers = {f.name: getattr(config, f.name) for f in dataclasses.fields(Numbers)}
     recipe = Recipe(
         architecture, config.method, config.batch_size, config.pgd_steps,
-        config.epochs, batches,
+        config.epochs, batches, config.noise > 0,
     )  # fmt: skip
     return recipe, Numbers(**{name: jnp.float32(v) for name, v in numbers.items()})
 

@@ -31,6 +31,7 @@ class Recipe:
       method, batch_size, pgd_steps: as in TrainConfig.
       epochs: passes over the training split.
       batches: steps per epoch.
+      noisy: whether noise is added to the images.
     """
 
     architecture: Architecture
@@ -39,6 +40,7 @@ class Recipe:
     pgd_steps: int
     epochs: int
     batches: int
+    noisy: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -54,6 +56,7 @@ class Numbers:
     kappa_end: Float[Array, ""] | float
     beta_start: Float[Array, ""] | float
     beta_end: Float[Array, ""] | float
+    noise: Float[Array, ""] | float
 
 
 @jax.tree_util.register_dataclass
@@ -136,7 +139,7 @@ def update(
     batch = data[0][rows], data[1][rows], jax.random.fold_in(key, state.step)
     now = schedule(recipe, numbers, state.step)
     (loss, (params, right)), gradient = jax.value_and_grad(_loss, has_aux=True)(
-        state.params, recipe, batch, now
+        state.params, recipe, batch, now, numbers.noise
     )
     updates, optimizer = _OPTIMIZER.update(gradient, state.optimizer, params)
     rate = learning_rate(recipe, numbers, state.step)
@@ -150,22 +153,25 @@ def _loss(
     recipe: Recipe,
     batch: tuple[Array, Array, Array],
     now: tuple[Array, Array, Array],
+    scale: Array | float,
 ) -> tuple[Array, tuple[Any, tuple[Array, Array]]]:
     """Returns the loss and (params with new running means, (accuracy, robust))."""
-    x, y, noise = batch
+    x, y, key = batch
     epsilon, kappa, beta = now
     architecture = recipe.architecture
     apply = FlaxApply(architecture)
     params = _stop_running_means(params)
     if recipe.method == "pgd":
         frozen = jax.lax.stop_gradient(params)
-        attacked = pgd(apply, frozen, x, y, epsilon, noise, recipe.pgd_steps)
+        attacked = pgd(apply, frozen, x, y, epsilon, key, recipe.pgd_steps)
         logits, params = _train_forward(architecture, params, attacked)
         clean = jax.vmap(apply, (None, 0))(frozen, x)
         return _cross_entropy(logits, y), (
             params,
             (_right(clean, y), _right(logits, y)),
         )
+    if recipe.noisy:
+        x = x + scale * jax.random.normal(key, x.shape, x.dtype)
     logits, moved = _train_forward(architecture, params, x)
     loss = _cross_entropy(logits, y)
     if recipe.method == "standard":

@@ -90,6 +90,18 @@ def test_adversarial_training_withstands_more(measured):
     assert measured("pgd").attacked > measured("standard").attacked + 0.05
 
 
+def test_training_with_noise_withstands_noise(digits, trained):
+    noisy, _ = train(MLP, digits[0], dataclasses.replace(CONFIG, noise=0.4))
+    drawn = np.random.default_rng(0).normal(size=digits[1].images.shape)
+    images = digits[1].images + np.float32(0.4) * drawn.astype(np.float32)
+
+    def accuracy(network):
+        logits = jax.vmap(network.apply, (None, 0))(network.params, images)
+        return np.mean(np.argmax(logits, axis=1) == digits[1].labels)
+
+    assert accuracy(noisy) > accuracy(trained("standard")[0]) + 0.05
+
+
 def test_certified_is_at_most_attacked_at_most_clean(measured):
     for result in map(measured, METHODS):
         assert 0 <= result.certified <= result.attacked <= result.clean <= 1
@@ -199,6 +211,11 @@ def test_certified_margins_bound_the_margins_of_samples(digits, trained, bound):
         ({"learning_rate": float("nan")}, "^learning_rate must be above 0, got nan$"),
         ({"epsilon": -0.1}, "^epsilon must be at least 0, got -0.1$"),
         ({"epsilon": float("inf")}, "^epsilon must be at least 0, got inf$"),
+        ({"noise": -0.1}, "^noise must be at least 0, got -0.1$"),
+        (
+            {"noise": 0.1, "method": "pgd"},
+            "^noise belongs to the method standard, not to pgd: set one of the two$",
+        ),
         ({"ramp_epochs": -1}, "^ramp_epochs must be at least 0, got -1$"),
         ({"kappa_end": 2.0}, r"^kappa_end must lie in \[0, 1\], got 2.0$"),
     ],
