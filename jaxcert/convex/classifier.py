@@ -188,9 +188,9 @@ def load_classifier(
 
 def _outside(classifier: ConvexClassifier) -> dict[str, Any]:
     """Returns the numbers of a classifier that are no weights of its network."""
-    shift = np.float32(classifier.shift)
-    mu = getattr(classifier.features, "mu", np.zeros(0, np.float32))
-    return {"outside": {"mu": np.asarray(mu, np.float32), "shift": shift}}
+    mu = getattr(classifier.features, "mu", 0.0)
+    mu = np.broadcast_to(np.asarray(mu, np.float32), classifier.input_shape)
+    return {"outside": {"mu": mu, "shift": np.float32(classifier.shift)}}
 
 
 def _feature_name(classifier: ConvexClassifier) -> str:
