@@ -90,21 +90,22 @@ def _attack(
     def score(x: jax.Array) -> jax.Array:
         return networks.apply(architecture, params, features(x)) + shift
 
-    def one(x: jax.Array, radius: jax.Array, key: jax.Array) -> jax.Array:
-        slope = jax.grad(score)
+    slope = jax.value_and_grad(score)
 
+    def one(x: jax.Array, radius: jax.Array, key: jax.Array) -> jax.Array:
         def descend(step: jax.Array, state: tuple) -> tuple:
             moved, least = state
+            value, downhill = slope(x + moved)
             length = radius * (1 - step / (_STEPS + 1))
-            moved = moved + length * steepest(slope(x + moved), p)
-            moved = _into_ball(moved, radius, p)
-            return moved, jnp.minimum(least, score(x + moved))
+            moved = _into_ball(moved + length * steepest(downhill, p), radius, p)
+            return moved, jnp.minimum(least, value)
 
         noise = jax.random.normal(key, x.shape, x.dtype)
         start = _into_ball(radius * steepest(noise, p), radius / 2, p)
-        _, least = jax.lax.fori_loop(0, _STEPS, descend, (start, score(x + start)))
-        once = score(x + radius * steepest(slope(x), p))
-        return jnp.stack([least, once])
+        moved, least = jax.lax.fori_loop(0, _STEPS, descend, (start, jnp.inf))
+        once = radius * steepest(slope(x)[1], p)
+        last, at_once = jax.vmap(score)(x + jnp.stack([moved, once]))
+        return jnp.stack([jnp.minimum(least, last), at_once])
 
     return jax.vmap(one)(x, radius, keys)
 

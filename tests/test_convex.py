@@ -24,6 +24,7 @@ from jaxcert.convex import (
     Shift,
     ShiftAbs,
     certified_radii,
+    certify,
     load_classifier,
     networks,
     project,
@@ -272,6 +273,23 @@ def test_a_cnn_keeps_its_class_inside_its_radii():
         assert (scores > 0)[:, found.radius[:, column] > 0].all()
 
 
+def test_batches_change_nothing_and_compile_little():
+    model = classifier(CNN, 1, shift=5.0)
+    x = np.random.default_rng(0).normal(size=(300, 6, 6, 1))
+    whole = certified_radii(model, x)
+    assert whole.radius.shape == (300, 3) and (whole.radius > 0).any()
+    before = certify._minorants._cache_size()
+    for part in (slice(0, 1), slice(17, 24), slice(100, 250)):
+        some = certified_radii(model.with_shift(5.0), x[part])
+        for field in ("score", "lower", "radius"):
+            np.testing.assert_allclose(
+                getattr(some, field), getattr(whole, field)[part], 1e-9
+            )
+    assert certify._minorants._cache_size() == before + 2, (
+        "sizes 1 and 8; 256 was there"
+    )
+
+
 def test_lipschitz_constants_hold():
     random = np.random.default_rng(0)
     mu = random.normal(size=(4, 3)).astype(np.float32)
@@ -434,8 +452,10 @@ def test_damaged_files_are_refused(trained, tmp_path):
 
 def test_mistakes_are_named():
     model = classifier()
-    with fails("^inputs have shape .2, 4.; feature-convex takes .n, 3.$"):
+    with fails("^inputs have shape .2, 4.; feature-convex takes .n, 3. with n >= 1$"):
         certified_radii(model, np.zeros((2, 4)))
+    with fails("^inputs have shape .0, 3.; feature-convex takes .n, 3. with n >= 1$"):
+        model.scores(np.zeros((0, 3)))
     with fails("^input 1 holds NaN or infinity: clean it before certifying$"):
         certified_radii(model, np.array([[0, 0, 0], [0, np.nan, 0]]))
     with fails("^the exponent of a norm must be at least 1, got 0.5$"):

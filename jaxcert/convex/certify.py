@@ -49,11 +49,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxcert.certifier import float64
 from jaxcert.checkpoint import by_path
 from jaxcert.checks import as_arrays
 from jaxcert.convex import networks
-from jaxcert.convex.classifier import ConvexClassifier, checked_inputs
+from jaxcert.convex.classifier import ConvexClassifier, checked_inputs, in_batches
 from jaxcert.convex.features import Features
 from jaxcert.convex.networks import ConvexArchitecture
 from jaxcert.errors import InputError
@@ -107,18 +106,17 @@ def certified_radii(
         if not p >= 1:
             raise InputError(f"the exponent of a norm must be at least 1, got {p}")
     values = checked_inputs(classifier, x)
-    count = len(values)
-    with float64():
-        minorant = _minorants(
-            classifier.architecture,
-            classifier.features,
-            as_arrays(classifier.params, np.float64),
-            np.float64(classifier.shift),
-            values,
+    params = as_arrays(classifier.params, np.float64)
+
+    def run(part: np.ndarray) -> tuple[Array, ...]:
+        shift = np.float64(classifier.shift)
+        return _minorants(
+            classifier.architecture, classifier.features, params, shift, part
         )
-        score, lower, slope = (np.asarray(part) for part in minorant)
-    radius = np.zeros((count, len(norms)))
-    slope = slope.reshape(count, -1)
+
+    score, lower, slope = in_batches(run, values)
+    slope = slope.reshape(len(values), -1)
+    radius = np.zeros((len(values), len(norms)))
     for column, p in enumerate(norms):
         steepness = _up(norm_above(slope, p) * classifier.features.lipschitz(p))
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

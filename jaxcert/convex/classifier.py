@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from jaxcert.errors import InputError
 from jaxcert.network import content_hash
 
 _FORMAT = Format("jaxcert convex checkpoint", 1)
+_BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,10 +93,12 @@ class ConvexClassifier:
           InputError: inputs of another shape.
         """
         values = checked_inputs(self, x)
-        with float64():
-            params = as_arrays(self.params, np.float64)
-            scores = _scores(self.architecture, self.features, params, values)
-            return np.asarray(scores) + self.shift
+        params = as_arrays(self.params, np.float64)
+
+        def run(part: np.ndarray) -> tuple[jax.Array]:
+            return (_scores(self.architecture, self.features, params, part),)
+
+        return in_batches(run, values)[0] + self.shift
 
     def with_shift(self, shift: float) -> ConvexClassifier:
         """Returns the same classifier with another logit shift."""
@@ -117,10 +121,10 @@ def checked_inputs(
       InputError: another shape, or a value that is not finite.
     """
     values = np.asarray(x, np.float64)
-    if values.shape[1:] != classifier.input_shape or values.ndim == 0:
+    if values.shape[1:] != classifier.input_shape or not values.size:
         raise InputError(
             f"inputs have shape {values.shape}; {classifier.name} takes "
-            f"(n, {', '.join(map(str, classifier.input_shape))})"
+            f"(n, {', '.join(map(str, classifier.input_shape))}) with n >= 1"
         )
     broken = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if broken.any():
@@ -129,6 +133,24 @@ def checked_inputs(
             "before certifying"
         )
     return values
+
+
+def in_batches(
+    run: Callable[[np.ndarray], Sequence[jax.Array]], values: np.ndarray
+) -> list[np.ndarray]:
+    """Returns what `run` gives for all inputs, computed in float64, batch by batch.
+
+    Batches have a power of two of inputs, so that few sizes are compiled; the last
+    input fills the last of them up.
+    """
+    count = len(values)
+    size = min(_BATCH, 1 << (count - 1).bit_length())
+    parts = []
+    with float64():
+        for start in range(0, count, size):
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            parts.append([np.asarray(part) for part in run(values[rows])])
+    return [np.concatenate(part)[:count] for part in zip(*parts, strict=True)]
 
 
 def save_classifier(

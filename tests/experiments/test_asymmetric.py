@@ -88,10 +88,6 @@ def test_a_run_is_complete_and_continues(run, tmp_path, monkeypatch):
     assert (out / "curves.png").stat().st_size > 10_000
     summary = json.loads((out / "summary.json").read_text())
     assert [m["certifies"] for m in summary["methods"]] == ["all", "l2"]
-    for method in summary["methods"]:
-        # Matched on 50 validation images, counted on 70 test images.
-        share = method["clean"][0] / method["clean"][1]
-        assert share > summary["matched_validation_accuracy"] - 0.15
     # The certificates of the file are those of the stored classifier.
     classifier, _ = load_classifier(out / "convex.npz")
     data = load_task("digits", TASKS["digits"], None, 50, 0)
@@ -101,6 +97,8 @@ def test_a_run_is_complete_and_continues(run, tmp_path, monkeypatch):
     model = classifier.with_shift(summary["methods"][0]["shift"])
     radius = np.array([[row[k] for k in ("l1", "l2", "linf")] for row in mine])
     np.testing.assert_array_equal(radius, certified_radii(model, x).radius)
+    right = (model.scores(data.test.images) > 0) == data.test.labels
+    assert summary["methods"][0]["clean"] == [int(right.sum()), len(right)]
     # A kill inside a line, and a method that has not begun.
     lines = (out / "certificates.jsonl").read_bytes().split(b"\n")
     (out / "certificates.jsonl").write_bytes(b"\n".join(lines[:15]) + b"\n{")
