@@ -107,8 +107,10 @@ def attack_lines(attacks: Sequence[Attacks]) -> str:
     lines = [f"{made} attacks inside certified radii: {found} succeeded"]
     for multiple in sorted({a.multiple for a in attacks} - {1.0}):
         beyond = [a for a in attacks if a.multiple == multiple]
-        shares = ", ".join(f"{a.norm} {100 * a.found / a.made:.0f} %" for a in beyond)
-        lines.append(f"at {multiple:g} times the radii they succeed: {shares}")
+        shares = ", ".join(
+            f"{a.norm} {100 * a.broken / a.inputs:.0f} %" for a in beyond
+        )
+        lines.append(f"at {multiple:g} times the radii they break: {shares} of inputs")
     return "\n".join(lines)
 
 
@@ -124,6 +126,8 @@ def _bracket(result: Result, norm: int, text: str) -> str:
 def write_curves(results: Sequence[Result], heading: str, stem: Path) -> None:
     """Writes certified accuracy over the radius, one panel per norm, light and dark."""
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for scheme in SCHEMES:
         fig = Figure(
@@ -136,11 +140,18 @@ def write_curves(results: Sequence[Result], heading: str, stem: Path) -> None:
             for result, colour in zip(results, colours, strict=False):
                 _curve(ax, result, norm, colour)
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_xlim(*_range(results, norm))
             ax.set_ylim(0, 103)
             ax.set_xlabel(f"{NORM_NAMES[norm]} radius")
         panels[0].set_ylabel("inputs of the sensitive class (%)")
-        legend(panels[0], scheme, loc="lower left")
+        lines = [
+            Line2D([], [], color=colour, linewidth=2.4, label=result.title)
+            for result, colour in zip(results, colours, strict=False)
+        ]
+        legend(fig, scheme, handles=lines, loc="outside lower center", ncols=4)
         fig.suptitle(
             f"{heading} (dashed: implied by another norm)",
             color=scheme.ink,
@@ -164,7 +175,6 @@ def _curve(ax: Any, result: Result, norm: int, colour: str) -> None:
         color=colour,
         linestyle="--" if implied else "-",
         linewidth=1.6 if implied else 2.4,
-        label=result.title,
     )
 
 

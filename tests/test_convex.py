@@ -141,7 +141,8 @@ def test_exact_arithmetic_confirms_the_radii(grid, features):
         found = certified_radii(model, x, norms)
         for row, point in enumerate(x):
             value = exact_score(model, exact(point))
-            assert Fraction(float(found.lower[row])) <= value
+            lower = Fraction(float(found.lower[row]))
+            assert lower <= value < lower + Fraction(1, 10**9)
             assert abs(value - Fraction(float(found.score[row]))) < Fraction(1, 10**9)
             for column, p in enumerate(norms):
                 radius = float(found.radius[row, column])
@@ -155,16 +156,23 @@ def test_exact_arithmetic_confirms_the_radii(grid, features):
     assert certified > 60
 
 
+def linear_params(slope: list[float], offset: float) -> Any:
+    """Returns parameters of MLP for g(z) = slope z + offset."""
+
+    def fill(keys: Any, leaf: Any) -> np.ndarray:
+        fills = {"var": SQUARES[1], "scale": 1}
+        return np.full(leaf.shape, fills.get(keys[-1].key, 0), np.float32)
+
+    shapes = networks.skeleton(MLP)[1]
+    params = jax.tree_util.tree_map_with_path(fill, shapes)
+    params["passthrough"][1]["kernel"] = np.float32(slope)[:, None]
+    params["passthrough"][1]["bias"] = np.float32([offset])
+    return params
+
+
 def test_the_radius_is_that_of_the_exact_gradient():
     """A linear piece: the closed form, and nothing lost but rounding."""
-    params = jax.tree.map(np.zeros_like, random_params(MLP, 0))
-    params = jax.tree_util.tree_map_with_path(
-        lambda keys, a: a + SQUARES[1] if keys[-1].key == "var" else a, params
-    )
-    for norm in params["norms"].values():
-        norm["scale"] += 1
-    params["passthrough"][1]["kernel"] = np.float32([[3], [-4], [12]])
-    params["passthrough"][1]["bias"] = np.float32([26])
+    params = linear_params([3, -4, 12], 26)
     model = ConvexClassifier(MLP, params, Shift(np.zeros(3, np.float32)), (3,))
     found = certified_radii(model, np.zeros((1, 3)), (1.0, 2.0, 1.25, INF))
     q5 = (3**5 + 4**5 + 12**5) ** 0.2
@@ -203,16 +211,19 @@ def test_a_wrong_gate_costs_nothing_but_itself():
 
 
 def test_numbers_that_underflow_are_charged():
-    tiny = np.float32(1e-38)
-    params = random_params(MLP, 3)
-    params = jax.tree_util.tree_map_with_path(
-        lambda keys, a: a * tiny if keys[-1].key == "kernel" else a, params
-    )
-    model = ConvexClassifier(MLP, params, Shift(np.zeros(3, np.float32)), (3,), 1e-3)
+    """-1e-30 times 1e-300 is 0 in float64, and below it in truth."""
+    params = linear_params([-1e-30, 0, 0], 0)
+    model = ConvexClassifier(MLP, params, Shift(np.zeros(3, np.float32)), (3,))
     x = np.full((1, 3), 1e-300)
     found = certified_radii(model, x)
+    assert found.score[0] == 0 > exact_score(model, exact(x[0]))
     assert Fraction(float(found.lower[0])) <= exact_score(model, exact(x[0]))
-    assert not certified_radii(model, np.full((1, 3), 1e300)).radius.any()
+    assert not found.radius.any()
+
+
+def test_numbers_that_overflow_prove_nothing():
+    model = classifier(MLP, 3, shift=1e-3)
+    assert not certified_radii(model, np.full((1, 3), 1e308)).radius.any()
 
 
 @pytest.mark.parametrize("p", [1.0, 1.001, 1.3, 2.0, 2.5, 7.0, 1e6, INF])

@@ -81,7 +81,7 @@ def test_a_run_is_complete_and_continues(run, tmp_path, monkeypatch):
     *lines, path = ended.out.splitlines()
     assert path == f"curves: {out / 'curves.png'}" and max(map(len, lines)) <= 80
     assert "60 attacks inside certified radii: 0 succeeded" in ended.out
-    assert "at 10 times the radii they succeed: l1 " in ended.out
+    assert "at 10 times the radii they break: l1 " in ended.out
     found = rows(out)
     assert len(found) == 2 * INPUTS
     assert {row["method"] for row in found} == set(methods)
