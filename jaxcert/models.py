@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
-import json
 import math
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +14,18 @@ import numpy as np
 from flax import nnx
 
 from jaxcert.architecture import Architecture
+from jaxcert.checkpoint import (
+    Format,
+    Header,
+    check_hash,
+    check_params,
+    read_checkpoint,
+    write_checkpoint,
+)
 from jaxcert.errors import InputError
-from jaxcert.files import write_atomically
 from jaxcert.network import Network, content_hash
 
-_FORMAT = "jaxcert checkpoint"
-_VERSION = 1
-_HEADER = "header"
-_HEADER_LIMIT = 1 << 20
-_UNPACK_ERRORS = (EOFError, MemoryError, zlib.error)
+_FORMAT = Format("jaxcert checkpoint", 1)
 # Exact in float32, so that the float32 and the float64 network are the same function.
 _NORM_EPSILON = 2.0**-16
 
@@ -178,26 +177,7 @@ def from_params(params: Any, architecture: Architecture, name: str) -> Network:
     Raises:
       InputError: an array is missing, too many, of another shape, or not finite.
     """
-    expected = _by_path(_skeleton(architecture)[1])
-    given = _by_path(params)
-    missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
-    if missing or extra:
-        words = [f"no array {path}" for path in sorted(missing)]
-        words += [f"an array {path} too many" for path in sorted(extra)]
-        raise InputError(f"{name}: {'; '.join(words[:4])} for its architecture")
-    for path, array in given.items():
-        if tuple(array.shape) != tuple(expected[path].shape):
-            raise InputError(
-                f"{name}: array {path} has shape {tuple(array.shape)}, its "
-                f"architecture needs {tuple(expected[path].shape)}"
-            )
-        if not np.isfinite(np.asarray(array)).all():
-            raise InputError(
-                f"{name}: array {path} holds NaN or infinity, so nothing can be "
-                "certified about this network: train it again (a lower learning rate "
-                "may help) or load another"
-            )
-    arrays = jax.tree.map(lambda a: jax.numpy.asarray(a, jax.numpy.float32), params)
+    arrays = check_params(params, _skeleton(architecture)[1], name)
     return Network(
         FlaxApply(architecture),
         arrays,
@@ -206,11 +186,6 @@ def from_params(params: Any, architecture: Architecture, name: str) -> Network:
         name,
         content_hash(architecture.to_json(), arrays),
     )
-
-
-def _by_path(params: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
 def save_checkpoint(
@@ -232,30 +207,13 @@ def save_checkpoint(
       InputError: a network that no Architecture describes, another suffix, metadata
         that JSON cannot hold, or a place that cannot be written.
     """
-    path = Path(path)
-    architecture = _architecture_of(network)
-    if path.suffix != ".npz":
-        raise InputError(f"a checkpoint's name ends in .npz, not {path.name!r}")
     header = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "architecture": dataclasses.asdict(architecture),
+        "architecture": dataclasses.asdict(_architecture_of(network)),
         "name": network.name,
         "content_hash": network.content_hash,
         "metadata": metadata or {},
     }
-    try:
-        text = json.dumps(header, sort_keys=True, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"checkpoint metadata must be plain JSON: {error}") from error
-    members: dict[str, Any] = {_HEADER: np.frombuffer(text, np.uint8)}
-    members |= {k: np.asarray(v) for k, v in _by_path(network.params).items()}
-    buffer = io.BytesIO()
-    np.savez(buffer, **members)
-    try:
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    write_checkpoint(Path(path), _FORMAT, header, network.params)
 
 
 def _architecture_of(network: Network) -> Architecture:
@@ -274,20 +232,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Network:
       InputError: missing, truncated or no checkpoint; another format version; an array
         that is missing, of another shape or not finite; another content hash.
     """
-    header, architecture, arrays = _read_checkpoint(Path(path))
-    shapes = _skeleton(architecture)[1]
-    params = jax.tree_util.tree_map_with_path(
-        lambda keys, _: arrays["/".join(str(key.key) for key in keys)], shapes
-    )
+    header, params = read_checkpoint(Path(path), _FORMAT, _shapes)
+    architecture = Architecture.from_dict(header["architecture"])
     try:
         network = from_params(params, architecture, str(header.get("name") or path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    if network.content_hash != header.get("content_hash"):
-        raise InputError(
-            f"{path}: the weights do not have the content hash of the header; the "
-            "file was changed or damaged"
-        )
+    check_hash(path, header, network.content_hash)
     return network
 
 
@@ -297,61 +248,11 @@ def checkpoint_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InputError: as `load_checkpoint`, but for the weights' values and their hash.
     """
-    return _read_checkpoint(Path(path))[0].get("metadata", {})
+    return read_checkpoint(Path(path), _FORMAT, _shapes)[0].get("metadata", {})
 
 
-def _read_checkpoint(path: Path) -> tuple[dict, Architecture, dict[str, np.ndarray]]:
-    if not path.is_file():
-        raise InputError(f"no checkpoint {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-            if sizes.get(f"{_HEADER}.npy", _HEADER_LIMIT) >= _HEADER_LIMIT:
-                raise InputError(f"{path} is not a jaxcert checkpoint: no header")
-            header = json.loads(_read_array(archive, _HEADER).tobytes())
-            architecture = _check_header(path, header)
-            arrays = {}
-            for key, shape in _by_path(_skeleton(architecture)[1]).items():
-                # A member much larger than its array is never unpacked.
-                if f"{key}.npy" not in sizes:
-                    raise InputError(f"{path}: no array {key} for its architecture")
-                if sizes[f"{key}.npy"] > 4 * math.prod(shape.shape) + 4096:
-                    raise InputError(
-                        f"{path}: array {key} is larger than its architecture needs"
-                    )
-                arrays[key] = _read_array(archive, key)
-                if arrays[key].dtype != np.float32:
-                    raise InputError(
-                        f"{path}: array {key} is {arrays[key].dtype}, not float32"
-                    )
-    except zipfile.BadZipFile as error:
-        raise InputError(
-            f"{path} is truncated or not a jaxcert checkpoint: {error}"
-        ) from error
-    except InputError:
-        raise
-    except (ValueError, OSError, KeyError, RuntimeError, *_UNPACK_ERRORS) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    return header, architecture, arrays
-
-
-def _read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    with archive.open(f"{key}.npy") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _check_header(path: Path, header: Any) -> Architecture:
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise InputError(f"{path} is not a jaxcert checkpoint: its header is another's")
-    if header.get("version") != _VERSION:
-        raise InputError(
-            f"{path} has checkpoint version {header.get('version')}; this jaxcert "
-            f"reads version {_VERSION}"
-        )
-    try:
-        return Architecture.from_dict(header.get("architecture"))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+def _shapes(header: Header) -> dict:
+    return _skeleton(Architecture.from_dict(header.get("architecture")))[1]
 
 
 def load_network(path: str | os.PathLike[str]) -> Network:

@@ -160,7 +160,7 @@ def _loss(
     epsilon, kappa, beta = now
     architecture = recipe.architecture
     apply = FlaxApply(architecture)
-    params = _stop_running_means(params)
+    params = stop_running_means(params)
     if recipe.method == "pgd":
         frozen = jax.lax.stop_gradient(params)
         attacked = pgd(apply, frozen, x, y, epsilon, key, recipe.pgd_steps)
@@ -205,7 +205,8 @@ def _is_running_mean(path: Any) -> bool:
     return path[-1].key in ("mean", "var")
 
 
-def _stop_running_means(params: Any) -> Any:
+def stop_running_means(params: Any) -> Any:
+    """Returns the parameters with constants for the running means of batch norms."""
     # They are averages over batches: the bounds depend on them, training must not.
     return jax.tree_util.tree_map_with_path(
         lambda path, a: jax.lax.stop_gradient(a) if _is_running_mean(path) else a,
@@ -218,6 +219,11 @@ def _train_forward(architecture: Architecture, params: Any, x: Array) -> tuple:
     if not architecture.batch_norm:
         return jax.vmap(FlaxApply(architecture), (None, 0))(params, x), params
     graph = nnx.graphdef(nnx.eval_shape(lambda: build(architecture, nnx.Rngs(0))))
+    return forward_with_means(graph, params, x)
+
+
+def forward_with_means(graph: nnx.GraphDef, params: Any, x: Array) -> tuple:
+    """Returns the logits of a batch in training mode, and params with its means."""
     model = nnx.merge(graph, params)
     logits = model(x)
     after = nnx.to_pure_dict(nnx.state(model))

@@ -135,8 +135,15 @@ def chart(scheme: Scheme, width: float, height: float) -> tuple[Any, Any]:
     fig = Figure(
         figsize=(width, height), dpi=160, layout="constrained", facecolor=scheme.paper
     )
-    ax = fig.add_subplot(facecolor=scheme.paper)
-    ax.tick_params(colors=scheme.ink, labelsize=11)
+    ax = fig.add_subplot()
+    style(ax, scheme)
+    return fig, ax
+
+
+def style(ax: Any, scheme: Scheme) -> None:
+    """Gives axes the colours of a scheme."""
+    ax.set_facecolor(scheme.paper)
+    ax.tick_params(which="both", colors=scheme.ink, labelsize=11)
     ax.xaxis.label.set(color=scheme.ink, fontsize=12)
     ax.yaxis.label.set(color=scheme.ink, fontsize=12)
     for side, spine in ax.spines.items():
@@ -144,7 +151,6 @@ def chart(scheme: Scheme, width: float, height: float) -> tuple[Any, Any]:
         spine.set_color(scheme.ink)
     ax.grid(color=scheme.faint, linewidth=0.8)
     ax.set_axisbelow(True)
-    return fig, ax
 
 
 def legend(ax: Any, scheme: Scheme, **where: Any) -> None:
