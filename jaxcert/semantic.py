@@ -11,14 +11,17 @@ docs/semantic.md states what is proved.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Int
 
+from jaxcert.bounds.forward import forward_layers
 from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box, Rates
 from jaxcert.certifier import float64
@@ -33,7 +36,7 @@ from jaxcert.oracle.parameter_split import (
     ask,
     with_slacks,
 )
-from jaxcert.program import Program
+from jaxcert.program import ActivationNode, Program
 from jaxcert.spec import Spec
 from jaxcert.verdict import Status
 
@@ -153,6 +156,23 @@ FAMILIES = {
     "gamma": InputFamily(gamma, ("g",), (-0.75,), (3.0,), (1.0,), (1.0,)),
 }  # fmt: skip
 """The families by the name that experiments give them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledChange:
+    """The function `x, u -> x'` for u in [-1, 1]^k: a change up to a radius.
+
+    What `jaxcert.prune` trains with, and what scores are taken over.
+    """
+
+    family: InputFamily
+    radius: float
+
+    def __call__(self, x: Array, u: Array) -> Array:
+        rates, domain = self.family.rates, self.family.domain
+        rate = jnp.where(u < 0, rates.lower, rates.upper).astype(x.dtype)
+        theta = jnp.clip(self.radius * u * rate, domain.lo, domain.hi)
+        return self.family.transform(x, theta.astype(x.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +342,24 @@ class SemanticCertifier:
             open=found.open,
         )
 
+    def undecided(self, x: np.ndarray, radius: float) -> np.ndarray:
+        """Returns how many ReLUs of f may change their sign up to a radius, (n,).
+
+        Counted before any split, by the bounds that branch and bound starts from; the
+        ReLUs of the input change are left out.
+        """
+        _check_radius(radius)
+        theta = np.zeros(len(self.family.names), np.float32)
+        shape = np.zeros(x.shape[1:], np.float32)
+        of_change = program_of(self.family.transform, shape, theta)
+        changed = Changed(self.f, self.family.transform)
+        program = program_of(changed, (self.params32, shape), theta)
+        with float64():
+            box = Box.ball(jnp.zeros(theta.shape), radius, self.family.domain,
+                           self.family.rates)  # fmt: skip
+            counts = _undecided(program, self.params64, np.float64(x), box)
+        return np.asarray(counts)[:, _relus(of_change) :].sum(axis=1)
+
     def _batches(
         self,
         x: np.ndarray,
@@ -391,6 +429,33 @@ class SemanticCertifier:
                 f"{program.output_shape}"
             )
         return program
+
+
+def _relus(program: Program) -> int:
+    """Returns how many layers of ReLUs a program has."""
+    return sum(
+        isinstance(node, ActivationNode) and node.activation.piecewise_linear
+        for node in program.nodes
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("program",))
+def _undecided(
+    program: Program, params: Any, x: Float[Array, "n *d"], box: Box
+) -> Int[Array, "n layers"]:
+    """Returns the number of undecided ReLUs of every layer, per input."""
+
+    def one(x: Array) -> Array:
+        values = program.prepare((params, x), box.lo.dtype)
+        boxes, _ = forward_layers(program, values, box)
+        counts = []
+        for node in program.nodes:
+            if isinstance(node, ActivationNode) and node.activation.piecewise_linear:
+                z = boxes[node.inputs[0]]
+                counts.append(jnp.sum(node.activation.undecided(z.lo, z.hi)))
+        return jnp.stack(counts)
+
+    return lax.map(one, x)
 
 
 def row_specs(coefficients: np.ndarray, offset: np.ndarray) -> Spec:

@@ -390,9 +390,10 @@ def ask(
     n, rows = questions.spec.offset.shape
     k = len(questions.centre)
     upper, witness = known or (np.full(n, np.inf), np.full((n, k), np.nan))
-    # An infinite tolerance minus an infinite distance is no number.
-    below = np.where(np.isfinite(upper), upper - float(questions.width), np.inf)
-    radius = np.minimum(np.asarray(radius, np.float64), below)
+    radius = np.array(radius, np.float64)
+    known_one = np.isfinite(upper)  # infinity minus infinity is no number
+    nearest = upper[known_one] - float(questions.width)
+    radius[known_one] = np.minimum(radius[known_one], nearest)
     bar = np.full((n, rows), np.inf if goal == "minimum" else 0.0)
     state = _start(questions, options, radius, bar, upper, witness)
     while time.monotonic() < deadline:
