@@ -23,9 +23,9 @@ from jaxcert.errors import InputError
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where Fashion-MNIST lies.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Networks per method.", 1)
-_IMAGES = flags.DEFINE_integer("images", 12000, "Training images.", 128)
-_INPUTS = flags.DEFINE_integer("inputs", 60, "Test images to certify.", 1, 10000)
-_EPOCHS = flags.DEFINE_integer("epochs", 8, "Passes before pruning.", 1)
+_IMAGES = flags.DEFINE_integer("images", 10000, "Training images.", 128)
+_INPUTS = flags.DEFINE_integer("inputs", 50, "Test images to certify.", 1, 10000)
+_EPOCHS = flags.DEFINE_integer("epochs", 6, "Passes before pruning.", 1)
 _SPARSITY = flags.DEFINE_float("sparsity", 0.5, "Share of neurons to prune.")
 _ROUNDS = flags.DEFINE_integer("rounds", 4, "Steps to prune in, an epoch each.", 1)
 _PENALTY = flags.DEFINE_float("penalty", 0.01, "Weight of the W1 penalty.")
