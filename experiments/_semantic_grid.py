@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxcert.semantic import InputFamily
+from jaxcert.input_changes import InputFamily
 
 Changes = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _CHUNK = 512
@@ -56,9 +56,7 @@ def _each(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
 CHANGES: dict[str, Changes] = {
     "brightness": lambda x, t: np.clip(x + _each(t[:, 0], x), 0, 1),
     "contrast": lambda x, t: np.clip((1 + _each(t[:, 0], x)) * x, 0, 1),
-    "both": lambda x, t: np.clip(
-        (1 + _each(t[:, 1], x)) * x + _each(t[:, 0], x), 0, 1
-    ),
+    "both": lambda x, t: np.clip((1 + _each(t[:, 1], x)) * x + _each(t[:, 0], x), 0, 1),
     "blur": lambda x, t: (1 - _each(t[:, 0], x)) * x + _each(t[:, 0], x) * _blurred(x),
     "gamma": lambda x, t: np.power(x, 1 + _each(t[:, 0], x)),
 }

@@ -15,9 +15,10 @@ from _semantic_grid import check_on_grid
 from absl import logging
 
 from jaxcert.errors import InputError
+from jaxcert.input_changes import InputFamily
 from jaxcert.network import Network
 from jaxcert.report.strict_json import decode, dumps
-from jaxcert.semantic import InputFamily, SemanticCertifier, label_specs
+from jaxcert.semantic import SemanticCertifier, label_specs
 
 
 @dataclasses.dataclass(frozen=True)

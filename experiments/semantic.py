@@ -21,7 +21,7 @@ from _semantic_run import Request, run, sentence, table, violations
 from absl import flags
 
 from jaxcert.errors import InputError
-from jaxcert.semantic import FAMILIES
+from jaxcert.input_changes import FAMILIES
 
 _MODEL = flags.DEFINE_string(
     "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
@@ -32,9 +32,7 @@ _SPLIT = flags.DEFINE_string("split", "test", "train or test.")
 _INPUTS = flags.DEFINE_string(
     "inputs", "0:100", "Indices (0:100; 3,17; all), a CSV folder, or an .npy/.npz file."
 )
-_CHANGES = flags.DEFINE_list(
-    "changes", list(FAMILIES), f"Of {', '.join(FAMILIES)}."
-)
+_CHANGES = flags.DEFINE_list("changes", list(FAMILIES), f"Of {', '.join(FAMILIES)}.")
 _RATES = flags.DEFINE_list(
     "rates", [], "How far b and c of 'both' go per unit of radius; default 1,1."
 )

@@ -120,7 +120,7 @@ def train_regression(
     """Returns weights trained for `config.epochs` without pruning anything.
 
     Raises:
-      InputError: the loss is no longer finite, or an architecture that cannot be pruned.
+      InputError: the loss is no longer finite, or neurons that cannot be pruned.
     """
     masks = full_masks(architecture)
     return _train(architecture, params, masks, task, config, salt=0)
@@ -258,7 +258,7 @@ def stable_scores(
 def _outgoing(kernel: Array, neurons: int) -> Array:
     """Returns the norm of the weights behind every neuron of the layer before.
 
-    Between convolutions and dense layers the channels are the last axis of the features.
+    Where convolutions end the channels are the last axis of the features.
     """
     if kernel.ndim == 2:
         kernel = kernel.reshape(-1, neurons, kernel.shape[-1])
@@ -302,7 +302,9 @@ def _scores(
     if config.method == "magnitude":
         norms = [np.asarray(_incoming(layer)) for layer in layers]
         return tuple(norm / norm.mean() for norm in norms)
-    corners = np.stack(np.meshgrid(*[[-1.0, 0.0, 1.0]] * task.parameters, indexing="ij"))
+    corners = np.stack(
+        np.meshgrid(*[[-1.0, 0.0, 1.0]] * task.parameters, indexing="ij")
+    )
     steps = corners.reshape(task.parameters, -1).T.astype(np.float32)
     x = jnp.asarray(task.x[: config.images])
     scores = jax.jit(stable_scores, static_argnums=(0, 3))(
@@ -361,9 +363,7 @@ def _step(
     def loss(params: Any) -> Array:
         kept = with_masks(architecture, params, masks)
         u = jax.random.uniform(key, (len(x), parameters), minval=-1, maxval=1)
-        out = jax.vmap(FlaxApply(architecture), (None, 0))(
-            kept, jax.vmap(change)(x, u)
-        )
+        out = jax.vmap(FlaxApply(architecture), (None, 0))(kept, jax.vmap(change)(x, u))
         gains = [_incoming(layer) for layer in _layers(architecture, kept)[:-1]]
         return jnp.mean(jnp.square(out - y)) + penalty * concentration(gains)
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcert.oracle.parameter_split import Questions
+from jaxcert.oracle.parameter_questions import Questions
 from jaxcert.program import Program
 from jaxcert.spec import Spec
 
@@ -106,7 +106,7 @@ def _zoom(
     params: tuple[Any, Any],
     questions: Questions,
     spec: Spec,
-    steps: np.ndarray,
+    lattice_steps: np.ndarray,
     radius: Float[Array, ""],
 ) -> Float[Array, " k"]:
     """Returns the nearest violation of the last lattice that had one, in float32.
@@ -114,11 +114,9 @@ def _zoom(
     The farthest corner where none had.
     """
     values = program.prepare(params, jnp.float32)
-    steps = jnp.asarray(steps, jnp.float32)
+    steps = jnp.asarray(lattice_steps, jnp.float32)
 
-    def finer(
-        _: int, state: tuple[Array, Array]
-    ) -> tuple[Array, Array]:
+    def finer(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
         reach, best = state
         points = jax.vmap(spread, (None, 0, None))(questions, steps, reach)
         y = jax.vmap(functools.partial(program.evaluate_prepared, values))(points)

@@ -34,8 +34,14 @@ from jaxcert.bounds.backward import concretize_lower, pull_to_input
 from jaxcert.bounds.forward import forward_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
-from jaxcert.box import Box, Rates
-from jaxcert.errors import InputError
+from jaxcert.box import Box
+from jaxcert.oracle.parameter_questions import (
+    ParameterSplitOptions,
+    ParameterState,
+    Questions,
+    distance_to,
+    start_state,
+)
 from jaxcert.oracle.stack import pop_block, push
 from jaxcert.program import Program
 from jaxcert.spec import Spec
@@ -44,85 +50,6 @@ Goal = Literal["apothem", "minimum"]
 # A form of `forward_layers` is three sums, each with the rounding of one bound; the
 # fourth part is for the arithmetic on bars and boxes around it.
 _SLACK_PARTS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class ParameterSplitOptions:
-    """How the parameter boxes are split.
-
-    Attributes:
-      block: boxes bounded per step.
-      steps: most steps per call (a chunk).
-      capacity: boxes on the stack.
-      pieces: equal parts of every parameter's range, on either side of the centre,
-        from which the search starts.
-    """
-
-    block: int = 128
-    steps: int = 16
-    capacity: int = 1 << 16
-    pieces: int = 2
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Questions:
-    """One question per input; leaves of x, spec and slack have a leading axis n.
-
-    Attributes:
-      x: inputs; with params they are what the family's function takes as params.
-      spec: rows `C y + d`, each of which must be > its bar.
-      slack: what a float64 bound must exceed its bar by, (n,); see `with_slacks`.
-      centre: the parameters that leave x as it is, (k,).
-      domain: legal parameters, (k,).
-      rates: how fast every parameter moves with the radius, (k,).
-      width: the tolerance, in radius units or in units of the rows.
-    """
-
-    x: Any
-    spec: Spec
-    slack: Float[Array, " n"]
-    centre: Float[Array, " k"]
-    domain: Box
-    rates: Rates
-    width: Float[Array, ""]
-
-    def box(self, radius: Float[Array, ""]) -> Box:
-        """Returns the parameters up to that radius, rounded outward."""
-        return Box.ball(self.centre, radius, self.domain, self.rates, outward=True)
-
-    def select(self, owner: Int[Array, ""]) -> tuple[Any, Spec]:
-        """Returns the input and the spec of one question."""
-        return jax.tree.map(lambda v: v[owner], (self.x, self.spec))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ParameterState:
-    """The stack, and what is known about every question.
-
-    Attributes:
-      boxes: the stack, leaves (P, k).
-      owner: the question of each box, (P,).
-      bound: proved lower bounds of its rows, (P, rows); -inf at first.
-      count: boxes on the stack.
-      radius: what is to be proved of each question, (n,); negative: nothing.
-      bar: what every row must exceed, (n, rows).
-      upper, witness: nearest violation, (n,) and (n, k).
-      stuck: least distance of a box that could not be cut any more, (n,); inf: none.
-      processed: boxes bounded, (n,).
-    """
-
-    boxes: Box
-    owner: Int[Array, " P"]
-    bound: Float[Array, "P rows"]
-    count: Int[Array, ""]
-    radius: Float[Array, " n"]
-    bar: Float[Array, "n rows"]
-    upper: Float[Array, " n"]
-    witness: Float[Array, "n k"]
-    stuck: Float[Array, " n"]
-    processed: Int[Array, " n"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -234,7 +161,7 @@ def _run_chunk(
         whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
         stuck = survives & (whole(low, boxes) | whole(high, boxes))
         survives &= ~stuck
-        near = jax.vmap(functools.partial(_distance, questions))
+        near = jax.vmap(functools.partial(distance_to, questions))
         stuck_at = jnp.where(stuck, near(boxes), jnp.inf)
         children = (
             jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high),
@@ -256,12 +183,6 @@ def _run_chunk(
         )  # fmt: skip
 
     return lax.while_loop(more, body, (jnp.int32(0), state))[1]
-
-
-def _distance(questions: Questions, box: Box) -> Float[Array, ""]:
-    """Returns the radius at which the parameters first meet a box, rounded down."""
-    nearest = box.project(questions.centre)
-    return questions.rates.distance(questions.centre, nearest) * (1 - 2.0**-48)
 
 
 def _learn(
@@ -287,8 +208,10 @@ def _learn(
     wins = (distance == upper[owner]) & (distance < state.upper[owner])
     # One winner each: two writes to one row could mix.
     index = jnp.arange(len(wins))
-    winner = jnp.full(upper.shape, len(wins)).at[owner].min(
-        jnp.where(wins, index, len(wins))
+    winner = (
+        jnp.full(upper.shape, len(wins))
+        .at[owner]
+        .min(jnp.where(wins, index, len(wins)))
     )
     point = points[jnp.minimum(winner, len(wins) - 1)]
     return dataclasses.replace(
@@ -297,65 +220,6 @@ def _learn(
         witness=jnp.where((winner < len(wins))[:, None], point, state.witness),
         radius=jnp.minimum(state.radius, upper - questions.width),
     )
-
-
-def _start(
-    questions: Questions,
-    options: ParameterSplitOptions,
-    radius: np.ndarray,
-    bar: np.ndarray,
-    upper: np.ndarray,
-    witness: np.ndarray,
-) -> ParameterState:
-    """Returns the state before the first step, with the pieces of every question."""
-    centre = np.asarray(questions.centre)
-    found: list[tuple[np.ndarray, np.ndarray, int]] = []
-    for i in np.flatnonzero(radius >= 0):
-        whole = questions.box(jnp.asarray(radius[i]))
-        cuts = [
-            _cuts(float(a), float(c), float(b), options.pieces)
-            for a, c, b in zip(whole.lo, centre, whole.hi, strict=True)
-        ]
-        lows = np.stack(np.meshgrid(*[c[:-1] for c in cuts], indexing="ij"), -1)
-        highs = np.stack(np.meshgrid(*[c[1:] for c in cuts], indexing="ij"), -1)
-        k = len(centre)
-        pairs = zip(lows.reshape(-1, k), highs.reshape(-1, k), strict=True)
-        found += [(lo, hi, int(i)) for lo, hi in pairs]
-    n, rows = bar.shape
-    capacity = options.capacity
-    if len(found) + options.block > capacity:
-        raise InputError(
-            f"{len(found)} boxes to start from do not fit on a stack of {capacity}: "
-            "ask about fewer inputs at once, or raise ParameterSplitOptions.capacity"
-        )
-    lo = np.zeros((capacity, len(centre)))
-    hi, owner = lo.copy(), np.zeros(capacity, np.int32)
-    for row, (low, high, i) in enumerate(reversed(found)):
-        lo[row], hi[row], owner[row] = low, high, i
-    return ParameterState(
-        boxes=Box(jnp.asarray(lo), jnp.asarray(hi)),
-        owner=jnp.asarray(owner),
-        bound=jnp.full((capacity, rows), -jnp.inf),
-        count=jnp.asarray(len(found), jnp.int32),
-        radius=jnp.asarray(radius),
-        bar=jnp.asarray(bar),
-        upper=jnp.asarray(upper),
-        witness=jnp.asarray(witness),
-        stuck=jnp.full(n, jnp.inf),
-        processed=jnp.zeros(n, jnp.int32),
-    )
-
-
-def _cuts(low: float, centre: float, high: float, pieces: int) -> np.ndarray:
-    """Returns the faces of equal parts on either side of the centre, increasing.
-
-    Pixels at the ends of their range have their kink at the centre itself.
-    """
-    sides = [
-        np.linspace(a, b, pieces + 1) if a < b else np.array([a, b])
-        for a, b in ((low, centre), (centre, high))
-    ]
-    return np.unique(np.concatenate(sides)) if low < high else np.array([low, high])
 
 
 def ask(
@@ -395,7 +259,7 @@ def ask(
     nearest = upper[known_one] - float(questions.width)
     radius[known_one] = np.minimum(radius[known_one], nearest)
     bar = np.full((n, rows), np.inf if goal == "minimum" else 0.0)
-    state = _start(questions, options, radius, bar, upper, witness)
+    state = start_state(questions, options, radius, bar, upper, witness)
     while time.monotonic() < deadline:
         before = int(state.processed.sum())
         state = _run_chunk(program, options, goal, params, questions, state)
@@ -405,7 +269,7 @@ def ask(
 
 
 def _answer(questions: Questions, state: ParameterState) -> ParameterAnswer:
-    near = jax.jit(jax.vmap(functools.partial(_distance, questions)))(state.boxes)
+    near = jax.jit(jax.vmap(functools.partial(distance_to, questions)))(state.boxes)
     state, near = jax.device_get((state, near))
     radius, left = np.array(state.radius), np.arange(len(near)) < state.count
     left &= near <= radius[state.owner]
@@ -418,8 +282,8 @@ def _answer(questions: Questions, state: ParameterState) -> ParameterAnswer:
     return ParameterAnswer(
         radius=np.minimum(radius, least),
         bound=np.where(np.isfinite(bound), bound, -np.inf),
-        upper=state.upper,
-        witness=state.witness,
-        processed=state.processed,
+        upper=np.asarray(state.upper),
+        witness=np.asarray(state.witness),
+        processed=np.asarray(state.processed),
         open=is_open,
     )

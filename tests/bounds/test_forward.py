@@ -19,7 +19,7 @@ QUICK = {
 }
 
 
-# The forms know affine nodes, activations and ranges; a fifth of the cases has them all.
+# The forms know affine nodes, activations and ranges: a fifth has them all.
 @pytest.mark.parametrize("name", [case.name for case in CASES[::5]])
 def test_every_case_is_enclosed(name):
     case = BY_NAME[name]
