@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 from _keypoints import CANVAS, HALF, Keypoints, keypoints, pixel_error
+from _lines import Lines
 from absl import logging
 
 from jaxcert.architecture import Architecture
 from jaxcert.data import Dataset
-from jaxcert.errors import InputError
 from jaxcert.input_changes import FAMILIES, SampledChange
 from jaxcert.models import (
     checkpoint_metadata,
@@ -33,7 +32,6 @@ from jaxcert.prune import (
     prune_network,
     train_regression,
 )
-from jaxcert.report.strict_json import decode, dumps
 from jaxcert.semantic import SemanticCertifier, stay_specs
 from jaxcert.verdict import Status
 
@@ -84,39 +82,17 @@ def run(
     Raises:
       InputError: records of another study in OUTPUT.
     """
-    path = output / "pruning.jsonl"
-    records = _kept(path, study) if resume else []
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(dumps(r, "record") + "\n" for r in records))
-    done = {(r["seed"], r["method"]) for r in records}
-    with path.open("a") as file:
+    settings = dataclasses.asdict(study)
+    del settings["seeds"]  # more of them may follow
+    lines = Lines(output / "pruning.jsonl", settings, resume)
+    done = {(r["seed"], r["method"]) for r in lines.records}
+    with lines.adding() as add:
         for seed in range(study.seeds):
             if all((seed, name) in done for name, _, _ in RUNS):
                 continue
             for record in _seed(study, seed, output, sets, done):
-                file.write(dumps(record, "record") + "\n")
-                file.flush()
-                records.append(record)
-    return sorted(records, key=lambda r: r["seed"])
-
-
-def _kept(path: Path, study: Study) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(decode(json.loads(line)))
-        except json.JSONDecodeError:
-            continue  # cut off by a kill: that run is made again
-    settings = dataclasses.asdict(study) | {"seeds": None}
-    for record in records:
-        if record["study"] != settings:
-            raise InputError(
-                f"{path} holds runs with other flags: resume with the same ones, or "
-                "choose another --output"
-            )
-    return records
+                add(record)
+    return sorted(lines.records, key=lambda r: r["seed"])
 
 
 def _seed(
@@ -152,7 +128,6 @@ def _seed(
         save_checkpoint(output / f"{name.split()[0]}{'_w1' * with_penalty}_{seed}.npz",
                         network)  # fmt: skip
         record = {
-            "study": dataclasses.asdict(study) | {"seeds": None},
             "seed": seed,
             "method": name,
             "pruned": [int((~m).sum()) for m in masks],

@@ -102,15 +102,17 @@ def check_on_grid(
     reach = family.reach()
     lower = min(bracket[0], reach)
     wide = min(2 * bracket[1], reach)
-    counts = []
-    nearest = np.inf
-    for radius in (lower, wide):
-        theta = grid_of(family, radius, points)
-        wrong = _wrong(apply, params, CHANGES[name], x, label, theta)
-        away = radius_of(family, theta)[wrong]
-        counts.append((len(theta), int((away <= lower).sum())))
-        nearest = min(nearest, away.min(initial=np.inf))
-    return GridCheck(sum(c[0] for c in counts), sum(c[1] for c in counts), nearest)
+    certified, around = (grid_of(family, r, points) for r in (lower, wide))
+    wrong_inside, wrong = (
+        _wrong(apply, params, CHANGES[name], x, label, theta)
+        for theta in (certified, around)
+    )
+    away = radius_of(family, around)[wrong]
+    return GridCheck(
+        points=len(certified) + len(around),
+        inside=int(wrong_inside.sum() + (away <= lower).sum()),
+        nearest=float(away.min(initial=np.inf)),
+    )
 
 
 def _wrong(

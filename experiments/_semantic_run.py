@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from _inputs import Selection
+from _lines import Lines
 from _semantic_grid import check_on_grid
 from absl import logging
 
 from jaxcert.errors import InputError
 from jaxcert.input_changes import InputFamily
 from jaxcert.network import Network
-from jaxcert.report.strict_json import decode, dumps
 from jaxcert.semantic import SemanticCertifier, label_specs
 
 
@@ -51,7 +50,6 @@ def run(
     """
     if chosen.labels is None:
         raise InputError("the inputs have no labels: a class to keep is needed")
-    path = output / "semantic.jsonl"
     settings = {
         "network": network.content_hash,
         "source": chosen.source,
@@ -59,40 +57,14 @@ def run(
         "grid": request.grid,
         "rates": {k: [f.rates_down, f.rates_up] for k, f in request.families.items()},
     }
-    records = _kept(path, settings) if resume else []
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(dumps(r, "record") + "\n" for r in records))
-    done = {(r["family"], r["input"]) for r in records}
-    with path.open("a") as file:
+    lines = Lines(output / "semantic.jsonl", settings, resume)
+    done = {(r["family"], r["input"]) for r in lines.records}
+    with lines.adding() as add:
         for name in request.families:
             todo = [i for i, n in enumerate(chosen.names) if (name, n) not in done]
             for record in _family(request, network, chosen, name, todo):
-                record["settings"] = json.loads(dumps(settings, "settings"))
-                file.write(dumps(record, "record") + "\n")
-                file.flush()
-                records.append(record)
-    return records
-
-
-def _kept(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the complete lines of an earlier run with the same settings."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(decode(json.loads(line)))
-        except json.JSONDecodeError:
-            continue  # cut off by a kill: that input is certified again
-    wanted = json.loads(dumps(settings, "settings"))
-    for record in records:
-        other = [k for k in wanted if record["settings"].get(k) != wanted[k]]
-        if other:
-            raise InputError(
-                f"{path} was written with another {other[0]}: resume with the same "
-                "model and flags, or choose another --output"
-            )
-    return records
+                add(record)
+    return lines.records
 
 
 def _family(
@@ -139,9 +111,7 @@ def _family(
                     int(labels[i]), (lower, upper), request.grid,
                 )  # fmt: skip
                 record["grid"] = dataclasses.asdict(check)
-            yield json.loads(dumps(record, "record")) | {
-                "lower": lower, "upper": upper
-            }  # fmt: skip
+            yield record
 
 
 def _status(lower: float, upper: float) -> str:

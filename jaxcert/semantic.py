@@ -277,7 +277,8 @@ class SemanticCertifier:
                 both, weights = (single, questions), (self.params32, self.params64)
                 found = nearest_violations(program, weights, both, asked)
                 distance, witness = (np.array(v) for v in found)
-                distance[radius < 0] = np.inf
+                # A violation beyond the radius is none of what is asked.
+                distance[distance > radius] = np.inf
                 known = distance, witness
             return ask(
                 program, self.params64, questions, goal, radius, known, self.options,

@@ -43,7 +43,7 @@ from jaxcert.oracle.parameter_questions import (
     start_state,
 )
 from jaxcert.oracle.stack import pop_block, push
-from jaxcert.program import Program
+from jaxcert.program import ActivationNode, AffineNode, Program, Values
 from jaxcert.spec import Spec
 
 Goal = Literal["apothem", "minimum"]
@@ -73,10 +73,9 @@ class ParameterAnswer:
 
 
 def _rows(
-    program: Program, params: Any, x: Any, spec: Spec, box: Box
+    program: Program, values: Values, spec: Spec, box: Box
 ) -> tuple[Array, Array, dict[int, Box]]:
     """Returns lower bounds of the rows, their coefficients, and all ranges."""
-    values = program.prepare((params, x), box.lo.dtype)
     boxes, relaxations = forward_layers(program, values, box)
     pulled, const, _ = pull_to_input(
         program, values, relaxations, boxes,
@@ -85,6 +84,23 @@ def _rows(
     by_lines = concretize_lower(pulled, box) + const
     by_interval = interval_rows(program, values, boxes, spec)
     return jnp.maximum(by_lines, by_interval), pulled, boxes
+
+
+def _slack(
+    program: Program, values: Values, boxes: dict[int, Box], spec: Spec
+) -> Float[Array, ""]:
+    slack = float64_slack(program, values, boxes, spec.coefficients)
+    # Offsets need not be of the size of C y, which is what the slack covers.
+    return _SLACK_PARTS * slack + 2.0**-48 * jnp.max(jnp.abs(spec.offset))
+
+
+def _one_slack_for_all(program: Program) -> bool:
+    """Whether the slack of a box covers its parts: nothing in it depends on ranges."""
+    return all(
+        isinstance(node, AffineNode)
+        or (isinstance(node, ActivationNode) and node.activation.piecewise_linear)
+        for node in program.nodes
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("program",))
@@ -98,9 +114,7 @@ def with_slacks(
         box = questions.box(radius)
         values = program.prepare((params, x), box.lo.dtype)
         boxes, _ = forward_layers(program, values, box)
-        slack = float64_slack(program, values, boxes, spec.coefficients)
-        # Offsets need not be of the size of C y, which is what the slack covers.
-        return _SLACK_PARTS * slack + 2.0**-48 * jnp.max(jnp.abs(spec.offset))
+        return _slack(program, values, boxes, spec)
 
     slack = lax.map(one, (questions.x, questions.spec, radius))
     return dataclasses.replace(questions, slack=slack)
@@ -139,23 +153,27 @@ def _run_chunk(
         still = Box.point(jnp.broadcast_to(questions.centre, boxes.lo.shape))
         boxes = jax.tree.map(lambda a, b: jnp.where(valid[:, None], a, b), boxes, still)
 
-        def one(owner: Array, box: Box) -> tuple[Array, Array, Array, Array]:
+        def one(owner: Array, box: Box) -> tuple[Array, ...]:
             x, spec = questions.select(owner)
-            rows, pulled, _ = _rows(program, params, x, spec, box)
+            values = program.prepare((params, x), box.lo.dtype)
+            rows, pulled, ranges = _rows(program, values, spec, box)
+            slack = questions.slack[owner]
+            if not _one_slack_for_all(program):
+                slack = jnp.maximum(slack, _slack(program, values, ranges, spec))
             gap = rows - state.bar[owner]
             worst = pulled[jnp.argmin(jnp.where(jnp.isnan(gap), -jnp.inf, gap))]
             least = jnp.where(jnp.isfinite(worst) & (worst > 0), box.lo, box.hi)
             points = jnp.stack([least, box.center])
-            values = program.prepare((params, x), box.lo.dtype)
             at = jax.vmap(functools.partial(program.evaluate_prepared, values))(points)
             gain = jnp.nan_to_num(jnp.abs(worst), nan=1.0, posinf=1.0)
             axis = jnp.argmax((gain + 0.1 * gain.max() + 1e-30) * box.edges())
-            return rows, points, jax.vmap(spec.values)(at), axis
+            return rows, slack, points, jax.vmap(spec.values)(at), axis
 
-        rows, points, at, axis = jax.vmap(one)(owner, boxes)
-        slack = questions.slack[owner][:, None]
-        bound = jnp.fmax(bound, rows - slack)
-        state = _learn(goal, questions, state, owner, valid, points, at)
+        rows, slack, points, at, axis = jax.vmap(one)(owner, boxes)
+        # What was proved of a box holds for its parts; NaN proves nothing.
+        bound = jnp.fmax(bound, rows - slack[:, None])
+        asked = owner, valid, slack
+        state = _learn(goal, questions, state, asked, points, at)
         survives = valid & ~jnp.all(bound > state.bar[owner], axis=1)
         low, high = jax.vmap(Box.split)(boxes, axis)
         whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
@@ -189,19 +207,21 @@ def _learn(
     goal: Goal,
     questions: Questions,
     state: ParameterState,
-    owner: Int[Array, " B"],
-    valid: Bool[Array, " B"],
+    asked: tuple[Int[Array, " B"], Bool[Array, " B"], Float[Array, " B"]],
     points: Float[Array, "B p k"],
     at: Float[Array, "B p rows"],
 ) -> ParameterState:
-    """Returns the state with what the rows at some points of the boxes say."""
+    """Returns the state with what the rows at some points of the boxes say.
+
+    Of every box: its question, whether it is one, and its slack.
+    """
     parts = points.shape[1]
-    owner, valid = jnp.repeat(owner, parts), jnp.repeat(valid, parts)
+    owner, valid, slack = (jnp.repeat(v, parts) for v in asked)
     points, at = points.reshape((-1, points.shape[-1])), at.reshape((-1, at.shape[-1]))
     if goal == "minimum":
         lower = jnp.where(valid[:, None], at - questions.width, jnp.inf)
         return dataclasses.replace(state, bar=state.bar.at[owner].min(lower))
-    violates = jnp.min(at - state.bar[owner], axis=1) <= -questions.slack[owner]
+    violates = jnp.min(at - state.bar[owner], axis=1) <= -slack
     distance = jax.vmap(questions.rates.distance, (None, 0))(questions.centre, points)
     distance = jnp.where(valid & violates, jnp.nextafter(distance, jnp.inf), jnp.inf)
     upper = state.upper.at[owner].min(distance)
