@@ -16,6 +16,7 @@ from absl import logging
 
 from jaxcert.architecture import Architecture
 from jaxcert.data import Dataset
+from jaxcert.errors import InputError
 from jaxcert.input_changes import FAMILIES, SampledChange
 from jaxcert.models import (
     checkpoint_metadata,
@@ -72,6 +73,12 @@ class Study:
     penalty: float
     radius: float
     pixels: float
+
+    def __post_init__(self) -> None:
+        for name in ("radius", "pixels"):
+            value = getattr(self, name)
+            if not 0 < value < np.inf:
+                raise InputError(f"{name} is {value}; it must be > 0 and finite")
 
 
 def run(

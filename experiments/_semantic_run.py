@@ -15,7 +15,7 @@ from _semantic_grid import check_on_grid
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.input_changes import InputFamily
+from jaxcert.input_changes import FAMILIES, InputFamily
 from jaxcert.network import Network
 from jaxcert.semantic import SemanticCertifier, label_specs
 
@@ -37,6 +37,38 @@ class Request:
     batch_size: int
     time_limit: float
     grid: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < np.inf:
+            raise InputError(f"tolerance is {self.tolerance}; it must be > 0")
+        if not self.time_limit > 0:
+            raise InputError(f"time_limit is {self.time_limit}; it must be >= 0")
+
+
+def named_families(
+    names: Sequence[str], rates: Sequence[str]
+) -> dict[str, InputFamily]:
+    """Returns the families by name, "both" with the given rates if there are any.
+
+    Raises:
+      InputError: an unknown name, none at all, or rates that are no two numbers.
+    """
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown or not names:
+        raise InputError(
+            f"unknown change {', '.join(unknown) or 'none'}; known: "
+            f"{', '.join(FAMILIES)}"
+        )
+    families = {name: FAMILIES[name] for name in names}
+    if rates and "both" in families:
+        try:
+            numbers = [float(rate) for rate in rates]
+        except ValueError as error:
+            raise InputError(
+                f"--rates takes numbers with commas, got {','.join(rates)}"
+            ) from error
+        families["both"] = families["both"].with_rates(*numbers)
+    return families
 
 
 def run(
@@ -75,13 +107,14 @@ def _family(
     todo: list[int],
 ) -> Iterator[dict[str, Any]]:
     family = request.families[name]
+    size = min(request.batch_size, len(chosen.names))
     certifier = SemanticCertifier(
-        network.apply, network.params, family, batch_size=request.batch_size
+        network.apply, network.params, family, batch_size=size
     )
     labels = np.asarray(chosen.labels)
-    for start in range(0, len(todo), request.batch_size):
-        rows = todo[start : start + request.batch_size]
-        padded = np.resize(rows, request.batch_size)
+    for start in range(0, len(todo), size):
+        rows = todo[start : start + size]
+        padded = np.resize(rows, size)
         begin = time.monotonic()
         spec = label_specs(labels[padded], network.num_outputs)
         found = certifier.apothems(

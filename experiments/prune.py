@@ -19,7 +19,6 @@ from _prune_run import Study, run, sentence, table
 from absl import flags
 
 from jaxcert.data import load_dataset
-from jaxcert.errors import InputError
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where Fashion-MNIST lies.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Networks per method.", 1)
@@ -38,9 +37,6 @@ _RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")
 def main(argv: Sequence[str]) -> int:
     """Runs the script; returns its exit code."""
     del argv
-    for name, value in (("radius", _RADIUS.value), ("pixels", _PIXELS.value)):
-        if not 0 < value < float("inf"):
-            raise InputError(f"{name} is {value}; it must be > 0 and finite")
     study = Study(
         seeds=_SEEDS.value,
         images=_IMAGES.value,

@@ -17,10 +17,9 @@ from collections.abc import Sequence
 
 import _common
 from _inputs import select_inputs, select_network
-from _semantic_run import Request, run, sentence, table, violations
+from _semantic_run import Request, named_families, run, sentence, table, violations
 from absl import flags
 
-from jaxcert.errors import InputError
 from jaxcert.input_changes import FAMILIES
 
 _MODEL = flags.DEFINE_string(
@@ -48,19 +47,13 @@ _RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")
 def main(argv: Sequence[str]) -> int:
     """Runs the script; returns its exit code."""
     del argv
-    unknown = [name for name in _CHANGES.value if name not in FAMILIES]
-    if unknown or not _CHANGES.value:
-        raise InputError(
-            f"unknown change {', '.join(unknown) or 'none'}; known: "
-            f"{', '.join(FAMILIES)}"
-        )
-    if not 0 < _TOLERANCE.value < math.inf:
-        raise InputError(f"tolerance is {_TOLERANCE.value}; it must be > 0")
-    if not _TIME_LIMIT.value >= 0:
-        raise InputError(f"time_limit is {_TIME_LIMIT.value}; it must be >= 0")
-    families = {name: FAMILIES[name] for name in _CHANGES.value}
-    if _RATES.value and "both" in families:
-        families["both"] = families["both"].with_rates(*_numbers(_RATES.value))
+    request = Request(
+        families=named_families(_CHANGES.value, _RATES.value),
+        tolerance=_TOLERANCE.value,
+        batch_size=_BATCH_SIZE.value,
+        time_limit=_TIME_LIMIT.value or math.inf,
+        grid=_GRID.value,
+    )
     output = _common.expand(_OUTPUT.value)
     data_dir = _common.expand(_DATA_DIR.value) if _DATA_DIR.value else None
     network = select_network(
@@ -69,26 +62,10 @@ def main(argv: Sequence[str]) -> int:
     chosen = select_inputs(
         _INPUTS.value, network, _DATASET.value, _SPLIT.value, data_dir
     )
-    request = Request(
-        families=families,
-        tolerance=_TOLERANCE.value,
-        batch_size=min(_BATCH_SIZE.value, len(chosen.names)),
-        time_limit=_TIME_LIMIT.value or math.inf,
-        grid=_GRID.value,
-    )
     records = run(request, network, chosen, output, _RESUME.value)
     print(table(records, request))
     print(sentence(records, request))
     return 1 if violations(records) else 0
-
-
-def _numbers(words: list[str]) -> list[float]:
-    try:
-        return [float(word) for word in words]
-    except ValueError as error:
-        raise InputError(
-            f"--rates takes numbers with commas, got {','.join(words)}"
-        ) from error
 
 
 if __name__ == "__main__":

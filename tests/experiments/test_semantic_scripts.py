@@ -2,55 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import _prune_run
 import numpy as np
-import prune
 import pytest
-import semantic
+from _inputs import select_inputs
 from _keypoints import extremal_points, keypoints, pixel_error
 from _prune_run import RUNS, Study
 from _semantic_grid import check_on_grid
-from absl.testing import flagsaver
+from _semantic_run import Request, named_families, run, sentence, table, violations
 from conftest import Tiny
-from in_process import answered
 
 from jaxcert.data import Dataset, load_dataset
+from jaxcert.errors import InputError
 from jaxcert.input_changes import FAMILIES
 from jaxcert.models import load_network
 
-
-def run(main, capsys, script: str, **given):
-    with flagsaver.flagsaver(**given):
-        return answered(main, script, capsys)
+SCRIPTS = Path(__file__).parents[2] / "experiments"
 
 
-def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path, capsys):
-    flags = dict(model=str(tiny.checkpoint), dataset="digits", inputs="0:6",
-                 changes=["brightness"], grid=201, output=str(tmp_path))  # fmt: skip
-    ended = run(semantic.main, capsys, "semantic.py", **flags)
-    assert ended.code == 0, ended.err
-    assert "0 of them inside a certified range" in ended.out
+def request(**given) -> Request:
+    families = named_families(given.pop("changes", ["brightness"]), [])
+    plain = {"tolerance": 1e-3, "batch_size": 32, "time_limit": np.inf, "grid": 201}
+    return Request(families, **(plain | given))
+
+
+def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
+    network = load_network(tiny.checkpoint)
+    chosen = select_inputs("0:6", network, "digits", "test", None)
+    asked = request()
+    records = run(asked, network, chosen, tmp_path, False)
+    assert violations(records) == 0
+    assert "0 of them inside a certified range" in sentence(records, asked)
+    assert table(records, asked).splitlines()[-1].split()[:2] == ["brightness", "6"]
     path = tmp_path / "semantic.jsonl"
     lines = path.read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    assert [r["input"] for r in records] == [str(i) for i in range(6)]
+    assert [json.loads(line)["input"] for line in lines] == [str(i) for i in range(6)]
     right = [r for r in records if r["status"] == "certified"]
-    assert right and all(r["grid"]["inside"] == 0 for r in right)
+    assert right and all(r["grid"]["points"] > 200 for r in right)
     for r in right:
-        if not isinstance(r["lower"], str):
-            assert 0 < r["lower"] < r["upper"] <= r["lower"] + 1e-3
+        assert np.isinf(r["lower"]) or 0 < r["lower"] < r["upper"] <= r["lower"] + 1e-3
     # A line that a kill cut off is made again, the others stay as they are.
     path.write_text("\n".join(lines[:3]) + "\n" + lines[3][:20])
-    again = run(semantic.main, capsys, "semantic.py", **flags, resume=True)
-    assert again.code == 0 and path.read_text().splitlines()[:3] == lines[:3]
-    assert len(path.read_text().splitlines()) == 6
-    other = run(semantic.main, capsys, "semantic.py", **flags, resume=True,
-                tolerance=0.01)  # fmt: skip
-    assert other.code == 1
-    assert "was written with another tolerance" in other.err
+    run(asked, network, chosen, tmp_path, True)
+    again = path.read_text().splitlines()
+    assert again[:3] == lines[:3] and len(again) == 6
+    with pytest.raises(InputError, match="was written with another tolerance: resume"):
+        run(request(tolerance=0.01), network, chosen, tmp_path, True)
+    unlabelled = dataclasses.replace(chosen, labels=None)
+    with pytest.raises(InputError, match="the inputs have no labels"):
+        run(asked, network, unlabelled, tmp_path, False)
 
 
 def test_the_grid_notices_a_range_that_is_too_wide(tiny: Tiny):
@@ -70,20 +76,34 @@ def test_the_grid_notices_a_range_that_is_too_wide(tiny: Tiny):
     assert np.isclose(check.nearest, np.abs(wrong).min())
 
 
+def test_mistakes_are_named():
+    with pytest.raises(InputError, match="unknown change fog; known: brightness"):
+        named_families(["fog"], [])
+    with pytest.raises(InputError, match="unknown change none"):
+        named_families([], [])
+    with pytest.raises(InputError, match="--rates takes numbers with commas, got a,b"):
+        named_families(["both"], ["a", "b"])
+    with pytest.raises(InputError, match="1 rates for the parameters b, c"):
+        named_families(["both"], ["1"])
+    assert named_families(["both"], ["1", "2"])["both"].rates_up == (1, 2)
+    with pytest.raises(InputError, match="tolerance is 0; it must be > 0"):
+        request(tolerance=0)
+    with pytest.raises(InputError, match="time_limit is -1; it must be >= 0"):
+        request(time_limit=-1)
+
+
 @pytest.mark.parametrize(
-    "flags, message",
+    "script, flag, message",
     [
-        ({"changes": ["fog"]}, "unknown change fog; known: brightness"),
-        ({"tolerance": 0.0}, "tolerance is 0.0; it must be > 0"),
-        ({"time_limit": -1.0}, "time_limit is -1.0"),
-        ({"rates": ["a", "b"]}, "--rates takes numbers with commas, got a,b"),
-        ({"rates": ["1"]}, "1 rates for the parameters b, c: give one each"),
+        ("semantic.py", "--changes=fog", "unknown change fog"),
+        ("prune.py", "--radius=0", "radius is 0.0; it must be > 0 and finite"),
     ],
 )
-def test_mistakes_with_semantic_flags_are_one_line(flags, message, capsys):
-    ended = run(semantic.main, capsys, "semantic.py", **flags)
-    assert ended.code == 1 and message in ended.err
-    assert ended.err.count("\n") == 1
+def test_a_script_says_so_in_one_line(script, flag, message, environment):
+    words = [sys.executable, str(SCRIPTS / script), flag]
+    ended = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 1 and message in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_keypoints_are_the_extremal_pixels():
@@ -106,11 +126,10 @@ def test_keypoints_are_the_extremal_pixels():
     assert np.isclose(pixel_error(shifted, task.y), 5, atol=1e-4)
 
 
-def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch, capsys):
+def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     images = (random.uniform(size=(1100, 28, 28, 1)) > 0.9).astype(np.float32)
     data = Dataset("x", "train", images, np.zeros(1100, np.int32), ("a",), "made")
-    monkeypatch.setattr(prune, "load_dataset", lambda *_: data)
     measured: list[str] = []
 
     def measure(network, test, study: Study) -> dict[str, float]:
@@ -120,19 +139,33 @@ def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch, capsys):
         return figures | counts
 
     monkeypatch.setattr(_prune_run, "measure", measure)
-    flags = dict(images=128, epochs=1, rounds=1, seeds=1, output=str(tmp_path))
-    ended = run(prune.main, capsys, "prune.py", **flags)
-    assert ended.code == 0, ended.err
-    path = Path(tmp_path / "pruning.jsonl")
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [r["method"] for r in records] == [name for name, _, _ in RUNS]
+    study = Study(1, 128, 4, 1, 0.5, 1, 0.01, 0.1, 2.0)
+    records = _prune_run.run(study, tmp_path, (data, data), False)
+    path = tmp_path / "pruning.jsonl"
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["method"] for line in lines] == [n for n, *_ in RUNS]
     total = {r["method"]: sum(r["pruned"]) for r in records}
     assert total.pop("unpruned") == 0 and set(total.values()) == {42}
-    assert all(name in ended.out for name, _, _ in RUNS)
+    said = _prune_run.table(records) + _prune_run.sentence(records, study)
+    assert all(name in said for name, *_ in RUNS)
     made = len(measured)
-    again = run(prune.main, capsys, "prune.py", **flags, resume=True)
-    assert again.out == ended.out and len(measured) == made
-    other = run(prune.main, capsys, "prune.py", **flags, resume=True, sparsity=0.25)
-    assert other.code == 1 and "was written with another sparsity" in other.err
-    bad = run(prune.main, capsys, "prune.py", radius=0.0)
-    assert bad.code == 1 and "radius is 0.0; it must be > 0" in bad.err
+    again = _prune_run.run(study, tmp_path, (data, data), True)
+    assert again == records and len(measured) == made
+    other = dataclasses.replace(study, sparsity=0.25)
+    with pytest.raises(InputError, match="was written with another sparsity"):
+        _prune_run.run(other, tmp_path, (data, data), True)
+    with pytest.raises(InputError, match="pixels is 0; it must be > 0 and finite"):
+        dataclasses.replace(study, pixels=0)
+
+
+def test_the_spread_decides_what_the_sentence_says():
+    study = Study(2, 128, 4, 1, 0.5, 1, 0.01, 0.1, 2.0)
+
+    def rates(**proved: tuple[int, int]) -> list[dict]:
+        return [{"method": k, "seed": i, "proved": v, "inputs": 100}
+                for k, pair in proved.items() for i, v in enumerate(pair)]  # fmt: skip
+
+    far = _prune_run.sentence(rates(random=(50, 52), stable=(80, 82)), study)
+    assert "stable, before random, by more than the spread" in far
+    near = _prune_run.sentence(rates(random=(50, 90), stable=(60, 82)), study)
+    assert "stable, before random, but by less than the spread" in near
