@@ -86,9 +86,7 @@ class InputFamily:
                 f"rates, got {', '.join(str(len(end)) for end in ends)}"
             )
         if not all(a <= 0 <= b for a, b in zip(self.lower, self.upper, strict=True)):
-            raise InputError(
-                "legal parameters must lie around 0, which changes nothing"
-            )
+            raise InputError("legal parameters must lie around 0: no change")
         rates = self.rates_down + self.rates_up
         if not all(0 <= rate < np.inf for rate in rates) or max(rates) == 0:
             raise InputError("rates must be finite and >= 0, and not all of them 0")
