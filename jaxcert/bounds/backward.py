@@ -198,7 +198,7 @@ def independent_values(program: Program) -> set[int]:
         separable = isinstance(node, ActivationNode) or node.separable
         if source in independent:
             (independent if separable else exact).add(node.output)
-        elif source in exact and isinstance(node, AffineNode) and separable:
+        elif source in exact and separable:
             exact.add(node.output)
     return independent | exact
 
