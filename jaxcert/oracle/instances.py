@@ -6,6 +6,7 @@ All of it are pytrees of arrays, so that a step of the search is one device prog
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -165,6 +166,7 @@ class SearchState:
     proved_count: Int[Array, ""]
 
 
+@jax.jit
 def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     """Returns the boxes of these radii, rounded outward and clipped to the domain."""
 
@@ -264,17 +266,9 @@ def start(
     )  # fmt: skip
     capacity = max(_capacity(layout, most), 2 * padded, 4 * room.block)
     # The first clauses end on top of the stack.
-    order = np.arange(count)[::-1]
-    first = np.zeros(capacity, np.int32)
-    first[:count] = order
-    slope = np.zeros((capacity, layout.size), np.float32)
-    slope[:count] = np.asarray(slopes)[instances.owner[order]]
-    pool = _empty_pool(layout, capacity, most)
-    pool = dataclasses.replace(
-        pool,
-        instance=jnp.asarray(first),
-        multipliers=dataclasses.replace(pool.multipliers, slope=jnp.asarray(slope)),
-    )
+    order = np.arange(count, dtype=np.int32)[::-1]
+    slope = np.asarray(slopes, np.float32)[instances.owner[order]]
+    pool = _stack_of(layout, capacity, most, pad(order), pad(slope))
     state = SearchState(
         pool=pool,
         count=jnp.asarray(count, jnp.int32),
@@ -295,10 +289,12 @@ def start(
 
 def _capacity(layout: Layout, rows: int) -> int:
     """Returns how many subproblems the memory for the stack holds, within limits."""
-    item = jax.tree.leaves(_empty_pool(layout, 1, rows))
-    return min(_MOST_ITEMS, _STACK_BYTES // sum(leaf.nbytes for leaf in item))
+    item = jax.eval_shape(functools.partial(_empty_pool, layout, 1, rows))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(item))
+    return min(_MOST_ITEMS, _STACK_BYTES // size)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _empty_pool(layout: Layout, capacity: int, rows: int) -> Pool:
     ranges = {}
     for node in layout.improvable:
@@ -314,6 +310,25 @@ def _empty_pool(layout: Layout, capacity: int, rows: int) -> Pool:
             row=jnp.zeros((capacity, rows), jnp.float32),
         ),
         tries=jnp.zeros(capacity, jnp.int32),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _stack_of(
+    layout: Layout,
+    capacity: int,
+    rows: int,
+    instance: Int[Array, " n"],
+    slope: Float[Array, "n N"],
+) -> Pool:
+    """Returns a stack whose first n subproblems are those instances, not yet split."""
+    pool = _empty_pool(layout, capacity, rows)
+    begin = pool.multipliers
+    slopes = begin.slope.at[: len(slope)].set(slope)
+    return dataclasses.replace(
+        pool,
+        instance=pool.instance.at[: len(instance)].set(instance),
+        multipliers=dataclasses.replace(begin, slope=slopes),
     )
 
 
