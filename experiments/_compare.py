@@ -268,6 +268,8 @@ def _report(
     ]
     if sound:
         parts.append(table(sound))
+        if any(record["algorithm"] == "liu" for record in sound):
+            parts[-1] += "\n  liu knows no domain, and edges beyond it count"
     if dual:
         misses = {name: _misses(name, request, chosen, files) for name in DUAL}
         parts.append(dual_table(dual, misses))
