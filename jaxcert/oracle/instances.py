@@ -6,6 +6,7 @@ All of it are pytrees of arrays, so that a step of the search is one device prog
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -170,6 +171,7 @@ class SearchState:
     proved_count: Int[Array, ""]
 
 
+@jax.jit
 def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     """Returns the boxes of these radii, rounded outward and clipped to the domain."""
 
@@ -268,17 +270,9 @@ def start(
     )  # fmt: skip
     capacity = max(_capacity(layout, instances), 2 * padded, 4 * room.block)
     # The first clauses end on top of the stack.
-    order = np.arange(count)[::-1]
-    first = np.zeros(capacity, np.int32)
-    first[:count] = order
-    slope = np.zeros((capacity, layout.size), np.float32)
-    slope[:count] = np.asarray(slopes)[instances.owner[order]]
-    pool = _empty_pool(layout, capacity, instances)
-    pool = dataclasses.replace(
-        pool,
-        instance=jnp.asarray(first),
-        multipliers=dataclasses.replace(pool.multipliers, slope=jnp.asarray(slope)),
-    )
+    order = np.arange(count, dtype=np.int32)[::-1]
+    slope = np.asarray(slopes, np.float32)[instances.owner[order]]
+    pool = _stack_of(layout, capacity, _sizes(instances), pad(order), pad(slope))
     state = SearchState(
         pool=pool,
         count=jnp.asarray(count, jnp.int32),
@@ -289,7 +283,7 @@ def start(
         open=jnp.asarray(task.wanted & (radius > task.lower)),
         stuck=jnp.zeros(inputs, bool),
         processed=jnp.zeros(inputs, jnp.int32),
-        leaves=_empty_pool(layout, room.parked + room.block, instances),
+        leaves=_empty_pool(layout, room.parked + room.block, _sizes(instances)),
         leaf_count=jnp.zeros((), jnp.int32),
         proved=_no_proofs(layout, room.proved),
         proved_count=jnp.zeros((), jnp.int32),
@@ -299,12 +293,23 @@ def start(
 
 def _capacity(layout: Layout, instances: Instances) -> int:
     """Returns how many subproblems the memory for the stack holds, within limits."""
-    item = jax.tree.leaves(_empty_pool(layout, 1, instances))
-    return min(_MOST_ITEMS, _STACK_BYTES // sum(leaf.nbytes for leaf in item))
+    item = jax.eval_shape(functools.partial(_empty_pool, layout, 1, _sizes(instances)))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(item))
+    return min(_MOST_ITEMS, _STACK_BYTES // size)
 
 
-def _empty_pool(layout: Layout, capacity: int, instances: Instances) -> Pool:
-    rows = instances.offset.shape[1]
+_Sizes = tuple[int, tuple[tuple[int, tuple[int, ...]], ...]]
+"""Rows of a clause, and the shapes of the multipliers of cuts, by output id."""
+
+
+def _sizes(instances: Instances) -> _Sizes:
+    shapes = {i: cuts.limit.shape[1:] for i, cuts in instances.cuts.items()}
+    return instances.offset.shape[1], tuple(shapes.items())
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _empty_pool(layout: Layout, capacity: int, sizes: _Sizes) -> Pool:
+    rows, cuts = sizes
     ranges = {}
     for node in layout.improvable:
         everything = jnp.full((capacity, *node.shape), jnp.inf, jnp.float32)
@@ -317,12 +322,28 @@ def _empty_pool(layout: Layout, capacity: int, instances: Instances) -> Pool:
             slope=jnp.zeros((capacity, layout.size), jnp.float32),
             split=jnp.zeros((capacity, layout.size), jnp.float32),
             row=jnp.zeros((capacity, rows), jnp.float32),
-            cut={
-                i: jnp.zeros((capacity, *cuts.limit.shape[1:]), jnp.float32)
-                for i, cuts in instances.cuts.items()
-            },
+            cut={i: jnp.zeros((capacity, *shape), jnp.float32) for i, shape in cuts},
         ),
         tries=jnp.zeros(capacity, jnp.int32),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _stack_of(
+    layout: Layout,
+    capacity: int,
+    sizes: _Sizes,
+    instance: Int[Array, " n"],
+    slope: Float[Array, "n N"],
+) -> Pool:
+    """Returns a stack whose first n subproblems are those instances, not yet split."""
+    pool = _empty_pool(layout, capacity, sizes)
+    begin = pool.multipliers
+    slopes = begin.slope.at[: len(slope)].set(slope)
+    return dataclasses.replace(
+        pool,
+        instance=pool.instance.at[: len(instance)].set(instance),
+        multipliers=dataclasses.replace(begin, slope=slopes),
     )
 
 
