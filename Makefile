@@ -13,7 +13,7 @@ certify: $(READY)
 	  --output=out/digits --resume
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -16,6 +16,7 @@ from _audit_decide import Auditor
 from _compare_files import CompareFiles, Record
 from _compare_table import dual_table, table
 from _competitors import BoxResult, Competitor, Problem, uniform_cube
+from _growing import Growing
 from _inputs import Selection, select_inputs
 from _liu import Liu
 from _oracle_loop import one_by_one
@@ -29,6 +30,7 @@ from jaxcert.errors import InputError
 from jaxcert.models import load_network
 from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions
+from jaxcert.search.growth import FAIRNESS
 
 SOUND: Mapping[str, Competitor] = {
     "cube": uniform_cube,
@@ -37,6 +39,7 @@ SOUND: Mapping[str, Competitor] = {
     "bottom_up": one_by_one(BottomUpDichotomic()),
     "liu": Liu(),
     "liu_clipped": Liu(clipped=True),
+    **{name: Growing(name) for name in FAIRNESS},
 }
 DUAL: Mapping[str, Competitor] = {"dual_bottom_up": one_by_one(DualBottomUp())}
 ALGORITHMS = {**SOUND, **DUAL}
