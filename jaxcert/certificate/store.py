@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import time
@@ -233,9 +234,12 @@ class CertificateWriter:
 
 
 def _file_name(name: str) -> str:
-    """Returns the input's name with everything but letters, digits, . - _ replaced."""
-    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    return kept.removesuffix(".csv").lstrip(".") or "input"
+    """Returns the input's name, made fit for a file; different names stay different."""
+    stem = name.removesuffix(".csv")
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).lstrip(".")
+    if kept == stem:
+        return stem
+    return f"{kept or 'input'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options"))

@@ -16,7 +16,7 @@ import jaxcert as jc
 from jaxcert.bounds.ibp import program_of
 from jaxcert.certificate.check import check_certificate
 from jaxcert.certificate.network_file import network_file
-from jaxcert.certificate.store import CertificateWriter, Claim
+from jaxcert.certificate.store import CertificateWriter, Claim, _file_name
 from jaxcert.certifier import Certifier, float64
 from jaxcert.errors import UnsupportedError
 from jaxcert.oracle.branch_and_bound import BranchOptions
@@ -263,3 +263,11 @@ def test_smooth_networks_have_no_certificate(tmp_path):
     ):
         program = program_of(smooth, layers((2, 3), 0), np.zeros(2, np.float32))
         network_file(program, layers((2, 3), 0))
+
+
+def test_different_names_have_different_files():
+    names = ["a/b.csv", "a_b.csv", "a b.csv", ".a_b.csv", "..", "/", "7"]
+    files = [_file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    assert files[1] == "a_b" and files[-1] == "7"
+    assert all("/" not in file and not file.startswith(".") for file in files)
