@@ -24,11 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.bounds.crown import CrownOptions
 from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box, Family, Rates
 from jaxcert.errors import InputError
 from jaxcert.oracle.brackets import close_brackets, layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.oracle.instances import ApothemTask
 from jaxcert.oracle.leaf import is_piecewise_linear
 from jaxcert.program import Program
@@ -60,7 +62,11 @@ class DualOptions:
     tolerance: float = 0.01
     batch: int = 64
     reach: ReachOptions = ReachOptions()
-    branch: BranchOptions = BranchOptions()
+    branch: BranchOptions = BranchOptions(
+        inputs=InputSplitOptions(
+            block=256, steps=40, capacity=1 << 18, crown=CrownOptions(bucket=8)
+        )
+    )
 
     def __post_init__(self) -> None:
         if not self.tolerance > 0:

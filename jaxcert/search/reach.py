@@ -142,6 +142,12 @@ class _Judge:
     def is_instance(self, z: Array, margin: Array) -> Array:
         return (margin <= -self._slack) & self._domain.contains(z)
 
+    def on_faces(self, z: Array) -> tuple[Array, Array]:
+        """Returns z with one feature moved to its end, for every face, and margins."""
+        faces = jnp.arange(2 * z.size)
+        points = jax.vmap(lambda face: slab(self._domain, face).project(z))(faces)
+        return points, jax.vmap(self.margin)(points)
+
     def descend(self, box: Box, start: Array, steps: int) -> tuple[Array, Array]:
         def aim(z: Array) -> tuple[Array, Array]:
             margin = self.margin(z)
@@ -183,31 +189,34 @@ def find_instances(
     reach = Reach(jnp.full((2 * domain.lo.size, *domain.lo.shape), jnp.nan))
     reach = reach.joined(points, valid)
 
-    faces = jnp.arange(2 * domain.lo.size)
-    strongest = points[jnp.argsort(margins)[: options.best]]
-
-    def moved(z: Array) -> tuple[Array, Array]:
-        on_face = jax.vmap(lambda face: slab(domain, face).project(z))
-        points = on_face(faces)
-        return points, jax.vmap(judge.margin)(points)
-
     def better_of(carry: tuple[Array, Array], z: Array) -> Any:
         best, least = carry
-        points, margins = moved(z)
+        points, margins = judge.on_faces(z)
         mask = (margins < least).reshape((-1,) + (1,) * (points.ndim - 1))
         return (jnp.where(mask, points, best), jnp.minimum(margins, least)), None
 
-    carry, _ = lax.scan(better_of, moved(strongest[0]), strongest[1:])
-    best, least = carry
-    return _on_own_face(reach, best, jax.vmap(judge.is_instance)(best, least)), best
+    strongest = points[jnp.argsort(margins)[: options.best]]
+    first = judge.on_faces(strongest[0])
+    (best, least), _ = lax.scan(better_of, first, strongest[1:])
+    valid = jax.vmap(judge.is_instance)(best, least)
+    mask = valid.reshape((-1,) + (1,) * (best.ndim - 1))
+    return Reach(jnp.where(mask, best, reach.point)), best
 
 
-def _on_own_face(
-    reach: Reach, points: Float[Array, "F *d"], valid: Bool[Array, " F"]
-) -> Reach:
-    """Returns the reach with a point for each face: one that goes all the way."""
-    mask = valid.reshape((-1,) + (1,) * (points.ndim - 1))
-    return Reach(jnp.where(mask, points, reach.point))
+@functools.partial(jax.jit, static_argnames=("program",))
+def move_one_feature(
+    program: Program, params: Any, domain: Box, spec: Spec, x: Float[Array, "*d"]
+) -> tuple[Float[Array, "F *d"], Bool[Array, " F"]]:
+    """Returns x with one feature moved to its end, per face, and the instances of it.
+
+    Args:
+      program, params: the network and its weights, float64.
+      domain, spec: as in `find_instances`.
+      x: a point of the domain.
+    """
+    judge = _Judge(program, params, domain, spec)
+    points, margins = judge.on_faces(x)
+    return points, jax.vmap(judge.is_instance)(points, margins)
 
 
 @functools.partial(jax.jit, static_argnames=("f", "options"))
