@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcert.bounds.crown import CrownOptions
@@ -42,6 +41,7 @@ from jaxcert.search.reach import (
     ends,
     find_instances,
     not_class,
+    snap,
     stretch,
 )
 from jaxcert.spec import Spec
@@ -235,15 +235,13 @@ def _instances(query: _Query, spec: Spec, points: np.ndarray) -> Reach:
     reach, hints = jax.device_get(
         find_instances(query.program, search, params, domain, spec, given)
     )
-    point = np.array(reach.point)
     missing = np.flatnonzero(_faces(reach.box()) != _faces(domain))
     for faces, real in query.batches(missing):
         found, valid = attack_faces(
             query.f, search, params, domain, spec, faces, hints[faces]
         )
-        hit = real & np.asarray(valid)
-        point[faces[hit]] = np.asarray(found)[hit]
-    return Reach(point)  # type: ignore[arg-type]
+        reach = reach.joined(found, valid & real)
+    return jax.device_get(reach)
 
 
 def _bucket(count: int) -> int:
@@ -297,10 +295,13 @@ def _advance(
             lower, _own(answer.box.hi, chosen), _own(answer.box.lo, chosen)
         )
         outer[chosen[proved]] = moved[proved]
-        seen = real & np.isfinite(answer.upper)
-        reach = jax.device_get(
-            reach.joined(jnp.asarray(answer.witness), jnp.asarray(seen))
+        reach = reach.joined(answer.witness, real & np.isfinite(answer.upper))
+        # A witness was found by halving: it may go the little that is left as well.
+        nearest = np.asarray(reach.point)[chosen]
+        on_face = snap(
+            query.program, query.params64, query.domain, spec, chosen, nearest
         )
+        reach = jax.device_get(reach.joined(*on_face))
     return False, reach, total
 
 
@@ -325,12 +326,13 @@ def _face_task(
         rates,
     )
     known = np.asarray(reach.point)[faces]
-    upper = jax.vmap(Family.distance)(family, known)
+    upper = np.asarray(jax.vmap(Family.distance)(family, known))
+    unknown = np.isnan(known).reshape(count, -1).any(axis=1)
     return ApothemTask(
         family=family,
         spec=jax.tree.map(lambda v: np.repeat(np.asarray(v)[None], count, 0), spec),
         lower=np.zeros(count),
-        upper=np.nan_to_num(np.asarray(upper), nan=np.inf, posinf=np.inf),
+        upper=np.where(unknown, np.inf, upper),
         witness=known,
         reach=np.ones(count),
         wanted=real,

@@ -82,9 +82,9 @@ class Reach:
     def box(self) -> Box:
         """Returns the least box that holds the instances; of none, [inf, -inf]."""
         shape = self.point.shape[1:]
-        own = _of_face(self.point)
-        lo, hi = jnp.split(own, 2)
-        lo, hi = jnp.nan_to_num(lo, nan=jnp.inf), jnp.nan_to_num(hi, nan=-jnp.inf)
+        lo, hi = jnp.split(_of_face(self.point), 2)
+        lo = jnp.where(jnp.isnan(lo), jnp.inf, lo)
+        hi = jnp.where(jnp.isnan(hi), -jnp.inf, hi)
         return Box(lo.reshape(shape), hi.reshape(shape))
 
     def joined(
@@ -97,7 +97,8 @@ class Reach:
         signed = jnp.where(valid[:, None] & ~jnp.isnan(signed), signed, -jnp.inf)
         best = jnp.argmax(signed, axis=0)
         sign = jnp.repeat(jnp.array([-1.0, 1.0]), features)
-        known = jnp.nan_to_num(sign * _of_face(self.point), nan=-jnp.inf)
+        known = sign * _of_face(self.point)
+        known = jnp.where(jnp.isnan(known), -jnp.inf, known)
         farther = jnp.max(signed, axis=0) > known
         mask = farther.reshape((-1,) + (1,) * (points.ndim - 1))
         return Reach(jnp.where(mask, points[best], self.point))
@@ -198,9 +199,7 @@ def find_instances(
     strongest = points[jnp.argsort(margins)[: options.best]]
     first = judge.on_faces(strongest[0])
     (best, least), _ = lax.scan(better_of, first, strongest[1:])
-    valid = jax.vmap(judge.is_instance)(best, least)
-    mask = valid.reshape((-1,) + (1,) * (best.ndim - 1))
-    return Reach(jnp.where(mask, best, reach.point)), best
+    return reach.joined(best, jax.vmap(judge.is_instance)(best, least)), best
 
 
 @functools.partial(jax.jit, static_argnames=("program",))
@@ -217,6 +216,31 @@ def move_one_feature(
     judge = _Judge(program, params, domain, spec)
     points, margins = judge.on_faces(x)
     return points, jax.vmap(judge.is_instance)(points, margins)
+
+
+@functools.partial(jax.jit, static_argnames=("program",))
+def snap(
+    program: Program,
+    params: Any,
+    domain: Box,
+    spec: Spec,
+    faces: Int[Array, " n"],
+    points: Float[Array, "n *d"],
+) -> tuple[Float[Array, "n *d"], Bool[Array, " n"]]:
+    """Returns points moved onto faces of the domain, and if they are instances there.
+
+    Args:
+      program, params, domain, spec: as in `find_instances`.
+      faces: the face of each point.
+      points: NaN where there is none.
+    """
+    judge = _Judge(program, params, domain, spec)
+
+    def one(face: Array, z: Array) -> tuple[Array, Array]:
+        z = slab(domain, face).project(z)
+        return z, judge.is_instance(z, judge.margin(z))
+
+    return jax.vmap(one)(faces, points)
 
 
 @functools.partial(jax.jit, static_argnames=("f", "options"))
