@@ -107,13 +107,15 @@ def trim(
     sticks = _beyond(cell, inner) > tolerance
     many, shape = jnp.sum(sticks), cell.lo.shape
     low, high = sticks[0] & (many == 1), sticks[1] & (many == 1)
-    cut_hi = jnp.where(low, jnp.minimum(cell.hi, inner.lo), cell.hi)
-    cut_lo = jnp.where(high, jnp.maximum(cell.lo, inner.hi), cell.lo)
-    rest = Box(jnp.where(low, cut_hi, cell.lo), jnp.where(high, cut_lo, cell.hi))
+    look = Box(
+        jnp.where(high, jnp.maximum(cell.lo, inner.hi), cell.lo),
+        jnp.where(low, jnp.minimum(cell.hi, inner.lo), cell.hi),
+    )
+    rest = Box(jnp.where(low, inner.lo, cell.lo), jnp.where(high, inner.hi, cell.hi))
     nothing = Box(jnp.full(shape, jnp.inf), jnp.full(shape, -jnp.inf))
     gone = (many > 1) | rest.is_empty()
     kept = jax.tree.map(lambda a, b: jnp.where(gone, a, b), nothing, rest)
-    return Box(cut_lo, cut_hi), kept, many == 0
+    return look, kept, many == 0
 
 
 @functools.partial(
