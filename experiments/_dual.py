@@ -111,7 +111,7 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Part:
-    """One domain and the classes that are asked for in it; `name` is '' for all of F."""
+    """One domain and the classes asked for in it; `name` is '' for all of F."""
 
     name: str
     domain: Box
@@ -173,9 +173,7 @@ def _subject(request: Request) -> Subject:
     return Subject(network, f, params32, params64, domain)
 
 
-def _numbers(
-    values: Sequence[str], name: str, shape: tuple[int, ...]
-) -> np.ndarray:
+def _numbers(values: Sequence[str], name: str, shape: tuple[int, ...]) -> np.ndarray:
     try:
         numbers = np.array([float(v) for v in values])
     except ValueError:
@@ -333,7 +331,9 @@ def _claims(request: Request, subject: Subject, chosen: Selection) -> list[Recor
                     "feature": feature,
                     "from": float(x.flat[feature]),
                     "to": float(points[face].flat[feature]),
-                    "farther": bool(valid[face] and away[face] > request.claimed_radius),
+                    "farther": bool(
+                        valid[face] and away[face] > request.claimed_radius
+                    ),
                 }
             )
     return claims

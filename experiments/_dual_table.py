@@ -48,7 +48,7 @@ _STATUS = ("closed", "open", "empty")
 
 def _by_class(records: Sequence[_Record]) -> list[_Record]:
     """Returns the sums over the boxes of each class."""
-    rows = []
+    rows: list[_Record] = []
     for label in sorted({r["class"] for r in records}):
         group = [r for r in records if r["class"] == label]
         keys = ("faces", "on_domain", "smaller", "open", "subproblems", "seconds")

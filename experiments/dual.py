@@ -44,9 +44,7 @@ _CLAIM = flags.DEFINE_float(
 _LOWER = flags.DEFINE_list(
     "domain_lower", ["0"], "Least legal values: one for all features, or one of each."
 )
-_UPPER = flags.DEFINE_list(
-    "domain_upper", ["1"], "Greatest legal values, likewise."
-)
+_UPPER = flags.DEFINE_list("domain_upper", ["1"], "Greatest legal values, likewise.")
 _TOLERANCE = flags.DEFINE_float(
     "tolerance", 0.01, "Width of a closed bracket, as a part of the feature's range."
 )

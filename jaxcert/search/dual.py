@@ -181,8 +181,8 @@ def dual_boxes(
         return
     for label in task.labels:
         spec = not_class(label, classes)
-        reach = _instances(query, spec, task.points)
-        yield _result(query, label, *_by_signs(query, spec, reach))
+        found = _by_signs(query, spec, *_strong_instances(query, spec, task.points))
+        yield _result(query, label, *found)
 
 
 def _checked_classes(program: Program, labels: Sequence[int]) -> int:
@@ -214,10 +214,10 @@ class _Query:
 
     @property
     def width(self) -> np.ndarray:
-        return self.domain.hi - self.domain.lo
+        return np.asarray(self.domain.hi) - np.asarray(self.domain.lo)
 
     def batches(self, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields faces in batches of one size: (faces, which of them are no padding)."""
+        """Yields faces in batches of one size, and which of them are no padding."""
         size = self.options.batch
         for start in range(0, len(faces), size):
             if time.monotonic() >= self.deadline:
@@ -227,19 +227,29 @@ class _Query:
             yield np.concatenate([part, np.repeat(part[:1], size - len(part))]), real
 
 
-def _instances(query: _Query, spec: Spec, points: np.ndarray) -> Reach:
-    """Returns how far instances reach that gradients find, numpy."""
-    search, params, domain = query.options.reach, query.params64, query.domain
+def _strong_instances(
+    query: _Query, spec: Spec, points: np.ndarray
+) -> tuple[Reach, np.ndarray]:
+    """Returns what `find_instances` does, numpy, with points to start from as well."""
+    domain = query.domain
     given = np.full((_bucket(len(points)), *domain.lo.shape), np.nan)
     given[: len(points)] = points
-    reach, hints = jax.device_get(
-        find_instances(query.program, search, params, domain, spec, given)
+    return jax.device_get(
+        find_instances(
+            query.program, query.options.reach, query.params64, domain, spec, given
+        )
     )
+
+
+def _attacked(query: _Query, spec: Spec, reach: Reach, hints: np.ndarray) -> Reach:
+    """Returns how far instances reach after an attack on every face not yet reached."""
+    domain = query.domain
     missing = np.flatnonzero(_faces(reach.box()) != _faces(domain))
     for faces, real in query.batches(missing):
         found, valid = attack_faces(
-            query.f, search, params, domain, spec, faces, hints[faces]
-        )
+            query.f, query.options.reach, query.params64, domain, spec, faces,
+            hints[faces],
+        )  # fmt: skip
         reach = reach.joined(found, valid & real)
     return jax.device_get(reach)
 
@@ -251,7 +261,9 @@ def _bucket(count: int) -> int:
     return size
 
 
-def _by_signs(query: _Query, spec: Spec, reach: Reach) -> tuple[Box, Reach, int]:
+def _by_signs(
+    query: _Query, spec: Spec, reach: Reach, hints: np.ndarray
+) -> tuple[Box, Reach, int]:
     """Returns (dual box, instances, subproblems) of one class by branch and bound."""
     total, faces = 0, np.arange(2 * query.width.size)
     outer = _faces(query.domain).copy()
@@ -264,10 +276,11 @@ def _by_signs(query: _Query, spec: Spec, reach: Reach) -> tuple[Box, Reach, int]
             return Box(infinite, -infinite), reach, total  # type: ignore[arg-type]
         if np.isnan(reach.point).all():
             return query.domain, reach, total
+    reach = _attacked(query, spec, reach, hints)
     missing = np.flatnonzero(_faces(reach.box()) != _faces(query.domain))
     _, reach, processed = _advance(query, spec, reach, outer, missing)
-    lo, hi = (v.reshape(query.width.shape) for v in np.split(outer, 2))
-    return Box(lo, hi), reach, total + processed
+    halves: Any = (v.reshape(query.width.shape) for v in np.split(outer, 2))
+    return Box(*halves), reach, total + processed
 
 
 def _advance(
@@ -295,7 +308,9 @@ def _advance(
             lower, _own(answer.box.hi, chosen), _own(answer.box.lo, chosen)
         )
         outer[chosen[proved]] = moved[proved]
-        reach = reach.joined(answer.witness, real & np.isfinite(answer.upper))
+        seen: Any = real & np.isfinite(answer.upper)
+        witness: Any = answer.witness
+        reach = reach.joined(witness, seen)
         # A witness was found by halving: it may go the little that is left as well.
         nearest = np.asarray(reach.point)[chosen]
         on_face = snap(
@@ -311,20 +326,19 @@ def _face_task(
     """Returns, per face, the boxes that grow from it inwards; 1 is the whole domain."""
     domain, count, features = query.domain, len(faces), query.width.size
     shape = (count, *query.width.shape)
-    cores = np.broadcast_to(domain.lo, shape), np.broadcast_to(domain.hi, shape)
-    lo, hi = (v.reshape(count, features).copy() for v in cores)
+    lo, hi = (
+        np.tile(np.reshape(v, (1, features)), (count, 1))
+        for v in (domain.lo, domain.hi)
+    )
     row, feature, end = np.arange(count), faces % features, _faces(domain)[faces]
     lo[row, feature] = hi[row, feature] = end
     inwards = np.zeros((2, count, features))
     # From a lower face the upper one moves, and the other way round.
     inwards[(faces < features).astype(int), row, feature] = query.width.flat[feature]
-    cores = lo.reshape(shape), hi.reshape(shape)
-    rates = Rates(*(v.reshape(shape) for v in inwards))
-    family = Family(
-        Box(*cores),
-        jax.tree.map(lambda v: np.broadcast_to(v, shape), domain),
-        rates,
-    )
+    rates: Any = (v.reshape(shape) for v in inwards)
+    core: Any = (lo.reshape(shape), hi.reshape(shape))
+    everywhere = jax.tree.map(lambda v: np.broadcast_to(v, shape), domain)
+    family = Family(Box(*core), everywhere, Rates(*rates))
     known = np.asarray(reach.point)[faces]
     upper = np.asarray(jax.vmap(Family.distance)(family, known))
     unknown = np.isnan(known).reshape(count, -1).any(axis=1)
@@ -340,7 +354,7 @@ def _face_task(
     )
 
 
-def _own(faces: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def _own(faces: Any, chosen: np.ndarray) -> np.ndarray:
     """Returns the feature that belongs to each chosen face."""
     flat = np.asarray(faces).reshape(len(chosen), -1)
     return flat[np.arange(len(chosen)), chosen % flat.shape[1]]
@@ -352,7 +366,7 @@ def _by_input(query: _Query, task: DualTask, classes: int) -> Iterator[DualBox]:
     found = []
     for label in task.labels:
         spec = not_class(label, classes)
-        reach = _instances(query, spec, task.points)
+        reach = _attacked(query, spec, *_strong_instances(query, spec, task.points))
         found.append(
             stretch(query.program, search, params, domain, spec, reach, np.int32(0))
         )

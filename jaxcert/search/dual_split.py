@@ -1,13 +1,13 @@
 """Dual boxes by splitting the domain itself: for narrow inputs, of any activation.
 
-What lies beyond the known instances of a class is covered by cells, those of all classes
-on one stack. A step takes the top block. A cell that does not stick out of the instances'
-box by more than the tolerance is kept, and so is the part that does not of a cell that
-sticks out on one face only; a cell that CROWN proves free of the class, in float64 and
-beyond the rounding slack, is dropped; every other one is halved. The points at which the
-bounds are least are evaluated: instances among them move the inner box. The dual box is
-the hull of the instances, of what was kept, and of all that is left on the stack, so that
-stopping early leaves a wider one.
+What lies beyond the known instances of a class is covered by cells, those of all
+classes on one stack. A step takes the top block. A cell that does not stick out of the
+instances' box by more than the tolerance is kept, and so is the part that does not of a
+cell that sticks out on one face only; a cell that CROWN proves free of the class, in
+float64 and beyond the rounding slack, is dropped; every other one is halved. The points
+at which the bounds are least are evaluated: instances among them move the inner box.
+The dual box is the hull of the instances, of what was kept, and of all that is left on
+the stack, so that stopping early leaves a wider one.
 """
 
 from __future__ import annotations

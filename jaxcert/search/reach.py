@@ -1,8 +1,8 @@
 """How far known instances of a class reach: points that the network puts into it.
 
 Everything here is a search by evaluation. What it returns are points whose class was
-computed in float64, by a margin that rounding cannot feign; it proves nothing of others.
-Of the F = 2d faces of a box, the lower ones come first.
+computed in float64, by a margin that rounding cannot feign; it proves nothing of
+others. Of the F = 2d faces of a box, the lower ones come first.
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class Reach:
         hi = jnp.where(jnp.isnan(hi), -jnp.inf, hi)
         return Box(lo.reshape(shape), hi.reshape(shape))
 
-    def joined(
-        self, points: Float[Array, "n *d"], valid: Bool[Array, " n"]
-    ) -> Reach:
+    def joined(self, points: Float[Array, "n *d"], valid: Bool[Array, " n"]) -> Reach:
         """Returns the reach with the valid ones of these points."""
         flat = points.reshape(len(points), -1)
         features = flat.shape[1]
@@ -120,7 +118,9 @@ def slab(domain: Box, face: Int[Array, ""]) -> Box:
     """Returns the face of the domain, a box without width in one feature."""
     shape, features = domain.lo.shape, domain.lo.size
     end = ends(domain)[face]
-    lo, hi = (v.reshape(-1).at[face % features].set(end) for v in (domain.lo, domain.hi))
+    lo, hi = (
+        v.reshape(-1).at[face % features].set(end) for v in (domain.lo, domain.hi)
+    )
     return Box(lo.reshape(shape), hi.reshape(shape))
 
 
