@@ -296,7 +296,7 @@ def _record(part: Part, box: DualBox, seconds: float) -> Record:
         "status": status,
         "faces": box.gap.size,
         "on_domain": int(box.on_domain.sum()),
-        "smaller": int(box.smaller.sum()),
+        "smaller": 0 if box.empty else int(box.smaller.sum()),
         "open": int(box.open.sum()),
         "widest_bracket": float(np.max(box.gap)),
         "subproblems": box.subproblems,

@@ -16,49 +16,60 @@ def table(records: Sequence[_Record], model: str, lowest: bool) -> str:
     """Returns a line per box, or per class if there are many, and faces if few."""
     order = "least" if lowest else "greatest"
     lines = [
-        f"dual boxes of {_common.one_line(model)}; the class is the {order} output",
-        "F: the face is exactly the domain's, an instance lies on it;",
-        "smaller: proved to lie inside the domain; open: bracket not closed",
+        f"dual boxes of {_common.one_line(model)[:30]}; the class is the {order} output",
+        "on F: faces that are exactly the domain's, with an instance on them;",
+        "smaller: faces proved to lie inside it; open: brackets that are not closed",
         "",
-        f"{'input':<16}{'class':>6}{'faces':>7}{'F':>7}{'smaller':>8}{'open':>6}"
-        f"{'subproblems':>13}{'seconds':>9}  status",
     ]
-    rows = list(records)
-    if len(rows) > _MOST_ROWS:
-        rows = _by_class(rows)
-    for r in rows:
-        name = _common.one_line(r["input"] or "all")[:15]
-        lines.append(
-            f"{name:<16}{r['class']:>6}{r['faces']:>7}{r['on_domain']:>7}"
-            f"{r['smaller']:>8}{r['open']:>6}{r['subproblems']:>13}"
-            f"{r['seconds']:>9.1f}  {r['status']}"
-        )
+    shown = list(records) if len(records) <= _MOST_ROWS else []
+    lines += _box_rows(shown) if shown else _class_rows(records)
     total = sum(r["seconds"] for r in records)
-    counts = {s: sum(r["status"] == s for r in records) for s in _STATUS}
-    told = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
-    lines.append(f"{len(records)} boxes ({told or 'none'}) in {total:.1f} s")
-    if records and records[0]["faces"] <= 2 * _MOST_FEATURES:
-        for r in rows[:_MOST_ROWS]:
+    told = [f"{sum(r['status'] == s for r in records)} {s}" for s in _STATUS]
+    lines += ["", f"{len(records)} boxes: {', '.join(told)}; {total:.1f} s"]
+    for r in shown:
+        if r["faces"] <= 2 * _MOST_FEATURES:
             lines += ["", *_faces(r)]
     return "\n".join(lines)
 
 
 _STATUS = ("closed", "open", "empty")
+_FACES = ("faces", "on_domain", "smaller", "open", "subproblems")
+_HEAD = ("faces", "on F", "smaller", "open", "subproblems")
 
 
-def _by_class(records: Sequence[_Record]) -> list[_Record]:
-    """Returns the sums over the boxes of each class."""
-    rows: list[_Record] = []
+def _box_rows(records: Sequence[_Record]) -> list[str]:
+    """Returns a line per box; an empty one is proved to have no faces at all."""
+    lines = [f"{'input':<14}{'class':>6}{_cells(_HEAD)}{'seconds':>9}  status"]
+    for r in records:
+        name = _common.one_line(r["input"] or "all")[:13]
+        cells = _cells([r[key] for key in _FACES])
+        lines.append(
+            f"{name:<14}{r['class']:>6}{cells}{r['seconds']:>9.1f}  {r['status']}"
+        )
+    return lines
+
+
+def _class_rows(records: Sequence[_Record]) -> list[str]:
+    """Returns a line per class, with sums over its boxes; empty ones have no faces."""
+    states = "".join(f"{word:>7}" for word in _STATUS)
+    lines = [f"{'class':>5}{'boxes':>7}{states}{_cells(_HEAD)}{'seconds':>8}"]
     for label in sorted({r["class"] for r in records}):
         group = [r for r in records if r["class"] == label]
-        keys = ("faces", "on_domain", "smaller", "open", "subproblems", "seconds")
-        row = {key: sum(r[key] for r in group) for key in keys}
-        told = [f"{sum(r['status'] == s for r in group)} {s}" for s in _STATUS]
-        status = ", ".join(word for word in told if not word.startswith("0 "))
-        rows.append(
-            {**row, "input": f"{len(group)} inputs", "class": label, "status": status}
+        faced = [r for r in group if r["status"] != "empty"]
+        counts = [sum(r["status"] == s for r in group) for s in _STATUS]
+        cells = _cells(
+            [sum(r[key] for r in faced) for key in _FACES[:-1]]
+            + [sum(r["subproblems"] for r in group)]
         )
-    return rows
+        told = "".join(f"{n:>7}" for n in counts)
+        seconds = sum(r["seconds"] for r in group)
+        lines.append(f"{label:>5}{len(group):>7}{told}{cells}{seconds:>8.1f}")
+    return lines
+
+
+def _cells(values: Sequence[Any]) -> str:
+    widths = (7, 7, 8, 6, 12)
+    return "".join(f"{v:>{w}}" for v, w in zip(values, widths, strict=True))
 
 
 def _faces(r: _Record) -> list[str]:
