@@ -14,9 +14,9 @@ _MOST_ROWS = 30
 
 def table(records: Sequence[_Record], model: str, lowest: bool) -> str:
     """Returns a line per box, or per class if there are many, and faces if few."""
-    order = "least" if lowest else "greatest"
+    name, order = _common.one_line(model)[:30], "least" if lowest else "greatest"
     lines = [
-        f"dual boxes of {_common.one_line(model)[:30]}; the class is the {order} output",
+        f"dual boxes of {name}; the class is the {order} output",
         "on F: faces that are exactly the domain's, with an instance on them;",
         "smaller: faces proved to lie inside it; open: brackets that are not closed",
         "",
