@@ -68,7 +68,7 @@ class SplitState:
     processed: Int[Array, ""]
 
 
-def _bound_box(
+def bound_box(
     program: Program, options: CrownOptions, params: Any, box: Box, spec: Spec
 ) -> tuple[Array, Array, Array, Array]:
     """Returns whether the spec is proved, a point, whether it refutes, where to cut."""
@@ -126,7 +126,7 @@ def run_chunk(
     def body(carry: tuple[Array, SplitState]) -> tuple[Array, SplitState]:
         index, state = carry
         popped, start, valid = pop_block(state.stack, state.count, block)
-        bound = functools.partial(_bound_box, program, options.crown, params)
+        bound = functools.partial(bound_box, program, options.crown, params)
         proved, point, refutes, feature = jax.vmap(bound, in_axes=(0, None))(
             popped, spec
         )

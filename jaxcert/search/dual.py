@@ -1,0 +1,406 @@
+"""Dual boxes: boxes proved to contain every legal input of a class.
+
+Of each face there is a bracket. Its inner end is an instance of the class, a point that
+goes that far; its outer end is proved: beyond it lies no point of the class, for there
+another class is strictly ahead. So where two classes tie, a point counts as of both.
+Every sound box of the class lies inside its dual box.
+
+Most faces of a dual box of images lie on the domain's boundary, and an instance on that
+boundary settles them. For every other face, one family of nested boxes grows from the
+domain's face inwards, and branch and bound proves as many of them free of the class as
+it can: a disjunction over the other classes, whose rows are weighed inside the bounds
+(the multipliers of Kotha et al., "Provably bounding neural network preimages", NeurIPS
+2023). Narrow inputs are split themselves; see `dual_split`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcert.bounds.crown import CrownOptions
+from jaxcert.bounds.ibp import program_of
+from jaxcert.box import Box, Family, Rates
+from jaxcert.errors import InputError
+from jaxcert.oracle.brackets import close_brackets, layout_of
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.oracle.input_split import InputSplitOptions
+from jaxcert.oracle.instances import ApothemTask
+from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.program import Program
+from jaxcert.search.dual_split import SplitTask, split_domain
+from jaxcert.search.reach import (
+    Reach,
+    ReachOptions,
+    attack_faces,
+    ends,
+    find_instances,
+    not_class,
+    snap,
+    stretch,
+)
+from jaxcert.spec import Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class DualOptions:
+    """How dual boxes are computed.
+
+    Attributes:
+      tolerance: width of a bracket to reach, as a part of the feature's range in the
+        domain, > 0.
+      batch: faces that branch and bound works on at once, >= 1.
+      reach: how instances are searched.
+      branch: how branch and bound runs.
+    """
+
+    tolerance: float = 0.01
+    batch: int = 64
+    reach: ReachOptions = ReachOptions()
+    branch: BranchOptions = BranchOptions(
+        inputs=InputSplitOptions(
+            block=256, steps=40, capacity=1 << 18, crown=CrownOptions(bucket=8)
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise InputError(f"tolerance is {self.tolerance}; it must be > 0")
+        if self.batch < 1:
+            raise InputError(f"batch is {self.batch}; it must be >= 1")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DualTask:
+    """What is asked, numpy float64.
+
+    Attributes:
+      domain: box of legal inputs, or the part of it that is of interest; shape d.
+      labels: the classes whose dual boxes are wanted.
+      points: where else to look for instances, (n, *d); may be empty.
+    """
+
+    domain: Box
+    labels: Sequence[int]
+    points: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DualBox:
+    """The dual box of one class, numpy; F = 2d faces, lower ones first.
+
+    Attributes:
+      label: the class.
+      domain: it is within this box, shape d.
+      outer: proved to contain every point of the class; [inf, -inf] if there is none.
+      inner: the least box that holds the instances known; [inf, -inf] without any.
+      witness: the instance that goes farthest towards each face, (F, *d).
+      tolerance: width of a closed bracket, per feature, shape d.
+      subproblems: boxes or sign patterns that were bounded.
+    """
+
+    label: int
+    domain: Box
+    outer: Box
+    inner: Box
+    witness: np.ndarray
+    tolerance: np.ndarray
+    subproblems: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is proved that the domain holds no point of the class."""
+        return not bool(np.all(self.outer.lo <= self.outer.hi))
+
+    @property
+    def gap(self) -> np.ndarray:
+        """Width of the bracket of every face, (F,); infinite without an instance."""
+        if self.empty:
+            return np.zeros(2 * self.tolerance.size)
+        return np.concatenate(
+            [
+                (self.inner.lo - self.outer.lo).reshape(-1),
+                (self.outer.hi - self.inner.hi).reshape(-1),
+            ]
+        )
+
+    @property
+    def open(self) -> np.ndarray:
+        """Which brackets are wider than the tolerance, (F,)."""
+        return self.gap > np.tile(self.tolerance.reshape(-1), 2)
+
+    @property
+    def on_domain(self) -> np.ndarray:
+        """Which faces are exactly the domain's: an instance lies there, (F,)."""
+        return _faces(self.inner) == _faces(self.domain)
+
+    @property
+    def smaller(self) -> np.ndarray:
+        """Which faces are proved to lie inside the domain, (F,)."""
+        return _faces(self.outer) != _faces(self.domain)
+
+
+def dual_boxes(
+    f: Callable[[Any, Any], Any],
+    params32: Any,
+    params64: Any,
+    task: DualTask,
+    options: DualOptions,
+    deadline: float = np.inf,
+) -> Iterator[DualBox]:
+    """Yields the dual box of every class as soon as it is known, in their order.
+
+    Must run where float64 is enabled.
+
+    Args:
+      f: the network's function, `f(params, x) -> logits`. If its inputs are wide, its
+        only nonlinear parts are ReLUs, for brackets to be closed by branch and bound.
+      params32, params64: its weights in both float types.
+      task: what is asked.
+      options: see there.
+      deadline: `time.monotonic()` after which no further work begins; what is proved
+        by then is yielded.
+
+    Raises:
+      InputError: the network does not return a vector of at least 2 logits, or has no
+        such class.
+    """
+    program = program_of(f, params32, task.domain.lo)
+    classes = _checked_classes(program, task.labels)
+    domain = jax.tree.map(np.asarray, task.domain)
+    query = _Query(f, program, params32, params64, domain, options, deadline)
+    narrow = program.input_size <= options.branch.narrow
+    signs = is_piecewise_linear(program) and layout_of(program).size > 0
+    if narrow or not signs:
+        yield from _by_input(query, task, classes)
+        return
+    for label in task.labels:
+        spec = not_class(label, classes)
+        found = _by_signs(query, spec, *_strong_instances(query, spec, task.points))
+        yield _result(query, label, *found)
+
+
+def _checked_classes(program: Program, labels: Sequence[int]) -> int:
+    if len(program.output_shape) != 1 or program.output_shape[0] < 2:
+        raise InputError(
+            f"the network returns shape {program.output_shape} for one input; dual "
+            "boxes need a vector of at least 2 logits"
+        )
+    (classes,) = program.output_shape
+    for label in labels:
+        if not 0 <= label < classes:
+            raise InputError(
+                f"class {label} is out of range: the classes are 0 .. {classes - 1}"
+            )
+    return classes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Query:
+    """What is the same for all classes."""
+
+    f: Callable[[Any, Any], Any]
+    program: Program
+    params32: Any
+    params64: Any
+    domain: Box
+    options: DualOptions
+    deadline: float
+
+    @property
+    def width(self) -> np.ndarray:
+        return np.asarray(self.domain.hi) - np.asarray(self.domain.lo)
+
+    def batches(self, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields faces in batches of one size, and which of them are no padding."""
+        size = self.options.batch
+        for start in range(0, len(faces), size):
+            if time.monotonic() >= self.deadline:
+                return
+            part = faces[start : start + size]
+            real = np.arange(size) < len(part)
+            yield np.concatenate([part, np.repeat(part[:1], size - len(part))]), real
+
+
+def _strong_instances(
+    query: _Query, spec: Spec, points: np.ndarray
+) -> tuple[Reach, np.ndarray]:
+    """Returns what `find_instances` does, numpy, with points to start from as well."""
+    domain = query.domain
+    given = np.full((_bucket(len(points)), *domain.lo.shape), np.nan)
+    given[: len(points)] = points
+    return jax.device_get(
+        find_instances(
+            query.program, query.options.reach, query.params64, domain, spec, given
+        )
+    )
+
+
+def _attacked(query: _Query, spec: Spec, reach: Reach, hints: np.ndarray) -> Reach:
+    """Returns how far instances reach after an attack on every face not yet reached."""
+    domain = query.domain
+    missing = np.flatnonzero(_faces(reach.box()) != _faces(domain))
+    for faces, real in query.batches(missing):
+        found, valid = attack_faces(
+            query.f, query.options.reach, query.params64, domain, spec, faces,
+            hints[faces],
+        )  # fmt: skip
+        reach = reach.joined(found, valid & real)
+    return jax.device_get(reach)
+
+
+def _bucket(count: int) -> int:
+    size = 8
+    while size < count:
+        size *= 4
+    return size
+
+
+def _by_signs(
+    query: _Query, spec: Spec, reach: Reach, hints: np.ndarray
+) -> tuple[Box, Reach, int]:
+    """Returns (dual box, instances, subproblems) of one class by branch and bound."""
+    total, faces = 0, np.arange(2 * query.width.size)
+    outer = _faces(query.domain).copy()
+    if np.isnan(reach.point).all():
+        # Is there any point of the class? Every face asks the same.
+        proved, reach, processed = _advance(query, spec, reach, outer, faces[:1])
+        total += processed
+        if proved:
+            infinite = np.full(query.width.shape, np.inf)
+            return Box(infinite, -infinite), reach, total  # type: ignore[arg-type]
+        if np.isnan(reach.point).all():
+            return query.domain, reach, total
+    reach = _attacked(query, spec, reach, hints)
+    missing = np.flatnonzero(_faces(reach.box()) != _faces(query.domain))
+    _, reach, processed = _advance(query, spec, reach, outer, missing)
+    halves: Any = (v.reshape(query.width.shape) for v in np.split(outer, 2))
+    return Box(*halves), reach, total + processed
+
+
+def _advance(
+    query: _Query, spec: Spec, reach: Reach, outer: np.ndarray, faces: np.ndarray
+) -> tuple[bool, Reach, int]:
+    """Moves the outer faces inwards as far as branch and bound proves it.
+
+    Returns whether it proved that there is no point of the class, the instances, now
+    with its witnesses, and how many subproblems it bounded.
+    """
+    total = 0
+    for chosen, real in query.batches(faces):
+        task = _face_task(query, spec, reach, chosen, real)
+        answer = close_brackets(
+            query.f, query.params32, query.params64, task, query.options.branch,
+            query.deadline,
+        )  # fmt: skip
+        total += int(answer.processed[real].sum())
+        proved = real & answer.improved
+        if np.any(proved & (answer.lower >= task.reach)):
+            return True, reach, total
+        lower = chosen < query.width.size
+        # The excluded box and the outer one share the face that moved.
+        moved = np.where(
+            lower, _own(answer.box.hi, chosen), _own(answer.box.lo, chosen)
+        )
+        outer[chosen[proved]] = moved[proved]
+        seen: Any = real & np.isfinite(answer.upper)
+        witness: Any = answer.witness
+        reach = reach.joined(witness, seen)
+        # A witness was found by halving: it may go the little that is left as well.
+        nearest = np.asarray(reach.point)[chosen]
+        on_face = snap(
+            query.program, query.params64, query.domain, spec, chosen, nearest
+        )
+        reach = jax.device_get(reach.joined(*on_face))
+    return False, reach, total
+
+
+def _face_task(
+    query: _Query, spec: Spec, reach: Reach, faces: np.ndarray, real: np.ndarray
+) -> ApothemTask:
+    """Returns, per face, the boxes that grow from it inwards; 1 is the whole domain."""
+    domain, count, features = query.domain, len(faces), query.width.size
+    shape = (count, *query.width.shape)
+    lo, hi = (
+        np.tile(np.reshape(v, (1, features)), (count, 1))
+        for v in (domain.lo, domain.hi)
+    )
+    row, feature, end = np.arange(count), faces % features, _faces(domain)[faces]
+    lo[row, feature] = hi[row, feature] = end
+    inwards = np.zeros((2, count, features))
+    # From a lower face the upper one moves, and the other way round.
+    inwards[(faces < features).astype(int), row, feature] = query.width.flat[feature]
+    rates: Any = (v.reshape(shape) for v in inwards)
+    core: Any = (lo.reshape(shape), hi.reshape(shape))
+    everywhere = jax.tree.map(lambda v: np.broadcast_to(v, shape), domain)
+    family = Family(Box(*core), everywhere, Rates(*rates))
+    known = np.asarray(reach.point)[faces]
+    upper = np.asarray(jax.vmap(Family.distance)(family, known))
+    unknown = np.isnan(known).reshape(count, -1).any(axis=1)
+    return ApothemTask(
+        family=family,
+        spec=jax.tree.map(lambda v: np.repeat(np.asarray(v)[None], count, 0), spec),
+        lower=np.zeros(count),
+        upper=np.where(unknown, np.inf, upper),
+        witness=known,
+        reach=np.ones(count),
+        wanted=real,
+        tolerance=query.options.tolerance,
+    )
+
+
+def _own(faces: Any, chosen: np.ndarray) -> np.ndarray:
+    """Returns the feature that belongs to each chosen face."""
+    flat = np.asarray(faces).reshape(len(chosen), -1)
+    return flat[np.arange(len(chosen)), chosen % flat.shape[1]]
+
+
+def _by_input(query: _Query, task: DualTask, classes: int) -> Iterator[DualBox]:
+    """Yields the dual boxes of all classes, found by splitting the domain itself."""
+    search, params, domain = query.options.reach, query.params64, query.domain
+    found = []
+    for label in task.labels:
+        spec = not_class(label, classes)
+        reach = _attacked(query, spec, *_strong_instances(query, spec, task.points))
+        found.append(
+            stretch(query.program, search, params, domain, spec, reach, np.int32(0))
+        )
+    reach = jax.tree.map(lambda *v: np.stack(v), *found)
+    split = SplitTask(
+        program=query.program, params=params, domain=domain,
+        labels=tuple(task.labels), num_classes=classes, reach=reach,
+        tolerance=query.options.tolerance * query.width,
+    )  # fmt: skip
+    outer, reach, processed = split_domain(
+        split, query.options.branch.inputs, search, query.deadline
+    )
+    for k, label in enumerate(task.labels):
+        box, own = (jax.tree.map(lambda v, k=k: v[k], part) for part in (outer, reach))
+        yield _result(query, label, box, own, int(processed[k]))
+
+
+def _result(
+    query: _Query, label: int, outer: Box, reach: Reach, subproblems: int
+) -> DualBox:
+    """Returns the dual box, after a check that no instance lies outside it."""
+    inner = jax.device_get(reach.box())
+    if not (np.all(outer.lo <= inner.lo) and np.all(inner.hi <= outer.hi)):
+        raise AssertionError(
+            f"an instance of class {label} lies outside of the box that was proved to "
+            "contain them all. This is a bug of jaxcert: please report it with the "
+            "network"
+        )
+    return DualBox(
+        label=int(label), domain=query.domain, outer=outer, inner=inner,
+        witness=np.asarray(reach.point),
+        tolerance=query.options.tolerance * query.width, subproblems=subproblems,
+    )  # fmt: skip
+
+
+def _faces(box: Box) -> np.ndarray:
+    return np.asarray(ends(box))

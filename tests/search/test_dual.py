@@ -1,0 +1,278 @@
+"""Dual boxes against exact answers, dense grids, closed forms, and their laws."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import exact32
+from scipy.optimize import linprog
+
+import jaxcert as jc
+from jaxcert.box import Box
+from jaxcert.certifier import Certifier, float64
+from jaxcert.checks import as_arrays
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.oracle.input_split import InputSplitOptions
+from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
+from jaxcert.search.dual_split import trim
+from jaxcert.search.reach import ReachOptions
+
+SIZES = (3, 4, 3, 4)
+CLASSES = SIZES[-1]
+REACH = ReachOptions(prototypes=8, best=4, steps=12, restarts=3, stretches=40)
+BY_INPUT = DualOptions(
+    tolerance=0.01,
+    reach=REACH,
+    branch=BranchOptions(inputs=InputSplitOptions(block=64, capacity=1 << 13)),
+)
+BY_SIGNS = dataclasses.replace(BY_INPUT, batch=8, branch=BranchOptions(narrow=0))
+# HiGHS is right up to about this much.
+LP = 1e-7
+
+
+def f(params, x):
+    for w, b in params[:-1]:
+        x = jax.nn.relu(w @ x + b)
+    w, b = params[-1]
+    return w @ x + b
+
+
+def tanh_net(params, x):
+    (w, b), (v, d) = params
+    return v @ jnp.tanh(w @ x + b) + d
+
+
+def network(seed: int, sizes=SIZES):
+    rng = np.random.default_rng(seed)
+    return [
+        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) / 2))
+        for m, n in itertools.pairwise(sizes)
+    ]
+
+
+def forward(params, z):
+    """Returns the outputs of points (n, d), by numpy."""
+    for w, b in params[:-1]:
+        z = np.maximum(z @ w.T + b, 0)
+    return z @ params[-1][0].T + params[-1][1]
+
+
+def cube(d: int, half: float = 1.0) -> Box:
+    return Box(np.full(d, -half), np.full(d, half))  # type: ignore[arg-type]
+
+
+def run(params, domain, labels, options, function=f, **more) -> list[DualBox]:
+    params32, params64 = (as_arrays(params, t) for t in (np.float32, np.float64))
+    points = np.zeros((0, *domain.lo.shape))
+    with float64():
+        found = dual_boxes(
+            function, params32, params64, DualTask(domain, labels, points), options,
+            **more,
+        )  # fmt: skip
+        return list(found)
+
+
+def exact(params, domain, label) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the bounding box of a class, by linear programs per activation pattern.
+
+    [inf, -inf] if no point has it; where classes tie, a point is of both.
+    """
+    d = len(domain.lo)
+    lo, hi = np.full(d, np.inf), np.full(d, -np.inf)
+    hidden = [len(b) for _, b in params[:-1]]
+    for pattern in itertools.product((0.0, 1.0), repeat=sum(hidden)):
+        slope, offset, used = np.eye(d), np.zeros(d), 0
+        rows, limits = [], []
+        for w, b in params[:-1]:
+            slope, offset = w @ slope, w @ offset + b
+            on = np.array(pattern[used : used + len(b)])
+            used += len(b)
+            rows.append((1 - 2 * on)[:, None] * slope)
+            limits.append((2 * on - 1) * offset)
+            slope, offset = on[:, None] * slope, on * offset
+        w, b = params[-1]
+        slope, offset = w @ slope, w @ offset + b
+        rows.append(np.delete(slope - slope[label], label, axis=0))
+        limits.append(np.delete(offset[label] - offset, label))
+        given = {
+            "A_ub": np.concatenate(rows),
+            "b_ub": np.concatenate(limits),
+            "bounds": np.stack([domain.lo, domain.hi], axis=1),
+        }
+        if linprog(np.zeros(d), **given).status != 0:
+            continue
+        for i in range(d):
+            for sign in (1, -1):
+                result = linprog(sign * np.eye(d)[i], **given)
+                if result.status == 0:
+                    lo[i], hi[i] = min(lo[i], result.x[i]), max(hi[i], result.x[i])
+    return lo, hi
+
+
+def assert_instances(params, box: DualBox) -> None:
+    """The witness of every face is of the class, legal, and reaches the inner face."""
+    outputs = forward(params, box.witness)
+    others = np.delete(outputs, box.label, axis=1)
+    assert np.all(outputs[:, box.label] > others.max(axis=1))
+    assert np.all((box.domain.lo <= box.witness) & (box.witness <= box.domain.hi))
+    d = box.witness.shape[1]
+    own = box.witness[np.arange(2 * d), np.arange(2 * d) % d]
+    np.testing.assert_array_equal(own, np.r_[box.inner.lo, box.inner.hi])
+
+
+@pytest.mark.parametrize("options", [BY_SIGNS, BY_INPUT], ids=["signs", "input"])
+def test_brackets_hold_the_exact_face_and_are_closed(options):
+    domain, smaller, empty = cube(3), 0, 0
+    for seed in (0, 3, 4):
+        params = network(seed)
+        for box in run(params, domain, range(CLASSES), options):
+            lo, hi = exact(params, domain, box.label)
+            assert np.all(box.outer.lo <= lo + LP) and np.all(hi <= box.outer.hi + LP)
+            assert not box.open.any()
+            if not np.isfinite(lo).all():
+                empty += box.empty
+                continue
+            assert not box.empty
+            assert np.all(lo <= box.inner.lo + LP) and np.all(box.inner.hi <= hi + LP)
+            assert np.all(box.gap <= 0.02 + 1e-12)
+            assert_instances(params, box)
+            smaller += int(box.smaller.sum())
+    assert smaller >= 10 and empty >= 1
+
+
+@pytest.mark.parametrize(
+    ("function", "options"), [(f, BY_SIGNS), (f, BY_INPUT), (tanh_net, BY_INPUT)]
+)
+def test_no_point_of_a_dense_grid_lies_outside(function, options):
+    domain = cube(2, 2.0)
+    axis = np.linspace(-2, 2, 161)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    outside, smaller = 0, 0
+    for seed in range(8):
+        params = network(seed, (2, 6, 3))
+        outputs = np.asarray(jax.vmap(function, (None, 0))(params, grid))
+        classes = np.argmax(outputs, axis=1)
+        for box in run(params, domain, range(3), options, function):
+            mine = grid[classes == box.label]
+            outside += np.sum((mine < box.outer.lo) | (mine > box.outer.hi))
+            smaller += int(box.smaller.sum())
+            assert not box.open.any()
+    assert outside == 0 and smaller >= 10
+
+
+def test_every_sound_box_lies_inside_the_dual_box():
+    domain, rng = cube(3), np.random.default_rng(0)
+    complete = jc.CertifyOptions(oracle="complete", batch_size=16)
+    for seed in range(4):
+        params = network(seed)
+        x = rng.uniform(-1, 1, (16, 3))
+        certifier = Certifier(f, params, domain, (3,), options=complete)
+        proved = certifier.batch(x, None)
+        for dual in run(params, domain, range(CLASSES), BY_SIGNS):
+            rows = (proved.predicted == dual.label) & (proved.lower > 0)
+            assert np.all(dual.outer.lo <= proved.box.lo[rows])
+            assert np.all(proved.box.hi[rows] <= dual.outer.hi)
+            assert np.all(dual.outer.lo <= x[proved.predicted == dual.label])
+
+
+@pytest.mark.parametrize("options", [BY_SIGNS, BY_INPUT], ids=["signs", "input"])
+def test_a_part_of_the_domain_has_its_dual_box_inside(options):
+    params, part = network(1), Box(np.array([-0.6, 0, -1]), np.array([0.1, 0.7, 0.4]))  # type: ignore[arg-type]
+    for whole, own in zip(
+        run(params, cube(3), range(CLASSES), options),
+        run(params, part, range(CLASSES), options),
+        strict=True,
+    ):
+        assert np.all(whole.outer.lo <= own.inner.lo)
+        assert np.all(own.inner.hi <= whole.outer.hi)
+        assert own.empty or np.all(part.lo <= own.outer.lo)
+
+
+def test_of_a_linear_network_the_faces_are_those_of_a_half_space():
+    rng = np.random.default_rng(5)
+    w, domain = exact32(rng.normal(size=(2, 12))), cube(12)
+    normal = w[0] - w[1]
+    b = exact32(np.array([1.0 - np.abs(normal).sum(), 0]))
+    (box,) = run([(w, b)], domain, [0], BY_INPUT)
+    most = np.abs(normal).sum() + b[0]
+    # Feature i goes against its own sign until all others cannot make up for it.
+    reach = np.minimum(most / np.abs(normal) - 1, 1)
+    lo = np.where(normal > 0, -reach, -1)
+    hi = np.where(normal < 0, reach, 1)
+    assert box.smaller.sum() >= 6 and not box.open.any()
+    assert np.all(box.outer.lo <= lo) and np.all(hi <= box.outer.hi)
+    assert np.all(lo <= box.inner.lo + LP) and np.all(box.inner.hi <= hi + LP)
+
+
+@pytest.mark.parametrize("options", [BY_SIGNS, BY_INPUT], ids=["signs", "input"])
+def test_where_two_classes_tie_a_point_is_of_both(options):
+    first = np.array([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    last = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    params = [
+        (first, np.zeros(4)),
+        (np.eye(3, 4), np.zeros(3)),
+        (last[:, :3], np.array([0.0, 0, -1, 0.5])),
+    ]
+    limit = time.monotonic() + 5
+    for box in run(params, cube(3), [0, 1], options, deadline=limit):
+        # They win together from x_0 = 0.5 on, and neither of them ever alone.
+        assert not box.empty and box.open.all()
+        assert box.outer.lo[0] <= 0.5 and box.outer.hi[0] == 1
+
+
+@pytest.mark.parametrize("options", [BY_SIGNS, BY_INPUT], ids=["signs", "input"])
+def test_without_time_or_room_the_box_is_wider_and_says_so(options):
+    params, domain = network(2), cube(3)
+    full = {box.label: box for box in run(params, domain, range(CLASSES), options)}
+    small = InputSplitOptions(block=64, capacity=128)
+    cramped = dataclasses.replace(
+        options, branch=dataclasses.replace(options.branch, inputs=small)
+    )
+    hurried = run(params, domain, range(CLASSES), options, deadline=-1.0)
+    for box in [*hurried, *run(params, domain, range(CLASSES), cramped)]:
+        best = full[box.label]
+        assert np.all(box.outer.lo <= best.inner.lo)
+        assert np.all(best.inner.hi <= box.outer.hi)
+    assert all(box.open.any() for box in hurried if full[box.label].smaller.any())
+
+
+def test_the_parts_of_a_cell_cover_it():
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        lo, inner_lo = rng.integers(-4, 4, (2, 3)) / 4
+        hi, inner_hi = (v + rng.integers(0, 5, 3) / 4 for v in (lo, inner_lo))
+        tolerance = np.full(3, 0.25)
+        cell, inner = Box(lo, hi), Box(inner_lo, inner_hi)
+        look, kept, done = trim(cell, inner, tolerance)
+        points = lo + (hi - lo) * rng.integers(0, 5, (60, 3)) / 4
+        at = np.all((look.lo <= points) & (points <= look.hi), axis=1)
+        held = np.all((kept.lo <= points) & (points <= kept.hi), axis=1)
+        assert np.all(held if done else at | held)
+        near = inner_lo - 0.25, inner_hi + 0.25
+        assert np.all(kept.lo >= near[0]) and np.all(kept.hi <= near[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: DualOptions(tolerance=0.0), "tolerance is 0.0; it must be > 0"),
+        (lambda: DualOptions(batch=0), "batch is 0; it must be >= 1"),
+        (
+            lambda: run(network(0), cube(3), [4], BY_INPUT),
+            "class 4 is out of range: the classes are 0 .. 3",
+        ),
+        (
+            lambda: run(network(0), cube(3), [0], BY_INPUT, lambda p, x: f(p, x)[0]),
+            "dual boxes need a vector of at least 2 logits",
+        ),
+    ],
+)
+def test_mistakes_are_named(make, text):
+    with pytest.raises(jc.InputError, match=text):
+        make()
