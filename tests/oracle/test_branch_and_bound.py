@@ -184,12 +184,10 @@ def _full_stack(params, rows: int, capacity: int):
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     box = jc.Box(np.zeros((2, 2)), np.ones((2, 2)))
     with float64():
-        ranges, _, slack, cost, slopes, _ = brackets._roots(
-            layout, LEAVES.tighten, float32(params), params, box, task.spec
-        )
-        instances = _instances(task, ranges, slack, cost)
+        root = brackets._roots(layout, LEAVES, float32(params), params, box, task.spec)
+        instances = _instances(task, root.ranges, root.slack, root.cost)
         instances, state = setup.start(
-            layout, instances, setup.Room(4, 1), np.full(2, 0.5), box, slopes, task
+            layout, instances, setup.Room(4, 1), np.full(2, 0.5), box, root.slopes, task
         )
     signs = np.random.default_rng(0).integers(-1, 2, (capacity, 8)).astype(np.int8)
     pool = dataclasses.replace(
@@ -363,10 +361,10 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = task.family.core
         with float64():
-            ranges, _, slack, cost, slopes, _ = brackets._roots(
-                layout, LEAVES.tighten, float32(params), params, box, task.spec
+            root = brackets._roots(
+                layout, LEAVES, float32(params), params, box, task.spec
             )
-            instances = _instances(task, ranges, slack, cost)
+            instances = _instances(task, root.ranges, root.slack, root.cost)
             options = dataclasses.replace(LEAVES, block=count)
             instances, state = setup.start(
                 layout,
@@ -374,7 +372,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
                 setup.Room(count, 1),
                 np.zeros(count),
                 box,
-                slopes,
+                root.slopes,
                 task,
             )
             pool = jax.tree.map(np.array, jax.device_get(state.pool))
