@@ -30,7 +30,6 @@ WITNESSES, _LOWEST = 24, 4
 # Cuts that one attack adds, and how many attacks are remembered.
 _CUTS, _MEMORY = 12, 3
 _UNLIMITED = 1e9
-_QUICK = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +231,7 @@ def propose(
             fine = (jnp.min(margins) >= 0.5 * reserve) & (index > 0)
             good = jnp.where(fine, draft.extents, draft.good)
             # What older attacks saw elsewhere holds no longer once a box is good.
-            cuts = _remembered(draft.cuts, fine, index)
+            cuts = _remembered(draft.cuts, fine)
             budget = lowest + weights @ draft.extents - reserve
             cuts = _written(cuts, weights, budget, index)
             even = fill_evenly(cuts, good, cap, options.delta, 2 * slack)
@@ -273,7 +272,8 @@ def propose(
     return jax.vmap(one)(fronts)
 
 
-def _remembered(cuts: Cuts, forget: Array, index: Array) -> Cuts:
+def _remembered(cuts: Cuts, forget: Array) -> Cuts:
+    """Returns the cuts, or none of them if they are to be forgotten."""
     return Cuts(
         jnp.where(forget, 0.0, cuts.weight),
         jnp.where(forget, _UNLIMITED, cuts.budget),
@@ -281,6 +281,7 @@ def _remembered(cuts: Cuts, forget: Array, index: Array) -> Cuts:
 
 
 def _written(cuts: Cuts, weights: Array, budget: Array, index: Array) -> Cuts:
+    """Returns the cuts with those of one more attack, in place of the oldest."""
     place = (index % _MEMORY) * budget.size
     return Cuts(
         lax.dynamic_update_slice_in_dim(cuts.weight, weights, place, 0),
