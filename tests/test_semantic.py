@@ -247,6 +247,25 @@ def test_verdicts_agree_with_the_brackets():
         assert y[labels[i]] <= np.delete(y, labels[i]).max()
 
 
+def _shifted(x, theta):
+    return x + theta
+
+
+def _dip(params, x):
+    """Is |x - c| / w - 0.01: below 0 in a gap that is 0.02 w wide."""
+    away = jax.nn.relu((x[0] - params) * jnp.array([1e3, -1e3]))
+    return jnp.stack([away.sum() - 0.01, 0 * x[0]])
+
+
+def test_a_verdict_that_needs_splits_does_not_miss_a_narrow_gap():
+    family = InputFamily(_shifted, ("t",), (-1.0,), (1.0,), (1.0,), (1.0,))
+    narrow = SemanticCertifier(_dip, np.float32(0.6371), family, batch_size=2)
+    x = np.array([[0.5], [0.9]])
+    verdicts = narrow.verdicts(x, label_specs(np.zeros(2, int), 2), 0.2)
+    assert verdicts.status[0] != Status.PROVED
+    assert verdicts.status[1] == Status.PROVED
+
+
 def test_outputs_stay_within_a_distance():
     params, x = network(7), images(7)
     y = logits(params, x)

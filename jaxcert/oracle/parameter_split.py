@@ -234,11 +234,13 @@ def _learn(
         .min(jnp.where(wins, index, len(wins)))
     )
     point = points[jnp.minimum(winner, len(wins) - 1)]
+    # Infinity minus an infinite width is no number, and no box would be left of it.
+    below = jnp.where(jnp.isfinite(upper), upper - questions.width, jnp.inf)
     return dataclasses.replace(
         state,
         upper=upper,
         witness=jnp.where((winner < len(wins))[:, None], point, state.witness),
-        radius=jnp.minimum(state.radius, upper - questions.width),
+        radius=jnp.minimum(state.radius, below),
     )
 
 
@@ -298,7 +300,7 @@ def _answer(questions: Questions, state: ParameterState) -> ParameterAnswer:
     np.minimum.at(least, owner, near[left])
     np.minimum.at(bound, owner, state.bound[left])
     bound[np.isfinite(state.stuck)] = -np.inf
-    is_open = least <= radius
+    is_open = ~(least > radius)  # a radius that is no number proves nothing
     return ParameterAnswer(
         radius=np.minimum(radius, least),
         bound=np.where(np.isfinite(bound), bound, -np.inf),
