@@ -19,6 +19,9 @@ from jaxcert.errors import InputError
 
 Transform = Callable[[Array, Array], Array]
 
+# Radii are quotients of legal parameters and rates: they must not overflow.
+_LARGEST = 1e30
+
 
 def _move(x: Array, theta: Array, *directions: Array) -> Array:
     """Returns clip(x + sum_k theta_k D_k, 0, 1): one affine map, then two ReLUs."""
@@ -87,9 +90,15 @@ class InputFamily:
             )
         if not all(a <= 0 <= b for a, b in zip(self.lower, self.upper, strict=True)):
             raise InputError("legal parameters must lie around 0: no change")
+        if max(map(abs, self.lower + self.upper)) > _LARGEST:
+            raise InputError(
+                f"legal parameters reach beyond {_LARGEST:g}: give finite bounds"
+            )
         rates = self.rates_down + self.rates_up
         if not all(0 <= rate < np.inf for rate in rates) or max(rates) == 0:
             raise InputError("rates must be finite and >= 0, and not all of them 0")
+        if any(0 < rate < 1 / _LARGEST for rate in rates):
+            raise InputError(f"rates above 0 must be at least {1 / _LARGEST:g}")
 
     def with_rates(self, *rates: float) -> InputFamily:
         """Returns the family with these rates on the sides that may move."""

@@ -358,3 +358,7 @@ def test_mistakes_are_named():
         InputFamily(transform, ("b",), (-1, 0), (1,), (1,), (1,))
     with pytest.raises(InputError, match="parameters must lie around 0: no change"):
         InputFamily(transform, ("b",), (0.1,), (1,), (1,), (1,))
+    with pytest.raises(InputError, match="reach beyond 1e.30: give finite bounds"):
+        InputFamily(transform, ("b",), (0,), (np.inf,), (0,), (1,))
+    with pytest.raises(InputError, match="rates above 0 must be at least 1e-30"):
+        InputFamily(transform, ("b",), (0,), (1,), (0,), (1e-310,))
