@@ -299,6 +299,9 @@ def share_witnesses(
         count = state.upper.size
         least = jax.ops.segment_min(distance, owner, count)
         wins = found & (distance <= least[owner]) & (distance < state.upper[owner])
+        # One winner each: on accelerators two writes to one row could mix.
+        index = jnp.where(wins, jnp.arange(len(wins)), len(wins))
+        wins &= index == jax.ops.segment_min(index, owner, count)[owner]
         where = jnp.where(wins, owner, count)
         upper = jnp.minimum(state.upper, least)
         witness = state.witness.at[where].set(close, mode="drop")
