@@ -245,6 +245,15 @@ class Certifier:
                 f"x holds {len(x)} inputs, the answers are for {found.label.shape}: "
                 "pass what `batch` was given, and its answer"
             )
+        inside = (found.box.lo <= x) & (x <= found.box.hi)
+        strange = (found.outcome == Outcome.CERTIFIED) & ~inside.all(
+            axis=tuple(range(1, x.ndim))
+        )
+        if strange.any():
+            raise InputError(
+                f"input {int(np.argmax(strange))} does not lie in the box of its "
+                "answer: pass what `batch` was given, and its answer"
+            )
         program = program_of(self.f, self.params32, x[0])
         if not is_piecewise_linear(program):
             raise InputError(

@@ -12,6 +12,7 @@ from jaxtyping import ArrayLike
 from jaxcert.box import Box, Rates
 from jaxcert.errors import InputError
 
+_SLOWEST = 1e-30
 LARGEST = 3e38
 """Largest magnitude that is taken: float32, in which searches run, ends above it."""
 
@@ -130,7 +131,7 @@ def checked_rates(rates: Rates | None, shape: tuple[int, ...]) -> Rates:
     """Returns the rates as arrays of the input's shape, numpy float64.
 
     Raises:
-      InputError: wrong shape, negative or not finite, or all zero.
+      InputError: wrong shape, negative or not finite, all zero, or tiny.
     """
     ends = (1.0, 1.0) if rates is None else (rates.lower, rates.upper)
     try:
@@ -142,4 +143,9 @@ def checked_rates(rates: Rates | None, shape: tuple[int, ...]) -> Rates:
     both = np.stack([low, high])
     if not np.isfinite(both).all() or (both < 0).any() or not (both > 0).any():
         raise InputError("rates must be finite and >= 0, and not all of them 0")
+    if (slow := both[(both > 0) & (both < _SLOWEST)]).size:
+        raise InputError(
+            f"a rate is {slow[0]:g}: rates above 0 must be at least {_SLOWEST:g}, or "
+            "radii overflow"
+        )
     return Rates(low, high)  # type: ignore[arg-type]

@@ -68,6 +68,10 @@ MISTAKES = {
         lambda: certify(rates=jc.Rates(-np.ones(2), np.ones(2))),
         "rates must be finite and >= 0",
     ),
+    "tiny rate": (
+        lambda: certify(rates=jc.Rates(np.full(2, 1e-40), np.ones(2))),
+        "a rate is 1e-40: rates above 0 must be at least 1e-30, or radii overflow",
+    ),
     "zero rates": (
         lambda: certify(rates=jc.Rates(np.zeros(2), np.zeros(2))),
         "not all of them 0",

@@ -121,3 +121,12 @@ def test_mistakes_are_told():
         GrowthOptions("widest")
     with pytest.raises(jc.InputError, match="delta is 0; it must be > 0"):
         GrowthOptions(delta=0)
+
+
+def test_answers_of_other_inputs_are_refused():
+    params, x, found, _ = grown(0, "maximal")
+    certifier = Certifier(f, params, None, (SIZES[0],), options=OPTIONS)
+    with pytest.raises(jc.InputError, match="does not lie in the box of its answer"):
+        certifier.grow(x[::-1], found)
+    with pytest.raises(jc.InputError, match="x holds 7 inputs, the answers are for"):
+        certifier.grow(x[:7], found)
