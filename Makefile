@@ -13,7 +13,7 @@ certify: $(READY)
 	  --output=out/digits --resume
 
 test: $(READY)
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
