@@ -38,7 +38,8 @@ from jaxcert.oracle.instances import ApothemTask, ProofTrees
 from jaxcert.oracle.leaf import is_piecewise_linear
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
-from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask, grow_boxes
+from jaxcert.search.growing import grow_boxes
+from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask
 from jaxcert.spec import Spec
 
 # Radii per step of the attack; it descends from several starts at each.
