@@ -113,18 +113,16 @@ def compare(request: Request) -> int:
         "validation": request.validation,
         "methods": list(request.methods),
     } | dataclasses.asdict(request.options)
-    with ComparisonFiles(folder, request.resume, config) as files:
-        for notice in files.notices:
-            logging.warning("%s", notice)
-        methods = {
-            name: make_method(name, request.task, data.fit, request.options, folder)
-            for name in request.methods
-        }
-        names = data.test.class_names
-        heading = f"{request.dataset}: {names[1]} (sensitive) against {names[0]}"
-        results, target = _compare(methods, data, chosen, files)
-        attacks = _attack(methods, results, data.test.images[chosen], request)
-        files.finish(_summary(results, target, attacks, config))
+    files = ComparisonFiles(folder, request.resume, config)
+    methods = {
+        name: make_method(name, request.task, data.fit, request.options, folder)
+        for name in request.methods
+    }
+    names = data.test.class_names
+    heading = f"{request.dataset}: {names[1]} (sensitive) against {names[0]}"
+    results, target = _compare(methods, data, chosen, files)
+    attacks = _attack(methods, results, data.test.images[chosen], request)
+    files.finish(_summary(results, target, attacks, config))
     write_curves(results, heading, folder / "curves")
     print(table(results, target, heading))
     print()

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from _audit_boxes import Claim, clipped, published_claims, read_claims
 from _audit_decide import Auditor
-from _audit_files import AuditFiles, Record
+from _audit_files import AuditFiles
 from _audit_table import summary, table
+from _journal import Record
 from absl import logging
 
 from jaxcert.checks import check_labels
@@ -103,8 +104,6 @@ def audit(request: Request) -> int:
     auditor = Auditor(network, request.required_margin, attack)
     output, interrupted = _common.expand(request.output), False
     with AuditFiles(output, request.resume, config) as files:
-        for notice in files.notices:
-            logging.warning("%s", notice)
         todo = [c for c in claims if _is_open(c, files)]
         if len(todo) < len(claims):
             logging.info("%d boxes are done already", len(claims) - len(todo))

@@ -14,7 +14,8 @@ import numpy as np
 from _captioner_model import Generate, TrainOptions, load, save, train
 from _captioner_table import by_class, fewer_samples, statements
 from _captions import CLASSES, garbled, judge, oracle
-from _records import Record, Records
+from _journal import Record
+from _records import Records
 from _smoothing_run import Task, count
 from absl import logging
 from jaxtyping import Array
@@ -112,39 +113,37 @@ def run(request: Request) -> int:
         if field.name not in ("data_dir", "inputs", "output", "resume", "batch_size")
     }
     output, options = _common.expand(request.output), request.options()
-    with Records(output / LINES, request.resume, settings, KEYS) as records:
-        for notice in records.notices:
-            logging.warning("%s", notice)
-        params = _captioner(request)
-        todo = [i for i in chosen.tolist() if str(i) not in records.by_name]
-        if len(todo) < len(chosen):
-            logging.info("%d images are done", len(chosen) - len(todo))
-        marks = tuple(m for m in (options.n // 100, options.n // 10) if m > 0)
-        generate = Generate(request.temperature)
-        task = Task(
-            "captions", records.settings,
-            Smoother(Generated(generate, oracle, CLASSES), params, options),
-            [str(i) for i in todo], data.images[todo], jax.random.key(request.seed),
-            marks,
-        )  # fmt: skip
-        for counted in count(task, output):
-            begin = time.monotonic()
-            keys, x = task.keys(counted.rows), task.x[counted.rows]
-            answers = _judged(request, params, _fresh(keys, _JUDGED), x)
-            found = _certified(request, params, counted.tally, answers, (keys, x))
-            seconds = counted.seconds + (time.monotonic() - begin) / len(x)
-            records.append(
-                {
-                    "name": str(todo[row]),
-                    "input": str(todo[row]),
-                    "label": int(data.labels[todo[row]]),
-                    "agreement": _share(answers[at], int(data.labels[todo[row]])),
-                    "earlier": {str(k): int(v[at]) for k, v in counted.earlier.items()},
-                    "seconds": seconds,
-                }
-                | {key: values[at].item() for key, values in found.items()}
-                for at, row in enumerate(counted.rows)
-            )
+    records = Records(output / LINES, request.resume, settings, KEYS)
+    params = _captioner(request)
+    todo = [i for i in chosen.tolist() if str(i) not in records.by_name]
+    if len(todo) < len(chosen):
+        logging.info("%d images are done", len(chosen) - len(todo))
+    marks = tuple(m for m in (options.n // 100, options.n // 10) if m > 0)
+    generate = Generate(request.temperature)
+    task = Task(
+        "captions", records.settings,
+        Smoother(Generated(generate, oracle, CLASSES), params, options),
+        [str(i) for i in todo], data.images[todo], jax.random.key(request.seed),
+        marks,
+    )  # fmt: skip
+    for counted in count(task, output):
+        begin = time.monotonic()
+        keys, x = task.keys(counted.rows), task.x[counted.rows]
+        answers = _judged(request, params, _fresh(keys, _JUDGED), x)
+        found = _certified(request, params, counted.tally, answers, (keys, x))
+        seconds = counted.seconds + (time.monotonic() - begin) / len(x)
+        records.append(
+            {
+                "name": str(todo[row]),
+                "input": str(todo[row]),
+                "label": int(data.labels[todo[row]]),
+                "agreement": _share(answers[at], int(data.labels[todo[row]])),
+                "earlier": {str(k): int(v[at]) for k, v in counted.earlier.items()},
+                "seconds": seconds,
+            }
+            | {key: values[at].item() for key, values in found.items()}
+            for at, row in enumerate(counted.rows)
+        )
     done = [records.by_name[str(i)] for i in chosen.tolist()]
     _print(request, done, data.class_names)
     return 0

@@ -12,7 +12,8 @@ import _common
 import jax
 import numpy as np
 from _inputs import Selection, select_inputs
-from _records import Record, Records
+from _journal import Record
+from _records import Records
 from _smoothing_run import Counted, Task, count
 from _smoothing_table import (
     accuracy_table,
@@ -131,13 +132,11 @@ def smooth(request: Request) -> int:
         "models": {s.title: [s.network.content_hash, s.scale] for s in subjects},
     }  # fmt: skip
     output, stopped = _common.expand(request.output), False
-    with Records(output / LINES, request.resume, settings, KEYS) as records:
-        for notice in records.notices:
-            logging.warning("%s", notice)
-        try:
-            _certify(subjects, request, records)
-        except KeyboardInterrupt:
-            stopped = True
+    records = Records(output / LINES, request.resume, settings, KEYS)
+    try:
+        _certify(subjects, request, records)
+    except KeyboardInterrupt:
+        stopped = True
     groups = {s.title: _records_of(s, records) for s in subjects}
     groups = {title: found for title, found in groups.items() if found}
     if groups:
