@@ -60,19 +60,16 @@ class Request:
             )
         if not self.output:
             raise InputError("output is empty: name the folder to write")
-        for name, least, most in (
-            ("epochs", 1, 10_000),
-            ("box_epochs", 1, 10_000),
-            ("hidden", 1, 4096),
-            ("samples", 10, 10_000_000),
-            ("validation", 10, 100_000),
-            ("attacks", 1, 1_000_000),
-            ("seed", 0, 2**31 - 10),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in {least} .. {most}"
-                )
+        _common.check_ranges(
+            self,
+            epochs=(1, 10_000),
+            box_epochs=(1, 10_000),
+            hidden=(1, 4096),
+            samples=(10, 10_000_000),
+            validation=(10, 100_000),
+            attacks=(1, 1_000_000),
+            seed=(0, 2**31 - 10),
+        )
         if not self.time_limit > 0:
             raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
         for name in ("ibp_epsilon", "sigma"):

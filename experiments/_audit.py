@@ -62,15 +62,9 @@ class Request:
             )
         if not self.time_limit > 0:
             raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
-        for name, least, most in (
-            ("restarts", 1, 2**12),
-            ("steps", 1, 2**12),
-            ("seed", 0, 2**32 - 1),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in {least} .. {most}"
-                )
+        _common.check_ranges(
+            self, restarts=(1, 2**12), steps=(1, 2**12), seed=(0, 2**32 - 1)
+        )
         if not self.domain[0] < self.domain[1]:
             raise InputError(
                 "the domain is empty: it begins at {:g} and ends at {:g}. Give a "

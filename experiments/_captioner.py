@@ -62,20 +62,16 @@ class Request:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "sigma"):
-            if not 1e-3 <= getattr(self, name) <= 1e3:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in 0.001 .. 1000"
-                )
-        for name, most in (("labelled", 2**30), ("epochs", 1000)):
-            if not 1 <= getattr(self, name) <= most:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in 1 .. {most}"
-                )
+        _common.check_ranges(
+            self,
+            temperature=(0.001, 1000),
+            sigma=(0.001, 1000),
+            labelled=(1, 2**30),
+            epochs=(1, 1000),
+            seed=(0, 2**32 - 1),
+        )
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold is {self.threshold}; it must lie in (0, 1)")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; it must lie in 0 .. {2**32 - 1}")
         if not self.output:
             raise InputError("output is empty: name the folder to write")
 

@@ -72,8 +72,7 @@ class Request:
             )
         if not self.time_limit >= 0:
             raise InputError(f"time_limit is {self.time_limit}; it must be >= 0")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; it must lie in 0 .. {2**32 - 1}")
+        _common.check_ranges(self, seed=(0, 2**32 - 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -82,8 +82,7 @@ class Request:
         numbers("scales", self.scales)
         if not all(radius >= 0 for radius in numbers("radii", self.radii)):
             raise InputError(f"a radius is at least 0, got {','.join(self.radii)}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; it must lie in 0 .. {2**32 - 1}")
+        _common.check_ranges(self, seed=(0, 2**32 - 1))
         if not self.output:
             raise InputError("output is empty: name the folder to write")
 
