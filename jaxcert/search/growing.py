@@ -14,8 +14,11 @@ proved is ever given up: stopping early leaves a smaller proved box.
 from __future__ import annotations
 
 import dataclasses
+import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -26,6 +29,7 @@ from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box, Family
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.precision import float64
 from jaxcert.search.cover import Exam, Leaves, Place, Prover, children
 from jaxcert.search.faces import Faces, box_of, extents_of, face_weights
 from jaxcert.search.filling import Cuts, fill
@@ -33,6 +37,8 @@ from jaxcert.search.growth import FAIRNESS, Growth, GrowthOptions, GrowthTask
 from jaxcert.search.proposals import Front, ProposalOptions, propose
 
 _RESERVE = 1e-3
+# Threads that share a batch, and the inputs that are worth one.
+_WORKERS, _PER_WORKER = 2, 8
 # Cuts per input that a box is chosen by; a cover has more leaves, most of no concern.
 _CUTS = 256
 _BRIEF = AscentOptions()
@@ -63,8 +69,6 @@ def grow_boxes(
 ) -> Growth:
     """Returns maximal boxes, as far as the rounds and the deadline allow.
 
-    Must run where float64 is enabled.
-
     Args:
       f: the network's function; ReLUs are its only nonlinear parts.
       params32, params64: its weights in both float types.
@@ -72,16 +76,36 @@ def grow_boxes(
       options: see `GrowthOptions`.
       branch: how branch and bound runs.
       deadline: `time.monotonic()` after which no further round begins.
-      progress: told the round and how many inputs are not done.
+      progress: told the round and how many inputs are not done; by several threads.
     """
-    run = _Run(f, (params32, params64), task, options, branch, deadline)
-    for index in range(options.rounds):
-        if not run.active.any() or time.monotonic() > deadline:
-            break
-        run.round(index)
-        if progress:
-            progress(index, int(run.active.sum()))
-    return run.result()
+    count = len(task.x)
+    workers = max(min(os.cpu_count() or 1, _WORKERS, count // _PER_WORKER), 1)
+    slices = [np.arange(k, count, workers) for k in range(workers)]
+    active, stopped = [len(rows) for rows in slices], threading.Event()
+
+    def work(number: int) -> Growth:
+        with float64():
+            part = task.rows(slices[number])
+            run = _Run(f, (params32, params64), part, options, branch, deadline)
+            for index in range(options.rounds):
+                late = time.monotonic() > deadline or stopped.is_set()
+                if not run.active.any() or late:
+                    break
+                run.round(index)
+                active[number] = int(run.active.sum())
+                if progress:
+                    progress(index, sum(active))
+            active[number] = 0
+            return run.result()
+
+    # Some programs are too small for two cores, and linear programs are solved on one.
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            parts = list(pool.map(work, range(workers)))
+        except BaseException:
+            stopped.set()
+            raise
+    return Growth.joined(parts, slices)
 
 
 class _Run:

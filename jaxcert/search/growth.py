@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -68,6 +68,13 @@ class GrowthTask:
     spec: Spec
     wanted: np.ndarray
 
+    def rows(self, chosen: np.ndarray) -> GrowthTask:
+        """Returns the chosen inputs."""
+        return GrowthTask(
+            self.x[chosen], _rows(self.box, chosen), self.witness[chosen], self.domain,
+            self.rates, _rows(self.spec, chosen), self.wanted[chosen],
+        )  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Growth:
@@ -91,11 +98,27 @@ class Growth:
 
     def rows(self, count: int) -> Growth:
         """Returns the first `count` inputs."""
-        box = jax.tree.map(lambda v: v[:count], self.box)
         return Growth(
-            box, self.points[:count], self.blocked[:count], self.subproblems[:count],
-            self.rounds[:count],
+            _rows(self.box, slice(count)), self.points[:count], self.blocked[:count],
+            self.subproblems[:count], self.rounds[:count],
         )  # fmt: skip
+
+    @staticmethod
+    def joined(parts: list[Growth], slices: list[np.ndarray]) -> Growth:
+        """Returns the inputs of all parts; `slices` says where those of each belong."""
+        order = np.argsort(np.concatenate(slices))
+
+        def join(*values: np.ndarray) -> np.ndarray:
+            return np.concatenate(values)[order]
+
+        points = [p for part in parts for p in part.points]
+        return Growth(
+            jax.tree.map(join, *[part.box for part in parts]),
+            [points[k] for k in order],
+            join(*[part.blocked for part in parts]),
+            join(*[part.subproblems for part in parts]),
+            join(*[part.rounds for part in parts]),
+        )
 
     def witness(self, row: int, face: int, end: float) -> np.ndarray:
         """Returns the counterexample that blocks a face, given how far it may move.
@@ -108,3 +131,7 @@ class Growth:
         point = np.array(self.points[row][self.blocked[row, face]])
         point.reshape(-1)[face % point.size] = end
         return point
+
+
+def _rows(tree: Any, chosen: Any) -> Any:
+    return jax.tree.map(lambda v: np.asarray(v)[chosen], tree)

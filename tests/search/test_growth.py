@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import exact
@@ -134,3 +135,29 @@ def test_answers_of_other_inputs_are_refused():
         certifier.grow(x[::-1], found)
     with pytest.raises(jc.InputError, match="x holds 7 inputs, the answers are for"):
         certifier.grow(x[:7], found)
+
+
+def test_a_batch_that_threads_share_keeps_its_order():
+    params = network(0)
+    x = np.random.default_rng(5).uniform(0.1, 0.9, (16, INPUTS))
+    options = dataclasses.replace(OPTIONS, batch_size=16)
+    certifier = Certifier(f, params, None, (INPUTS,), options=options)
+    found = certifier.batch(x, None)
+    seen = []
+    growth = certifier.grow(
+        x, found, GrowthOptions(delta=DELTA), progress=lambda *state: seen.append(state)
+    )
+    kept = found.outcome == 0
+    assert kept.sum() >= 12 and seen[-1][1] == 0
+    assert (growth.box.lo <= found.box.lo)[kept].all()
+    assert (growth.box.hi >= found.box.hi)[kept].all()
+    wider = growth.box.hi - growth.box.lo > found.box.hi - found.box.lo
+    assert wider[kept].any(axis=1).sum() >= 10
+    for j in np.flatnonzero(kept):
+        assert growth.rounds[j] > 0
+        for face in np.flatnonzero(growth.blocked[j] >= 0):
+            side, i = divmod(int(face), INPUTS)
+            end = (growth.box.lo, growth.box.hi)[side][j, i] + (-DELTA, DELTA)[side]
+            z = growth.witness(j, face, float(np.clip(end, 0, 1)))
+            logits, label = exact.evaluate(by_input(params), z), int(found.label[j])
+            assert (logits[label] <= np.delete(logits, label)).any()
