@@ -33,7 +33,7 @@ from jaxcert.precision import float64
 from jaxcert.search.cover import Exam, Leaves, Place, Prover, children
 from jaxcert.search.faces import Faces, box_of, extents_of, face_weights
 from jaxcert.search.filling import Cuts, fill
-from jaxcert.search.growth import FAIRNESS, Growth, GrowthOptions, GrowthTask
+from jaxcert.search.growth import FAIRNESS, OPEN, Growth, GrowthOptions, GrowthTask
 from jaxcert.search.proposals import Front, ProposalOptions, propose
 
 _RESERVE = 1e-3
@@ -146,11 +146,13 @@ class _Run:
         self._watch(np.flatnonzero(known), task.witness[known])
         self._steepest_rate = max(np.max(task.rates.lower), np.max(task.rates.upper))
         # A box can only be changed with a cover of it at hand.
-        self._place = self._prover.at(self._front.box)
+        self._first = self._front.box
+        self._place = self._prover.at(self._first)
         first = self._prover.unsplit(self._place, task.wanted)
         cover, rest = self._solve_rest(self._place, *self._prove(self._place, first))
         self.active[self._prover.owner(rest)] = False
         self._cover = cover.rows(self.active[self._prover.owner(cover)])
+        self._resting = [self._cover.rows(np.zeros(len(self._cover.instance), bool))]
 
     def round(self, index: int) -> None:
         """Moves the faces of every active input as far as one proposal allows."""
@@ -170,7 +172,7 @@ class _Run:
         self._idle = np.where(moved, 0, self._idle + 1)
         left = self._faces.open.sum(axis=1)
         self.active &= (left > 0) & (self._idle < _PATIENCE)
-        self._cover = self._cover.rows(self.active[self._prover.owner(self._cover)])
+        self._rest(~self.active[self._prover.owner(self._cover)])
 
     def _attacked(self, fairness: float | None) -> Box:
         """Returns boxes that attacks find nothing wrong with."""
@@ -186,7 +188,8 @@ class _Run:
         limits = np.where(
             self._faces.open, np.asarray(extents_of(front, front.domain)), extents
         )
-        far = jax.device_get(box_of(front, limits))
+        far = self._box(limits)
+        self._rest(self._prover.examine(self._prover.at(far), self._cover).excess > 0)
         exam = self._prover.examine(self._place, self._cover, far=far)
         exam = self._refine(exam, far)
         owner = self._prover.owner(self._cover)
@@ -200,6 +203,11 @@ class _Run:
             budget = (1 - _SPARE) * room[own] + weight @ extents[j]
             goal[j] = fill(_padded(weight, budget), extents[j], limits[j], delta)
         return self._box(goal)
+
+    def _rest(self, leaves: np.ndarray) -> None:
+        """Takes leaves out of the cover that need no further work, by mask."""
+        self._resting.append(self._cover.rows(leaves))
+        self._cover = self._cover.rows(~leaves)
 
     def _weights(self, rows: np.ndarray, j: int) -> np.ndarray:
         """Returns what the faces of input j cost these leaves of it."""
@@ -438,11 +446,24 @@ class _Run:
         return Box(np.minimum(box.lo, known.lo), np.maximum(box.hi, known.hi))
 
     def result(self) -> Growth:
-        """Returns what was found so far."""
+        """Returns what was found so far, after every leaf was bounded once more.
+
+        The box of an input with a leaf that is not proved is the one it had.
+        """
+        leaves = Leaves.joined([*self._resting, self._cover])
+        box, points = self._front.box, self._faces.all_points()
+        proved = self._prover.examine(self._prover.at(box), leaves).excess > 0
+        failed = np.zeros(len(points), bool)
+        failed[self._prover.owner(leaves)[~proved]] = True
+        mask = failed.reshape(-1, *[1] * (box.lo.ndim - 1))
+        box = jax.tree.map(lambda a, b: np.where(mask, a, b), self._first, box)
         return Growth(
-            self._front.box, self._faces.all_points(), self._faces.blocked,
-            self._subproblems, self._rounds,
-        )  # fmt: skip
+            box,
+            [p[:0] if failed[j] else p for j, p in enumerate(points)],
+            np.where(failed[:, None], OPEN, self._faces.blocked),
+            self._subproblems,
+            self._rounds,
+        )
 
 
 def _padded(weight: np.ndarray, budget: np.ndarray) -> Cuts:
