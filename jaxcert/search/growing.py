@@ -176,7 +176,10 @@ class _Run:
 
     def _attacked(self, fairness: float | None) -> Box:
         """Returns boxes that attacks find nothing wrong with."""
-        options = ProposalOptions(delta=self._options.delta, fairness=fairness)
+        # The leaves correct what a short attack misses.
+        options = ProposalOptions(
+            delta=self._options.delta, fairness=fairness, iterations=6, shaping=4
+        )
         target, self._front = jax.device_get(
             propose(self._program, options, self._params, self._front, np.int32(0))
         )
@@ -452,9 +455,12 @@ class _Run:
         """
         leaves = Leaves.joined([*self._resting, self._cover])
         box, points = self._front.box, self._faces.all_points()
-        proved = self._prover.examine(self._prover.at(box), leaves).excess > 0
+        # Over a part of the box it was proved for, a leaf may need other multipliers.
+        _, rest, _ = self._prover.prove(
+            self._prover.at(box), leaves, _BRIEF, self._options.subproblems
+        )
         failed = np.zeros(len(points), bool)
-        failed[self._prover.owner(leaves)[~proved]] = True
+        failed[self._prover.owner(rest)] = True
         mask = failed.reshape(-1, *[1] * (box.lo.ndim - 1))
         box = jax.tree.map(lambda a, b: np.where(mask, a, b), self._first, box)
         return Growth(
