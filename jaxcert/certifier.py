@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,6 +29,7 @@ from jaxcert.checks import (
     checked_domain,
     checked_rates,
 )
+from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
@@ -43,19 +43,6 @@ from jaxcert.spec import Spec
 
 # Radii per step of the attack; it descends from several starts at each.
 _ATTACK_CANDIDATES = 4
-
-
-def float64_device() -> jax.Device:
-    """Returns where float64 is computed: the CPU if the accelerator has no float64."""
-    default = jax.devices()[0]
-    return jax.devices("cpu")[0] if default.platform == "tpu" else default
-
-
-@contextlib.contextmanager
-def float64() -> Iterator[None]:
-    """Runs the block with float64 enabled, on a device that has it."""
-    with jax.enable_x64(True), jax.default_device(float64_device()):
-        yield
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,7 +120,7 @@ class Certifier:
           x: shape (n, *input_shape), inside the domain.
           labels: shape (n,) or None for the predicted classes.
           deadline: `time.monotonic()` after which branch and bound stops; what is
-            proved by then is returned.
+            proved by then is returned. An array () may come forward meanwhile.
 
         Raises:
           InputError: wrong shape, NaN, an input outside the domain, a label out of
