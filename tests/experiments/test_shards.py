@@ -1,4 +1,4 @@
-"""The script `certify` in several processes, and what they wrote put together."""
+"""The script `certify` on several devices and in several processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 import socket
 from pathlib import Path
 
+import certify
+import jax
 import numpy as np
 import pytest
 
@@ -202,3 +204,44 @@ def test_no_cluster(start, tmp_path):
     assert (process.returncode, printed) == (1, "")
     assert said.startswith("error: --distributed: JAX found no cluster here (")
     assert said.count("\n") == 1
+
+
+# Several devices
+
+
+@pytest.fixture
+def three(monkeypatch) -> None:
+    """Threads of three devices, which are one; test_devices.py has real ones."""
+    monkeypatch.setattr(certify, "local_devices", lambda: jax.local_devices()[:1] * 3)
+
+
+def test_devices_give_the_run_of_one(run_certify, alone, tmp_path, three):
+    ended = run_certify(*FLAGS, f"--output={tmp_path}")
+    assert (ended.code, ended.err) == (0, "")
+    same(alone, tmp_path)
+    flags = *FLAGS, "--devices=4", f"--output={tmp_path / 'out'}"
+    assert run_certify(*flags).err == "error: devices is 4; this process has 3\n"
+
+
+def test_ctrl_c_and_the_time_limit_on_devices(
+    run_certify, alone, calls, monkeypatch, tmp_path, three
+):
+    counted = certify.Certifier.batch_with_proofs
+    flags = *FLAGS, "--resume", f"--output={tmp_path}"
+
+    def interrupted(self, x, *rest):
+        if calls:
+            raise KeyboardInterrupt
+        return counted(self, x, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(certify.Certifier, "batch_with_proofs", interrupted)
+        ended = run_certify(*flags)
+    assert ended.code == 130 and calls == [4]
+    assert ended.out.endswith("stopped by Ctrl-C; continue with --resume\n")
+    assert len(read_run(tmp_path).records) == 4
+    ended = run_certify(*flags, "--time_limit=1e-9")
+    assert ended.code == 0 and calls == [4]
+    assert ended.out.endswith("stopped by the time limit; continue with --resume\n")
+    assert run_certify(*flags).code == 0 and calls == [4, 4, 3]
+    same(alone, tmp_path)
