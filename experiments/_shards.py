@@ -113,10 +113,13 @@ def _met(address: str | None, count: int | None, index: int | None) -> Shard:
     """Returns what `jax.distributed` knows of this process, and leaves it again."""
     try:
         jax.distributed.initialize(address, count, index)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise InputError(
-            f"--distributed: JAX found no cluster here ({error}). Give --coordinator, "
-            "--processes and --process"
+            f"the other processes cannot be met at {address} ({error}). Name a free "
+            "port of process 0 with --coordinator"
+            if address
+            else f"--distributed: JAX found no cluster here ({error}). Give "
+            "--coordinator, --processes and --process"
         ) from error
     shard = Shard(jax.process_index(), jax.process_count())
     jax.distributed.shutdown()

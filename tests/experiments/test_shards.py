@@ -128,17 +128,27 @@ def test_certificates_are_put_together(run_certify, tmp_path):
         assert check_certificate(out / "proofs" / f"{record['input']}.npz").accepted
 
 
-def test_two_processes_that_meet(start, run_certify, alone, tmp_path):
+@pytest.mark.parametrize("slurm", [False, True])
+def test_two_processes_that_meet(start, run_certify, alone, tmp_path, slurm):
+    both = []
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"--coordinator=localhost:{free.getsockname()[1]}"
-    flags = *FLAGS, f"--output={tmp_path}"
-    both = [start(*flags, *own(index), address) for index in range(2)]
+        port = free.getsockname()[1]
+    for index in range(2):
+        flags = [*own(index), f"--coordinator=localhost:{port}"]
+        told: dict[str, str] = {}
+        if slurm:
+            flags, told = ["--distributed"], {
+                "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_NTASKS": "2", "SLURM_PROCID": str(index),
+                "SLURM_LOCALID": str(index),
+            }  # fmt: skip
+        both.append(start(*FLAGS, *flags, f"--output={tmp_path}", more=told))
     for index, process in enumerate(both):
-        printed, said = process.communicate(timeout=120)
+        printed, said = process.communicate(timeout=300)
         assert process.returncode == 0 and "error" not in said, said
         assert f"shard {index}-of-2" in printed
-    assert run_certify(*flags, "--merge").code == 0
+    assert run_certify(*FLAGS, "--merge", f"--output={tmp_path}").code == 0
     same(alone, tmp_path)
 
 
@@ -185,6 +195,11 @@ def test_shards_of_two_numbers_of_processes(run_certify, sharded):
             ["--coordinator=here", "--processes=2", "--process=0"],
             "--coordinator is 'here'; write HOST:PORT",
         ),
+        (
+            # The process of the tests has computed already, and JAX refuses.
+            ["--coordinator=localhost:1", "--processes=2", "--process=0"],
+            "the other processes cannot be met at localhost:1 (",
+        ),
         (["--distributed", "--processes=2", "--process=0"], "--distributed finds out"),
         (["--merge", "--process=0"], "--merge is one process's work"),
         (["--merge"], "{} holds no shards to merge. Give the --output that"),
@@ -200,7 +215,7 @@ def test_flags_that_do_not_fit(run_certify, tmp_path, flags, message):
 
 def test_no_cluster(start, tmp_path):
     process = start(*FLAGS, "--distributed", f"--output={tmp_path}")
-    printed, said = process.communicate(timeout=120)
+    printed, said = process.communicate(timeout=300)
     assert (process.returncode, printed) == (1, "")
     assert said.startswith("error: --distributed: JAX found no cluster here (")
     assert said.count("\n") == 1
