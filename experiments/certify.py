@@ -5,42 +5,40 @@
 
 Writes certificates.jsonl, boxes.npz, summary.json and report.html into --output and
 prints a table. Ctrl-C leaves valid files; --resume continues and redoes nothing.
+Batches are spread over all devices; docs/scale.md tells how to use several processes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import _common
+import jax
 import numpy as np
+from _certify_run import OBJECTIVE, Run
 from _inputs import Selection, select_inputs, select_network
 from _proofs import Proofs
+from _shards import (
+    check_unchanged,
+    merge,
+    of_shards,
+    read_shards,
+    this_shard,
+    wants_merge,
+)
 from absl import flags, logging
 
-from jaxcert.certifier import (
-    Certification,
-    Certifier,
-    CertifyOptions,
-    Outcome,
-)
+from jaxcert.certifier import Certifier, CertifyOptions
 from jaxcert.checks import check_inputs, check_labels
+from jaxcert.devices import local_devices
 from jaxcert.errors import InputError
 from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions
 from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.report import (
-    Record,
-    RunFiles,
-    read_run,
-    summarise,
-    table,
-    write_report,
-)
+from jaxcert.report import RunFiles, read_run, summarise, table, write_report
 
 _MODEL = flags.DEFINE_string(
     "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
@@ -85,42 +83,28 @@ _ARITHMETIC = flags.DEFINE_enum(
     "What is proved: the network in real numbers, or every float32 evaluation of it "
     "(implies --proofs).",
 )
+_DEVICES = flags.DEFINE_integer(
+    "devices", 0, "Devices of this process to compute on; 0: all.", lower_bound=0
+)
 _AGAIN = flags.DEFINE_boolean(
     "again", False, "Certify a second time, to print times without compilation."
 )
-
-_STATUS = {
-    Outcome.CERTIFIED: "certified",
-    Outcome.MISCLASSIFIED: "misclassified",
-    Outcome.UNKNOWN: "unknown",
-}
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the script; returns its exit code."""
     del argv
-    if _OBJECTIVE.value != "apothem":
-        raise InputError(f"unknown objective '{_OBJECTIVE.value}'; choose apothem")
-    if not _TIME_LIMIT.value >= 0:
-        raise InputError(f"time_limit is {_TIME_LIMIT.value}; it must be >= 0")
-    if not 0 <= _SEED.value < 2**32:
-        raise InputError(f"seed is {_SEED.value}; it must lie in 0 .. {2**32 - 1}")
-    for name, value, most in (
-        ("candidates", _CANDIDATES.value, 2**16),
-        ("restarts", _RESTARTS.value, 2**10),
-    ):
-        if not 1 <= value <= most:
-            raise InputError(f"{name} is {value}; it must lie in 1 .. {most}")
-    options = CertifyOptions(
-        oracle=_ORACLE.value,
-        candidates=_CANDIDATES.value,
-        batch_size=_BATCH_SIZE.value,
-        attack=AttackOptions(restarts=_RESTARTS.value, seed=_SEED.value),
-        branch=BranchOptions(record=_wants_proofs()),
-    )
+    options = _options()
     if not _OUTPUT.value:
         raise InputError("output is empty: name the folder to write")
     output = _common.expand(_OUTPUT.value)
+    shard = this_shard()
+    if (shard or wants_merge()) and _MODEL.value == "demo":
+        raise InputError(
+            "several processes need one network: name its file with --model. A run "
+            "with --model=demo writes one (network.npz)"
+        )
+    devices = _devices()
     data_dir = _common.expand(_DATA_DIR.value) if _DATA_DIR.value else None
     network = select_network(
         _MODEL.value, output, _DATASET.value, data_dir, _SEED.value
@@ -131,8 +115,8 @@ def main(argv: Sequence[str]) -> int:
         _INPUTS.value, network, _DATASET.value, _SPLIT.value, data_dir
     )
     # A batch is padded to its size, and no one wants more padding than inputs.
-    most = max(64, len(chosen.names))
-    options = dataclasses.replace(options, batch_size=min(most, options.batch_size))
+    batch = min(options.batch_size, max(64, len(chosen.names)))
+    options = dataclasses.replace(options, batch_size=batch)
     certifier = Certifier(
         network.apply,
         network.params,
@@ -143,28 +127,90 @@ def main(argv: Sequence[str]) -> int:
         options=options,
     )
     _check(certifier, chosen)
-    config = _config(network, chosen)
+    config, rows = _config(network, chosen), np.arange(len(chosen.names))
+    if wants_merge():
+        return _merge(output, config, chosen, batch)
+    if shard:
+        output, rows = shard.folder(output), shard.rows(len(rows), batch)
+        config = of_shards(config, batch)
     with RunFiles(output, _RESUME.value, config, _flag_values()) as files:
-        _check_unchanged(files, chosen)
+        _check_done(files, chosen)
         proofs = None
         if _wants_proofs():
             proofs = Proofs.into(output / "proofs", certifier, _ARITHMETIC.value)
-        interrupted = _certify_all(certifier, chosen, files, proofs)
+        run = Run(certifier, chosen, rows, devices, files, proofs, _ARITHMETIC.value)
+        interrupted = run.certify(_TIME_LIMIT.value or math.inf)
         if not interrupted:
             files.finish()
+    _show(files, proofs, report=_REPORT.value and not shard)
+    if shard:
+        print(f"\nshard {shard}: merge when all {shard.count} are done")
+    if interrupted:
+        print(f"stopped by {interrupted}; continue with --resume")
+    elif _AGAIN.value:
+        run.print_times()
+    return 130 if interrupted == "Ctrl-C" else 0
+
+
+def _options() -> CertifyOptions:
+    """Returns how to certify; raises InputError for a flag out of range."""
+    if _OBJECTIVE.value != OBJECTIVE:
+        raise InputError(f"unknown objective '{_OBJECTIVE.value}'; choose {OBJECTIVE}")
+    if not _TIME_LIMIT.value >= 0:
+        raise InputError(f"time_limit is {_TIME_LIMIT.value}; it must be >= 0")
+    if not 0 <= _SEED.value < 2**32:
+        raise InputError(f"seed is {_SEED.value}; it must lie in 0 .. {2**32 - 1}")
+    for name, value, most in (
+        ("candidates", _CANDIDATES.value, 2**16),
+        ("restarts", _RESTARTS.value, 2**10),
+    ):
+        if not 1 <= value <= most:
+            raise InputError(f"{name} is {value}; it must lie in 1 .. {most}")
+    return CertifyOptions(
+        oracle=_ORACLE.value,
+        candidates=_CANDIDATES.value,
+        batch_size=_BATCH_SIZE.value,
+        attack=AttackOptions(restarts=_RESTARTS.value, seed=_SEED.value),
+        branch=BranchOptions(record=_wants_proofs()),
+    )
+
+
+def _devices() -> tuple[jax.Device, ...]:
+    """Returns what to compute on."""
+    devices = local_devices()
+    if _DEVICES.value > len(devices):
+        raise InputError(
+            f"devices is {_DEVICES.value}; this process has {len(devices)}"
+        )
+    return devices[: _DEVICES.value or None]
+
+
+def _merge(output: Path, config: dict, chosen: Selection, batch: int) -> int:
+    """Puts the shards in `output` together; returns the exit code."""
+    shards = read_shards(output, chosen, batch, of_shards(config, batch))
+    with RunFiles(output, _RESUME.value, config, _flag_values()) as files:
+        _check_done(files, chosen)
+        merge(files, shards, chosen, batch)
+        files.finish()
+    _show(files, None, _REPORT.value)
+    return 0
+
+
+def _check_done(files: RunFiles, chosen: Selection) -> None:
+    """Raises InputError if the run answers an input of equal name but other values."""
+    if not files.done.isdisjoint(chosen.names):
+        check_unchanged(files.directory, read_run(files.directory), chosen)
+
+
+def _show(files: RunFiles, proofs: Proofs | None, report: bool) -> None:
     for notice in files.notices:
         logging.warning("%s", notice)
-    records = read_run(output).records
+    records = read_run(files.directory).records
     print(table(records, summarise(records), tolerance=_TOLERANCE.value))
     if proofs is not None:
         print(f"\n{proofs.summary()}")
-    if _REPORT.value:
-        print(f"\nreport: {write_report(output)}")
-    if interrupted:
-        print(f"stopped by {interrupted}; continue with --resume")
-    if _AGAIN.value and not interrupted:
-        _print_times(certifier, chosen)
-    return 130 if interrupted == "Ctrl-C" else 0
+    if report:
+        print(f"\nreport: {write_report(files.directory)}")
 
 
 def _wants_proofs() -> bool:
@@ -178,119 +224,6 @@ def _check(certifier: Certifier, chosen: Selection) -> None:
     check_inputs(chosen.x, certifier.domain, names)
     if chosen.labels is not None:
         check_labels(chosen.labels, len(names), certifier.num_classes, names)
-
-
-def _check_unchanged(files: RunFiles, chosen: Selection) -> None:
-    """Raises InputError if the run answers an input of equal name but other values."""
-    if files.done.isdisjoint(chosen.names):
-        return
-    run = read_run(files.directory)
-    stored = {record["input"]: row for row, record in enumerate(run.records)}
-    for row, name in enumerate(chosen.names):
-        if name not in stored:
-            continue
-        label = None if chosen.labels is None else int(chosen.labels[row])
-        same = np.array_equal(run.x[stored[name]], chosen.x[row])
-        if not same or run.records[stored[name]]["label"] != label:
-            raise InputError(
-                f"input {name} has other values or another label in the run that "
-                f"{files.directory} holds. Choose another --output"
-            )
-
-
-def _certify_all(
-    certifier: Certifier, chosen: Selection, files: RunFiles, proofs: Proofs | None
-) -> str:
-    """Certifies what is not done; returns what stopped it, or ''."""
-    todo = [i for i, name in enumerate(chosen.names) if name not in files.done]
-    if len(todo) < len(chosen.names):
-        logging.info("%d inputs are done already", len(chosen.names) - len(todo))
-    limit = _TIME_LIMIT.value or math.inf
-    deadline = time.monotonic() + limit
-    size = certifier.options.batch_size
-    try:
-        with _progress(len(todo)) as show:
-            for start in range(0, len(todo), size):
-                if time.monotonic() >= deadline:
-                    return "the time limit"
-                part = np.array(todo[start : start + size])
-                _certify_part(certifier, chosen, part, files, proofs, deadline)
-                show(start + len(part))
-    except KeyboardInterrupt:
-        return "Ctrl-C"
-    return ""
-
-
-def _certify_part(
-    certifier: Certifier,
-    chosen: Selection,
-    part: np.ndarray,
-    files: RunFiles,
-    proofs: Proofs | None,
-    deadline: float,
-) -> None:
-    begin = time.perf_counter()
-    labels = None if chosen.labels is None else chosen.labels[part]
-    answer, trees = certifier.batch_with_proofs(chosen.x[part], labels, deadline)
-    names = [chosen.names[i] for i in part]
-    if proofs is not None:
-        answer = proofs.write(names, chosen.x[part], answer, trees)
-    seconds = (time.perf_counter() - begin) / len(part)
-    _warn_of_open_brackets(answer, deadline)
-    records = [
-        _record(answer, row, name, labels is not None, seconds)
-        for row, name in enumerate(names)
-    ]
-    files.append(
-        records,
-        x=chosen.x[part],
-        lo=np.asarray(answer.box.lo),
-        hi=np.asarray(answer.box.hi),
-        witness=answer.witness,
-        witness_class=answer.witness_class,
-    )
-
-
-def _warn_of_open_brackets(answer: Certification, deadline: float) -> None:
-    """Says once that the time limit came before the brackets were closed."""
-    if _ORACLE.value != "complete" or time.monotonic() < deadline:
-        return
-    with np.errstate(invalid="ignore"):
-        wide = int(np.sum(answer.upper - answer.lower > _TOLERANCE.value))
-    if wide:
-        logging.warning(
-            "the time limit came first: %d of %d brackets are wider than tolerance "
-            "%g. They are stored as far as proved, and --resume does not redo them",
-            wide, len(answer.upper), _TOLERANCE.value,
-        )  # fmt: skip
-
-
-def _record(
-    answer: Certification, row: int, name: str, labelled: bool, seconds: float
-) -> Record:
-    status = _STATUS[Outcome(answer.outcome[row])]
-    edges = answer.box.hi[row] - answer.box.lo[row]
-    with np.errstate(divide="ignore"):
-        log_volume = float(np.sum(np.log(edges)))
-    return {
-        "input": name,
-        "label": int(answer.label[row]) if labelled else None,
-        "predicted": int(answer.predicted[row]),
-        "status": status,
-        "objective": _OBJECTIVE.value,
-        "apothem_lower": float(answer.lower[row]),
-        "apothem_upper": float(answer.upper[row]),
-        "min_edge": float(edges.min()),
-        "mean_edge": float(edges.mean()),
-        "max_edge": float(edges.max()),
-        "log_volume": log_volume,
-        "required_margin": _MARGIN.value,
-        "arithmetic": _ARITHMETIC.value,
-        "oracle": _ORACLE.value,
-        "oracle_calls": int(answer.oracle_calls[row]),
-        "subproblems": int(answer.subproblems[row]),
-        "seconds": round(seconds, 6),
-    }
 
 
 def _config(network: Network, chosen: Selection) -> dict:
@@ -315,40 +248,12 @@ def _config(network: Network, chosen: Selection) -> dict:
 
 
 def _flag_values() -> dict:
-    own = flags.FLAGS.flags_by_module_dict().get("__main__", [])
-    own = own or flags.FLAGS.flags_by_module_dict().get(__name__, [])
-    return {flag.name: flag.value for flag in own}
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Shows a bar on a terminal; the block calls what it gets with the number done."""
-    from rich.progress import Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stdout.isatty(), transient=True) as bar:
-        task = bar.add_task("certifying", total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _print_times(certifier: Certifier, chosen: Selection) -> None:
-    """Certifies everything once more and prints where the time goes."""
-    seconds = certifier.seconds
-    for stage in ("prove", "refute", "reprove", "confirm", "branch"):
-        setattr(seconds, stage, 0.0)
-    size = certifier.options.batch_size
-    for start in range(0, len(chosen.x), size):
-        part = slice(start, start + size)
-        labels = None if chosen.labels is None else chosen.labels[part]
-        certifier.batch_with_proofs(chosen.x[part], labels)
-    print(
-        f"\nsecond run, {len(chosen.x)} inputs, without compilation:\n"
-        f"  proof search {seconds.prove:.3f} s + re-proof in float64 "
-        f"{seconds.reprove:.3f} s\n"
-        f"  attack       {seconds.refute:.3f} s + confirmation       "
-        f"{seconds.confirm:.3f} s\n"
-        f"  branch and bound {seconds.branch:.3f} s"
-    )
+    modules = flags.FLAGS.flags_by_module_dict()
+    return {
+        flag.name: flag.value
+        for name in ("__main__", __name__, "_shards")
+        for flag in modules.get(name, [])
+    }
 
 
 if __name__ == "__main__":

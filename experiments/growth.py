@@ -4,8 +4,8 @@
 
 Networks are random, 784-256-256-10 but for what grows; boxes are balls of --epsilon
 around random inputs. Writes growth.jsonl, one line per measurement as soon as it is
-known, and growth.png; prints the exponent of the power law that the larger half of each
-series follows, and why.
+known, and growth.png; prints the exponents of the power laws that the larger half of
+each series follows, in seconds and in the multiply-adds that are needed, and why.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 from _common import expand, run
-from _growth import SERIES, Series, exponent, measured, picture
+from _growth import SERIES, Series, fitted, measured, picture
 from _ledger import Ledger
 from absl import flags, logging
 
@@ -59,8 +59,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _sentence(series: Series, method: str, rows: list) -> str:
-    power = exponent(rows, series.name, method)
-    return f"{method:9} seconds ~ {series.name}^{power:.2f}: {series.why[method]}"
+    seconds = fitted(rows, series.name, method).power
+    arithmetic = fitted(rows, series.name, method, "multiply_adds").power
+    return (
+        f"{method:6} seconds ~ {series.name}^{seconds:.2f}, multiply-adds "
+        f"^{arithmetic:.2f}: {series.why[method]}"
+    )
 
 
 def _methods(words: Sequence[str]) -> list[str]:

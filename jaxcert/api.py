@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,8 @@ from jaxcert.certifier import (
     as_arrays,
     check_inputs,
     check_labels,
-    float64,
 )
+from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.complete import decide
@@ -93,15 +94,18 @@ def certify(
     if labels is not None:
         check_labels(labels, len(x), certifier.num_classes)
     check_inputs(x, certifier.domain)
-    size = certifier.options.batch_size
-    parts = []
-    for i in range(0, len(x), size):
-        chosen = slice(i, i + size)
-        keep = None if labels is None else labels[chosen]
-        parts.append(certifier.batch(x[chosen], keep))
-    if not parts:
+    if not len(x):
         raise InputError("there is no input to certify: x has length 0")
-    joined = jax.tree.map(lambda *v: np.concatenate(v), *parts)
+    size = certifier.options.batch_size
+
+    def work(start: int, until: Any) -> Certification:
+        chosen = slice(start, start + size)
+        keep = None if labels is None else labels[chosen]
+        return certifier.batch(x[chosen], keep, until)
+
+    starts = range(0, len(x), size)
+    with contextlib.closing(spread(work, starts, local_devices())) as answers:
+        joined = jax.tree.map(lambda *v: np.concatenate(v), *answers)
     return jax.tree.map(lambda v: v[0], joined) if single else joined
 
 

@@ -105,7 +105,10 @@ class Certification:
 
 @dataclasses.dataclass
 class Seconds:
-    """Wall seconds by stage, summed over batches; compilation is in the first call."""
+    """Seconds by stage, summed over batches, on whatever device they ran.
+
+    Compilation is in the first call.
+    """
 
     prove: float = 0.0
     refute: float = 0.0

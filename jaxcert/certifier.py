@@ -29,6 +29,7 @@ from jaxcert.checks import (
     checked_domain,
     checked_rates,
 )
+from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
@@ -122,7 +123,7 @@ class Certifier:
           x: shape (n, *input_shape), inside the domain.
           labels: shape (n,) or None for the predicted classes.
           deadline: `time.monotonic()` after which branch and bound stops; what is
-            proved by then is returned.
+            proved by then is returned. An array () may come forward meanwhile.
 
         Raises:
           InputError: wrong shape, NaN, an input outside the domain, a label out of

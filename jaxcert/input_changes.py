@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxcert.box import Box, Rates
-from jaxcert.certifier import float64
+from jaxcert.devices import float64
 from jaxcert.errors import InputError
 
 Transform = Callable[[Array, Array], Array]

@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int
 from jaxcert.bounds.forward import forward_layers
 from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
-from jaxcert.certifier import float64
 from jaxcert.checks import as_arrays, check_inputs
+from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.input_changes import InputFamily, Transform
 from jaxcert.oracle.parameter_attack import nearest_violations

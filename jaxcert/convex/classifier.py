@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from jaxcert.certifier import float64
 from jaxcert.checkpoint import (
     Format,
     Header,
@@ -27,6 +26,7 @@ from jaxcert.checks import as_arrays
 from jaxcert.convex import networks
 from jaxcert.convex.features import KINDS, Features
 from jaxcert.convex.networks import ConvexArchitecture
+from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.network import content_hash
 

@@ -183,6 +183,10 @@ class RunFiles:
                 self.done.add(name)
             os.fsync(self._lines.fileno())
 
+    def add_seconds(self, seconds: float) -> None:
+        """Counts time that was spent on these answers before, by another process."""
+        self._earlier_seconds += seconds
+
     def finish(self) -> dict[str, Any]:
         """Gathers the boxes in boxes.npz, writes summary.json and returns its content.
 
@@ -362,5 +366,5 @@ def _device() -> str:
     """Returns what JAX computes on, such as "1 x cpu (cpu)"."""
     import jax
 
-    devices = jax.devices()
+    devices = jax.local_devices()
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"

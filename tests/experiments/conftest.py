@@ -135,11 +135,14 @@ def start(tiny, environment) -> Callable[..., subprocess.Popen]:
     """Starts the script as a process of its own; what still runs is ended."""
     started: list[subprocess.Popen] = []
 
-    def begin(*arguments: object, **options) -> subprocess.Popen:
+    def begin(
+        *arguments: object, more: dict[str, str] | None = None, **options
+    ) -> subprocess.Popen:
         words = [sys.executable, str(SCRIPTS / "certify.py")]
         words += [f"--model={tiny.checkpoint}", "--oracle=crown", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(words, env=environment, **(pipes | options))
+        every = environment | (more or {})
+        process = subprocess.Popen(words, env=every, **(pipes | options))
         started.append(process)
         return process
 

@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import _certify_run
 import _inputs
 import certify
 import numpy as np
@@ -522,6 +523,15 @@ def test_exit_codes_of_the_process(start, tmp_path):
         printed, said = process.communicate(timeout=60)
         assert process.returncode == code and printed == ""
         assert said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_news_without_a_terminal(run_certify, monkeypatch, tmp_path):
+    flags = "--inputs=0:12", "--batch_size=4", "--noreport"
+    assert run_certify(*flags, f"--output={tmp_path / 'a'}").err == ""  # too short
+    monkeypatch.setattr(_certify_run, "_NEWS_SECONDS", 0.0)
+    ended = run_certify(*flags, f"--output={tmp_path / 'b'}")
+    # The first batch compiles and says nothing of the pace; the last is the end.
+    assert re.fullmatch(r"8 of 12 inputs, about \d+ s to go\n", ended.err)
 
 
 def test_bar_on_a_terminal(start, whole, tmp_path):

@@ -231,7 +231,10 @@ def test_the_exponent_of_a_power_law():
     ]
     # What holds for small sizes alone is not fitted.
     rows[0]["seconds"] = 1000.0
-    assert _growth.exponent(rows, "boxes", "crown") == pytest.approx(1.5)
+    law = _growth.fitted(rows, "boxes", "crown")
+    assert law.power == pytest.approx(1.5)
+    assert (law.least, law.most) == (4, 32)
+    assert law.at(32) == pytest.approx(3 * 32**1.5)
 
 
 def test_the_script_measures_once_and_resumes(tiny, environment, tmp_path):

@@ -1,0 +1,140 @@
+"""Spreading batches over devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcert.devices import float64, local_devices, spread
+
+# A thread each, whatever they are; what needs other devices runs as a process.
+THREE = local_devices()[:1] * 3
+
+
+def test_many_devices_answer_as_one_does():
+    """8 simulated devices: equal to the last bit, and no collective."""
+    script = Path(__file__).with_name("on_eight_devices.py")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("devices", [THREE[:1], THREE])
+def test_answers_come_in_order(devices):
+    def work(part, until):
+        assert until == 5e9
+        time.sleep(0.002 * (part % 5))
+        return part * part
+
+    answers = list(spread(work, range(40), devices, 5e9))
+    assert answers == [part * part for part in range(40)]
+    assert list(spread(work, [], devices)) == []
+
+
+def test_all_devices_work_at_once():
+    met = threading.Barrier(3)
+
+    def work(part, until):
+        if part > 0:  # the first is alone
+            met.wait(timeout=30)
+        return threading.current_thread().name
+
+    assert len(set(spread(work, range(7), THREE))) == 3
+
+
+def test_a_slow_part_holds_up_no_other():
+    begun, last = [], threading.Event()
+
+    def work(part, until):
+        begun.append(part)
+        if part == 1:
+            assert last.wait(timeout=30)
+        if part == 9:
+            last.set()
+        return part
+
+    assert list(spread(work, range(10), THREE)) == list(range(10))
+
+
+def test_parts_are_taken_when_a_device_is_free():
+    """No part is begun long after it was asked for: a time limit would come between."""
+    taken, running = [], []
+
+    def parts():
+        for part in range(20):
+            taken.append(sum(running))
+            yield part
+
+    def work(part, until):
+        running.append(1)
+        time.sleep(0.002)
+        running.append(-1)
+        return part
+
+    assert list(spread(work, parts(), THREE)) == list(range(20))
+    assert max(taken) <= 2
+
+
+def test_answers_that_wait_are_few():
+    """A part that takes for ever must not let the memory fill with answers."""
+    release, begun = threading.Event(), []
+
+    def work(part, until):
+        begun.append(part)
+        if part == 1:
+            release.wait(timeout=30)
+        return part
+
+    with contextlib.closing(spread(work, range(1000), THREE)) as answers:
+        assert next(answers) == 0
+        threading.Timer(0.5, release.set).start()
+        assert next(answers) == 1
+        assert len(begun) < 100
+
+
+def test_closing_ends_the_work_in_progress():
+    begun = []
+
+    def work(part, until):
+        begun.append(part)
+        while part and time.monotonic() < until:
+            time.sleep(0.001)
+        return part
+
+    with contextlib.closing(spread(work, range(9), THREE)) as answers:
+        assert next(answers) == 0
+        with pytest.raises(KeyboardInterrupt):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            next(answers)
+    assert sorted(begun) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("devices", [THREE[:1], THREE])
+def test_a_failing_part_fails_the_run(devices):
+    def work(part, until):
+        if part == 4:
+            raise MemoryError("part 4")
+        return part
+
+    with pytest.raises(MemoryError, match="part 4"):
+        list(spread(work, range(100), devices))
+
+
+def test_the_device_is_that_of_the_thread():
+    (device, *_) = jax.local_devices()
+    assert local_devices() == tuple(jax.local_devices())
+    with jax.default_device("cpu"):
+        assert local_devices() == tuple(jax.local_devices(backend="cpu"))
+    with jax.default_device(device), float64():
+        assert local_devices() == (device,)
+        assert jax.numpy.zeros(()).dtype == np.float64
+    assert jax.numpy.zeros(()).dtype == np.float32
