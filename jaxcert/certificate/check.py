@@ -25,6 +25,7 @@ from earlier ones, the last value holds the logits; values are flat vectors.
     leaf_signs int8 (L, N), 1 assumes z >= 0, -1 z <= 0; leaf_slopes float32 (L, N) in
     [0, 1]; leaf_betas float32 (L, N), >= 0 and only where a sign is. range_slopes_<k>
     uint8 (2, n, M), 128ths, may bound the inputs of ReLU k from below and from above.
+  Version 2 of a certificate also has cuts, which check_cuts.py beside this file checks.
 
 The proof. Ranges of all values enclose the network over the box (`enclose`). A leaf
 assumes signs; the leaves of a class form a binary tree and so cover the box (`cover`).
@@ -33,9 +34,8 @@ output back to the input, where the box gives the minimum (`lower_bounds`).
 
 Arithmetic is rational, or IEEE float64 rounded to nearest, in which A @ B is off by at
 most gamma_n |A| |B|, gamma_n = n u / (1 - n u), u = 2^-53, in any order of summation,
-fused or not (Higham, Accuracy and Stability of Numerical Algorithms, chapter 3), and by
-underflow; all else is stepped outward. An error E of the coefficients of a value v is
-charged to the constant at once, as E @ max |v|.
+fused or not (Higham, Accuracy and Stability, chapter 3), and by underflow; all else is
+stepped outward. An error E of the coefficients of a value v costs E @ max |v| at once.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ _NUMBERS, _BLOCK = 2**25, 2**22  # at most: in all matrices; in one block of row
 _TINY = 2.0**-800  # above every sum of underflows, of 2^-1022 per operation
 _LARGEST = 2.0**150  # of a value
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}"
+_CLAIM = ("label", "required_margin", "arithmetic", "apothem_lower", "apothem_upper")
 _FEATURES = ("domain_lo", "lo", "x", "hi", "domain_hi", "rate_lo", "rate_hi")
 
 
@@ -91,10 +92,15 @@ def check_certificate(
     that it states, and that of `network`, if given: which one is meant only the caller
     can know. `exact` computes in rational numbers, instead of float64.
     """
+    return report_on(Certificate, path, network, exact)
+
+
+def report_on(kind, path, network: str | None, exact: bool) -> Report:
+    """Returns what a certificate of that kind proves. Never raises."""
     begin, found, reason = time.perf_counter(), {}, ""
     try:
         with np.errstate(all="ignore"):
-            found = Certificate(path, network, exact).check()
+            found = kind(path, network, exact).check()
     except _Rejected as rejected:
         reason = str(rejected)
     except Exception as error:  # whatever a damaged file provokes: not accepted
@@ -136,7 +142,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _unpacked(raw: bytes, form: str) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
+def _unpacked(raw: bytes, form: str, newest: int = 1):
     """Returns header bytes, header and finite arrays; sizes are checked before use."""
     arrays: dict[str, Any] = {}
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
@@ -162,9 +168,9 @@ def _unpacked(raw: bytes, form: str) -> tuple[bytes, dict[str, Any], dict[str, A
     text = arrays.pop("header", np.zeros(0, np.uint8)).tobytes()
     need(len(text) <= _HEADER and text.endswith(b"}"), "there is no header")
     head = json.loads(text, object_pairs_hook=_unique)
-    found = head.get("format")
+    found, form = head.get("format"), f"jaxcert {form}"
     need(found == form, f"format {str(found)[:40]!r}, not {form!r}")
-    _whole(head.get("version"), 1, 2, "version of the format")
+    _whole(head.get("version"), 1, newest + 1, "version of the format")
     return text, head, arrays
 
 
@@ -249,7 +255,7 @@ class _Network:
     """
 
     def __init__(self, raw: bytes, exact: bool) -> None:
-        b, (text, head, arrays) = Arithmetic(exact), _unpacked(raw, "jaxcert network")
+        b, (text, head, arrays) = Arithmetic(exact), _unpacked(raw, "network")
         digest = hashlib.sha256(text)
         for name, array in sorted(arrays.items()):
             digest.update(f"{name}|{array.dtype.str}|{array.shape}".encode())
@@ -382,7 +388,7 @@ class Bounds:
             a, zeros = b.number(np.r_[unit, -unit]), b.number(np.zeros(2 * n))
             if slopes is not None:
                 line = b.number(np.concatenate(slopes[:, rows]) / 128.0)
-            bound = self.lower_bounds(v, a, zeros, made.zlo, made.zhi, line)
+            bound = self.lower_bounds(v, a, zeros, (made.zlo, made.zhi), line)
             lo[rows] = np.fmax(lo[rows], bound[:n])
             hi[rows] = np.fmin(hi[rows], -bound[n:])
         return lo, hi
@@ -393,12 +399,12 @@ class Bounds:
         step = max(1, block // max(self.net.sizes))
         return [rows[i : i + step] for i in range(0, len(rows), step)]
 
-    def lower_bounds(self, value, a, constant, zlo, zhi, slopes=None, betas=None):
-        """Returns lower bounds of a @ value + constant wherever zlo <= z <= zhi.
+    def lower_bounds(self, value, a, constant, z, slopes=None, betas=None, cuts=None):
+        """Returns lower bounds of a @ value + constant wherever z[0] <= z <= z[1].
 
-        Kept true from `value` down to the input: the function is >= constant + sum of
-        a_v @ v over the values v held. `slopes` (rows, N) are those of lower lines, by
-        default 1 where zhi > -zlo, else 0; `betas` (rows, N) multipliers times signs.
+        Kept true from `value` down to the input: it is >= constant + sum of a_v @ v of
+        the values v held. `slopes` (rows, N) of lower lines: by default 1 or 0, as
+        z[1] > -z[0]; `betas`: multipliers times signs; `cuts[k]`: for `through_relu`.
         """
         b, held = self.b, {value: a}
         for made in reversed(range(1, value + 1)):
@@ -408,8 +414,9 @@ class Bounds:
             if node.relu >= 0:
                 part, v = node.part, node.terms[0][0]
                 line, beta = (x if x is None else x[:, part] for x in (slopes, betas))
-                lo, hi = zlo[..., part], zhi[..., part]
-                a, cost = self.through_relu(a, lo, hi, line, beta, self.size[v])
+                lo, hi = (end[..., part] for end in z)
+                through = (cuts or {}).get(node.relu, self.through_relu)
+                a, cost = through(a, lo, hi, line, beta, self.size[v])
                 passed, costs = [(v, a)], [cost]
             else:
                 cost = b.charge(a, abs(node.offset), node.size)
@@ -492,15 +499,15 @@ def _excess(a, b, scale: float, rate):
 class Certificate:
     """A certificate and its network; the methods reject what they cannot confirm."""
 
+    newest = 1  # version of the format
     required_margin: float
     apothem_lower: float | None
     apothem_upper: float | None
 
     def __init__(self, path, network: str | None, exact: bool) -> None:
-        _, self.head, self.a = _unpacked(_read(path), "jaxcert certificate")
-        name, sha256 = (
-            str(self.head["network"].get(key)) for key in ("file", "sha256")
-        )
+        _, self.head, self.a = _unpacked(_read(path), "certificate", self.newest)
+        words = self.head["network"]
+        name, sha256 = str(words.get("file")), str(words.get("sha256"))
         good = bool(re.fullmatch(_NAME, name))
         need(good, f"the network file's name is {name[:40]!r}")
         wrong = f"it speaks of another network, {sha256[:16]!r}, not of"
@@ -525,14 +532,9 @@ class Certificate:
         """Returns what is proved."""
         for part in (self.form, self.box, self.witness, self.cover, self.leaves):
             part()
-        ends = {key: getattr(self, key) for key in ("apothem_lower", "apothem_upper")}
-        return {key: math.inf if r is None else r for key, r in ends.items()} | {
-            "network_sha256": self.net.sha256,
-            "label": self.label,
-            "required_margin": self.required_margin,
-            "arithmetic": self.arithmetic,
-            "leaves": len(self.a["leaf_target"]),
-        }
+        found = {k: math.inf if (v := getattr(self, k)) is None else v for k in _CLAIM}
+        leaves = len(self.a["leaf_target"])
+        return found | {"network_sha256": self.net.sha256, "leaves": leaves}
 
     def form(self) -> None:
         """Every array has the type, the shape and the range of the format."""
@@ -580,9 +582,8 @@ class Certificate:
         rows = np.zeros((len(targets), self.classes))
         rows[:, self.label] = sign
         rows[np.arange(len(targets)), targets] = -sign
-        return self.b.number(rows), self.b.number(
-            np.full(len(rows), -sign * self.required_margin)
-        )
+        margin = np.full(len(rows), -sign * self.required_margin)
+        return self.b.number(rows), self.b.number(margin)
 
     def witness(self) -> None:
         """w is in the domain, x - w <= u rate_lo, w - x <= u rate_hi, and it violates:
@@ -600,7 +601,7 @@ class Certificate:
         bounds = Bounds(self.b, self.net, w, w, {})
         row, margin = self.rows(np.delete(np.arange(self.classes), self.label), -1.0)
         z = bounds.root.zlo, bounds.root.zhi
-        found = bounds.lower_bounds(len(self.net.nodes), row, margin, *z)
+        found = bounds.lower_bounds(len(self.net.nodes), row, margin, z)
         need(bool((found >= 0).any()), "the witness does not violate the margin")
 
     def cover(self) -> None:
@@ -622,14 +623,14 @@ class Certificate:
                 if len(part) == 1 and part[0][1:] == (0, 0):
                     continue
                 either = (p | m for _, p, m in part)
-                common, some = (
-                    functools.reduce(int.__and__, either),
-                    [i for i, *_ in part],
-                )
-                need(common > 0, f"leaves {some[:4]} of class {j} overlap")
+                common, some = functools.reduce(int.__and__, either), part[:4]
+                need(common > 0, f"leaves {[i for i, *_ in some]} of class {j} overlap")
                 bit = common & -common
                 parts.append([(i, p ^ bit, m) for i, p, m in part if p & bit])
                 parts.append([(i, p, m ^ bit) for i, p, m in part if m & bit])
+
+    def cuts(self, bounds, rows):
+        """Returns the cuts of these leaves, for `lower_bounds`: none in version 1."""
 
     def leaves(self) -> None:
         """Every leaf has y_c - y_j - m > 0, or more than what float32 errs."""
@@ -646,13 +647,14 @@ class Certificate:
         for group in groups.values():
             made = bounds.enclose({}, signs[group[0]]) if self.refine else bounds.root
             for rows in bounds.blocks(np.asarray(group)) if made else []:
-                zlo, zhi = bounds.cut(made.zlo, made.zhi, signs[rows])
-                empty = (zlo > zhi).any(axis=1)  # no point has these signs
+                z = bounds.cut(made.zlo, made.zhi, signs[rows])
+                empty = (z[0] > z[1]).any(axis=1)  # no point has these signs
                 line, beta = b.number(slopes[rows]), b.number(betas[rows])
                 a, m = self.rows(target[rows], 1.0)
-                found = bounds.lower_bounds(last, a, m, zlo, zhi, line, beta)
-                need = b.up(errors[self.label] + errors[target[rows]])
-                for i in np.flatnonzero(~(empty | (found > need))).tolist():
+                cuts = self.cuts(bounds, rows)
+                found = bounds.lower_bounds(last, a, m, z, line, beta, cuts)
+                least = b.up(errors[self.label] + errors[target[rows]])
+                for i in np.flatnonzero(~(empty | (found > least))).tolist():
                     leaf = f"leaf {rows[i]} (class {target[rows[i]]})"
-                    low, least = float(found[i]), float(need[i])
-                    raise _Rejected(f"{leaf}: bound {low:.3g} is not > {least:.3g}")
+                    low, high = float(found[i]), float(least[i])
+                    raise _Rejected(f"{leaf}: bound {low:.3g} is not > {high:.3g}")

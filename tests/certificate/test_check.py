@@ -137,7 +137,7 @@ def test_float64_bounds_lie_below_the_exact_ones(cases, tmp_path):
         rows = b.number(np.eye(net.sizes[-1]))
         zero = b.number(np.zeros(len(rows)))
         z = b.number(low), b.number(high)
-        found.append(bounds.lower_bounds(len(net.nodes), rows, zero, *z))
+        found.append(bounds.lower_bounds(len(net.nodes), rows, zero, z))
     rounded, true = found
     assert np.all(rounded <= true)
     assert np.all((true - rounded).astype(float) < 1e-12)
@@ -212,7 +212,7 @@ def test_bounds_hold_for_any_slopes_and_multipliers(seed, exact, tmp_path):
             z_range = bounds.cut(made.zlo, made.zhi, signs)
             zeros = b.number(np.zeros(3))
             rest = b.number(lines), b.number(betas)
-            found = bounds.lower_bounds(6, b.number(rows), zeros, *z_range, *rest)
+            found = bounds.lower_bounds(6, b.number(rows), zeros, z_range, *rest)
             least = (out[there] @ rows.T).min(0)
             assert np.all(found.astype(float) <= least + 1e-12)
             assert np.all(np.isfinite(found.astype(float)))
