@@ -236,6 +236,58 @@ def test_limits_are_valid_and_tight(k, count):
                 assert Fraction(c) - most < 1e-12 * Fraction(reach.max())
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_limits_are_valid_for_any_weights(monkeypatch, exact):
+    """Also where the weighted sums cancel, so that nothing but charges is left."""
+    rng, b, tight = np.random.default_rng(0), check.Arithmetic(exact), 0
+    for number in range(60):
+        scales, w = rng.uniform(1, 2, 2), rng.exponential(size=(3, 4))
+        d = check_cuts.directions(2) * scales
+        if number % 2:  # x is a point with sum 0, and p the sum's coefficients
+            w = w * (d > 0).all(axis=1)
+            lo = hi = np.float64([1, -scales[0] / scales[1]])
+            upper = [float(dot(row, [Fraction(v) for v in lo])) for row in d]
+            upper = np.nextafter(upper, np.inf)
+            p, q = w @ d, np.zeros((3, 2))
+        else:
+            lo, hi, upper = -np.ones(2), np.ones(2), rng.uniform(0, 3, 4)
+            p, q = rng.normal(size=(2, 3, 2))
+        monkeypatch.setattr(check_cuts, "weights", lambda *_, w=w: w)
+        c = check_cuts.limits(b, *map(b.number, (p, q, d, lo, hi, upper)))
+        true = greatest(p, q, d, lo, hi, upper)
+        assert all(most <= Fraction(v) for most, v in zip(true, c, strict=True))
+        tight += sum(
+            Fraction(v) - most < 1e-13 for most, v in zip(true, c, strict=True)
+        )
+    assert tight == 90
+
+
+def test_roundings_of_multipliers_are_charged():
+    """Where z is a point all lines are exact: nothing else keeps the bound valid."""
+    rng = np.random.default_rng(0)
+    rounded, rational = check.Arithmetic(False), check.Arithmetic(True)
+    n, half, z = 5, 40, rng.exponential(size=5)
+    for kept in ("before", "after", "limits"):
+        mu = np.repeat(rng.exponential(size=(8, half)), 2, axis=1)
+        layer = SimpleNamespace()
+        for name, shape in (("before", (n,)), ("after", (n,)), ("limits", ())):
+            v = rng.normal(size=(half, *shape)) * (name == kept)
+            # Much cancels.
+            both = np.stack([v, -v * (1 + 1e-12)], axis=1)
+            setattr(layer, name, both.reshape(2 * half, *shape))
+        bounds = check.Bounds.__new__(check.Bounds)
+        bounds.b, a = rounded, np.zeros((8, n))
+        made, cost = check_cuts.through(bounds, layer, mu, a, z, z, None, None, z)
+        exactly = {k: rational.number(getattr(layer, k)) for k in vars(layer)}
+        points = rational.number(z)
+        sides = rational.dot(exactly["before"] + exactly["after"], points)
+        true = rational.dot(rational.number(mu), sides - exactly["limits"])
+        bound = rational.dot(rational.number(made), points) - rational.number(cost)
+        assert np.all(bound <= true)
+        assert np.all(true - bound < 1e-11)
+        assert np.all(cost > 0) or kept == "limits"
+
+
 def test_a_group_without_values_proves_nothing():
     b = check.Arithmetic(False)
     d, one = check_cuts.directions(2), np.ones((1, 2))
