@@ -60,19 +60,16 @@ class Request:
             )
         if not self.output:
             raise InputError("output is empty: name the folder to write")
-        for name, least, most in (
-            ("epochs", 1, 10_000),
-            ("box_epochs", 1, 10_000),
-            ("hidden", 1, 4096),
-            ("samples", 10, 10_000_000),
-            ("validation", 10, 100_000),
-            ("attacks", 1, 1_000_000),
-            ("seed", 0, 2**31 - 10),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in {least} .. {most}"
-                )
+        _common.check_ranges(
+            self,
+            epochs=(1, 10_000),
+            box_epochs=(1, 10_000),
+            hidden=(1, 4096),
+            samples=(10, 10_000_000),
+            validation=(10, 100_000),
+            attacks=(1, 1_000_000),
+            seed=(0, 2**31 - 10),
+        )
         if not self.time_limit > 0:
             raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
         for name in ("ibp_epsilon", "sigma"):
@@ -113,18 +110,16 @@ def compare(request: Request) -> int:
         "validation": request.validation,
         "methods": list(request.methods),
     } | dataclasses.asdict(request.options)
-    with ComparisonFiles(folder, request.resume, config) as files:
-        for notice in files.notices:
-            logging.warning("%s", notice)
-        methods = {
-            name: make_method(name, request.task, data.fit, request.options, folder)
-            for name in request.methods
-        }
-        names = data.test.class_names
-        heading = f"{request.dataset}: {names[1]} (sensitive) against {names[0]}"
-        results, target = _compare(methods, data, chosen, files)
-        attacks = _attack(methods, results, data.test.images[chosen], request)
-        files.finish(_summary(results, target, attacks, config))
+    files = ComparisonFiles(folder, request.resume, config)
+    methods = {
+        name: make_method(name, request.task, data.fit, request.options, folder)
+        for name in request.methods
+    }
+    names = data.test.class_names
+    heading = f"{request.dataset}: {names[1]} (sensitive) against {names[0]}"
+    results, target = _compare(methods, data, chosen, files)
+    attacks = _attack(methods, results, data.test.images[chosen], request)
+    files.finish(_summary(results, target, attacks, config))
     write_curves(results, heading, folder / "curves")
     print(table(results, target, heading))
     print()

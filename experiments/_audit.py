@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from _audit_boxes import Claim, clipped, published_claims, read_claims
 from _audit_decide import Auditor
-from _audit_files import AuditFiles, Record
+from _audit_files import AuditFiles
 from _audit_table import summary, table
+from _journal import Record
 from absl import logging
 
 from jaxcert.checks import check_labels
@@ -61,15 +62,9 @@ class Request:
             )
         if not self.time_limit > 0:
             raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
-        for name, least, most in (
-            ("restarts", 1, 2**12),
-            ("steps", 1, 2**12),
-            ("seed", 0, 2**32 - 1),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in {least} .. {most}"
-                )
+        _common.check_ranges(
+            self, restarts=(1, 2**12), steps=(1, 2**12), seed=(0, 2**32 - 1)
+        )
         if not self.domain[0] < self.domain[1]:
             raise InputError(
                 "the domain is empty: it begins at {:g} and ends at {:g}. Give a "
@@ -103,8 +98,6 @@ def audit(request: Request) -> int:
     auditor = Auditor(network, request.required_margin, attack)
     output, interrupted = _common.expand(request.output), False
     with AuditFiles(output, request.resume, config) as files:
-        for notice in files.notices:
-            logging.warning("%s", notice)
         todo = [c for c in claims if _is_open(c, files)]
         if len(todo) < len(claims):
             logging.info("%d boxes are done already", len(claims) - len(todo))

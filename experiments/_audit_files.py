@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import types
 import zipfile
 import zlib
@@ -12,22 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _journal import Journal, Kind, Record
 
 from jaxcert.errors import InputError
-from jaxcert.report import strict_json
-from jaxcert.report.disk import (
-    append_all,
-    read,
-    read_json,
-    write_npz,
-    write_whole,
-    writing,
-)
+from jaxcert.report.disk import write_npz, writing
 
-LINES = "audit.jsonl"
-WITNESSES = "witnesses.npz"
-SETTINGS = "audit.json"
-PARTS = "audit_parts"
+WITNESSES, PARTS = "witnesses.npz", "audit_parts"
 VERDICTS = ("broken", "sound", "unknown", "trivial")
 
 KEYS = (
@@ -37,10 +25,10 @@ KEYS = (
 )  # fmt: skip
 """What a line states. Class and margin of a trivial box are those of its point."""
 
-Record = dict[str, Any]
+KIND = Kind("audit.jsonl", "audit.json", "an audit", "a verdict", "its box", KEYS)
 
 
-class AuditFiles:
+class AuditFiles(Journal):
     """The writer of one audit; a kill loses at most the box in progress.
 
     The witness of a broken box is on the disk, in a file of its own in `audit_parts/`,
@@ -49,57 +37,29 @@ class AuditFiles:
 
     Attributes:
       records: what is answered, by name.
-      notices: sentences the user should read.
     """
 
     def __init__(self, folder: Path, resume: bool, config: Mapping[str, Any]) -> None:
-        """Begins an audit, or continues the one in the folder.
-
-        Args:
-          folder: made if absent.
-          resume: continue what is there.
-          config: what changes the meaning of a verdict; an audit is continued only
-            under the same.
-
-        Raises:
-          InputError: the folder holds an audit and `resume` is false, one with another
-            config, something else, or it cannot be written.
-        """
-        self.folder = folder
+        """Begins an audit, or continues the one in the folder; see `Journal`."""
         self.records: dict[str, Record] = {}
-        self.notices: list[str] = []
-        lines, parts = folder / LINES, folder / PARTS
-        if (folder / WITNESSES).exists() and not lines.exists():
+        self._with_witness: set[str] = set()
+        parts = folder / PARTS
+        if (folder / WITNESSES).exists() and not (folder / KIND.lines).exists():
             raise InputError(
-                f"{folder} holds a {WITNESSES}, but no {LINES} that it belongs to. "
-                "Choose another --output; nothing was changed"
+                f"{folder} holds a {WITNESSES}, but no {KIND.lines} that it belongs "
+                "to. Choose another --output; nothing was changed"
             )
-        with writing(folder):
-            parts.mkdir(parents=True, exist_ok=True)
+        super().__init__(KIND, folder, resume, config)
+        with writing(parts):
+            parts.mkdir(exist_ok=True)
             for path in parts.glob("*.tmp"):
                 path.unlink()
-        begun = lines.exists() and lines.stat().st_size > 0
-        if begun and not resume:
-            raise InputError(
-                f"{folder} already holds an audit ({LINES}). Continue it with "
-                "--resume, or choose another --output; nothing was changed"
-            )
-        config = strict_json.encode(config, "config")
-        if begun:
-            self._check_config(config)
-            self._continue()
-        else:
-            with writing(folder):
+            if not self.begun:
                 (folder / WITNESSES).unlink(missing_ok=True)
                 for path in parts.glob("*.npz"):
                     path.unlink()
-            text = strict_json.dumps(config, SETTINGS, indent=1)
-            write_whole(folder / SETTINGS, text.encode() + b"\n")
         present = [int(path.stem) for path in parts.glob("*.npz")]
         self._next_part = max(present, default=-1) + 1
-        with writing(lines):
-            # Unbuffered: a line is in the file when `write` returns.
-            self._lines = open(lines, "ab", buffering=0)
 
     def __enter__(self) -> AuditFiles:
         return self
@@ -110,7 +70,6 @@ class AuditFiles:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        self._lines.close()
         self._gather()
 
     def append(self, record: Record, found: Mapping[str, np.ndarray] | None) -> None:
@@ -126,50 +85,23 @@ class AuditFiles:
             part = self.folder / PARTS / f"{self._next_part:06d}.npz"
             write_npz(part, row, compressed=True)
             self._next_part += 1
-        line = strict_json.dumps(record, record["input"]).encode("ascii") + b"\n"
-        with writing(self.folder / LINES):
-            append_all(self._lines, line)
-            os.fsync(self._lines.fileno())
-        self.records[record["input"]] = record
-
-    def _check_config(self, config: Mapping[str, Any]) -> None:
-        advice = "Choose another --output"
-        stored = read_json(self.folder / SETTINGS, advice)
-        for key in {**stored, **config}:
-            if stored.get(key) != config.get(key):
-                raise InputError(
-                    f"{self.folder} holds an audit with other settings: {key} is "
-                    f"{stored.get(key)!r} there and {config.get(key)!r} here. {advice}"
-                )
+            self._with_witness.add(record["input"])
+        self._write([record])
 
     def _continue(self) -> None:
-        """Takes what is answered; drops a torn line, and broken without a witness."""
-        path = self.folder / LINES
-        *lines, rest = read(path).split(b"\n")
-        if rest:
-            self.notices.append(f"{path}: the last line is torn; its box is redone")
-        known = set(self._witnesses())
-        kept = b""
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                name, broken = record["input"], record["verdict"] == "broken"
-                if set(record) != set(KEYS) or record["verdict"] not in VERDICTS:
-                    raise ValueError("other keys, or no verdict")
-                if name in self.records:
-                    raise ValueError(f"the second one on {name}")
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{path}, line {number}: not a verdict of this program ({error}). "
-                    "Choose another --output; nothing was changed"
-                ) from error
-            if broken and name not in known:
-                self.notices.append(f"{path}: {name} has no witness; it is redone")
-                continue
-            kept += line + b"\n"
-            self.records[name] = record
-        if self.notices:
-            write_whole(path, kept)
+        self._with_witness = set(self._witnesses())
+        super()._continue()
+
+    def _take(self, record: Record) -> str | None:
+        name = record["input"]
+        if record["verdict"] not in VERDICTS:
+            raise ValueError("no verdict")
+        if name in self.records:
+            raise ValueError(f"the second one on {name}")
+        if record["verdict"] == "broken" and name not in self._with_witness:
+            return f"{name} has no witness; it is redone"
+        self.records[name] = record
+        return None
 
     def _witnesses(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns the stored rows of witnesses, by name; the newest of each counts."""

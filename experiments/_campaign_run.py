@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +16,10 @@ import jax
 import numpy as np
 from _campaign_networks import Architecture, draw_architecture
 from _campaign_record import Tally, load, save
+from _journal import Journal, Kind, Record
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.files import write_atomically
 from jaxcert.verdict import Status
 
 KINDS = ("bounds", "parameters", "underflow", "exact", "complete", "certify",
@@ -42,31 +41,57 @@ def run(
     kinds: tuple[str, ...] = KINDS,
     peer: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns the records of all groups, in order; those that are new are run."""
-    path = output / "groups.jsonl"
-    records = _kept(path, networks, seed) if resume else []
-    done = {r["group"] for r in records}
-    lines = "".join(json.dumps(r) + "\n" for r in records)
-    write_atomically(path, lines.encode())
-    with path.open("a") as file:
-        for name, job in jobs(networks, kinds, peer):
-            if name in done:
-                continue
-            start = time.perf_counter()
-            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            record = {"group": name, "seed": seed, "of_networks": networks}
-            record |= finished(job(rng), output / "violations", name)
-            record["seconds"] = round(time.perf_counter() - start, 2)
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            records.append(record)
-            logging.info(
-                "%s: %d networks, %d verdicts, %d violations, %.1f s", name,
-                record["networks"], record["verdicts"], record["violations"],
-                record["seconds"],
-            )  # fmt: skip
-            jax.clear_caches()  # nobody compiles the same function again
-    return records
+    """Returns the records of all groups, in order; those that are new are run.
+
+    Raises:
+      InputError: groups of other settings in OUTPUT, or any if `resume` is false.
+    """
+    groups = Groups(output, networks, seed, resume)
+    done = {r["group"] for r in groups.records}
+    for name, job in jobs(networks, kinds, peer):
+        if name in done:
+            continue
+        start = time.perf_counter()
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        found = finished(job(rng), output / "violations", name)
+        seconds = round(time.perf_counter() - start, 2)
+        groups.append({"group": name, **found, "seconds": seconds})
+        logging.info(
+            "%s: %d networks, %d verdicts, %d violations, %.1f s", name,
+            found["networks"], found["verdicts"], found["violations"], seconds,
+        )  # fmt: skip
+        jax.clear_caches()  # nobody compiles the same function again
+    return groups.records
+
+
+class Groups(Journal):
+    """The records of a campaign, each with its settings.
+
+    Attributes:
+      records: those of an earlier run, then those added.
+    """
+
+    def __init__(self, folder: Path, networks: int, seed: int, resume: bool) -> None:
+        """Begins a campaign, or continues it; see `Journal`."""
+        self.records: list[Record] = []
+        self._settings = {"seed": seed, "of_networks": networks}
+        kind = Kind("groups.jsonl", "", "a campaign", "a group", "its group")
+        super().__init__(kind, folder, resume, self._settings)
+
+    def append(self, record: Record) -> None:
+        """Stores a group; when it returns, it survives a kill."""
+        self._write([{**record, **self._settings}])
+
+    def _take(self, record: Record) -> None:
+        _ = record["group"], record["violations"]
+        stored = {key: record[key] for key in self._settings}
+        if stored != self._settings:
+            raise InputError(
+                f"{self.path} was written with --seed={stored['seed']} "
+                f"--networks={stored['of_networks']}: resume with the same, or choose "
+                "another --output"
+            )
+        self.records.append(record)
 
 
 def finished(tally: Tally, folder: Path, name: str) -> dict[str, Any]:
@@ -88,26 +113,6 @@ def finished(tally: Tally, folder: Path, name: str) -> dict[str, Any]:
         "not_judged": left,
         "notes": tally.notes,
     }
-
-
-def _kept(path: Path, networks: int, seed: int) -> list[dict[str, Any]]:
-    """Returns the complete lines of an earlier run with the same settings."""
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # cut off by a kill: that group is run again
-    for record in records:
-        if (record["seed"], record["of_networks"]) != (seed, networks):
-            raise InputError(
-                f"{path} was written with --seed={record['seed']} "
-                f"--networks={record['of_networks']}: resume with the same, or choose "
-                "another --output"
-            )
-    return records
 
 
 def jobs(networks: int, kinds: tuple[str, ...], peer: Path | None) -> Iterator[Job]:

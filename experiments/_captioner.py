@@ -14,7 +14,8 @@ import numpy as np
 from _captioner_model import Generate, TrainOptions, load, save, train
 from _captioner_table import by_class, fewer_samples, statements
 from _captions import CLASSES, garbled, judge, oracle
-from _records import Record, Records
+from _journal import Record
+from _records import Records
 from _smoothing_run import Task, count
 from absl import logging
 from jaxtyping import Array
@@ -61,20 +62,16 @@ class Request:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "sigma"):
-            if not 1e-3 <= getattr(self, name) <= 1e3:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in 0.001 .. 1000"
-                )
-        for name, most in (("labelled", 2**30), ("epochs", 1000)):
-            if not 1 <= getattr(self, name) <= most:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in 1 .. {most}"
-                )
+        _common.check_ranges(
+            self,
+            temperature=(0.001, 1000),
+            sigma=(0.001, 1000),
+            labelled=(1, 2**30),
+            epochs=(1, 1000),
+            seed=(0, 2**32 - 1),
+        )
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold is {self.threshold}; it must lie in (0, 1)")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; it must lie in 0 .. {2**32 - 1}")
         if not self.output:
             raise InputError("output is empty: name the folder to write")
 
@@ -112,39 +109,37 @@ def run(request: Request) -> int:
         if field.name not in ("data_dir", "inputs", "output", "resume", "batch_size")
     }
     output, options = _common.expand(request.output), request.options()
-    with Records(output / LINES, request.resume, settings, KEYS) as records:
-        for notice in records.notices:
-            logging.warning("%s", notice)
-        params = _captioner(request)
-        todo = [i for i in chosen.tolist() if str(i) not in records.by_name]
-        if len(todo) < len(chosen):
-            logging.info("%d images are done", len(chosen) - len(todo))
-        marks = tuple(m for m in (options.n // 100, options.n // 10) if m > 0)
-        generate = Generate(request.temperature)
-        task = Task(
-            "captions", records.settings,
-            Smoother(Generated(generate, oracle, CLASSES), params, options),
-            [str(i) for i in todo], data.images[todo], jax.random.key(request.seed),
-            marks,
-        )  # fmt: skip
-        for counted in count(task, output):
-            begin = time.monotonic()
-            keys, x = task.keys(counted.rows), task.x[counted.rows]
-            answers = _judged(request, params, _fresh(keys, _JUDGED), x)
-            found = _certified(request, params, counted.tally, answers, (keys, x))
-            seconds = counted.seconds + (time.monotonic() - begin) / len(x)
-            records.append(
-                {
-                    "name": str(todo[row]),
-                    "input": str(todo[row]),
-                    "label": int(data.labels[todo[row]]),
-                    "agreement": _share(answers[at], int(data.labels[todo[row]])),
-                    "earlier": {str(k): int(v[at]) for k, v in counted.earlier.items()},
-                    "seconds": seconds,
-                }
-                | {key: values[at].item() for key, values in found.items()}
-                for at, row in enumerate(counted.rows)
-            )
+    records = Records(output / LINES, request.resume, settings, KEYS)
+    params = _captioner(request)
+    todo = [i for i in chosen.tolist() if str(i) not in records.by_name]
+    if len(todo) < len(chosen):
+        logging.info("%d images are done", len(chosen) - len(todo))
+    marks = tuple(m for m in (options.n // 100, options.n // 10) if m > 0)
+    generate = Generate(request.temperature)
+    task = Task(
+        "captions", records.settings,
+        Smoother(Generated(generate, oracle, CLASSES), params, options),
+        [str(i) for i in todo], data.images[todo], jax.random.key(request.seed),
+        marks,
+    )  # fmt: skip
+    for counted in count(task, output):
+        begin = time.monotonic()
+        keys, x = task.keys(counted.rows), task.x[counted.rows]
+        answers = _judged(request, params, _fresh(keys, _JUDGED), x)
+        found = _certified(request, params, counted.tally, answers, (keys, x))
+        seconds = counted.seconds + (time.monotonic() - begin) / len(x)
+        records.append(
+            {
+                "name": str(todo[row]),
+                "input": str(todo[row]),
+                "label": int(data.labels[todo[row]]),
+                "agreement": _share(answers[at], int(data.labels[todo[row]])),
+                "earlier": {str(k): int(v[at]) for k, v in counted.earlier.items()},
+                "seconds": seconds,
+            }
+            | {key: values[at].item() for key, values in found.items()}
+            for at, row in enumerate(counted.rows)
+        )
     done = [records.by_name[str(i)] for i in chosen.tolist()]
     _print(request, done, data.class_names)
     return 0

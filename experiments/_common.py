@@ -12,10 +12,10 @@ import _threads  # noqa: F401  # before numpy
 import jax
 from absl import app, flags, logging
 
-from jaxcert.errors import JaxcertError
+from jaxcert.errors import InputError, JaxcertError
 from jaxcert.files import expand_home as expand
 
-__all__ = ["Main", "expand", "guarded", "one_line", "run"]
+__all__ = ["Main", "check_ranges", "expand", "guarded", "one_line", "run"]
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -67,6 +67,14 @@ def guarded(main: Main, positional: bool = False) -> Main:
             return 130
 
     return wrapped
+
+
+def check_ranges(request: object, **ranges: tuple[float, float]) -> None:
+    """Raises InputError unless every named attribute lies in its (least, most)."""
+    for name, (least, most) in ranges.items():
+        value = getattr(request, name)
+        if not least <= value <= most:
+            raise InputError(f"{name} is {value}; it must lie in {least} .. {most}")
 
 
 class _Plain(python_logging.Formatter):

@@ -13,11 +13,12 @@ import _common
 import numpy as np
 from _audit_boxes import Claim
 from _audit_decide import Auditor
-from _compare_files import CompareFiles, Record
+from _compare_files import CompareFiles
 from _compare_table import dual_table, table
 from _competitors import BoxResult, Competitor, Problem, uniform_cube
 from _growing import Growing
 from _inputs import Selection, select_inputs
+from _journal import Record
 from _liu import Liu
 from _oracle_loop import one_by_one
 from _published_algorithms import BottomUpDichotomic, Cyclic, DualBottomUp, TopDown
@@ -138,15 +139,13 @@ def compare(request: Request) -> int:
     auditor = Auditor(network, request.required_margin, _AUDIT_ATTACK)
     chosen = _with_something_to_prove(auditor, network, selection, request)
     output, interrupted = _common.expand(request.output), False
-    with CompareFiles(
-        output, request.resume, _config(request, network, chosen)
-    ) as files:
-        try:
-            for name in request.algorithms:
-                _run(name, problem, auditor, chosen, request.time_limit, files)
-        except KeyboardInterrupt:
-            interrupted = True
-        print(_report(request, network, chosen, files))
+    files = CompareFiles(output, request.resume, _config(request, network, chosen))
+    try:
+        for name in request.algorithms:
+            _run(name, problem, auditor, chosen, request.time_limit, files)
+    except KeyboardInterrupt:
+        interrupted = True
+    print(_report(request, network, chosen, files))
     if interrupted:
         print("stopped by Ctrl-C; continue with --resume")
     return 130 if interrupted else 0

@@ -11,9 +11,10 @@ from typing import Any
 import _common
 import jax
 import numpy as np
-from _dual_files import DualFiles, Record
+from _dual_files import DualFiles
 from _dual_table import claim_text, table
 from _inputs import Selection, select_inputs
+from _journal import Record
 from absl import logging
 
 from jaxcert.bounds.ibp import program_of
@@ -71,8 +72,7 @@ class Request:
             )
         if not self.time_limit >= 0:
             raise InputError(f"time_limit is {self.time_limit}; it must be >= 0")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; it must lie in 0 .. {2**32 - 1}")
+        _common.check_ranges(self, seed=(0, 2**32 - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,17 +130,15 @@ def compute(request: Request) -> int:
     output = _common.expand(request.output)
     stopped = ""
     limit = request.time_limit or math.inf
-    with DualFiles(output, request.resume, _config(request, subject, chosen)) as files:
-        for notice in files.notices:
-            logging.warning("%s", notice)
-        try:
-            deadline = time.monotonic() + limit
-            _compute_all(request, subject, chosen, parts, files, deadline)
-            if time.monotonic() > deadline:
-                stopped = "the time limit"
-        except KeyboardInterrupt:
-            stopped = "Ctrl-C"
-        records = list(files.records.values())
+    files = DualFiles(output, request.resume, _config(request, subject, chosen))
+    try:
+        deadline = time.monotonic() + limit
+        _compute_all(request, subject, chosen, parts, files, deadline)
+        if time.monotonic() > deadline:
+            stopped = "the time limit"
+    except KeyboardInterrupt:
+        stopped = "Ctrl-C"
+    records = list(files.records.values())
     wanted = sum(len(part.classes) for part in parts)
     print(table(records, subject.network.name, request.lowest))
     if request.claimed_radius and chosen is not None and not stopped:

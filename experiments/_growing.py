@@ -30,7 +30,7 @@ class Growing:
     """
 
     objective: Any
-    rounds: int = 30
+    rounds: int = 60
 
     def __call__(
         self, problem: Problem, xs: np.ndarray, labels: np.ndarray, seconds: float

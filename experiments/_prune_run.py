@@ -87,18 +87,17 @@ def run(
     """Returns the records of all seeds and methods; those that are new are run.
 
     Raises:
-      InputError: records of another study in OUTPUT.
+      InputError: records of another study in OUTPUT, or any if `resume` is false.
     """
     settings = dataclasses.asdict(study)
     del settings["seeds"]  # more of them may follow
     lines = Lines(output / "pruning.jsonl", settings, resume)
     done = {(r["seed"], r["method"]) for r in lines.records}
-    with lines.adding() as add:
-        for seed in range(study.seeds):
-            if all((seed, name) in done for name, _, _ in RUNS):
-                continue
-            for record in _seed(study, seed, output, sets, done):
-                add(record)
+    for seed in range(study.seeds):
+        if all((seed, name) in done for name, _, _ in RUNS):
+            continue
+        for record in _seed(study, seed, output, sets, done):
+            lines.append(record)
     return sorted(lines.records, key=lambda r: r["seed"])
 
 

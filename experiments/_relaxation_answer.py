@@ -13,7 +13,7 @@ import numpy as np
 from _inputs import select_inputs
 from _milp_network import read_mlp
 from _relaxation_laws import compare
-from _relaxation_runs import LABELS, METHODS, Images, Ledger, Measurement, means, table
+from _relaxation_runs import LABELS, METHODS, Images, Measurement, Results, means, table
 from absl import logging
 
 from jaxcert.errors import InputError
@@ -73,11 +73,11 @@ def _measure(request: Request) -> int:
     images = Images(names, chosen.x[right], chosen.labels[right], request.epsilon)
     measurement = Measurement(network, chain, images, request.time_limit)
     config = {"network": network.content_hash, "epsilon": request.epsilon}
-    with Ledger(folder, config, request.resume) as ledger:
-        for method in request.methods:
-            measurement.run(method, ledger)
-    print(table(ledger.records))
-    shown = [row for row in means(ledger.records) if np.isfinite(row["bound"])]
+    results = Results(folder, config, request.resume)
+    for method in request.methods:
+        measurement.run(method, results)
+    print(table(results.records))
+    shown = [row for row in means(results.records) if np.isfinite(row["bound"])]
     title = f"{network.name}, epsilon {request.epsilon:g}"
     pictures.draw_time(folder / "time.png", title, shown)
     print(f"wrote {folder / 'time.png'}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from _audit_boxes import Claim
 from _audit_decide import Auditor
+from _journal import Journal, Kind, Record
 from _milp_encoding import Encoding
 from _milp_network import Mlp
 from absl import logging
@@ -34,8 +33,6 @@ from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.incomplete import BoundOracle
-from jaxcert.report import strict_json
-from jaxcert.report.disk import append_all, writing
 
 METHODS = ("crown", "alpha", "triangle", "krelu2", "krelu3", "complete")
 """In the order of the table."""
@@ -53,7 +50,6 @@ _BLOCK = 4  # images that one compiled call bounds
 # What HiGHS may be wrong by, relatively to the numbers of the programme.
 _SOLVER_ERROR = 1e-6
 _WARM_UP = 40.0  # seconds, most of them compilation
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,57 +67,14 @@ class Images:
         return jc.Box(np.maximum(x - self.epsilon, 0), np.minimum(x + self.epsilon, 1))
 
 
-class Ledger:
-    """The file of results: a line per method and input, never one twice."""
+class Results(Journal):
+    """The lines of all methods and inputs, each with the network and epsilon."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], resume: bool) -> None:
-        """Opens the file.
-
-        Raises:
-          InputError: there are results and `resume` is false, or they are of another
-            network, set of inputs or epsilon, or damaged.
-        """
-        path = folder / LINES
+        """Begins the file, or continues it; see `Journal`."""
         self.config, self.records = dict(config), list[Record]()
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            old = path.read_bytes() if path.exists() else b""
-        if old and not resume:
-            raise InputError(
-                f"{folder} already holds results ({LINES}). Continue with --resume, or "
-                "choose another --output; nothing was changed"
-            )
-        whole, _, torn = old.rpartition(b"\n")
-        for number, line in enumerate(whole.splitlines(), 1):
-            self._take(path, number, line)
-        with writing(path):
-            if torn:
-                logging.warning("%s: the last line is torn; it is redone", path)
-                os.truncate(path, len(old) - len(torn))
-            self._file = open(path, "ab", buffering=0)
-
-    def _take(self, path: Path, number: int, line: bytes) -> None:
-        try:
-            record = json.loads(line)
-            _ = record["method"], record["input"], record["status"], record["seconds"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}, line {number} is no result of this program ({error}). Choose "
-                "another --output; nothing was changed"
-            ) from error
-        for key, value in self.config.items():
-            if record.get(key) != value:
-                raise InputError(
-                    f"{path} holds results with {key} {record.get(key)!r}, not "
-                    f"{value!r}. Choose another --output; nothing was changed"
-                )
-        self.records.append(strict_json.decode(record))
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        kind = Kind(LINES, "", "results", "a result")
+        super().__init__(kind, folder, resume, config)
 
     def done(self, method: str) -> set[str]:
         """Returns the inputs that a method has answered."""
@@ -129,9 +82,16 @@ class Ledger:
 
     def append(self, record: Record) -> None:
         """Stores one result; when it returns, it survives a kill."""
-        record = {**record, **self.config}
-        line = strict_json.dumps(record, LINES).encode() + b"\n"
-        append_all(self._file, line)
+        self._write([{**record, **self.config}])
+
+    def _take(self, record: Record) -> None:
+        _ = record["method"], record["input"], record["status"], record["seconds"]
+        for key, value in self.config.items():
+            if record.get(key) != value:
+                raise InputError(
+                    f"{self.path} holds results with {key} {record.get(key)!r}, not "
+                    f"{value!r}. Choose another --output; nothing was changed"
+                )
         self.records.append(record)
 
 
@@ -148,12 +108,12 @@ class Measurement:
             as_arrays(network.params, kind) for kind in (np.float32, np.float64)
         )
 
-    def run(self, method: str, ledger: Ledger) -> None:
-        """Appends what the method finds to the ledger, input by input."""
-        done = ledger.done(method)
+    def run(self, method: str, results: Results) -> None:
+        """Appends what the method finds to the results, input by input."""
+        done = results.done(method)
         todo = [i for i, name in enumerate(self.images.names) if name not in done]
         for found in self._answers(method, todo):
-            ledger.append({"method": method, **found})
+            results.append({"method": method, **found})
             logging.info(
                 "%s, input %s: %s, %.2f s", LABELS[method], found["input"],
                 found["status"], found["seconds"],

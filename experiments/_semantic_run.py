@@ -77,8 +77,9 @@ def run(
     """Returns the records of all families and inputs; those that are new are made.
 
     Raises:
-      InputError: records of another network or other flags in OUTPUT, inputs without
-        labels, or inputs that the network does not take.
+      InputError: records of another network or other flags in OUTPUT, or any if
+        `resume` is false, inputs without labels, or inputs that the network does not
+        take.
     """
     if chosen.labels is None:
         raise InputError("the inputs have no labels: a class to keep is needed")
@@ -91,11 +92,10 @@ def run(
     }
     lines = Lines(output / "semantic.jsonl", settings, resume)
     done = {(r["family"], r["input"]) for r in lines.records}
-    with lines.adding() as add:
-        for name in request.families:
-            todo = [i for i, n in enumerate(chosen.names) if (name, n) not in done]
-            for record in _family(request, network, chosen, name, todo):
-                add(record)
+    for name in request.families:
+        todo = [i for i, n in enumerate(chosen.names) if (name, n) not in done]
+        for record in _family(request, network, chosen, name, todo):
+            lines.append(record)
     return lines.records
 
 

@@ -12,7 +12,8 @@ import _common
 import jax
 import numpy as np
 from _inputs import Selection, select_inputs
-from _records import Record, Records
+from _journal import Record
+from _records import Records
 from _smoothing_run import Counted, Task, count
 from _smoothing_table import (
     accuracy_table,
@@ -81,8 +82,7 @@ class Request:
         numbers("scales", self.scales)
         if not all(radius >= 0 for radius in numbers("radii", self.radii)):
             raise InputError(f"a radius is at least 0, got {','.join(self.radii)}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; it must lie in 0 .. {2**32 - 1}")
+        _common.check_ranges(self, seed=(0, 2**32 - 1))
         if not self.output:
             raise InputError("output is empty: name the folder to write")
 
@@ -131,13 +131,11 @@ def smooth(request: Request) -> int:
         "models": {s.title: [s.network.content_hash, s.scale] for s in subjects},
     }  # fmt: skip
     output, stopped = _common.expand(request.output), False
-    with Records(output / LINES, request.resume, settings, KEYS) as records:
-        for notice in records.notices:
-            logging.warning("%s", notice)
-        try:
-            _certify(subjects, request, records)
-        except KeyboardInterrupt:
-            stopped = True
+    records = Records(output / LINES, request.resume, settings, KEYS)
+    try:
+        _certify(subjects, request, records)
+    except KeyboardInterrupt:
+        stopped = True
     groups = {s.title: _records_of(s, records) for s in subjects}
     groups = {title: found for title, found in groups.items() if found}
     if groups:

@@ -64,11 +64,7 @@ class Request:
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"timeout is {self.timeout}; it must be > 0")
-        for name in ("restarts", "steps"):
-            if not 1 <= getattr(self, name) <= 2**12:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must lie in 1 .. {2**12}"
-                )
+        _common.check_ranges(self, restarts=(1, 2**12), steps=(1, 2**12))
         if bool(self.instances) == bool(self.onnx or self.vnnlib):
             raise InputError(
                 "give either --onnx and --vnnlib, or --instances and --output"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,26 +35,16 @@ from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.oracle.instances import ApothemTask, ProofTrees
 from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.precision import float64 as float64
+from jaxcert.precision import float64_device as float64_device
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
-from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask, grow_boxes
+from jaxcert.search.growing import grow_boxes
+from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask
 from jaxcert.spec import Spec
 
 # Radii per step of the attack; it descends from several starts at each.
 _ATTACK_CANDIDATES = 4
-
-
-def float64_device() -> jax.Device:
-    """Returns where float64 is computed: the CPU if the accelerator has no float64."""
-    default = jax.devices()[0]
-    return jax.devices("cpu")[0] if default.platform == "tpu" else default
-
-
-@contextlib.contextmanager
-def float64() -> Iterator[None]:
-    """Runs the block with float64 enabled, on a device that has it."""
-    with jax.enable_x64(True), jax.default_device(float64_device()):
-        yield
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

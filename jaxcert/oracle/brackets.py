@@ -55,7 +55,7 @@ def layout_of(program: Program) -> Layout:
     return Layout(program)
 
 
-class _Root(NamedTuple):
+class Root(NamedTuple):
     """What the search starts from; leaves have the inputs in front.
 
     ranges: of layers; clauses: their CROWN bounds; slack, cost: what those must exceed,
@@ -75,14 +75,14 @@ class _Root(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options"))
-def _roots(
+def roots(
     layout: Layout,
     options: BranchOptions,
     params32: Any,
     params: Any,
     box: Box,
     spec: Spec,
-) -> _Root:
+) -> Root:
     """Returns what the search starts from, per input."""
     program = layout.program
 
@@ -115,7 +115,7 @@ def _roots(
             ranges = tighten_layers(layout, values32, values, box, ranges, tighten)
         cost = layout.join(multiplier_cost(program, values, layers.boxes))
         slopes = default_slopes(layout, ranges)
-        return _Root(ranges, clauses, slack, cost, slopes, cuts, recorded, behind)
+        return Root(ranges, clauses, slack, cost, slopes, cuts, recorded, behind)
 
     return jax.vmap(one)(box, spec)
 
@@ -179,7 +179,7 @@ def close_brackets(
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
     box = ball(instances, np.maximum(radius, 0))
-    root = _roots(layout, options, params32, params64, box, task.spec)
+    root = roots(layout, options, params32, params64, box, task.spec)
     open_clauses = ~(np.asarray(root.clauses) > np.asarray(root.slack)[:, None])
     open_clauses &= (task.wanted & (radius > task.lower))[:, None]
     owner, clause = np.nonzero(open_clauses)
@@ -238,7 +238,7 @@ def _drained(state: SearchState) -> Proved:
 
 def _proof_trees(
     layout: Layout,
-    root: _Root,
+    root: Root,
     improved: np.ndarray,
     open_clauses: np.ndarray,
     proved: list[Proved],

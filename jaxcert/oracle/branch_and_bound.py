@@ -113,19 +113,8 @@ def step(
     def narrow(problem: Problem, item: Pool) -> Problem:
         if not options.record:
             problem = narrowed(problem, item.ranges)
-        cut = restricted(layout, problem.ranges, item.signs)
-        problem = dataclasses.replace(problem, ranges=cut)
-        if not options.refine or not layout.improvable:
-            return problem
-        if options.record:
-            cut = refine_undecided(layout, values64, problem.box, cut)
-            return dataclasses.replace(problem, ranges=cut)
-        _, (_, at_outputs) = subproblem_bound(
-            layout, values32, problem.cast(jnp.float32), item.signs, item.multipliers
-        )
-        score, _ = _scores(layout, cut, item.signs, jnp.abs(at_outputs))
-        cut = refine_ranges(layout, values64, problem.box, cut, score, options.refine)
-        return dataclasses.replace(problem, ranges=cut)
+        values = values32, values64
+        return sharpened(layout, options, values, problem, item.signs, item.multipliers)
 
     def optimise(problem: Problem, item: Pool) -> Multipliers:
         pace = jnp.float32(0.7) ** item.tries
@@ -176,7 +165,7 @@ def step(
         layout, values64, instances, state, popped.instance, points, survives
     )
 
-    neuron, splittable = jax.vmap(functools.partial(_branch, layout))(
+    neuron, splittable = jax.vmap(functools.partial(branching, layout))(
         problem.ranges, popped.signs, at_outputs
     )
     tries = popped.tries + ~splittable
@@ -200,6 +189,41 @@ def step(
     wanted = jnp.concatenate([survives, survives & splittable])
     pool, count = push(state.pool, start, children, wanted)
     return dataclasses.replace(state, pool=pool, count=count)
+
+
+def sharpened(
+    layout: Layout,
+    options: BranchOptions,
+    values: tuple[Values, Values],
+    problem: Problem,
+    signs: Int[Array, " N"],
+    multipliers: Multipliers,
+) -> Problem:
+    """Returns the problem with its ranges narrowed by the signs.
+
+    Args:
+      layout: the ReLUs of the program.
+      options: how many ranges are bounded again.
+      values: prepared parameters, float32 and float64.
+      problem: float64.
+      signs: of the subproblem.
+      multipliers: its own, by which the ranges that matter most are chosen.
+    """
+    values32, values64 = values
+    cut = restricted(layout, problem.ranges, signs)
+    problem = dataclasses.replace(problem, ranges=cut)
+    if not options.refine or not layout.improvable:
+        return problem
+    if options.record:
+        cut = refine_undecided(layout, values64, problem.box, cut)
+        return dataclasses.replace(problem, ranges=cut)
+    single = jax.tree.map(lambda v: v.astype(jnp.float32), multipliers)
+    _, (_, at_outputs) = subproblem_bound(
+        layout, values32, problem.cast(jnp.float32), signs, single
+    )
+    score, _ = _scores(layout, cut, signs, jnp.abs(at_outputs))
+    cut = refine_ranges(layout, values64, problem.box, cut, score, options.refine)
+    return dataclasses.replace(problem, ranges=cut)
 
 
 def _proof(item: Pool) -> Proved:
@@ -246,7 +270,7 @@ def _scores(
     return jnp.where(free, cost + 1e-30, -1.0), free
 
 
-def _branch(
+def branching(
     layout: Layout, ranges: Ranges, signs: Int[Array, " N"], at_outputs: Array
 ) -> tuple[Array, Array]:
     """Returns the neuron to split, and whether there is one."""

@@ -121,11 +121,13 @@ class LeafProof:
       beta: of the signs, shape (N,).
       weights: of the rows.
       bound: what they should give.
+      point: where it is taken, flat, shape (d,).
     """
 
     beta: np.ndarray
     weights: np.ndarray
     bound: float
+    point: np.ndarray
 
 
 def proving_multipliers(
@@ -169,4 +171,5 @@ def proving_multipliers(
     duals = -np.asarray(result.ineqlin.marginals)
     beta = np.zeros(fixed.size)
     beta[chosen] = np.maximum(duals[len(rows) :], 0)
-    return LeafProof(beta, np.maximum(duals[: len(rows)], 0), float(result.fun))
+    weights, point = np.maximum(duals[: len(rows)], 0), result.x[: len(faces)]
+    return LeafProof(beta, weights, float(result.fun), point)

@@ -9,6 +9,7 @@ proposal for an oracle; nothing is proved.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -105,6 +106,52 @@ def fill_evenly(
 
     active = (start < cap) & ~cuts.blocks(start, delta, surplus)
     return lax.while_loop(more, rise, (jnp.int32(0), start, active))[1]
+
+
+@functools.partial(jax.jit, static_argnames=("fairness",))
+def fill(
+    cuts: Cuts,
+    low: Float[Array, " F"],
+    cap: Float[Array, " F"],
+    delta: float,
+    fairness: float | None = None,
+) -> Float[Array, " F"]:
+    """Returns extents between `low` and `cap` that keep the cuts, as large as they go.
+
+    Args:
+      cuts: what limits them.
+      low, cap: the least and the greatest.
+      delta: what is not worth a further rise of all faces.
+      fairness: of the utility that shapes them first, see `fill_fairly`; None for none.
+    """
+    if fairness is not None:
+        low = jnp.maximum(low, fill_fairly(cuts, cap, fairness))
+    even = fill_evenly(cuts, low, cap, delta, jnp.zeros((), low.dtype))
+    return fill_rest(cuts, even, cap)
+
+
+def fill_rest(
+    cuts: Cuts, extents: Float[Array, " F"], cap: Float[Array, " F"]
+) -> Float[Array, " F"]:
+    """Returns extents with every face moved as far as the cuts allow, one by one.
+
+    The cheapest faces come first. Afterwards no face can move by itself.
+    """
+    left = jnp.maximum(cuts.left(extents), 0)
+    share = cuts.weight * (cap - extents) / jnp.maximum(left, _TINY)[:, None]
+    order = jnp.argsort(jnp.max(share, axis=0))
+
+    def move(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        extents, left = carry
+        face = order[index]
+        weight = cuts.weight[:, face]
+        room = jnp.min(
+            jnp.where(weight > 0, left / jnp.maximum(weight, _TINY), jnp.inf)
+        )
+        by = jnp.clip(room, 0, cap[face] - extents[face])
+        return extents.at[face].add(by), jnp.maximum(left - by * weight, 0)
+
+    return lax.fori_loop(0, extents.size, move, (extents, left))[0]
 
 
 def _cheap_first(

@@ -29,6 +29,8 @@ from jaxcert.spec import Spec
 WITNESSES, _LOWEST = 24, 4
 # Cuts that one attack adds, and how many attacks are remembered.
 _CUTS, _MEMORY = 12, 3
+# Faces of one input that are probed at once.
+_PROBED = 512
 _UNLIMITED = 1e9
 
 
@@ -86,6 +88,10 @@ class Front:
     def width(clauses: int) -> int:
         """Returns W."""
         return clauses + WITNESSES + _LOWEST
+
+    def replaced(self, **changes: Any) -> Front:
+        """Returns the front with some attributes replaced."""
+        return dataclasses.replace(self, **changes)
 
     def extents(self, box: Box) -> Float[Array, " F"]:
         """Returns the slacks of a box's faces in units of their rates."""
@@ -296,15 +302,22 @@ def _slack(program: Program, values: Values, front: Front) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("program", "options"))
 def probe(
-    program: Program, options: ProposalOptions, params: Any, fronts: Front
+    program: Program,
+    options: ProposalOptions,
+    params: Any,
+    fronts: Front,
+    rows: Int[Array, " J"],
+    count: Int[Array, ""],
 ) -> tuple[Array, Array]:
-    """Returns which faces of the boxes are blocked, and by which points, for J inputs.
+    """Returns which free faces of the boxes are blocked, and by which points.
 
     (J, F) whether the front's point (J, F), moved to delta beyond the face but inside
     the domain, violates the spec by more than rounding could feign. The points must lie
-    in the boxes.
+    in the boxes. Of every input the most promising `_PROBED` free faces are tried; only
+    the first `count` of `rows` are.
     """
     values = program.prepare(params, jnp.float64)
+    size, faces = fronts.free.shape
 
     def one(front: Front) -> tuple[Array, Array]:
         box, rates, delta = front.box, front.rates, options.delta
@@ -313,7 +326,10 @@ def probe(
         )(front.points, front.clause)  # fmt: skip
         weights, lowest, index = _cuts(program, values, front, box, margins)
         # Of each face, the point that should be worst beyond it.
-        chosen = index[jnp.argmin(lowest[:, None] - weights * delta, axis=0)]
+        beyond_it = lowest[:, None] - weights * delta
+        chosen = index[jnp.argmin(beyond_it, axis=0)]
+        expected = jnp.where(front.free, jnp.min(beyond_it, axis=0), jnp.inf)
+        tried = lax.top_k(-expected, min(_PROBED, faces))[1]
         lo, hi = box.lo - delta * rates.lower, box.hi + delta * rates.upper
         beyond = Box(lo, hi).intersect(front.domain)
         slack = _slack(program, values, front)
@@ -327,21 +343,34 @@ def probe(
             return jnp.min(_clauses(program, values, front.spec, z)) <= -slack
 
         inside = jax.vmap(box.contains)(front.points)
-        blocked = jax.vmap(violates)(jnp.arange(2 * features))
-        return blocked & inside[chosen], chosen
+        blocked = jax.vmap(violates)(tried) & inside[chosen[tried]]
+        stops = jnp.zeros(faces, bool).at[tried].set(blocked & front.free[tried])
+        return stops, chosen
 
-    return lax.map(one, fronts, batch_size=8)
+    def body(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        row = rows[index]
+        stops, by = one(jax.tree.map(lambda v: v[row], fronts))
+        return found[0].at[row].set(stops), found[1].at[row].set(by)
+
+    nothing = jnp.zeros((size, faces), bool), jnp.zeros((size, faces), jnp.int32)
+    return lax.fori_loop(0, count, body, nothing)
 
 
-@functools.partial(jax.jit, static_argnames=("program", "options"))
+@functools.partial(jax.jit, static_argnames=("program", "options", "press"))
 def settle_points(
-    program: Program, options: ProposalOptions, params: Any, fronts: Front
+    program: Program, options: ProposalOptions, params: Any, fronts: Front, press: bool
 ) -> Front:
-    """Returns the fronts with their points moved to the worst of the proved boxes."""
+    """Returns the fronts with their points moved into the proved boxes.
+
+    To the nearest ones there, or, if they are to be pressed, to the worst around.
+    """
     values = program.prepare(params, jnp.float64)
 
     def one(front: Front) -> Front:
-        points, _ = _press(program, values, front, front.box, options.steps)
+        if press:
+            points, _ = _press(program, values, front, front.box, options.steps)
+        else:
+            points = jax.vmap(front.box.project)(front.points)
         return dataclasses.replace(front, points=points)
 
     return jax.vmap(one)(fronts)

@@ -54,6 +54,9 @@ def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
     assert again[:3] == lines[:3] and len(again) == 6
     with pytest.raises(InputError, match="was written with another tolerance: resume"):
         run(request(tolerance=0.01), network, chosen, tmp_path, True)
+    with pytest.raises(InputError, match="already holds records .semantic.jsonl.. Con"):
+        run(asked, network, chosen, tmp_path, False)
+    assert path.read_text().splitlines() == again
     unlabelled = dataclasses.replace(chosen, labels=None)
     with pytest.raises(InputError, match="the inputs have no labels"):
         run(asked, network, unlabelled, tmp_path, False)
@@ -158,6 +161,9 @@ def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch):
     other = dataclasses.replace(study, sparsity=0.25)
     with pytest.raises(InputError, match="was written with another sparsity"):
         _prune_run.run(other, tmp_path, (data, data), True)
+    with pytest.raises(InputError, match="already holds records .pruning.jsonl.. Cont"):
+        _prune_run.run(study, tmp_path, (data, data), False)
+    assert path.read_text().splitlines() == lines
     with pytest.raises(InputError, match="pixels is 0; it must be > 0 and finite"):
         dataclasses.replace(study, pixels=0)
 

@@ -73,6 +73,8 @@ def test_a_small_campaign_finds_no_violation(tmp_path, simple, monkeypatch):
     (again,) = small(tmp_path, resume=True)
     assert made == [1]
     assert {**again, "seconds": 0} == {**record, "seconds": 0}
+    with pytest.raises(InputError, match="already holds a campaign .groups.jsonl.. Co"):
+        small(tmp_path)
     with pytest.raises(InputError, match="written with --seed=0 --networks=30"):
         campaign.run(tmp_path, 30, 1, resume=True, kinds=("bounds",))
 

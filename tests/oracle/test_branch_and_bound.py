@@ -184,7 +184,7 @@ def _full_stack(params, rows: int, capacity: int):
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     box = jc.Box(np.zeros((2, 2)), np.ones((2, 2)))
     with float64():
-        root = brackets._roots(layout, LEAVES, float32(params), params, box, task.spec)
+        root = brackets.roots(layout, LEAVES, float32(params), params, box, task.spec)
         instances = _instances(task, root.ranges, root.slack, root.cost)
         instances, state = setup.start(
             layout, instances, setup.Room(4, 1), np.full(2, 0.5), box, root.slopes, task
@@ -361,7 +361,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = task.family.core
         with float64():
-            root = brackets._roots(
+            root = brackets.roots(
                 layout, LEAVES, float32(params), params, box, task.spec
             )
             instances = _instances(task, root.ranges, root.slack, root.cost)

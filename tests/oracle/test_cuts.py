@@ -78,7 +78,7 @@ def roots(options):
     layout = brackets.layout_of(program_of(f, params, np.zeros(3)))
     params32 = jax.tree.map(np.float32, params)
     with float64():
-        make = functools.partial(brackets._roots, layout, options.resolved(layout))
+        make = functools.partial(brackets.roots, layout, options.resolved(layout))
         return jax.eval_shape(make, params32, params, box, spec)
 
 

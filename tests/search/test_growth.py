@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import exact
 import jax
 import numpy as np
@@ -19,7 +22,9 @@ OPTIONS = jc.CertifyOptions(
 )
 # What the exact solver cannot tell apart, relative to the margins' size.
 SOLVER = 2e-6
-SIZES = (4, 8, 3)
+INPUTS, OUTPUTS = 4, 3
+# The networks of odd seeds have two hidden layers.
+SIZES = {0: (4, 8, 3), 1: (4, 6, 5, 3)}
 
 
 def f(params, x):
@@ -34,7 +39,7 @@ def network(seed: int):
     rng = np.random.default_rng(seed)
     return [
         (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
-        for m, n in zip(SIZES, SIZES[1:], strict=False)
+        for m, n in itertools.pairwise(SIZES[seed % 2])
     ]
 
 
@@ -44,18 +49,18 @@ def by_input(params):
 
 
 def least_margin(params, lo, hi, label: int) -> float:
-    eye = np.eye(SIZES[-1])
+    eye = np.eye(OUTPUTS)
     return min(
         exact.exact_min_margin(by_input(params), lo, hi, eye[label] - eye[j], 0.0).value
-        for j in range(SIZES[-1])
+        for j in range(OUTPUTS)
         if j != label
     )
 
 
 def grown(seed: int, objective: str, rates: jc.Rates | None = None):
     params = network(seed)
-    x = np.random.default_rng(seed + 100).uniform(0.1, 0.9, (8, SIZES[0]))
-    certifier = Certifier(f, params, None, (SIZES[0],), rates=rates, options=OPTIONS)
+    x = np.random.default_rng(seed + 100).uniform(0.1, 0.9, (8, INPUTS))
+    certifier = Certifier(f, params, None, (INPUTS,), rates=rates, options=OPTIONS)
     found = certifier.batch(x, None)
     growth = certifier.grow(x, found, GrowthOptions(objective, delta=DELTA))
     return params, x, found, growth
@@ -72,7 +77,7 @@ def test_boxes_are_sound_and_maximal(seed: int, objective: str):
         assert (lo[j] >= 0).all() and (hi[j] <= 1).all()
         assert least_margin(params, lo[j], hi[j], label) > -SOLVER
         for face, by in enumerate(growth.blocked[j]):
-            side, i = divmod(face, SIZES[0])
+            side, i = divmod(face, INPUTS)
             end = (lo, hi)[side][j, i] + (-DELTA, DELTA)[side]
             end = float(np.clip(end, 0, 1))
             if by == AT_DOMAIN:
@@ -125,8 +130,34 @@ def test_mistakes_are_told():
 
 def test_answers_of_other_inputs_are_refused():
     params, x, found, _ = grown(0, "maximal")
-    certifier = Certifier(f, params, None, (SIZES[0],), options=OPTIONS)
+    certifier = Certifier(f, params, None, (INPUTS,), options=OPTIONS)
     with pytest.raises(jc.InputError, match="does not lie in the box of its answer"):
         certifier.grow(x[::-1], found)
     with pytest.raises(jc.InputError, match="x holds 7 inputs, the answers are for"):
         certifier.grow(x[:7], found)
+
+
+def test_a_batch_that_threads_share_keeps_its_order():
+    params = network(0)
+    x = np.random.default_rng(5).uniform(0.1, 0.9, (16, INPUTS))
+    options = dataclasses.replace(OPTIONS, batch_size=16)
+    certifier = Certifier(f, params, None, (INPUTS,), options=options)
+    found = certifier.batch(x, None)
+    seen = []
+    growth = certifier.grow(
+        x, found, GrowthOptions(delta=DELTA), progress=lambda *state: seen.append(state)
+    )
+    kept = found.outcome == 0
+    assert kept.sum() >= 12 and seen[-1][1] == 0
+    assert (growth.box.lo <= found.box.lo)[kept].all()
+    assert (growth.box.hi >= found.box.hi)[kept].all()
+    wider = growth.box.hi - growth.box.lo > found.box.hi - found.box.lo
+    assert wider[kept].any(axis=1).sum() >= 10
+    for j in np.flatnonzero(kept):
+        assert growth.rounds[j] > 0
+        for face in np.flatnonzero(growth.blocked[j] >= 0):
+            side, i = divmod(int(face), INPUTS)
+            end = (growth.box.lo, growth.box.hi)[side][j, i] + (-DELTA, DELTA)[side]
+            z = growth.witness(j, face, float(np.clip(end, 0, 1)))
+            logits, label = exact.evaluate(by_input(params), z), int(found.label[j])
+            assert (logits[label] <= np.delete(logits, label)).any()

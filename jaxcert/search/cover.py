@@ -1,0 +1,326 @@
+"""Covers: the leaves of a proof, kept and used again while its box changes.
+
+The signs that the leaves fix cover all cases, so a box is proved where every leaf has a
+positive bound. For given multipliers that bound falls linearly as the faces of the box
+move out: a leaf says how far they may go, and nothing has to be asked again. Where it
+allows too little its multipliers are optimised, and then it is split.
+
+Nothing here is believed: `Prover.examine` evaluates every bound in float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxcert.bounds.alpha import Layout, Multipliers, Problem, subproblem_bound
+from jaxcert.bounds.ascent import AscentOptions, ascend
+from jaxcert.box import Box, Family, Rates
+from jaxcert.oracle.brackets import roots
+from jaxcert.oracle.branch_and_bound import BranchOptions, branching, sharpened
+from jaxcert.oracle.instances import Instances, clause_rows
+from jaxcert.oracle.leaf import LeafProof, affine_maps, proving_multipliers
+from jaxcert.spec import Spec
+
+_BLOCK = 256
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Leaves:
+    """Leaves of the proofs of many inputs, numpy; N neurons, K clauses.
+
+    Attributes:
+      instance: input * K + clause, (L,).
+      signs: -1, 0 or 1 per neuron, (L, N) int8.
+      multipliers: of the bound, leaves (L, ...), float64.
+    """
+
+    instance: np.ndarray
+    signs: np.ndarray
+    multipliers: Multipliers
+
+    def rows(self, chosen: np.ndarray) -> Leaves:
+        """Returns the chosen leaves, by mask or index."""
+        return jax.tree.map(lambda v: v[chosen], self)
+
+    @staticmethod
+    def joined(parts: list[Leaves]) -> Leaves:
+        """Returns the leaves of all parts; at least one is needed."""
+        return jax.tree.map(lambda *v: np.concatenate(v), *parts)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Exam:
+    """What is known of n leaves over a box.
+
+    Attributes:
+      excess: by how much the bound exceeds what proves it; > 0 is proved, (n,).
+      far: what the excess would be over the farthest box, by the same multipliers.
+      steepest: the greatest of |weight|, (n,).
+      weight: coefficients at the input, (n, *d): the bound is their least sum over the
+        box, and a constant. None if not asked for: they are large.
+      multipliers: of the bound, leaves (n, ...).
+      neuron: which to split, (n,).
+      splittable: whether there is one, (n,).
+      kink: multiplier of the new sign (+ and -) with which the bound of a child is at
+        least that of the leaf, if there is one hidden layer, (n, 2).
+    """
+
+    excess: Float[Array, " n"]
+    far: Float[Array, " n"]
+    steepest: Float[Array, " n"]
+    weight: Float[Array, "n *d"] | None
+    multipliers: Multipliers
+    neuron: Array
+    splittable: Array
+    kink: Float[Array, "n 2"]
+
+    def weights(self) -> np.ndarray:
+        """Returns the coefficients, which must have been asked for."""
+        if self.weight is None:
+            raise ValueError("this exam was made without weights")
+        return np.asarray(self.weight)
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "options", "ascent", "weights"))
+def _examine(
+    layout: Layout,
+    options: BranchOptions,
+    ascent: AscentOptions | None,
+    weights: bool,
+    params: tuple[Any, Any],
+    instances: Instances,
+    boxes: tuple[Box, Box],
+    leaves: Leaves,
+) -> Exam:
+    program = layout.program
+    values32 = program.prepare(params[0], jnp.float32)
+    values64 = program.prepare(params[1], jnp.float64)
+    near, farthest = boxes
+
+    def one(
+        problem: Problem, far: Box, leaf: Leaves, slack: Array, cost: Array
+    ) -> Exam:
+        signs, best = leaf.signs, leaf.multipliers
+        problem = sharpened(layout, options, (values32, values64), problem, signs, best)
+
+        def excess(m: Multipliers) -> Any:
+            bound, parts = subproblem_bound(layout, values64, problem, signs, m)
+            charge = jnp.sum(jnp.maximum(m.split, 0) * cost)
+            return bound - slack - charge, parts
+
+        value = excess(best)
+        if ascent is not None:
+            single, begin = problem.cast(jnp.float32), _cast(best, jnp.float32)
+            found = ascend(layout, values32, single, signs, begin, ascent)
+            found = _cast(found, jnp.float64)
+            other = excess(found)
+            best, value = jax.tree.map(
+                lambda a, b: jnp.where(other[0] > value[0], a, b),
+                (found, other), (best, value),
+            )  # fmt: skip
+        over, (weight, outputs) = value
+        moved = jnp.sum(
+            jnp.maximum(weight, 0) * (far.lo - problem.box.lo)
+            + jnp.minimum(weight, 0) * (far.hi - problem.box.hi)
+        )
+        neuron, splittable = branching(layout, problem.ranges, signs, outputs)
+        # With it the fixed neuron is no less than the lines that stood for it.
+        rise = jnp.maximum(outputs[neuron], 0)
+        slope = jnp.clip(best.slope[neuron], 0, 1)
+        kink = rise * jnp.stack([1 - slope, slope])
+        steepest = jnp.max(jnp.abs(weight))
+        kept = weight if weights else None
+        return Exam(
+            over, over + moved, steepest, kept, best, neuron, splittable, kink
+        )  # fmt: skip
+
+    owner = instances.owner[leaves.instance]
+    return jax.vmap(one)(
+        instances.problem(leaves.instance, near),
+        jax.tree.map(lambda v: v[owner], farthest),
+        leaves, instances.slack[owner], instances.split_cost[owner],
+    )  # fmt: skip
+
+
+def _cast(m: Multipliers, dtype: Any) -> Multipliers:
+    return jax.tree.map(lambda v: v.astype(dtype), m)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Place:
+    """A box per input, leaves (J, *d), and what bounds over it and its parts need.
+
+    Attributes:
+      box: the boxes.
+      instances: every clause of every input, with ranges over the boxes.
+      slopes: CROWN's lower slopes, (J, N).
+    """
+
+    box: Box
+    instances: Instances
+    slopes: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prover:
+    """Bounds leaves over boxes; must run where float64 is enabled.
+
+    Attributes:
+      layout: of the program.
+      options: how ranges are found and leaves split.
+      params: weights, float32 and float64.
+      spec: of every input, leaves (J, ...).
+    """
+
+    layout: Layout
+    options: BranchOptions
+    params: tuple[Any, Any]
+    spec: Spec
+
+    def at(self, box: Box) -> Place:
+        """Returns what bounds over boxes start from."""
+        found = roots(self.layout, self.options, *self.params, box, self.spec)
+        count, clauses = len(box.lo), self.spec.num_clauses
+        owner = np.repeat(np.arange(count, dtype=np.int32), clauses)
+        rows, offset = self._rows
+        still = Rates(np.zeros_like(box.lo), np.zeros_like(box.lo))
+        instances = Instances(
+            family=Family(box, box, still), ranges=found.ranges, slack=found.slack,
+            split_cost=found.cost, floor=np.zeros(count), width=np.float64(0),
+            owner=owner, rows=rows, offset=offset,
+        )  # fmt: skip
+        return Place(box, instances, np.asarray(found.slopes, np.float64))
+
+    @functools.cached_property
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        count, clauses = len(self.spec.offset), self.spec.num_clauses
+        owner = np.repeat(np.arange(count), clauses)
+        return clause_rows(self.spec, owner, np.tile(np.arange(clauses), count))
+
+    def owner(self, leaves: Leaves) -> np.ndarray:
+        """Returns the input of every leaf."""
+        return leaves.instance // self.spec.num_clauses
+
+    def unsplit(self, place: Place, wanted: np.ndarray) -> Leaves:
+        """Returns one leaf without signs per clause of the wanted inputs."""
+        clauses = self.spec.num_clauses
+        instance = np.flatnonzero(np.repeat(wanted, clauses)).astype(np.int32)
+        slope = place.slopes[instance // clauses]
+        row = np.zeros((len(slope), place.instances.offset.shape[1]))
+        multipliers = Multipliers(slope, np.zeros_like(slope), row)
+        return Leaves(instance, np.zeros(slope.shape, np.int8), multipliers)
+
+    def examine(
+        self,
+        place: Place,
+        leaves: Leaves,
+        ascent: AscentOptions | None = None,
+        box: Box | None = None,
+        far: Box | None = None,
+        weights: bool = False,
+    ) -> Exam:
+        """Returns what is known of leaves over the place's boxes, numpy.
+
+        Args:
+          place: a box per input.
+          leaves: with the multipliers to evaluate.
+          ascent: how these are optimised first; the better ones count.
+          box: parts of the place's boxes to bound over instead.
+          far: the boxes that `Exam.far` is about; the same boxes by default.
+          weights: whether `Exam.weight` is wanted.
+        """
+        near = place.box if box is None else box
+        count, parts = len(leaves.instance), []
+        for start in range(0, max(count, 1), _BLOCK):
+            index = np.minimum(np.arange(start, start + _BLOCK), max(count - 1, 0))
+            block = leaves.rows(index) if count else self._nothing(place)
+            part = _examine(
+                self.layout, self.options, ascent, weights, self.params,
+                place.instances,
+                (near, near if far is None else far), block,
+            )  # fmt: skip
+            used = min(_BLOCK, count - start)
+            parts.append(jax.tree.map(lambda v, u=used: np.asarray(v)[:u], part))
+        return jax.tree.map(lambda *v: np.concatenate(v), *parts)
+
+    def _nothing(self, place: Place) -> Leaves:
+        first = np.zeros(len(place.slopes), bool)
+        first[0] = True
+        return self.unsplit(place, first).rows(np.zeros(_BLOCK, int))
+
+    def prove(
+        self,
+        place: Place,
+        leaves: Leaves,
+        ascent: AscentOptions,
+        budget: int,
+        deadline: float = np.inf,
+    ) -> tuple[Leaves, Leaves, np.ndarray]:
+        """Returns leaves that are proved at a place, those that are not, and the work.
+
+        What is not proved is split until no sign is left, or the budget is used up: the
+        leaves that are given up have the multipliers they came with.
+
+        Args:
+          place: a box per input.
+          leaves: of a cover.
+          ascent: how multipliers of leaves that are not proved are optimised.
+          budget: most subproblems per input.
+          deadline: `time.monotonic()` after which nothing is split.
+        """
+        exam = self.examine(place, leaves)
+        proved = exam.excess > 0
+        done, given_up, open_ = [leaves.rows(proved)], [], leaves.rows(~proved)
+        used = np.zeros(len(place.slopes), np.int64)
+        while len(open_.instance):
+            exam = self.examine(place, open_, ascent)
+            owner = self.owner(open_)
+            np.add.at(used, owner, 1)
+            proved = exam.excess > 0
+            now = dataclasses.replace(open_, multipliers=exam.multipliers)
+            done.append(now.rows(proved))
+            room = (used[owner] < budget) & (time.monotonic() < deadline)
+            split = ~proved & exam.splittable & room
+            given_up.append(open_.rows(~proved & ~split))
+            open_ = children(
+                open_.rows(split), jax.tree.map(lambda v, s=split: v[s], exam)
+            )
+        given_up.append(open_)
+        return Leaves.joined(done), Leaves.joined(given_up), used
+
+    def solve(self, place: Place, leaf: Leaves, box: Box) -> LeafProof | None:
+        """Returns the best multipliers of one leaf over a box, by linear programming.
+
+        Args:
+          place: whose ranges the leaf has.
+          leaf: one leaf, without the leading axis; every neuron must be decided.
+          box: of its input, leaves d.
+        """
+        problem = place.instances.problem(leaf.instance, place.box)
+        maps = affine_maps(self.layout, self.params[1], problem, leaf.signs)
+        return proving_multipliers(jax.device_get(maps), leaf.signs, box)
+
+
+def children(leaves: Leaves, exam: Exam) -> Leaves:
+    """Returns two leaves for each, with the sign of its chosen neuron fixed.
+
+    They begin with the multipliers of the exam, and its kink.
+    """
+    parts, each = [], np.arange(len(leaves.instance))
+    for side, sign in enumerate((1, -1)):
+        signs, split = leaves.signs.copy(), np.array(exam.multipliers.split)
+        signs[each, exam.neuron] = sign
+        split[each, exam.neuron] = exam.kink[:, side]
+        multipliers = dataclasses.replace(exam.multipliers, split=split)
+        parts.append(Leaves(leaves.instance, signs, multipliers))
+    return Leaves.joined(parts)

@@ -1,0 +1,454 @@
+"""Growing: from a proved box to a maximal one, all faces of all inputs at once.
+
+The first proposal comes from attacks (`proposals.py`). The leaves that it leaves
+unproved say how far its faces have to come back (`cover.py`); what remains is proved.
+From then on the leaves themselves say how far the faces may go. Those that stop a face
+are split, or solved as linear programs, whose solutions are the points that violate the
+spec beyond it. A face is done when it lies on the domain's boundary, or when a point of
+the box, moved to delta beyond the face, violates the spec.
+
+No box counts before every leaf of its cover was bounded over it, in float64. Nothing
+proved is ever given up: stopping early leaves a smaller proved box.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcert.bounds.ascent import AscentOptions
+from jaxcert.bounds.ibp import program_of
+from jaxcert.box import Box, Family
+from jaxcert.oracle.brackets import layout_of
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.precision import float64
+from jaxcert.search.cover import Exam, Leaves, Place, Prover, children
+from jaxcert.search.faces import Faces, box_of, extents_of, face_weights
+from jaxcert.search.filling import Cuts, fill
+from jaxcert.search.growth import FAIRNESS, Growth, GrowthOptions, GrowthTask
+from jaxcert.search.proposals import Front, ProposalOptions, propose
+
+_RESERVE = 1e-3
+# Threads that share a batch, and the inputs that are worth one.
+_WORKERS, _PER_WORKER = 2, 8
+# Cuts per input that a box is chosen by; a cover has more leaves, most of no concern.
+_CUTS = 256
+_BRIEF = AscentOptions()
+_THOROUGH = AscentOptions(iterations=100, decay=0.97)
+# How much more room than they seem to have leaves get that can still be split.
+_BOLDER, _BOLDEST = 2.0, 64.0
+# The part of the room that leaves have which is left for rounding.
+_SPARE = 1e-3
+# How often leaves that stop a face are split before they are solved.
+_SPLITS = 4
+# Linear programs per input and round.
+_PROGRAMS = 16
+# Boxes that are tried after a proposal could not be proved.
+_REPAIRS = 3
+# Rounds without progress after which an input is left as it is.
+_PATIENCE = 3
+
+
+def grow_boxes(
+    f: Callable[[Any, Any], Any],
+    params32: Any,
+    params64: Any,
+    task: GrowthTask,
+    options: GrowthOptions,
+    branch: BranchOptions,
+    deadline: float = np.inf,
+    progress: Callable[[int, int], None] | None = None,
+) -> Growth:
+    """Returns maximal boxes, as far as the rounds and the deadline allow.
+
+    Args:
+      f: the network's function; ReLUs are its only nonlinear parts.
+      params32, params64: its weights in both float types.
+      task: see `GrowthTask`.
+      options: see `GrowthOptions`.
+      branch: how branch and bound runs.
+      deadline: `time.monotonic()` after which no further round begins.
+      progress: told the round and how many inputs are not done; by several threads.
+    """
+    count = len(task.x)
+    workers = max(min(os.cpu_count() or 1, _WORKERS, count // _PER_WORKER), 1)
+    slices = [np.arange(k, count, workers) for k in range(workers)]
+    active, stopped = [len(rows) for rows in slices], threading.Event()
+
+    def work(number: int) -> Growth:
+        with float64():
+            part = task.rows(slices[number])
+            run = _Run(f, (params32, params64), part, options, branch, deadline)
+            for index in range(options.rounds):
+                late = time.monotonic() > deadline or stopped.is_set()
+                if not run.active.any() or late:
+                    break
+                run.round(index)
+                active[number] = int(run.active.sum())
+                if progress:
+                    progress(index, sum(active))
+            active[number] = 0
+            return run.result()
+
+    # Some programs are too small for two cores, and linear programs are solved on one.
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            parts = list(pool.map(work, range(workers)))
+        except BaseException:
+            stopped.set()
+            raise
+    return Growth.joined(parts, slices)
+
+
+class _Run:
+    """The state of `grow_boxes` between rounds."""
+
+    def __init__(
+        self,
+        f: Callable[[Any, Any], Any],
+        params: tuple[Any, Any],
+        task: GrowthTask,
+        options: GrowthOptions,
+        branch: BranchOptions,
+        deadline: float,
+    ) -> None:
+        self._options, self._deadline, self._params = options, deadline, params[1]
+        self._program = program_of(f, params[0], task.x[0])
+        layout = layout_of(self._program)
+        self._prover = Prover(layout, branch.resolved(layout), params, task.spec)
+        count, faces = len(task.x), 2 * task.x[0].size
+        everywhere = Family.many(task.box, task.domain, task.rates)
+        clauses = task.spec.num_clauses
+        width = Front.width(clauses)
+        keeps = FAIRNESS[options.objective] is None
+        self._front = Front(
+            x=task.x, domain=everywhere.domain, rates=everywhere.rates, spec=task.spec,
+            box=task.box if keeps else Box.point(task.x),
+            free=np.ones((count, faces), bool),
+            points=np.repeat(task.x[:, None], width, axis=1),
+            clause=np.tile(np.arange(width) % clauses, (count, 1)).astype(np.int32),
+            reserve=np.full(count, _RESERVE),
+        )  # fmt: skip
+        self._faces = Faces(self._program, params[1], options.delta, task.x.shape)
+        self._subproblems = np.zeros(count, np.int64)
+        self._rounds = np.zeros(count, np.int64)
+        self._boldness, self._idle = np.ones(count), np.zeros(count, int)
+        self.active = task.wanted.copy()
+        known = np.isfinite(task.witness).reshape(count, -1).all(axis=1) & task.wanted
+        self._watch(np.flatnonzero(known), task.witness[known])
+        self._steepest_rate = max(np.max(task.rates.lower), np.max(task.rates.upper))
+        # A box can only be changed with a cover of it at hand.
+        self._place = self._prover.at(self._front.box)
+        first = self._prover.unsplit(self._place, task.wanted)
+        cover, rest = self._solve_rest(self._place, *self._prove(self._place, first))
+        self.active[self._prover.owner(rest)] = False
+        self._cover = cover.rows(self.active[self._prover.owner(cover)])
+
+    def round(self, index: int) -> None:
+        """Moves the faces of every active input as far as one proposal allows."""
+        self._rounds += self.active
+        before, open_ = self._extents(), self._faces.open
+        fairness = None
+        if index == 0:
+            fairness = FAIRNESS[self._options.objective]
+            target = self._attacked(fairness)
+        else:
+            target = self._guided(before)
+        self._advance(before, target, fairness)
+        self._faces.close(self._front, self.active)
+        gain = self._extents() - before
+        closed = (open_ & ~self._faces.open).any(axis=1)
+        moved = (gain.max(axis=1) > self._options.delta) | closed
+        self._idle = np.where(moved, 0, self._idle + 1)
+        left = self._faces.open.sum(axis=1)
+        self.active &= (left > 0) & (self._idle < _PATIENCE)
+        self._cover = self._cover.rows(self.active[self._prover.owner(self._cover)])
+
+    def _attacked(self, fairness: float | None) -> Box:
+        """Returns boxes that attacks find nothing wrong with."""
+        options = ProposalOptions(delta=self._options.delta, fairness=fairness)
+        target, self._front = jax.device_get(
+            propose(self._program, options, self._params, self._front, np.int32(0))
+        )
+        return target
+
+    def _guided(self, extents: np.ndarray) -> Box:
+        """Returns boxes as large as the leaves seem to allow."""
+        front, delta = self._front, self._options.delta
+        limits = np.where(
+            self._faces.open, np.asarray(extents_of(front, front.domain)), extents
+        )
+        far = jax.device_get(box_of(front, limits))
+        exam = self._prover.examine(self._place, self._cover, far=far)
+        exam = self._refine(exam, far)
+        owner = self._prover.owner(self._cover)
+        room = np.where(exam.splittable, self._boldness[owner], 1.0) * exam.excess
+        part = room / np.maximum(exam.excess - exam.far, 1e-300)
+        goal = extents.copy()
+        for j in np.flatnonzero(self.active):
+            own = np.flatnonzero(owner == j)
+            own = own[np.argsort(part[own])][:_CUTS]
+            weight = self._weights(own, j)
+            budget = (1 - _SPARE) * room[own] + weight @ extents[j]
+            goal[j] = fill(_padded(weight, budget), extents[j], limits[j], delta)
+        return self._box(goal)
+
+    def _weights(self, rows: np.ndarray, j: int) -> np.ndarray:
+        """Returns what the faces of input j cost these leaves of it."""
+        exam = self._prover.examine(self._place, self._cover.rows(rows), weights=True)
+        return face_weights(exam.weights(), self._front, j)
+
+    def _refine(self, exam: Exam, far: Box) -> Exam:
+        """Splits or solves the leaves that stop open faces; returns the new exam."""
+        for left in reversed(range(_SPLITS + 1)):
+            rows, faces = self._stopping(exam)
+            split = np.zeros(len(exam.excess), bool)
+            split[rows[exam.splittable[rows]]] = True
+            if not split.any() or not left:
+                break
+            chosen = jax.tree.map(lambda v, s=split: v[s], exam)
+            fresh = children(self._cover.rows(split), chosen)
+            found = self._prover.examine(self._place, fresh, _BRIEF, far=far)
+            owner = self._prover.owner(fresh)
+            self._subproblems += np.bincount(owner, minlength=len(self.active))
+            fresh = dataclasses.replace(fresh, multipliers=found.multipliers)
+            # A pair of children counts only if both are proved.
+            good = np.tile((found.excess > 0).reshape(2, -1).all(axis=0), 2)
+            kept = np.ones(len(split), bool)
+            kept[np.flatnonzero(split)[good[: split.sum()]]] = False
+            self._cover = Leaves.joined([self._cover.rows(kept), fresh.rows(good)])
+            exam = jax.tree.map(
+                lambda u, v, k=kept, g=good: np.concatenate([u[k], v[g]]), exam, found
+            )
+        whole = ~exam.splittable[rows]
+        return self._solve(rows[whole], faces[whole], exam, far)
+
+    def _stopping(self, exam: Exam) -> tuple[np.ndarray, np.ndarray]:
+        """Returns leaves that stop open faces from moving by delta, and one such face.
+
+        Of each face the leaf that allows it the least.
+        """
+        delta, owner = self._options.delta, self._prover.owner(self._cover)
+        tight = exam.excess <= delta * exam.steepest * self._steepest_rate
+        rows, faces = [], []
+        for j in np.unique(owner[tight]):
+            own = np.flatnonzero(tight & (owner == j))
+            open_ = np.flatnonzero(self._faces.open[j])
+            # Another face every time, should one come to nothing.
+            open_ = np.roll(open_, -self._rounds[j])
+            weight = self._weights(own, j)[:, open_]
+            room = exam.excess[own][:, None] / np.maximum(weight, 1e-300)
+            least = np.argmin(room, axis=0)
+            held = np.flatnonzero(room[least, np.arange(len(open_))] < delta)
+            stopping, first = np.unique(least[held], return_index=True)
+            rows.append(own[stopping])
+            faces.append(open_[held[first]])
+        none = np.zeros(0, int)
+        return np.concatenate([none, *rows]), np.concatenate([none, *faces])
+
+    def _advance(
+        self,
+        extents: np.ndarray,
+        target: Box,
+        fairness: float | None,
+    ) -> None:
+        """Proves the targets, or what their unproved leaves allow of them."""
+        goal = np.array(extents_of(self._front, target))
+        place = self._prover.at(target)
+        good, bad = self._prove(place, self._cover)
+        failed = np.zeros(len(extents), bool)
+        failed[self._prover.owner(bad)] = True
+        self._boldness = np.where(
+            failed, 1.0, np.minimum(self._boldness * _BOLDER, _BOLDEST)
+        )
+        rooms: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for _ in range(_REPAIRS):
+            if not len(bad.instance):
+                break
+            bad = self._limits(place, bad, extents, goal, rooms)
+            for j in np.unique(self._prover.owner(bad)):
+                weight, budget = (
+                    np.concatenate(v) for v in zip(*rooms[j], strict=True)
+                )
+                cuts = _padded(weight[-_CUTS:], budget[-_CUTS:])
+                cap = np.maximum(goal[j], extents[j])
+                goal[j] = fill(cuts, extents[j], cap, self._options.delta, fairness)
+            target = self._box(goal)
+            place = self._prover.at(target)
+            good, bad = self._prove(place, Leaves.joined([good, bad]))
+        lost = np.zeros(len(extents), bool)
+        lost[self._prover.owner(bad)] = True
+        kept = self.active & ~lost
+        self._cover = Leaves.joined(
+            [good.rows(kept[self._prover.owner(good)]),
+             self._cover.rows(lost[self._prover.owner(self._cover)])]
+        )  # fmt: skip
+        mask = kept.reshape(-1, *[1] * (target.lo.ndim - 1))
+        box = jax.tree.map(lambda a, b: np.where(mask, a, b), target, self._front.box)
+        self._front = self._front.replaced(box=box)
+        self._place = self._prover.at(box)
+
+    def _limits(
+        self,
+        place: Place,
+        bad: Leaves,
+        extents: np.ndarray,
+        goal: np.ndarray,
+        rooms: dict[int, list[tuple[np.ndarray, np.ndarray]]],
+    ) -> Leaves:
+        """Adds what leaves allow to `rooms`; returns them with the multipliers of it.
+
+        Those optimised for the target, if they prove the box there is; else those that
+        the leaves have.
+        """
+        box = self._front.box
+        best = self._prover.examine(place, bad, _THOROUGH, far=box, weights=True)
+        known = self._prover.examine(place, bad, box=box, weights=True)
+        old = ~(best.far > 0)
+        owner = self._prover.owner(bad)
+        for j in np.unique(owner):
+            own = np.flatnonzero(owner == j)
+            own = own[np.argsort(-best.excess[own])]
+            chosen = np.where(old[own], known.excess[own], best.excess[own])
+            weight = np.where(
+                old[own].reshape(-1, *[1] * (box.lo.ndim - 1)),
+                known.weights()[own], best.weights()[own],
+            )  # fmt: skip
+            weight = face_weights(weight, self._front, j)
+            at = np.where(old[own][:, None], extents[j], goal[j])
+            spare = _SPARE * np.abs(known.excess[own])
+            budget = chosen + np.sum(weight * at, axis=1) - spare
+            rooms.setdefault(j, []).append((weight, budget))
+
+        def pick(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            return np.where(old.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+        multipliers = jax.tree.map(pick, bad.multipliers, best.multipliers)
+        return dataclasses.replace(bad, multipliers=multipliers)
+
+    def _prove(self, place: Place, leaves: Leaves) -> tuple[Leaves, Leaves]:
+        good, bad, used = self._prover.prove(
+            place, leaves, _BRIEF, self._options.subproblems, self._deadline
+        )
+        self._subproblems += used
+        return good, bad
+
+    def _solve_rest(
+        self, place: Place, good: Leaves, bad: Leaves
+    ) -> tuple[Leaves, Leaves]:
+        """Returns what is proved and what is not, once the latter were solved."""
+        owner = self._prover.owner(bad)
+        first = [np.flatnonzero(owner == j)[:_PROGRAMS] for j in np.unique(owner)]
+        rows = np.concatenate([np.zeros(0, int), *first])
+        boxes = [jax.tree.map(lambda v, j=j: v[j], place.box) for j in owner[rows]]
+        bad = self._solved(place, bad, rows, boxes)
+        proved = self._prover.examine(place, bad).excess > 0
+        return Leaves.joined([good, bad.rows(proved)]), bad.rows(~proved)
+
+    def _solve(self, rows: np.ndarray, faces: np.ndarray, exam: Exam, far: Box) -> Exam:
+        """Solves leaves of the cover over the box with one face moved; the new exam.
+
+        What the program ends with either lets the face move, or is a point that stops
+        it.
+        """
+        owner = self._prover.owner(self._cover)
+        kept = [np.flatnonzero(owner[rows] == j)[:_PROGRAMS] for j in np.unique(owner)]
+        few = np.concatenate([np.zeros(0, int), *kept])
+        if not len(few):
+            return exam
+        rows, faces = rows[few], faces[few]
+        leaves = self._cover.rows(rows)
+        boxes = [
+            self._moved(owner[k], face) for k, face in zip(rows, faces, strict=True)
+        ]
+        before = self._prover.examine(self._place, leaves, weights=True)
+        solved = self._solved(self._place, leaves, np.arange(len(rows)), boxes)
+        after = self._prover.examine(self._place, solved, far=far, weights=True)
+
+        def room(found: Exam) -> np.ndarray:
+            weight = [
+                face_weights(found.weights()[k : k + 1], self._front, owner[row])[
+                    0, face
+                ]
+                for k, (row, face) in enumerate(zip(rows, faces, strict=True))
+            ]
+            return np.asarray(found.excess) / np.maximum(weight, 1e-300)
+
+        better = (after.excess > 0) & (room(after) > room(before))
+
+        def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            old = np.array(old)
+            old[rows[better]] = new[better]
+            return old
+
+        multipliers = jax.tree.map(put, self._cover.multipliers, solved.multipliers)
+        self._cover = dataclasses.replace(self._cover, multipliers=multipliers)
+        return jax.tree.map(put, exam, dataclasses.replace(after, weight=None))
+
+    def _moved(self, j: int, face: int) -> Box:
+        """Returns the box of input j with one face moved by delta."""
+        box, domain, rates = (
+            jax.tree.map(lambda v: np.array(v[j]), tree)
+            for tree in (self._front.box, self._front.domain, self._front.rates)
+        )
+        side, feature = divmod(int(face), box.lo.size)
+        by = (rates.lower, rates.upper)[side].reshape(-1)[feature] * self._options.delta
+        faces = (box.lo, box.hi)[side].reshape(-1)
+        end = (domain.lo, domain.hi)[side].reshape(-1)[feature]
+        faces[feature] = (max, min)[side](faces[feature] + (-by, by)[side], end)
+        return box
+
+    def _solved(
+        self, place: Place, leaves: Leaves, rows: np.ndarray, boxes: list[Box]
+    ) -> Leaves:
+        """Returns the leaves with multipliers from linear programs over the boxes.
+
+        The points where the programs end are watched from then on.
+        """
+        split = np.array(leaves.multipliers.split)
+        row = np.array(leaves.multipliers.row)
+        owner, whose, points = self._prover.owner(leaves), [], []
+        for k, box in zip(rows, boxes, strict=True):
+            proof = self._prover.solve(place, leaves.rows(k), box)
+            if proof is not None:
+                split[k], row[k] = proof.beta, np.log(proof.weights + 1e-9)
+                whose.append(owner[k])
+                points.append(proof.point.reshape(box.lo.shape))
+        self._watch(np.asarray(whose, int), np.asarray(points))
+        multipliers = dataclasses.replace(leaves.multipliers, split=split, row=row)
+        return dataclasses.replace(leaves, multipliers=multipliers)
+
+    def _watch(self, rows: np.ndarray, points: np.ndarray) -> None:
+        self._front = self._faces.watch(self._front, rows, points)
+
+    def _extents(self) -> np.ndarray:
+        return np.asarray(extents_of(self._front, self._front.box))
+
+    def _box(self, extents: np.ndarray) -> Box:
+        """Returns the boxes of these extents, and what is proved already."""
+        box, known = jax.device_get(box_of(self._front, extents)), self._front.box
+        return Box(np.minimum(box.lo, known.lo), np.maximum(box.hi, known.hi))
+
+    def result(self) -> Growth:
+        """Returns what was found so far."""
+        return Growth(
+            self._front.box, self._faces.all_points(), self._faces.blocked,
+            self._subproblems, self._rounds,
+        )  # fmt: skip
+
+
+def _padded(weight: np.ndarray, budget: np.ndarray) -> Cuts:
+    """Returns `_CUTS` cuts; those that are missing limit nothing."""
+    missing = _CUTS - len(budget)
+    return Cuts(
+        np.pad(weight, ((0, missing), (0, 0))),
+        np.pad(budget, (0, missing), constant_values=1e9),
+    )

@@ -1,0 +1,223 @@
+"""The files that survive a kill: what all resumable runs share, and each one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import _journal
+import numpy as np
+import pytest
+from _asymmetric_files import ComparisonFiles
+from _audit_files import KEYS, AuditFiles
+from _compare_files import CompareFiles
+from _dual_files import DualFiles
+from _journal import Journal, Kind, Record
+from _ledger import Ledger
+from _lines import Lines
+from _records import Records
+from _relaxation_runs import Results
+
+from jaxcert.errors import InputError
+
+CONFIG = {"dataset": "digits", "limit": None}
+
+
+class Names(Journal):
+    """Names; what belongs to those of `lost` is lost."""
+
+    lost: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path, resume: bool = False, **config: object) -> None:
+        self.names: list[str] = []
+        kind = Kind("n.jsonl", "n.json", "a list", "a name", "its turn", ("id", "loss"))
+        super().__init__(kind, folder, resume, CONFIG | config)
+
+    def add(self, *names: str) -> None:
+        self._write({"id": name, "loss": np.inf} for name in names)
+
+    def _take(self, record: Record) -> str | None:
+        if record["loss"] != np.inf:
+            raise ValueError("no loss")
+        if record["id"] in self.lost:
+            return f"{record['id']} is lost"
+        self.names.append(record["id"])
+        return None
+
+
+def test_a_run_is_continued(tmp_path):
+    first = Names(tmp_path / "new" / "run")
+    assert not first.begun
+    first.add("a", "b")
+    second = Names(tmp_path / "new" / "run", resume=True)
+    assert second.begun and not second.torn and second.names == first.names
+    second.add("c")
+    lines = first.path.read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"id": name, "loss": "Infinity"} for name in "abc"
+    ]
+    # Nothing in it, so there is nothing to lose.
+    first.path.write_bytes(b"")
+    assert not Names(tmp_path / "new" / "run", limit=10).begun
+    assert json.loads((tmp_path / "new/run/n.json").read_text())["limit"] == 10
+
+
+def test_a_line_is_on_the_disk_before_it_is_taken(tmp_path, monkeypatch):
+    journal, seen = Names(tmp_path), []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        whole = journal.path.read_bytes()
+        seen.append(
+            (os.fstat(descriptor).st_size, whole.count(b"\n"), journal.names[:])
+        )
+        fsync(descriptor)
+
+    monkeypatch.setattr(_journal.os, "fsync", watched)
+    journal.add("a", "b")
+    journal.add("c")
+    size = journal.path.stat().st_size
+    assert seen == [(size // 3 * 2, 2, []), (size, 3, ["a", "b"])]
+
+
+def test_a_torn_line_is_dropped(tmp_path):
+    journal = Names(tmp_path)
+    journal.add("a", "b")
+    whole = journal.path.read_bytes()
+    for cut in range(len(whole) - 1, len(whole) // 2, -1):
+        journal.path.write_bytes(whole[:cut])
+        again = Names(tmp_path, resume=True)
+        assert again.torn and again.names == ["a"]
+        again.add("b")
+        assert journal.path.read_bytes() == whole
+
+
+def test_the_user_is_told_what_is_redone(tmp_path, caplog, monkeypatch):
+    path = (journal := Names(tmp_path)).path
+    journal.add("a", "b", "c")
+    path.write_bytes(path.read_bytes() + b'{"id')
+    monkeypatch.setattr(Names, "lost", ("a", "c"))
+    assert Names(tmp_path, resume=True).names == ["b"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: a is lost",
+        f"{path}: c is lost",
+        f"{path}: the last line is torn; its turn is redone",
+    ]
+    assert path.read_bytes() == b'{"id": "b", "loss": "Infinity"}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"{", "not a name of this program (Expecting property name"),
+        (b"[1]", "not a name of this program (no object)"),
+        (b'{"id": "a"}', "not a name of this program (other keys)"),
+        (b'{"id": "a", "loss": 1}', "not a name of this program (no loss)"),
+        (b'{"id": "\xff", "loss": 1}', "not a name of this program ('utf-8' codec"),
+    ],
+)
+def test_other_lines_are_refused(tmp_path, line, reason):
+    journal = Names(tmp_path)
+    journal.add("a")
+    content = journal.path.read_bytes() + line + b"\n" + b"torn"
+    journal.path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        Names(tmp_path, resume=True)
+    assert str(error.value).startswith(f"{journal.path}, line 2: {reason}")
+    assert str(error.value).endswith("). Choose another --output; nothing was changed")
+    assert journal.path.read_bytes() == content
+
+
+def test_only_the_same_run_is_continued(tmp_path):
+    journal = Names(tmp_path)
+    journal.add("a")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError) as error:
+        Names(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path} already holds a list (n.jsonl). Continue it with --resume, or "
+        "choose another --output; nothing was changed"
+    )
+    for config, words in (
+        ({"limit": 10}, "limit is None there and 10 here"),
+        ({"seed": 1}, "seed is None there and 1 here"),
+    ):
+        with pytest.raises(InputError) as error:
+            Names(tmp_path, resume=True, **config)
+        assert str(error.value) == (
+            f"{tmp_path} holds a list with other settings: {words}. Choose another "
+            "--output"
+        )
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write .*file: File exists. Choose"):
+        Names(tmp_path / "file")
+    (tmp_path / "file").unlink()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "n.json").write_text("[]")
+    with pytest.raises(InputError, match="n.json must hold a JSON object. Choose ano"):
+        Names(tmp_path, resume=True)
+
+
+OPENED = {
+    "an audit": lambda folder, resume: AuditFiles(folder, resume, CONFIG),
+    "a comparison": lambda folder, resume: CompareFiles(folder, resume, CONFIG),
+    "a comparison ": lambda folder, resume: ComparisonFiles(folder, resume, CONFIG),
+    "dual boxes": lambda folder, resume: DualFiles(folder, resume, CONFIG),
+    "a run": lambda folder, resume: Records(folder / "a.jsonl", resume, CONFIG, ()),
+    "rows": lambda folder, resume: Ledger(folder, "a", CONFIG, resume),
+    "records": lambda folder, resume: Lines(folder / "a.jsonl", CONFIG, resume),
+    "results": lambda folder, resume: Results(folder, CONFIG, resume),
+}
+
+
+@pytest.mark.parametrize("noun", OPENED)
+def test_no_run_is_overwritten(noun, tmp_path):
+    path = OPENED[noun](tmp_path, False).path
+    path.write_text('{"id": 1}')
+    with pytest.raises(InputError, match=f"already holds {noun}.* with --resume, or"):
+        OPENED[noun](tmp_path, False)
+    assert path.read_text() == '{"id": 1}'
+    assert OPENED[noun](tmp_path, True).torn
+    # A ledger takes every object.
+    path.write_text("1\n")
+    with pytest.raises(InputError, match="line 1: not a.* of this program .no object"):
+        OPENED[noun](tmp_path, True)
+
+
+def test_second_verdicts_and_records_are_refused(tmp_path):
+    audit = AuditFiles(tmp_path, False, CONFIG)
+    audit.append(dict.fromkeys(KEYS, "x") | {"verdict": "sound"}, None)
+    audit.path.write_bytes(2 * audit.path.read_bytes())
+    with pytest.raises(InputError, match="line 2: not a verdict .*the second one on x"):
+        AuditFiles(tmp_path, True, CONFIG)
+    records = Records(tmp_path / "r.jsonl", False, CONFIG, ("value",))
+    records.append([{"name": "a", "value": 1}])
+    records.path.write_bytes(2 * records.path.read_bytes())
+    with pytest.raises(InputError, match="line 2: not a record .*the second one of"):
+        Records(records.path, True, CONFIG, ("value",))
+
+
+def test_a_file_may_hold_rows_beside_another(tmp_path):
+    Ledger(tmp_path, "sweep", CONFIG, resume=False).append({"id": "a"}, {"id": "b"})
+    with pytest.raises(InputError, match="sweep.jsonl already holds rows. Continue it"):
+        Ledger(tmp_path, "sweep", CONFIG, resume=False)
+    other = CONFIG | {"limit": 10}
+    with pytest.raises(InputError, match="sweep.json is of other settings: limit is N"):
+        Ledger(tmp_path, "sweep", other, resume=True)
+    Ledger(tmp_path, "growth", other, resume=False).append({"size": np.inf})
+    assert Ledger(tmp_path, "growth", other, resume=True).rows == [{"size": np.inf}]
+
+
+def test_lines_may_state_the_settings(tmp_path):
+    config = {"rates": [1.0, np.inf], "grid": 3}
+    lines = Lines(tmp_path / "l.jsonl", config, False)
+    lines.append({"input": "0"})
+    again = Lines(lines.path, config, True)
+    assert again.records == lines.records == [{"input": "0", "settings": config}]
+    for other in ({"grid": 4}, {"rates": [1.0, 2.0]}):
+        with pytest.raises(InputError, match=f"with another {[*other][0]}: resume wi"):
+            Lines(lines.path, config | other, True)
+    lines.path.write_text('{"input": "0"}\n')
+    with pytest.raises(InputError, match="not a record of this program .no 'settings'"):
+        Lines(lines.path, config, True)

@@ -1,0 +1,119 @@
+"""Covers: their leaves leave no case out, and children are no worse than parents."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+import jaxcert as jc
+from jaxcert.bounds.ascent import AscentOptions
+from jaxcert.bounds.ibp import program_of
+from jaxcert.certifier import float64
+from jaxcert.oracle.brackets import layout_of
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.search.cover import Prover, children
+
+SIZES = (4, 8, 6, 3)
+ASCENT = AscentOptions()
+
+
+def f(params, x):
+    """A ReLU network."""
+    for w, b in params[:-1]:
+        x = jax.nn.relu(w @ x + b)
+    w, b = params[-1]
+    return w @ x + b
+
+
+def prover(seed: int, sizes: tuple[int, ...] = SIZES):
+    """Returns a prover of 6 inputs, boxes around them, weights and labels."""
+    rng = np.random.default_rng(seed)
+    params = [
+        tuple(np.float32(v) for v in (rng.normal(size=(n, m)), rng.normal(size=n) / 3))
+        for m, n in itertools.pairwise(sizes)
+    ]
+    x = rng.uniform(0.2, 0.8, (6, SIZES[0]))
+    box = jc.Box(np.maximum(x - 0.3, 0), np.minimum(x + 0.3, 1))
+    params64 = [tuple(np.float64(v) for v in layer) for layer in params]
+    labels = [int(np.argmax(f(params64, z))) for z in x]
+    specs = [jc.Spec.classification(c, SIZES[-1], 0.0, np.float64) for c in labels]
+    spec = jax.tree.map(lambda *v: np.stack(v), *specs)
+    layout = layout_of(program_of(f, params, x[0]))
+    options = BranchOptions(refine=4).resolved(layout)
+    return Prover(layout, options, (params, params64), spec), box, params64, labels
+
+
+def signs_at(params, z) -> np.ndarray:
+    signs = []
+    for w, b in params[:-1]:
+        z = w @ z + b
+        signs.append(np.where(z >= 0, 1, -1))
+        z = np.maximum(z, 0)
+    return np.concatenate(signs)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_point_falls_in_a_leaf_and_leaves_bound_what_is_there(seed: int):
+    with float64():
+        prove, box, params, labels = prover(seed)
+        place = prove.at(box)
+        first = prove.unsplit(place, np.ones(6, bool))
+        good, bad, used = prove.prove(place, first, ASCENT, 500)
+        exam = prove.examine(place, good)
+        rest = prove.examine(place, bad)
+    assert (exam.excess > 0).all() and used.max() > 0
+    clauses = SIZES[-1] - 1
+    rng = np.random.default_rng(seed)
+    for j in range(6):
+        for z in rng.uniform(box.lo[j], box.hi[j], (50, SIZES[0])):
+            signs, logits = signs_at(params, z), f(params, z)
+            margins = logits[labels[j]] - np.delete(logits, labels[j])
+            for clause in range(clauses):
+                inside, least = [], np.inf
+                for leaves, found in ((good, exam), (bad, rest)):
+                    own = leaves.instance == j * clauses + clause
+                    fits = ((leaves.signs == 0) | (leaves.signs == signs)).all(axis=1)
+                    inside += list(np.flatnonzero(own & fits))
+                    least = min(least, *found.excess[own & fits], np.inf)
+                assert len(inside) == 1
+                # Up to the rounding of the margins here.
+                assert margins[clause] >= least - 1e-12
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_children_are_bounded_no_worse_than_their_parent(seed: int):
+    with float64():
+        # With more layers other lines may be chosen in those before the new sign.
+        prove, box, _, _ = prover(seed, (4, 12, 3))
+        place = prove.at(box)
+        leaves, compared = prove.unsplit(place, np.ones(6, bool)), 0
+        for _ in range(3):
+            exam = prove.examine(place, leaves, ASCENT)
+            split = exam.splittable
+            parents = jax.tree.map(lambda v, s=split: v[s], exam)
+            leaves = children(leaves.rows(split), parents)
+            fresh = prove.examine(place, leaves)
+            both = fresh.excess.reshape(2, -1)
+            assert (both >= parents.excess - 1e-9).all()
+            compared += both.size
+    assert compared > 100
+
+
+def test_the_bound_moves_with_the_faces_as_the_weights_say():
+    with float64():
+        prove, box, _, _ = prover(0, (4, 12, 3))
+        place = prove.at(box)
+        leaves = prove.unsplit(place, np.ones(6, bool))
+        middle = (box.lo + box.hi) / 2
+        half = jc.Box((box.lo + middle) / 2, (box.hi + middle) / 2)
+        whole = prove.examine(place, leaves, far=half, weights=True)
+        part = prove.examine(place, leaves, box=half)
+    owner, weight = prove.owner(leaves), whole.weights()
+    rise = np.maximum(weight, 0) * (half.lo - box.lo)[owner]
+    rise = (rise + np.minimum(weight, 0) * (half.hi - box.hi)[owner]).sum(axis=1)
+    np.testing.assert_allclose(part.excess, whole.excess + rise, atol=1e-12)
+    np.testing.assert_allclose(part.excess, whole.far, atol=1e-12)
+    assert (part.excess > whole.excess).all()
