@@ -24,6 +24,7 @@ from _instances import (
 )
 from absl import logging
 
+from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
 from jaxcert.checks import as_arrays
@@ -58,6 +59,7 @@ class Request:
     resume: bool = False
     restarts: int = 5
     steps: int = 30
+    cuts: bool = False
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
@@ -76,8 +78,18 @@ class Request:
             raise InputError("--output, --only and --resume belong to --instances")
 
     @property
-    def attack(self) -> AttackOptions:
-        return AttackOptions(self.restarts, self.steps)
+    def effort(self) -> Effort:
+        # Short chunks: the deadline is looked at between two of them.
+        branch = BranchOptions(steps=10, cuts=CutOptions() if self.cuts else None)
+        return Effort(AttackOptions(self.restarts, self.steps), branch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How hard a counterexample is searched, and how branch and bound then runs."""
+
+    attack: AttackOptions
+    branch: BranchOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +133,7 @@ def _one(request: Request, begin: float) -> int:
         existing(_common.expand(name)) for name in (request.onnx, request.vnnlib)
     )
     deadline = math.inf if request.timeout is None else begin + request.timeout
-    found = verify_files(onnx, vnnlib, deadline, request.attack, load_subject)
+    found = verify_files(onnx, vnnlib, deadline, request.effort, load_subject)
     print(found.result)
     if found.counterexample:
         print(found.counterexample)
@@ -145,7 +157,7 @@ def _benchmark(request: Request) -> int:
             logging.info("%d instances are done already", len(chosen) - len(todo))
         try:
             for number, instance in enumerate(todo, 1):
-                found = _answer(instance, request.attack, load)
+                found = _answer(instance, request.effort, load)
                 path = results.append(instance.key, *found)
                 logging.info(
                     "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
@@ -162,12 +174,12 @@ def _benchmark(request: Request) -> int:
     return CONTRADICTION if contradictions(chosen, results.rows) else 0
 
 
-def _answer(instance: Instance, attack: AttackOptions, load: Load) -> tuple[Row, str]:
+def _answer(instance: Instance, effort: Effort, load: Load) -> tuple[Row, str]:
     """Returns result and counterexample; whatever goes wrong is the result 'error'."""
     begin = time.monotonic()
     try:
         onnx, vnnlib = (instance.path(name) for name in instance.key)
-        found = verify_files(onnx, vnnlib, begin + instance.timeout, attack, load)
+        found = verify_files(onnx, vnnlib, begin + instance.timeout, effort, load)
     except Exception as error:
         # Also one of our own mistakes must not cost the answers that follow.
         kind = "" if isinstance(error, JaxcertError) else f"{type(error).__name__}: "
@@ -199,7 +211,7 @@ def load_subject(onnx: Path) -> Subject:
 
 
 def verify_files(
-    onnx: Path, vnnlib: Path, deadline: float, attack: AttackOptions, load: Load
+    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
 ) -> Answer:
     """Returns the answer to one instance; what is found after the deadline is timeout.
 
@@ -207,7 +219,7 @@ def verify_files(
       onnx, vnnlib: the files.
       deadline: `time.monotonic()` after which nothing new is begun. What runs then, a
         compilation or a chunk of branch and bound, is not cut short.
-      attack: how hard a counterexample is searched before branch and bound.
+      effort: of the attack, and of branch and bound.
       load: reads networks.
 
     Raises:
@@ -229,7 +241,7 @@ def verify_files(
                 "they do not belong together"
             )
     try:
-        answer = verify_property(subject, prop, deadline, attack)
+        answer = verify_property(subject, prop, deadline, effort)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise JaxcertError(
@@ -245,23 +257,21 @@ def verify_files(
 
 
 def verify_property(
-    subject: Subject, prop: Property, deadline: float, attack: AttackOptions
+    subject: Subject, prop: Property, deadline: float, effort: Effort
 ) -> Answer:
     """Returns unsat if every case is proved, sat if the counterexample of one is one.
 
     First all cases are attacked, then branch and bound takes one after the other.
     """
     f, params64 = subject.network.apply, subject.params64
-    attacker = AttackOracle(f, attack)
+    attacker = AttackOracle(f, effort.attack)
 
     def attacked(box: Box, case: Case) -> Any:
         return jax.device_get(stages.ask(attacker, params64, box, case.spec()))
 
     def decided(box: Box, case: Case) -> Any:
-        # Short chunks: the deadline is looked at between two of them.
-        options = BranchOptions(steps=10)
         params = subject.params32, params64
-        return decide(f, *params, box, case.spec(), options, deadline)[0]
+        return decide(f, *params, box, case.spec(), effort.branch, deadline)[0]
 
     proved: set[int] = set()
     with float64():

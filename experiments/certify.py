@@ -31,6 +31,7 @@ from _shards import (
 )
 from absl import flags, logging
 
+from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.certifier import Certifier, CertifyOptions
 from jaxcert.checks import check_inputs, check_labels
 from jaxcert.devices import local_devices
@@ -64,6 +65,9 @@ _UPPER = flags.DEFINE_float("domain_upper", 1.0, "Greatest legal value of a feat
 _CANDIDATES = flags.DEFINE_integer("candidates", 8, "Radii checked per input and call.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Inputs per call.")
 _RESTARTS = flags.DEFINE_integer("restarts", 2, "Starts of the attack per class.")
+_CUTS = flags.DEFINE_boolean(
+    "cuts", False, "Relax neurons in pairs in branch and bound (docs/relaxations.md)."
+)
 _TIME_LIMIT = flags.DEFINE_float(
     "time_limit",
     0.0,
@@ -166,12 +170,15 @@ def _options() -> CertifyOptions:
     ):
         if not 1 <= value <= most:
             raise InputError(f"{name} is {value}; it must lie in 1 .. {most}")
+    if _CUTS.value and _ORACLE.value != "complete":
+        raise InputError("--cuts belongs to --oracle=complete: no other branches")
+    cuts = CutOptions() if _CUTS.value else None
     return CertifyOptions(
         oracle=_ORACLE.value,
         candidates=_CANDIDATES.value,
         batch_size=_BATCH_SIZE.value,
         attack=AttackOptions(restarts=_RESTARTS.value, seed=_SEED.value),
-        branch=BranchOptions(record=_wants_proofs()),
+        branch=BranchOptions(record=_wants_proofs(), cuts=cuts),
     )
 
 
@@ -242,6 +249,8 @@ def _config(network: Network, chosen: Selection) -> dict:
         "restarts": _RESTARTS.value,
         "seed": _SEED.value,
     }
+    if _CUTS.value:
+        config["cuts"] = True
     if chosen.class_names is not None:
         config["class_names"] = list(chosen.class_names)
     return config

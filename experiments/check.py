@@ -18,7 +18,8 @@ from pathlib import Path
 import _common
 from absl import flags
 
-from jaxcert.certificate.check import Report, check_certificate
+from jaxcert.certificate.check import Report
+from jaxcert.certificate.check_cuts import check_certificate
 from jaxcert.errors import InputError
 
 _EXACT = flags.DEFINE_bool("exact", False, "Compute in rational numbers, slowly.")

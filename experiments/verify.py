@@ -35,6 +35,9 @@ _ONLY = flags.DEFINE_string("only", "", "Only instances with this in a file's na
 _RESUME = flags.DEFINE_boolean("resume", False, "Continue the results in --output.")
 _RESTARTS = flags.DEFINE_integer("restarts", 5, "Starts of the attack per disjunct.")
 _STEPS = flags.DEFINE_integer("steps", 30, "Gradient steps of the attack.")
+_CUTS = flags.DEFINE_boolean(
+    "cuts", False, "Relax neurons in pairs in branch and bound (docs/relaxations.md)."
+)
 
 
 def main(argv: Sequence[str], begin: float) -> int:
@@ -55,6 +58,7 @@ def main(argv: Sequence[str], begin: float) -> int:
         resume=_RESUME.value,
         restarts=_RESTARTS.value,
         steps=_STEPS.value,
+        cuts=_CUTS.value,
     )
     return answer(request, begin)
 

@@ -36,8 +36,6 @@ from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.oracle.instances import ApothemTask, ProofTrees
 from jaxcert.oracle.leaf import is_piecewise_linear
-from jaxcert.precision import float64 as float64
-from jaxcert.precision import float64_device as float64_device
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
 from jaxcert.search.growing import grow_boxes

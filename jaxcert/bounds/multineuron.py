@@ -29,7 +29,9 @@ from jaxcert.bounds.crown import CrownOptions, both_sides, bound_layers, row_sou
 from jaxcert.bounds.cuts import Cuts, cast_floats
 from jaxcert.bounds.rounding import cut_cost, float64_slack
 from jaxcert.bounds.tighten import (
+    STEPS,
     Known,
+    RowMultipliers,
     TightenOptions,
     ascend_rows,
     charged_bounds,
@@ -76,12 +78,16 @@ class CutOptions:
 
 
 class _Groups(NamedTuple):
-    """Groups of one layer: neurons, units of their inputs, octahedra, and if alive."""
+    """Groups of one layer: neurons, units of their inputs, octahedra, and if alive.
+
+    slopes: those that the bounds of the sums are recorded with, see `recorded_cuts`.
+    """
 
     neurons: Int[Array, "G k"]
     unit: Float[Array, "G k"]
     bounds: Float[Array, "G m"]
     alive: Array
+    slopes: Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,6 +110,24 @@ class Cutter:
     tighten: TightenOptions
     cost: tuple[dict[int, Array], float]
 
+    def recorded_cuts(
+        self, box: Box, ranges: Ranges
+    ) -> tuple[dict[int, Cuts], dict[int, tuple[Array, Array]]]:
+        """Returns cuts that rest on these ranges alone, and what proves them.
+
+        That is, by output id, the scales of the neurons in the sums of a group, (G, k),
+        and the slopes of the bounds of those sums with more than one neuron, in the
+        order of `hull.octahedron`: (G, sums, neurons of all ReLUs before), uint8, in
+        units of 1 / 128.
+        """
+        known, cuts, behind = Known(box, dict(ranges)), {}, {}
+        for node in self.layout.nodes:
+            if self.options.groups(node.size):
+                groups = self._octahedra(known, node)
+                cuts[node.output] = self._cuts_of(node, groups)
+                behind[node.output] = 1 / groups.unit, groups.slopes
+        return cuts, behind
+
     def tighten_layers(
         self, box: Box, ranges: Ranges
     ) -> tuple[Ranges, dict[int, Cuts]]:
@@ -117,14 +141,14 @@ class Cutter:
                     self.layout, self.values32, self.values64, known, node, self.tighten
                 )
             if self.options.groups(node.size):
-                cuts[node.output] = self.cuts_of(known, node)
+                groups = self._octahedra(known, node)
+                cuts[node.output] = self._cuts_of(node, groups)
                 if self.options.sharpen:
                     known.cuts[node.output] = cuts[node.output]
         return known.ranges, cuts
 
-    def cuts_of(self, known: Known, node: ActivationNode) -> Cuts:
+    def _cuts_of(self, node: ActivationNode, groups: _Groups) -> Cuts:
         """Returns the cuts of one layer, valid for all inputs of the box."""
-        groups = self._octahedra(known, node)
         k, count = self.options.k, self.options.count
 
         def of_group(bounds: Array) -> tuple[Array, Array, Array]:
@@ -166,13 +190,13 @@ class Cutter:
         high, low = hi[index] / unit, lo[index] / unit
         bounds = high @ np.maximum(directions, 0).T - low @ np.maximum(-directions, 0).T
         sums = directions[mixed] / unit[:, None]
-        greatest = -self._least(known, node, index, -sums)
-        bounds = bounds.at[:, np.flatnonzero(mixed)].min(greatest)
+        least, slopes = self._least(known, node, index, -sums)
+        bounds = bounds.at[:, np.flatnonzero(mixed)].min(-least)
         cost = self.cost[0][node.output].reshape(-1)[index]
         bounds = bounds + 2 * (cost / unit) @ np.abs(directions).T
         alive &= jnp.all(jnp.isfinite(bounds), axis=1)
         bounds = jnp.where(alive[:, None], bounds, 1.0)
-        return _Groups(index.astype(jnp.int32), unit, bounds, alive)
+        return _Groups(index.astype(jnp.int32), unit, bounds, alive, slopes)
 
     def _partners(
         self,
@@ -228,10 +252,11 @@ class Cutter:
 
     def _least(
         self, known: Known, node: ActivationNode, index: Array, sums: Array
-    ) -> Array:
-        """Returns lower bounds of sums, (G, m), of coefficients (G, m, k).
+    ) -> tuple[Array, Array]:
+        """Returns lower bounds of sums, (G, m), of coefficients (G, m, k), and slopes.
 
         By slopes alone: multipliers of all cuts for every sum cost ten times as much.
+        They are rounded to what is recorded of them, (G, m, neurons before) uint8.
         """
         known = Known(known.box, known.ranges)
 
@@ -252,11 +277,24 @@ class Cutter:
         multipliers = ascend_rows(
             self.layout, self.values32, known, rows(self.values32, jnp.float32), options
         )
+        before = self.layout.nodes[: self.layout.nodes.index(node)]
+        count = sums.shape[0] * sums.shape[1]
+        stored = [
+            jnp.round(multipliers.slope[b.output].reshape(count, -1) * STEPS)
+            for b in before
+        ]
+        exact = RowMultipliers(
+            {
+                b.output: (s.astype(jnp.float64) / STEPS).reshape(count, *b.shape)
+                for b, s in zip(before, stored, strict=True)
+            }
+        )
         least, _ = charged_bounds(
-            self.layout, self.values64, known, rows(self.values64, jnp.float64),
-            cast_floats(multipliers, jnp.float64),
-        )  # fmt: skip
-        return least.reshape(sums.shape[:2])
+            self.layout, self.values64, known, rows(self.values64, jnp.float64), exact
+        )
+        slopes = jnp.concatenate([jnp.zeros((count, 0)), *stored], axis=1)
+        slopes = slopes.astype(jnp.uint8).reshape(*sums.shape[:2], -1)
+        return least.reshape(sums.shape[:2]), slopes
 
 
 def cutter(

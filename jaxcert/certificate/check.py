@@ -25,6 +25,7 @@ from earlier ones, the last value holds the logits; values are flat vectors.
     leaf_signs int8 (L, N), 1 assumes z >= 0, -1 z <= 0; leaf_slopes float32 (L, N) in
     [0, 1]; leaf_betas float32 (L, N), >= 0 and only where a sign is. range_slopes_<k>
     uint8 (2, n, M), 128ths, may bound the inputs of ReLU k from below and from above.
+  Version 2 of a certificate also has cuts, which check_cuts.py beside this file checks.
 
 The proof. Ranges of all values enclose the network over the box (`enclose`). A leaf
 assumes signs; the leaves of a class form a binary tree and so cover the box (`cover`).
@@ -33,9 +34,8 @@ output back to the input, where the box gives the minimum (`lower_bounds`).
 
 Arithmetic is rational, or IEEE float64 rounded to nearest, in which A @ B is off by at
 most gamma_n |A| |B|, gamma_n = n u / (1 - n u), u = 2^-53, in any order of summation,
-fused or not (Higham, Accuracy and Stability of Numerical Algorithms, chapter 3), and by
-underflow; all else is stepped outward. An error E of the coefficients of a value v is
-charged to the constant at once, as E @ max |v|.
+fused or not (Higham, Accuracy and Stability, chapter 3), and by underflow; all else is
+stepped outward. An error E of the coefficients of a value v costs E @ max |v| at once.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ _NUMBERS, _BLOCK = 2**25, 2**22  # at most: in all matrices; in one block of row
 _TINY = 2.0**-800  # above every sum of underflows, of 2^-1022 per operation
 _LARGEST = 2.0**150  # of a value
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}"
+_CLAIM = ("label", "required_margin", "arithmetic", "apothem_lower", "apothem_upper")
 _FEATURES = ("domain_lo", "lo", "x", "hi", "domain_hi", "rate_lo", "rate_hi")
 
 
@@ -91,10 +92,15 @@ def check_certificate(
     that it states, and that of `network`, if given: which one is meant only the caller
     can know. `exact` computes in rational numbers, instead of float64.
     """
+    return report_on(Certificate, path, network, exact)
+
+
+def report_on(kind, path, network: str | None, exact: bool) -> Report:
+    """Returns what a certificate of that kind proves. Never raises."""
     begin, found, reason = time.perf_counter(), {}, ""
     try:
         with np.errstate(all="ignore"):
-            found = _Certificate(path, network, exact).check()
+            found = kind(path, network, exact).check()
     except _Rejected as rejected:
         reason = str(rejected)
     except Exception as error:  # whatever a damaged file provokes: not accepted
@@ -107,7 +113,7 @@ class _Rejected(Exception):
     """Says why a file is not accepted."""
 
 
-def _need(condition, reason: str) -> None:
+def need(condition, reason: str) -> None:
     """Rejects, unless the condition holds; of an array, everywhere."""
     if not (condition if isinstance(condition, bool) else np.all(condition)):
         place = np.argwhere(~np.asarray(condition, bool)).tolist()[0]
@@ -117,67 +123,67 @@ def _need(condition, reason: str) -> None:
 def _whole(value: Any, low: float, high: float, what: str, types=(int,)):
     """Returns the value, an integer (or another type) with low <= value < high."""
     good = type(value) in types and low <= value < high
-    _need(good, f"{what} is {str(value)[:40]!r}")
+    need(good, f"{what} is {str(value)[:40]!r}")
     return value
 
 
 def _read(path) -> bytes:
     """Returns the bytes of a regular file of bounded size."""
     status, name = os.stat(path), os.path.basename(path)
-    _need(stat.S_ISREG(status.st_mode), f"{name} is no file")
-    _need(status.st_size <= _BYTES, f"{name} has more than {_BYTES} bytes")
+    need(stat.S_ISREG(status.st_mode), f"{name} is no file")
+    need(status.st_size <= _BYTES, f"{name} has more than {_BYTES} bytes")
     with open(path, "rb") as file:
         return file.read(_BYTES)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Returns the object; two members of one name would leave its meaning open."""
-    _need(len(dict(pairs)) == len(pairs), "a name stands twice in the header")
+    need(len(dict(pairs)) == len(pairs), "a name stands twice in the header")
     return dict(pairs)
 
 
-def _unpacked(raw: bytes, form: str) -> tuple[bytes, dict[str, Any], dict[str, Any]]:
+def _unpacked(raw: bytes, form: str, newest: int = 1):
     """Returns header bytes, header and finite arrays; sizes are checked before use."""
     arrays: dict[str, Any] = {}
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         total = sum(member.file_size for member in archive.infolist())
-        _need(total <= _BYTES, f"{total} bytes of arrays, more than {_BYTES}")
+        need(total <= _BYTES, f"{total} bytes of arrays, more than {_BYTES}")
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
-            _need(bool(re.fullmatch(_NAME, name)), f"array named {name!r}")
-            _need(name not in arrays, f"two arrays named {name!r}")
+            need(bool(re.fullmatch(_NAME, name)), f"array named {name!r}")
+            need(name not in arrays, f"two arrays named {name!r}")
             known = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-            _need(known, f"array {name!r} is packed in an unknown way")
+            need(known, f"array {name!r} is packed in an unknown way")
             with archive.open(member) as file:
                 np.lib.format.read_magic(file)
                 shape, columns, dtype = np.lib.format.read_array_header_1_0(file)
-                _need(not dtype.hasobject, f"array {name!r} holds pickled objects")
+                need(not dtype.hasobject, f"array {name!r} holds pickled objects")
                 known = dtype.str in ("<f8", "<f4", "<i4", "|i1", "|u1")
-                _need(known, f"array {name!r} has type {dtype.str}")
+                need(known, f"array {name!r} has type {dtype.str}")
                 size = math.prod(shape) * dtype.itemsize + file.tell()
-                _need(size == member.file_size, f"array {name!r} has another size")
+                need(size == member.file_size, f"array {name!r} has another size")
                 flat = np.frombuffer(file.read(), dtype)
-            _need(np.isfinite(flat), f"array {name!r} has a NaN or an infinity")
+            need(np.isfinite(flat), f"array {name!r} has a NaN or an infinity")
             arrays[name] = flat.reshape(shape, order="F" if columns else "C")
     text = arrays.pop("header", np.zeros(0, np.uint8)).tobytes()
-    _need(len(text) <= _HEADER and text.endswith(b"}"), "there is no header")
+    need(len(text) <= _HEADER and text.endswith(b"}"), "there is no header")
     head = json.loads(text, object_pairs_hook=_unique)
-    found = head.get("format")
-    _need(found == form, f"format {str(found)[:40]!r}, not {form!r}")
-    _whole(head.get("version"), 1, 2, "version of the format")
+    found, form = head.get("format"), f"jaxcert {form}"
+    need(found == form, f"format {str(found)[:40]!r}, not {form!r}")
+    _whole(head.get("version"), 1, newest + 1, "version of the format")
     return text, head, arrays
 
 
-def _take(arrays, name, types: str, shape: tuple[int, ...]):
+def take(arrays, name, types: str, shape: tuple[int, ...]):
     """Returns the array of that name, of one of the types and of that shape."""
-    _need(isinstance(name, str) and name in arrays, f"there is no array {name!r}")
+    need(isinstance(name, str) and name in arrays, f"there is no array {name!r}")
     kind, have = arrays[name].dtype.str[1:], arrays[name].shape
-    _need(kind in types.split(), f"array {name!r} has type {kind}, not {types}")
-    _need(bool(have == shape), f"array {name!r} has shape {have}, not {shape}")
+    need(kind in types.split(), f"array {name!r} has type {kind}, not {types}")
+    need(bool(have == shape), f"array {name!r} has shape {have}, not {shape}")
     return arrays[name]
 
 
-class _Arithmetic:
+class Arithmetic:
     """Fractions in object arrays if `exact`, else float64 stepped outward."""
 
     def __init__(self, exact: bool) -> None:
@@ -249,7 +255,7 @@ class _Network:
     """
 
     def __init__(self, raw: bytes, exact: bool) -> None:
-        b, (text, head, arrays) = _Arithmetic(exact), _unpacked(raw, "jaxcert network")
+        b, (text, head, arrays) = Arithmetic(exact), _unpacked(raw, "network")
         digest = hashlib.sha256(text)
         for name, array in sorted(arrays.items()):
             digest.update(f"{name}|{array.dtype.str}|{array.shape}".encode())
@@ -261,28 +267,28 @@ class _Network:
         direct, used, most = [True], self.sizes[0], _NUMBERS >> 3 if exact else _NUMBERS
         for k, spec in enumerate(head["nodes"]):
             what, relu = f"network: node {k}", spec.get("op") == "relu"
-            _need(relu or spec.get("op") == "affine", f"{what}: op {spec.get('op')!r}")
+            need(relu or spec.get("op") == "affine", f"{what}: op {spec.get('op')!r}")
             size = _whole(spec.get("size"), 1, _NUMBERS, f"{what}: size")
             node = SimpleNamespace(size=size, terms=[], relu=-1, direct=True)
             used += size
             for term in [spec] if relu else spec["terms"]:
                 v = _whole(term.get("input"), 0, k + 1, f"{what}: input")
                 used += 0 if relu else size * self.sizes[v]
-                _need(used <= most, f"{what}: more than {most} weights")
+                need(used <= most, f"{what}: more than {most} weights")
                 w = b.zero if relu else _matrix(term, size, self.sizes[v], arrays)
                 w = b.number(w)
                 node.terms.append((v, w, abs(w)))
                 node.direct &= direct[v]
-            _need(used <= most, f"{what}: more than {most} numbers")
+            need(used <= most, f"{what}: more than {most} numbers")
             if relu:
-                _need(size == self.sizes[v], f"{what}: its input has another size")
+                need(size == self.sizes[v], f"{what}: its input has another size")
                 node.relu = sum(other.relu >= 0 for other in self.nodes)
                 node.part = slice(self.neurons, self.neurons + size)
                 self.neurons += size
             else:
                 offset = np.zeros(size if node.terms else 0)
                 if spec["offset"] is not None or not node.terms:
-                    offset = _take(arrays, spec["offset"], "f4 f8", (size,))
+                    offset = take(arrays, spec["offset"], "f4 f8", (size,))
                 node.offset = b.number(offset)
             self.nodes.append(node)
             self.sizes.append(size)
@@ -296,39 +302,39 @@ def _matrix(term, rows: int, columns: int, arrays):
     """Returns the matrix of a term."""
     matrix, kind = np.zeros((rows, columns)), term.get("kind")
     if kind == "dense":
-        return _take(arrays, term.get("weight"), "f4 f8", matrix.shape)
+        return take(arrays, term.get("weight"), "f4 f8", matrix.shape)
     if kind == "index":
-        column = _take(arrays, term.get("index"), "i4", (rows,))
-        _need((column >= -1) & (column < columns), "network: index out of range")
+        column = take(arrays, term.get("index"), "i4", (rows,))
+        need((column >= -1) & (column < columns), "network: index out of range")
         matrix[np.arange(rows), column] = column >= 0
         return matrix
-    _need(kind == "sparse", f"network: a term of kind {kind!r}")
-    start = _take(arrays, term.get("start"), "i4", (rows + 1,)).astype(np.int64)
-    _need((np.diff(start) >= 0) & (start[0] == 0), "network: no row start")
-    data = _take(arrays, term.get("data"), "f4 f8", (int(start[-1]),))
-    column = _take(arrays, term.get("column"), "i4", data.shape)
-    _need((column >= 0) & (column < columns), "network: column out of range")
+    need(kind == "sparse", f"network: a term of kind {kind!r}")
+    start = take(arrays, term.get("start"), "i4", (rows + 1,)).astype(np.int64)
+    need((np.diff(start) >= 0) & (start[0] == 0), "network: no row start")
+    data = take(arrays, term.get("data"), "f4 f8", (int(start[-1]),))
+    column = take(arrays, term.get("column"), "i4", data.shape)
+    need((column >= 0) & (column < columns), "network: column out of range")
     places = np.repeat(np.arange(rows), np.diff(start)) * columns + column
-    _need(len(np.unique(places)) == len(places), "network: an entry occurs twice")
+    need(len(np.unique(places)) == len(places), "network: an entry occurs twice")
     matrix.flat[places] = data
     return matrix
 
 
-class _Bounds:
+class Bounds:
     """Bounds of a network over the box [lo, hi].
 
     `root`: ranges lo <= v <= hi of all values, zlo <= z <= zhi of all ReLU inputs.
     Over the whole box, too, size[v] >= |v| and reach[v][t] >= |w_t| @ size of its v.
     """
 
-    def __init__(self, b: _Arithmetic, net: _Network, lo, hi, slopes) -> None:
+    def __init__(self, b: Arithmetic, net: _Network, lo, hi, slopes) -> None:
         self.b, self.net, self.box = b, net, (b.number(lo), b.number(hi))
         self.size: list[Any] = [np.maximum(*map(abs, self.box))]
-        _need(self.size[0] < _LARGEST, "a value of the box is too large")
+        need(self.size[0] < _LARGEST, "a value of the box is too large")
         self.reach: list[Any] = [[]]
         self.root: Any = None
         self.root = self.enclose(slopes, np.zeros(net.neurons))
-        _need(self.root is not None, "the ranges of the whole box are empty")
+        need(self.root is not None, "the ranges of the whole box are empty")
 
     def enclose(self, slopes, signs):
         """Returns ranges over the points of the box with these signs; None if empty.
@@ -363,7 +369,7 @@ class _Bounds:
             made.hi.append(hi)
             if not root:
                 self.size.append(np.maximum(abs(lo), abs(hi)))
-                _need(self.size[-1] < _LARGEST, "a value of the network is too large")
+                need(self.size[-1] < _LARGEST, "a value of the network is too large")
                 terms = node.terms if node.relu < 0 else []
                 self.reach.append([b.bound(w, self.size[v]) for v, _, w in terms])
         return made
@@ -382,7 +388,7 @@ class _Bounds:
             a, zeros = b.number(np.r_[unit, -unit]), b.number(np.zeros(2 * n))
             if slopes is not None:
                 line = b.number(np.concatenate(slopes[:, rows]) / 128.0)
-            bound = self.lower_bounds(v, a, zeros, made.zlo, made.zhi, line)
+            bound = self.lower_bounds(v, a, zeros, (made.zlo, made.zhi), line)
             lo[rows] = np.fmax(lo[rows], bound[:n])
             hi[rows] = np.fmin(hi[rows], -bound[n:])
         return lo, hi
@@ -393,12 +399,12 @@ class _Bounds:
         step = max(1, block // max(self.net.sizes))
         return [rows[i : i + step] for i in range(0, len(rows), step)]
 
-    def lower_bounds(self, value, a, constant, zlo, zhi, slopes=None, betas=None):
-        """Returns lower bounds of a @ value + constant wherever zlo <= z <= zhi.
+    def lower_bounds(self, value, a, constant, z, slopes=None, betas=None, cuts=None):
+        """Returns lower bounds of a @ value + constant wherever z[0] <= z <= z[1].
 
-        Kept true from `value` down to the input: the function is >= constant + sum of
-        a_v @ v over the values v held. `slopes` (rows, N) are those of lower lines, by
-        default 1 where zhi > -zlo, else 0; `betas` (rows, N) multipliers times signs.
+        Kept true from `value` down to the input: it is >= constant + sum of a_v @ v of
+        the values v held. `slopes` (rows, N) of lower lines: by default 1 or 0, as
+        z[1] > -z[0]; `betas`: multipliers times signs; `cuts[k]`: for `through_relu`.
         """
         b, held = self.b, {value: a}
         for made in reversed(range(1, value + 1)):
@@ -408,8 +414,9 @@ class _Bounds:
             if node.relu >= 0:
                 part, v = node.part, node.terms[0][0]
                 line, beta = (x if x is None else x[:, part] for x in (slopes, betas))
-                lo, hi = zlo[..., part], zhi[..., part]
-                a, cost = self.through_relu(a, lo, hi, line, beta, self.size[v])
+                lo, hi = (end[..., part] for end in z)
+                through = (cuts or {}).get(node.relu, self.through_relu)
+                a, cost = through(a, lo, hi, line, beta, self.size[v])
                 passed, costs = [(v, a)], [cost]
             else:
                 cost = b.charge(a, abs(node.offset), node.size)
@@ -455,7 +462,7 @@ class _Bounds:
         """
         b, tiny, u = self.b, self.b.number(2.0**-124), self.b.number(2.0**-24)
         errors = [b.up(b.up(self.size[0] * u) + tiny)]
-        _need(self.size[0] < 2.0**127, "arithmetic is float32: an input overflows")
+        need(self.size[0] < 2.0**127, "arithmetic is float32: an input overflows")
         for node in self.net.nodes:
             if node.relu >= 0:
                 errors.append(errors[node.terms[0][0]])
@@ -464,13 +471,13 @@ class _Bounds:
             n = b.number(sum((np.count_nonzero(w, 1) for _, w, _ in node.terms), 2))
             for v, w, absolute in node.terms:
                 normal = (w == 0) | (absolute >= 2.0**-126)
-                _need(normal, "arithmetic is float32: a weight is subnormal")
-                _need(absolute < 2.0**127, "arithmetic is float32: a weight overflows")
+                need(normal, "arithmetic is float32: a weight is subnormal")
+                need(absolute < 2.0**127, "arithmetic is float32: a weight overflows")
                 error = b.up(errors[v] + tiny)  # subnormal values may count as 0
                 carried = b.up(carried + b.bound(absolute, error))
                 total = b.up(total + b.bound(absolute, b.up(self.size[v] + error)))
             x = n * u  # gamma_n = x / (1 - x) <= x (1 + 2 x)
-            _need((x < 0.25) & (total < 2.0**127), "arithmetic is float32: overflow")
+            need((x < 0.25) & (total < 2.0**127), "arithmetic is float32: overflow")
             local = b.up(total * b.up(x * b.up(2 * x + b.one)))
             errors.append(b.up(b.up(carried + local) + b.up(n * tiny)))
         return errors[-1]
@@ -489,25 +496,25 @@ def _excess(a, b, scale: float, rate):
     return sign
 
 
-class _Certificate:
+class Certificate:
     """A certificate and its network; the methods reject what they cannot confirm."""
 
+    newest = 1  # version of the format
     required_margin: float
     apothem_lower: float | None
     apothem_upper: float | None
 
     def __init__(self, path, network: str | None, exact: bool) -> None:
-        _, self.head, self.a = _unpacked(_read(path), "jaxcert certificate")
-        name, sha256 = (
-            str(self.head["network"].get(key)) for key in ("file", "sha256")
-        )
+        _, self.head, self.a = _unpacked(_read(path), "certificate", self.newest)
+        words = self.head["network"]
+        name, sha256 = str(words.get("file")), str(words.get("sha256"))
         good = bool(re.fullmatch(_NAME, name))
-        _need(good, f"the network file's name is {name[:40]!r}")
+        need(good, f"the network file's name is {name[:40]!r}")
         wrong = f"it speaks of another network, {sha256[:16]!r}, not of"
-        _need(network in (None, sha256), f"{wrong} {str(network)[:16]!r}")
+        need(network in (None, sha256), f"{wrong} {str(network)[:16]!r}")
         raw = _read(os.path.join(os.path.dirname(os.fspath(path)), name))
-        self.b, self.net = _Arithmetic(exact), _network(raw, exact)
-        _need(self.net.sha256 == sha256, f"{wrong} {self.net.sha256[:16]!r} beside it")
+        self.b, self.net = Arithmetic(exact), _network(raw, exact)
+        need(self.net.sha256 == sha256, f"{wrong} {self.net.sha256[:16]!r} beside it")
         self.classes = self.net.sizes[-1]
         self.label = _whole(self.head["label"], 0, self.classes, "label")
         reals = {"required_margin": -(2.0**53), "apothem_lower": 0, "apothem_upper": 0}
@@ -518,21 +525,16 @@ class _Certificate:
             setattr(self, key, value)
         self.arithmetic, self.refine = self.head["arithmetic"], self.head["refine"]
         known = self.arithmetic in ("real", "float32")
-        _need(known, f"arithmetic is {self.arithmetic!r}")
-        _need(type(self.refine) is bool, f"refine is {self.refine!r}")
+        need(known, f"arithmetic is {self.arithmetic!r}")
+        need(type(self.refine) is bool, f"refine is {self.refine!r}")
 
     def check(self) -> dict[str, Any]:
         """Returns what is proved."""
         for part in (self.form, self.box, self.witness, self.cover, self.leaves):
             part()
-        ends = {key: getattr(self, key) for key in ("apothem_lower", "apothem_upper")}
-        return {key: math.inf if r is None else r for key, r in ends.items()} | {
-            "network_sha256": self.net.sha256,
-            "label": self.label,
-            "required_margin": self.required_margin,
-            "arithmetic": self.arithmetic,
-            "leaves": len(self.a["leaf_target"]),
-        }
+        found = {k: math.inf if (v := getattr(self, k)) is None else v for k in _CLAIM}
+        leaves = len(self.a["leaf_target"])
+        return found | {"network_sha256": self.net.sha256, "leaves": leaves}
 
     def form(self) -> None:
         """Every array has the type, the shape and the range of the format."""
@@ -548,18 +550,18 @@ class _Certificate:
             if (name := f"range_slopes_{node.relu}") in a:
                 shapes[name] = ("u1", (2, node.size, node.part.start))
                 self.slopes[node.relu] = a[name]
-                _need(a[name] <= 128, f"{name} is above 128")
+                need(a[name] <= 128, f"{name} is above 128")
         for name, (kind, shape) in shapes.items():
-            _take(a, name, kind, shape)
+            take(a, name, kind, shape)
         strange = sorted(set(a) - set(shapes))
-        _need(not strange, f"arrays {strange[:3]} do not belong to the format")
+        need(not strange, f"arrays {strange[:3]} do not belong to the format")
         target, signs, slopes = a["leaf_target"], a["leaf_signs"], a["leaf_slopes"]
         other = (target >= 0) & (target < self.classes) & (target != self.label)
-        _need(other, "leaf_target is no other class")
-        _need((signs >= -1) & (signs <= 1), "leaf_signs is not -1, 0 or 1")
-        _need((slopes >= 0) & (slopes <= 1), "leaf_slopes is outside [0, 1]")
-        _need(a["leaf_betas"] >= 0, "leaf_betas is negative")
-        _need((a["leaf_betas"] == 0) | (signs != 0), "leaf_betas has no sign")
+        need(other, "leaf_target is no other class")
+        need((signs >= -1) & (signs <= 1), "leaf_signs is not -1, 0 or 1")
+        need((slopes >= 0) & (slopes <= 1), "leaf_slopes is outside [0, 1]")
+        need(a["leaf_betas"] >= 0, "leaf_betas is negative")
+        need((a["leaf_betas"] == 0) | (signs != 0), "leaf_betas has no sign")
 
     def box(self) -> None:
         """domain_lo <= lo <= x <= hi <= domain_hi, and the box contains the ball:
@@ -568,21 +570,20 @@ class _Certificate:
         """
         a, r = self.a, self.apothem_lower
         for one, two in itertools.pairwise(_FEATURES[:5]):
-            _need(a[one] <= a[two], f"{one} > {two}")
+            need(a[one] <= a[two], f"{one} > {two}")
         for side, high, low in (("lo", a["x"], a["lo"]), ("hi", a["hi"], a["x"])):
             rate, inside = a[f"rate_{side}"], a[side] != a[f"domain_{side}"]
-            _need(rate >= 0, f"rate_{side} is negative")
+            need(rate >= 0, f"rate_{side} is negative")
             short = rate > 0 if r is None else _excess(high, low, r, rate) < 0
-            _need(~(inside & short), f"face {side} is nearer than apothem_lower")
+            need(~(inside & short), f"face {side} is nearer than apothem_lower")
 
     def rows(self, targets, sign: float):
         """Returns the rows sign (y_c - y_j) for the targets j."""
         rows = np.zeros((len(targets), self.classes))
         rows[:, self.label] = sign
         rows[np.arange(len(targets)), targets] = -sign
-        return self.b.number(rows), self.b.number(
-            np.full(len(rows), -sign * self.required_margin)
-        )
+        margin = np.full(len(rows), -sign * self.required_margin)
+        return self.b.number(rows), self.b.number(margin)
 
     def witness(self) -> None:
         """w is in the domain, x - w <= u rate_lo, w - x <= u rate_hi, and it violates:
@@ -593,15 +594,15 @@ class _Certificate:
             return
         a, w, x, u = self.a, self.a["witness"], self.a["x"], self.apothem_upper
         inside = (a["domain_lo"] <= w) & (w <= a["domain_hi"])
-        _need(inside, "the witness is outside the domain")
+        need(inside, "the witness is outside the domain")
         for high, low, rate in ((x, w, a["rate_lo"]), (w, x, a["rate_hi"])):
             near = _excess(high, low, u, rate) <= 0
-            _need(near, "the witness is farther than apothem_upper")
-        bounds = _Bounds(self.b, self.net, w, w, {})
+            need(near, "the witness is farther than apothem_upper")
+        bounds = Bounds(self.b, self.net, w, w, {})
         row, margin = self.rows(np.delete(np.arange(self.classes), self.label), -1.0)
         z = bounds.root.zlo, bounds.root.zhi
-        found = bounds.lower_bounds(len(self.net.nodes), row, margin, *z)
-        _need(bool((found >= 0).any()), "the witness does not violate the margin")
+        found = bounds.lower_bounds(len(self.net.nodes), row, margin, z)
+        need(bool((found >= 0).any()), "the witness does not violate the margin")
 
     def cover(self) -> None:
         """The leaves of every other class form a binary tree of signs:
@@ -618,27 +619,25 @@ class _Certificate:
             parts = [[masks[i] for i in np.flatnonzero(target == j)]]
             while parts:
                 part = parts.pop()
-                _need(
-                    bool(part), f"the leaves of class {j} leave a part of the box out"
-                )
+                need(bool(part), f"the leaves of class {j} leave a part of the box out")
                 if len(part) == 1 and part[0][1:] == (0, 0):
                     continue
                 either = (p | m for _, p, m in part)
-                common, some = (
-                    functools.reduce(int.__and__, either),
-                    [i for i, *_ in part],
-                )
-                _need(common > 0, f"leaves {some[:4]} of class {j} overlap")
+                common, some = functools.reduce(int.__and__, either), part[:4]
+                need(common > 0, f"leaves {[i for i, *_ in some]} of class {j} overlap")
                 bit = common & -common
                 parts.append([(i, p ^ bit, m) for i, p, m in part if p & bit])
                 parts.append([(i, p, m ^ bit) for i, p, m in part if m & bit])
+
+    def cuts(self, bounds, rows):
+        """Returns the cuts of these leaves, for `lower_bounds`: none in version 1."""
 
     def leaves(self) -> None:
         """Every leaf has y_c - y_j - m > 0, or more than what float32 errs."""
         b, last, arrays = self.b, len(self.net.nodes), self.a
         target, signs = arrays["leaf_target"], arrays["leaf_signs"]
         slopes, betas = arrays["leaf_slopes"], arrays["leaf_betas"] * signs
-        bounds = _Bounds(b, self.net, arrays["lo"], arrays["hi"], self.slopes)
+        bounds = Bounds(b, self.net, arrays["lo"], arrays["hi"], self.slopes)
         errors = b.number(np.zeros(self.classes))
         if self.arithmetic == "float32":
             errors = bounds.float32_errors()
@@ -648,13 +647,14 @@ class _Certificate:
         for group in groups.values():
             made = bounds.enclose({}, signs[group[0]]) if self.refine else bounds.root
             for rows in bounds.blocks(np.asarray(group)) if made else []:
-                zlo, zhi = bounds.cut(made.zlo, made.zhi, signs[rows])
-                empty = (zlo > zhi).any(axis=1)  # no point has these signs
+                z = bounds.cut(made.zlo, made.zhi, signs[rows])
+                empty = (z[0] > z[1]).any(axis=1)  # no point has these signs
                 line, beta = b.number(slopes[rows]), b.number(betas[rows])
                 a, m = self.rows(target[rows], 1.0)
-                found = bounds.lower_bounds(last, a, m, zlo, zhi, line, beta)
-                need = b.up(errors[self.label] + errors[target[rows]])
-                for i in np.flatnonzero(~(empty | (found > need))).tolist():
+                cuts = self.cuts(bounds, rows)
+                found = bounds.lower_bounds(last, a, m, z, line, beta, cuts)
+                least = b.up(errors[self.label] + errors[target[rows]])
+                for i in np.flatnonzero(~(empty | (found > least))).tolist():
                     leaf = f"leaf {rows[i]} (class {target[rows[i]]})"
-                    low, least = float(found[i]), float(need[i])
-                    raise _Rejected(f"{leaf}: bound {low:.3g} is not > {least:.3g}")
+                    low, high = float(found[i]), float(least[i])
+                    raise _Rejected(f"{leaf}: bound {low:.3g} is not > {high:.3g}")

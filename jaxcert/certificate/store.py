@@ -1,8 +1,9 @@
 """Writing certificates: what was proved, and everything a checker needs to repeat it.
 
-A certificate is written only after the independent checker (`check.py`) accepted it:
-that check, in outward-rounded float64, is the rigorous re-proof of what is reported. If
-rounding stands in its way, the box shrinks by the least that makes it pass.
+A certificate is written only after the independent checker (`check.py`, for those with
+cuts `check_cuts.py` too) accepted it: that check, in outward-rounded float64, is the
+rigorous re-proof of what is reported. If rounding stands in its way, the box shrinks by
+the least that makes it pass.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
 from jaxcert.box import Box, Rates
-from jaxcert.certificate.check import Report, check_certificate
+from jaxcert.certificate.check import Report
+from jaxcert.certificate.check_cuts import check_certificate
 from jaxcert.certificate.network_file import NetworkFile, network_file
 from jaxcert.files import write_atomically
 from jaxcert.oracle.brackets import layout_of
-from jaxcert.oracle.instances import Leaves, ProofTrees
+from jaxcert.oracle.instances import Leaves, ProofTrees, RecordedCuts
 
 # How much of the radius may be given up, step by step, until the checker agrees.
 _SHRINK = {
@@ -136,13 +138,13 @@ class CertificateWriter:
         path = self.folder / f"{_file_name(claim.name)}.npz"
         if trees is None:
             slopes, leaves = self._unbranched(claim)
-        else:
-            slopes, leaves = trees.range_slopes, trees.leaves
-        ranges = {f"range_slopes_{k}": v for k, v in slopes.items()}
+            trees = ProofTrees(leaves, slopes)
+        ranges = {f"range_slopes_{k}": v for k, v in trees.range_slopes.items()}
+        cuts = _cut_arrays(trees)
         for share in _SHRINK[self._arithmetic]:
             smaller = self._shrunk(claim, share)
-            arrays = self._arrays(smaller, leaves) | ranges
-            header = self._header(smaller)
+            arrays = self._arrays(smaller, trees.leaves) | ranges | cuts
+            header = self._header(smaller, 2 if cuts else 1)
             packed = io.BytesIO()
             np.savez_compressed(packed, header=header, **arrays)  # type: ignore[arg-type]
             temporary = path.with_name(f".unchecked-{path.name}")
@@ -216,10 +218,10 @@ class CertificateWriter:
             "leaf_betas": np.where(signs != 0, split, 0).astype(np.float32),
         }
 
-    def _header(self, claim: Claim) -> np.ndarray:
+    def _header(self, claim: Claim, version_of_format: int) -> np.ndarray:
         header = {
             "format": "jaxcert certificate",
-            "version": 1,
+            "version": version_of_format,
             "tool": f"jaxcert {version('jaxcert')}",
             "input": claim.name,
             "network": {"sha256": self.network.sha256, "file": self.network.name},
@@ -231,6 +233,26 @@ class CertificateWriter:
             "refine": bool(self._layout.improvable),
         }
         return np.frombuffer(json.dumps(header).encode(), np.uint8)
+
+
+def _cut_arrays(trees: ProofTrees) -> dict[str, np.ndarray]:
+    """Returns what the format says of cuts: of groups that some leaf needs."""
+    arrays: dict[str, np.ndarray] = {}
+    for k, cuts in trees.cuts.items():
+        weights = np.maximum(trees.leaves.cut[k], 0)
+        used = weights.any(axis=(0, 2))
+        if not used.any():
+            continue
+        kept: RecordedCuts = jax.tree.map(lambda v, used=used: v[used], cuts)
+        arrays |= {
+            f"cut_neurons_{k}": kept.index.astype(np.int32),
+            f"cut_inputs_{k}": kept.at_input,
+            f"cut_outputs_{k}": kept.at_output,
+            f"cut_scales_{k}": kept.scales,
+            f"cut_slopes_{k}": kept.slopes,
+            f"leaf_cuts_{k}": weights[:, used].astype(np.float32),
+        }
+    return arrays
 
 
 def _file_name(name: str) -> str:

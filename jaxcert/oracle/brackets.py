@@ -37,6 +37,7 @@ from jaxcert.oracle.instances import (
     Leaves,
     ProofTrees,
     Proved,
+    RecordedCuts,
     Room,
     SearchState,
     ball,
@@ -59,7 +60,8 @@ class Root(NamedTuple):
 
     ranges: of layers; clauses: their CROWN bounds; slack, cost: what those must exceed,
     and by how much more per unit of beta; slopes: CROWN's; cuts: on several neurons;
-    recorded: the slopes of the ranges, if asked for.
+    recorded: the slopes of the ranges, if asked for; behind: scales and slopes of the
+    sums that recorded cuts rest on.
     """
 
     ranges: Ranges
@@ -69,6 +71,7 @@ class Root(NamedTuple):
     slopes: Array
     cuts: dict[int, Cuts]
     recorded: dict[int, Array]
+    behind: dict[int, tuple[Array, Array]]
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options"))
@@ -94,20 +97,25 @@ def roots(
         values32 = program.prepare(params32, jnp.float32)
         recorded: dict[int, Array] = {}
         cuts: dict[int, Cuts] = {}
+        behind: dict[int, tuple[Array, Array]] = {}
         tighten = options.tighten
+        maker = None
+        if options.cuts is not None:
+            both = values32, values
+            maker = cutter(layout, both, layers.boxes, options.cuts, tighten)
         if options.record:
             ranges, recorded = recorded_ranges(
                 layout, values32, values, box, ranges, tighten
             )
-        elif options.cuts is not None:
-            both = values32, values
-            maker = cutter(layout, both, layers.boxes, options.cuts, tighten)
+            if maker is not None:
+                cuts, behind = maker.recorded_cuts(box, ranges)
+        elif maker is not None:
             ranges, cuts = maker.tighten_layers(box, ranges)
         elif tighten.iterations > 0:
             ranges = tighten_layers(layout, values32, values, box, ranges, tighten)
         cost = layout.join(multiplier_cost(program, values, layers.boxes))
         slopes = default_slopes(layout, ranges)
-        return Root(ranges, clauses, slack, cost, slopes, cuts, recorded)
+        return Root(ranges, clauses, slack, cost, slopes, cuts, recorded, behind)
 
     return jax.vmap(one)(box, spec)
 
@@ -212,13 +220,8 @@ def close_brackets(
             state = take_turns(instances, state)
     answer = _answer(instances, jax.device_get(state), task)
     if options.record:
-        tree = _gather(
-            answer.improved, owner, clause, task.spec.num_clauses,
-            np.asarray(root.slopes, np.float32), leaves,
-        )  # fmt: skip
-        number = {node.output: k for k, node in enumerate(layout.nodes)}
-        kept = {number[i]: np.asarray(v) for i, v in root.recorded.items()}
-        answer = dataclasses.replace(answer, trees=ProofTrees(tree, kept))
+        trees = _proof_trees(layout, root, answer.improved, open_clauses, leaves)
+        answer = dataclasses.replace(answer, trees=trees)
     return answer
 
 
@@ -233,31 +236,40 @@ def _drained(state: SearchState) -> Proved:
     return jax.tree.map(lambda v: np.asarray(v[:count]), state.proved)
 
 
-def _gather(
+def _proof_trees(
+    layout: Layout,
+    root: Root,
     improved: np.ndarray,
-    owner: np.ndarray,
-    clause: np.ndarray,
-    num_clauses: int,
-    slopes: np.ndarray,
+    open_clauses: np.ndarray,
     proved: list[Proved],
-) -> Leaves:
-    """Returns the leaves of all proofs.
+) -> ProofTrees:
+    """Returns the proofs of all inputs.
 
     Clauses that were not branched, and all of inputs whose box was not improved, have
     one leaf without signs: the bounds alone prove them.
     """
-    branched = np.zeros((len(improved), num_clauses), bool)
-    branched[owner, clause] = improved[owner]
-    j, c = np.nonzero(~branched)
-    nothing = np.zeros((len(j), slopes.shape[1]))
-    parts = [
-        Leaves(j, c, nothing.astype(np.int8), slopes[j], nothing.astype(np.float32))
-    ]
+    number = {node.output: k for k, node in enumerate(layout.nodes)}
+    owner, clause = np.nonzero(open_clauses)
+    j, c = np.nonzero(~(open_clauses & improved[:, None]))
+    nothing = np.zeros((len(j), layout.size), np.float32)
+    unused = {
+        number[i]: np.zeros((len(j), *cuts.limit.shape[1:]), np.float32)
+        for i, cuts in root.cuts.items()
+    }
+    slopes = np.asarray(root.slopes, np.float32)[j]
+    parts = [Leaves(j, c, nothing.astype(np.int8), slopes, nothing, unused)]
     for part in proved:
-        of = owner[part.instance]
-        leaves = Leaves(of, clause[part.instance], part.signs, part.slope, part.split)
+        of, cut = owner[part.instance], {number[i]: v for i, v in part.cut.items()}
+        leaves = Leaves(
+            of, clause[part.instance], part.signs, part.slope, part.split, cut
+        )
         parts.append(leaves.rows(improved[of]))
-    return Leaves.joined(parts)
+    recorded = {number[i]: np.asarray(v) for i, v in root.recorded.items()}
+    cuts = {}
+    for i, made in root.cuts.items():
+        each = made.index, made.at_input, made.at_output, *root.behind[i]
+        cuts[number[i]] = RecordedCuts(*map(np.asarray, each))
+    return ProofTrees(Leaves.joined(parts), recorded, cuts)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options", "count"))

@@ -69,7 +69,8 @@ class BranchOptions:
       narrow: inputs of at most this many features are split themselves; so are those
         of networks with smooth activations, of any width.
       record: keep the leaves of the proof, which certificates are made of. Ranges are
-        then derived anew in every subproblem, as a checker does, and without cuts.
+        then derived anew in every subproblem, as a checker does; those that cuts rest
+        on are not sharpened by other cuts.
       cuts: how neurons are relaxed together; None relaxes each on its own.
     """
 
@@ -226,9 +227,8 @@ def sharpened(
 
 
 def _proof(item: Pool) -> Proved:
-    return Proved(
-        item.instance, item.signs, item.multipliers.slope, item.multipliers.split
-    )
+    m = item.multipliers
+    return Proved(item.instance, item.signs, m.slope, m.split, m.cut)
 
 
 def _outward(box: Box) -> Box:

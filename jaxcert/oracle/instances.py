@@ -127,12 +127,14 @@ class Proved:
       instance: (P,).
       signs: -1, 0 or 1 per neuron, (P, N) int8.
       slope, split: the multipliers, (P, N) float32.
+      cut: those of cuts, by output id, (P, G, F) float32.
     """
 
     instance: Int[Array, " P"]
     signs: Int[Array, "P N"]
     slope: Float[Array, "P N"]
     split: Float[Array, "P N"]
+    cut: dict[int, Float[Array, "P G F"]]
 
 
 @jax.tree_util.register_dataclass
@@ -180,6 +182,7 @@ def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     )
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Leaves:
     """Leaves of proofs of many inputs, numpy; N neurons.
@@ -189,6 +192,7 @@ class Leaves:
       clause: the clause of its spec that is proved, (L,).
       signs: -1, 0 or 1 per neuron, (L, N) int8: what the leaf assumes.
       slope, split: multipliers of the proof, (L, N) float32.
+      cut: those of cuts, by number of the ReLU node, (L, G, F) float32.
     """
 
     owner: np.ndarray
@@ -196,19 +200,35 @@ class Leaves:
     signs: np.ndarray
     slope: np.ndarray
     split: np.ndarray
+    cut: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def rows(self, chosen: np.ndarray) -> Leaves:
         """Returns the chosen leaves, by mask or index."""
-        parts = (getattr(self, f.name)[chosen] for f in dataclasses.fields(self))
-        return Leaves(*parts)
+        return jax.tree.map(lambda v: v[chosen], self)
 
     @staticmethod
     def joined(parts: list[Leaves]) -> Leaves:
         """Returns the leaves of all parts; at least one is needed."""
-        names = [f.name for f in dataclasses.fields(Leaves)]
-        return Leaves(
-            *(np.concatenate([getattr(p, name) for p in parts]) for name in names)
-        )
+        return jax.tree.map(lambda *v: np.concatenate(v), *parts)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordedCuts:
+    """Cuts of one layer as a checker derives them, numpy; one input, or J in front.
+
+    Attributes:
+      index: which neurons of the flat layer, (G, k).
+      at_input, at_output: coefficients, (G, F, k).
+      scales: of the neurons in the sums that the limits rest on, (G, k).
+      slopes: of the bounds of these sums, uint8; see `Cutter.recorded_cuts`.
+    """
+
+    index: np.ndarray
+    at_input: np.ndarray
+    at_output: np.ndarray
+    scales: np.ndarray
+    slopes: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -219,15 +239,17 @@ class ProofTrees:
       leaves: of all inputs.
       range_slopes: recorded slopes of layer ranges, by number of the ReLU node, each
         (J, 2, n, neurons before), uint8; see `tighten.recorded_ranges`.
+      cuts: those that the leaves have multipliers of, by number of the ReLU node.
     """
 
     leaves: Leaves
     range_slopes: dict[int, np.ndarray]
+    cuts: dict[int, RecordedCuts] = dataclasses.field(default_factory=dict)
 
     def of(self, row: int) -> ProofTrees:
-        """Returns those of one input; its slopes without the leading axis."""
-        slopes = {k: v[row] for k, v in self.range_slopes.items()}
-        return ProofTrees(self.leaves.rows(self.leaves.owner == row), slopes)
+        """Returns those of one input; slopes and cuts without the leading axis."""
+        slopes, cuts = jax.tree.map(lambda v: v[row], (self.range_slopes, self.cuts))
+        return ProofTrees(self.leaves.rows(self.leaves.owner == row), slopes, cuts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +307,7 @@ def start(
         processed=jnp.zeros(inputs, jnp.int32),
         leaves=_empty_pool(layout, room.parked + room.block, _sizes(instances)),
         leaf_count=jnp.zeros((), jnp.int32),
-        proved=_no_proofs(layout, room.proved),
+        proved=_no_proofs(layout, room.proved, _sizes(instances)),
         proved_count=jnp.zeros((), jnp.int32),
     )
     return instances, state
@@ -347,12 +369,13 @@ def _stack_of(
     )
 
 
-def _no_proofs(layout: Layout, capacity: int) -> Proved:
+def _no_proofs(layout: Layout, capacity: int, sizes: _Sizes) -> Proved:
     return Proved(
         instance=jnp.zeros(capacity, jnp.int32),
         signs=jnp.zeros((capacity, layout.size), jnp.int8),
         slope=jnp.zeros((capacity, layout.size), jnp.float32),
         split=jnp.zeros((capacity, layout.size), jnp.float32),
+        cut={i: jnp.zeros((capacity, *s), jnp.float32) for i, s in sizes[1]},
     )
 
 

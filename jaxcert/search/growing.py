@@ -27,9 +27,9 @@ import numpy as np
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box, Family
+from jaxcert.devices import float64, local_devices
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.precision import float64
 from jaxcert.search.cover import Exam, Leaves, Place, Prover, children
 from jaxcert.search.faces import Faces, box_of, extents_of, face_weights
 from jaxcert.search.filling import Cuts, fill
@@ -83,8 +83,10 @@ def grow_boxes(
     slices = [np.arange(k, count, workers) for k in range(workers)]
     active, stopped = [len(rows) for rows in slices], threading.Event()
 
+    device = local_devices()[0]
+
     def work(number: int) -> Growth:
-        with float64():
+        with jax.default_device(device), float64():
             part = task.rows(slices[number])
             run = _Run(f, (params32, params64), part, options, branch, deadline)
             for index in range(options.rounds):

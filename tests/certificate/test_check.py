@@ -98,7 +98,7 @@ def test_ranges_contain_every_value(cases, name, exact, tmp_path):
         if key.startswith("range_slopes_")
     }
     net = check._network(raw, exact)
-    bounds = check._Bounds(check._Arithmetic(exact), net, a["lo"], a["hi"], slopes)
+    bounds = check.Bounds(check.Arithmetic(exact), net, a["lo"], a["hi"], slopes)
     random = np.random.default_rng(1)
     share = random.integers(0, 3, (5000, len(a["x"]))) / 2
     x = np.clip(a["lo"] + share * (a["hi"] - a["lo"]), a["lo"], a["hi"])
@@ -128,16 +128,16 @@ def test_float64_bounds_lie_below_the_exact_ones(cases, tmp_path):
     a = case.certificate.arrays
     found = []
     for exact in (False, True):
-        b = check._Arithmetic(exact)
+        b = check.Arithmetic(exact)
         net = check._network(raw, exact)
-        bounds = check._Bounds(b, net, a["lo"], a["hi"], {})
+        bounds = check.Bounds(b, net, a["lo"], a["hi"], {})
         # Ranges of float64 for both: then the bounds are of the same lines.
         if not exact:
             low, high = bounds.root.zlo, bounds.root.zhi
         rows = b.number(np.eye(net.sizes[-1]))
         zero = b.number(np.zeros(len(rows)))
         z = b.number(low), b.number(high)
-        found.append(bounds.lower_bounds(len(net.nodes), rows, zero, *z))
+        found.append(bounds.lower_bounds(len(net.nodes), rows, zero, z))
     rounded, true = found
     assert np.all(rounded <= true)
     assert np.all((true - rounded).astype(float) < 1e-12)
@@ -183,9 +183,9 @@ def test_bounds_hold_for_any_slopes_and_multipliers(seed, exact, tmp_path):
     net = check._network(network.write(tmp_path / "n.npz").read_bytes(), exact)
     centre, radius = random.normal(size=4), random.uniform(0.05, 0.5)
     slopes = {1: random.integers(0, 129, (2, 5, 6), dtype=np.uint8)}
-    b = check._Arithmetic(exact)
+    b = check.Arithmetic(exact)
     ends = centre - radius, centre + radius
-    bounds = check._Bounds(b, net, *ends, slopes)
+    bounds = check.Bounds(b, net, *ends, slopes)
     x = random.uniform(*ends, (20000, 4))
     x[::2] = np.where(random.integers(0, 2, x[::2].shape) == 0, *ends)
     values = {name: value.astype(float) for name, value in network.arrays.items()}
@@ -212,7 +212,7 @@ def test_bounds_hold_for_any_slopes_and_multipliers(seed, exact, tmp_path):
             z_range = bounds.cut(made.zlo, made.zhi, signs)
             zeros = b.number(np.zeros(3))
             rest = b.number(lines), b.number(betas)
-            found = bounds.lower_bounds(6, b.number(rows), zeros, *z_range, *rest)
+            found = bounds.lower_bounds(6, b.number(rows), zeros, z_range, *rest)
             least = (out[there] @ rows.T).min(0)
             assert np.all(found.astype(float) <= least + 1e-12)
             assert np.all(np.isfinite(found.astype(float)))
@@ -222,7 +222,7 @@ def test_bounds_hold_for_any_slopes_and_multipliers(seed, exact, tmp_path):
 
 def test_roundings_are_charged():
     random = np.random.default_rng(0)
-    rounded, rational = check._Arithmetic(False), check._Arithmetic(True)
+    rounded, rational = check.Arithmetic(False), check.Arithmetic(True)
     a, w = random.normal(size=(30, 300)), random.normal(size=(300, 20))
     size = random.exponential(size=20)
     a[:, 150:] = -a[:, :150] * (1 + 1e-12)  # so that much cancels
@@ -242,8 +242,8 @@ def test_roundings_are_charged():
 
 
 def test_nothing_is_concluded_from_a_nan():
-    bounds = check._Bounds.__new__(check._Bounds)
-    bounds.b = check._Arithmetic(False)
+    bounds = check.Bounds.__new__(check.Bounds)
+    bounds.b = check.Arithmetic(False)
     nan, one = np.array([np.nan]), np.ones(1)
     with np.errstate(invalid="ignore"):
         for lo, hi in ((nan, one), (-one, nan), (nan, nan)):

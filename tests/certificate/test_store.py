@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import exact
@@ -14,7 +15,9 @@ from cases import exact32
 
 import jaxcert as jc
 from jaxcert.bounds.ibp import program_of
-from jaxcert.certificate.check import check_certificate
+from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.certificate import check
+from jaxcert.certificate.check_cuts import check_certificate
 from jaxcert.certificate.network_file import network_file
 from jaxcert.certificate.store import CertificateWriter, Claim, _file_name
 from jaxcert.certifier import Certifier, float64
@@ -24,6 +27,12 @@ from jaxcert.oracle.branch_and_bound import BranchOptions
 OPTIONS = jc.CertifyOptions(
     oracle="complete", batch_size=8, branch=BranchOptions(block=16, record=True)
 )
+CUTS = dataclasses.replace(
+    OPTIONS, attack=None,
+    branch=dataclasses.replace(
+        OPTIONS.branch, cuts=CutOptions(partners=2, iterations=2)
+    ),
+)  # fmt: skip
 
 
 def dense(params, x):
@@ -95,9 +104,11 @@ def made(request, tmp_path_factory) -> Made:
     return certified(f, params, shape, folder)
 
 
-def certified(f, params, shape, folder, arithmetic="real", margin=0.0) -> Made:
+def certified(
+    f, params, shape, folder, arithmetic="real", margin=0.0, options=OPTIONS
+) -> Made:
     certifier = Certifier(
-        f, params, (0.0, 1.0), shape, options=OPTIONS, required_margin=margin,
+        f, params, (0.0, 1.0), shape, options=options, required_margin=margin,
         tolerance=1e-3,
     )  # fmt: skip
     x = np.random.default_rng(9).uniform(0.1, 0.9, (6, *shape))
@@ -271,3 +282,72 @@ def test_different_names_have_different_files():
     assert len(set(files)) == len(names)
     assert files[1] == "a_b" and files[-1] == "7"
     assert all("/" not in file and not file.startswith(".") for file in files)
+
+
+# Cuts
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory) -> Made:
+    f, params, shape = CASES["two"]
+    folder = tmp_path_factory.mktemp("cuts")
+    return certified(f, params, shape, folder, options=CUTS)
+
+
+def changed(path: Path, change) -> Path:
+    """Returns a copy of a certificate, after `change(header, arrays)`."""
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored}
+    head = json.loads(arrays.pop("header").tobytes())
+    change(head, arrays)
+    copy = path.with_name(f"changed-{path.name}")
+    header = np.frombuffer(json.dumps(head).encode(), np.uint8)
+    np.savez(copy, header=header, **arrays)
+    return copy
+
+
+def test_certificates_with_cuts_are_accepted(cut):
+    assert len(cut.written) >= 5
+    needed = 0
+    for one, i in zip(cut.written, range(6), strict=False):
+        assert one.path is not None, one.report.reason
+        assert check_certificate(one.path).accepted
+        # No radius was given up, and the brackets are closed.
+        assert one.claim.lower == cut.answer.lower[i]
+        assert cut.answer.upper[i] - one.claim.lower < 1.01e-3
+        with np.load(one.path) as stored:
+            names = [name for name in stored if name.startswith("leaf_cuts")]
+            deep = "cut_slopes_1" in stored and stored["cut_slopes_1"].any()
+        if not names:
+            assert check.check_certificate(one.path).accepted
+            continue
+
+        def forget(head, arrays, names=names):
+            for name in names:
+                arrays[name] = 0 * arrays[name]
+
+        report = check_certificate(changed(one.path, forget))
+        needed += deep and "bound" in report.reason
+        assert "version" in check.check_certificate(one.path).reason
+    assert needed >= 2, "no proof needs its cuts: the case is too easy"
+
+
+def test_a_margin_beyond_what_a_milp_finds_is_not_accepted(cut):
+    weights = [(w.T, b) for w, b in cut.params]
+    for one in cut.written:
+        with np.load(one.path) as stored:
+            lo, hi = stored["lo"], stored["hi"]
+        label, values = one.claim.label, []
+        for other in {0, 1, 2} - {label}:
+            c = np.eye(3)[label] - np.eye(3)[other]
+            point = exact.exact_min_margin(weights, lo, hi, c, 0.0).point
+            values.append(exact.evaluate(weights, np.clip(point, lo, hi)) @ c)
+        assert min(values) > 0
+        head_of = {"required_margin": min(values) + 1e-12, "apothem_upper": None}
+
+        def demand(head, arrays, head_of=head_of):
+            head |= head_of
+            arrays.pop("witness", None)
+
+        report = check_certificate(changed(one.path, demand))
+        assert not report.accepted and "bound" in report.reason

@@ -21,6 +21,7 @@ import certify
 import numpy as np
 import pytest
 
+from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.certificate.check import check_certificate
 from jaxcert.data import load_dataset
 from jaxcert.report import BOX_KEYS, RECORD_KEYS, Run, read_run
@@ -113,6 +114,24 @@ def test_proofs_of_a_run(run_certify, tmp_path, arithmetic):
         assert report.accepted, report.reason
         assert report.arithmetic == arithmetic
         assert report.apothem_lower == record["apothem_lower"]
+
+
+def test_cuts_are_asked_of_branch_and_bound(run_certify, monkeypatch, tmp_path):
+    """They need not change an answer: what the search is told is looked at."""
+    given = []
+
+    def batch(self, x, labels, deadline):
+        given.append(self.options.branch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(certify.Certifier, "batch_with_proofs", batch)
+    arguments = "--inputs=0:2", "--oracle=complete", "--proofs", "--noreport"
+    for flags, expected in (((), None), (("--cuts",), CutOptions())):
+        out = tmp_path / f"out{len(given)}"
+        assert run_certify(*arguments, *flags, f"--output={out}").code == 130
+        assert given[-1].record and given[-1].cuts == expected
+        # Subproblems of both kinds do not belong into one run.
+        assert ("cuts" in read_run(out).config) == bool(flags)
 
 
 def test_labels_and_predictions(whole, tiny, digits):

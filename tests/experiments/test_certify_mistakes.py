@@ -174,6 +174,7 @@ MISTAKES = [
     ),
     # settings
     ("--oracle=guess", "unknown oracle 'guess'; choose one of ibp, crown"),
+    ("--cuts", "--cuts belongs to --oracle=complete: no other branches"),
     ("--objective=volume", "unknown objective 'volume'; choose apothem"),
     ("--tolerance=-1e-4", "tolerance is -0.0001; it must be > 0"),
     ("--tolerance=0", "tolerance is 0.0; it must be > 0"),

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from in_process import Ended, answered
 
+from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import Property, load_vnnlib
 
 onnx = pytest.importorskip("onnx")
@@ -330,6 +332,20 @@ def test_columns(run, files, tmp_path, header):
     assert done.code == 0, done.err
     assert [row["result"] for row in rows(output)] == ["sat", "unsat"]
     assert "agree" not in done.out and "WRONG" not in done.out
+
+
+def test_cuts_are_asked_of_branch_and_bound(run, files, monkeypatch):
+    given = []
+
+    def decide(*arguments):
+        given.append(arguments[5])
+        raise InputError("that is all")
+
+    monkeypatch.setattr(_verification, "decide", decide)
+    for cuts in (False, True):
+        names = dict(onnx=files / "net.onnx", vnnlib=files / "unsat.vnnlib")
+        assert run(**names, cuts=cuts).code == 1
+    assert [options.cuts for options in given] == [None, CutOptions()]
 
 
 def test_timeouts_of_the_list_and_of_the_flag(run, files, tmp_path):

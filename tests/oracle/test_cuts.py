@@ -82,10 +82,14 @@ def roots(options):
         return jax.eval_shape(make, params32, params, box, spec)
 
 
-def test_only_searches_that_are_not_recorded_use_cuts():
+def test_searches_have_cuts_where_they_are_asked_for():
     assert roots(PLAIN).cuts == {}
-    assert len(roots(CUTS).cuts) == 2
-    assert roots(dataclasses.replace(CUTS, record=True)).cuts == {}
+    assert len(roots(CUTS).cuts) == 2 and roots(CUTS).behind == {}
+    recorded = roots(dataclasses.replace(CUTS, record=True))
+    shapes = {i: cut.limit.shape[:2] for i, cut in recorded.cuts.items()}
+    assert len(shapes) == 2
+    assert {i: v.shape[:2] for i, (_, v) in recorded.behind.items()} == shapes
+    assert [v.shape[-1] for _, v in recorded.behind.values()] == [0, 12]
 
 
 @pytest.mark.parametrize("wrong", ["limit", "at_input", "at_output"])
