@@ -36,7 +36,9 @@ _INPUTS = flags.DEFINE_string(
     "inputs", "all", "Which test images of the sensitive class (0:100; 3,17; all)."
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 60, "Of the convex network; 60 as published.")
-_BOX_EPOCHS = flags.DEFINE_integer("box_epochs", 20, "Of the other networks.")
+_BOX_EPOCHS = flags.DEFINE_integer(
+    "box_epochs", 20, "Of the box networks; smoothing trains 3 times as long."
+)
 _HIDDEN = flags.DEFINE_integer(
     "hidden", 64, "Hidden neurons of the box networks; smoothing has 4 times as many."
 )
