@@ -79,6 +79,21 @@ class Study:
             value = getattr(self, name)
             if not 0 < value < np.inf:
                 raise InputError(f"{name} is {value}; it must be > 0 and finite")
+        self.pruning("stable", self.penalty, 0)  # raises what is out of range
+
+    def pruning(self, method: str, penalty: float, seed: int) -> PruneConfig:
+        """Returns how a network is pruned.
+
+        Raises:
+          InputError: a number that is out of range.
+        """
+        return PruneConfig(
+            method=method,  # type: ignore[arg-type]
+            sparsity=self.sparsity,
+            rounds=self.rounds,
+            penalty=penalty,
+            seed=seed,
+        )
 
 
 def run(
@@ -121,13 +136,7 @@ def _seed(
     for name, method, with_penalty in RUNS:
         if (seed, name) in done:
             continue
-        config = PruneConfig(
-            method=method,  # type: ignore[arg-type]
-            sparsity=study.sparsity,
-            rounds=study.rounds,
-            penalty=study.penalty if with_penalty else 0.0,
-            seed=seed,
-        )
+        config = study.pruning(method, study.penalty if with_penalty else 0.0, seed)
         start = time.perf_counter()
         *_, (params, masks) = prune_network(ARCHITECTURE, base.params, task, config)
         seconds = time.perf_counter() - start
@@ -199,6 +208,11 @@ def _batched(apply: Any) -> Any:
 
 
 def _first(data: Dataset, count: int) -> Dataset:
+    if count > len(data.labels):
+        raise InputError(
+            f"{data.name} {data.split} has {len(data.labels)} images, not {count}: "
+            "ask for fewer"
+        )
     return dataclasses.replace(
         data, images=data.images[:count], labels=data.labels[:count]
     )

@@ -14,6 +14,7 @@ from _lines import Lines
 from _semantic_grid import check_on_grid
 from absl import logging
 
+from jaxcert.checks import check_labels
 from jaxcert.errors import InputError
 from jaxcert.input_changes import FAMILIES, InputFamily
 from jaxcert.network import Network
@@ -78,10 +79,14 @@ def run(
 
     Raises:
       InputError: records of another network or other flags in OUTPUT, inputs without
-        labels, or inputs that the network does not take.
+        labels or with labels that the network has no output for, or inputs that it
+        does not take.
     """
     if chosen.labels is None:
         raise InputError("the inputs have no labels: a class to keep is needed")
+    check_labels(
+        np.asarray(chosen.labels), len(chosen.names), network.num_outputs, chosen.names
+    )
     settings = {
         "network": network.content_hash,
         "source": chosen.source,

@@ -58,6 +58,9 @@ def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
     unlabelled = dataclasses.replace(chosen, labels=None)
     with pytest.raises(InputError, match="the inputs have no labels"):
         run(asked, network, unlabelled, tmp_path, False)
+    of_another = dataclasses.replace(chosen, labels=np.full(6, 10))
+    with pytest.raises(InputError, match="label 10 of input 0 is out of range: the"):
+        run(asked, network, of_another, tmp_path, False)
 
 
 def test_the_grid_notices_a_range_that_is_too_wide(tiny: Tiny):
@@ -159,8 +162,16 @@ def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch):
     other = dataclasses.replace(study, sparsity=0.25)
     with pytest.raises(InputError, match="was written with another sparsity"):
         _prune_run.run(other, tmp_path, (data, data), True)
-    with pytest.raises(InputError, match="pixels is 0; it must be > 0 and finite"):
-        dataclasses.replace(study, pixels=0)
+    for wrong, message in (
+        ({"pixels": 0}, "pixels is 0; it must be > 0 and finite"),
+        ({"sparsity": 1}, "sparsity must lie in .0, 1., got 1"),
+        ({"penalty": -1}, "penalty must be at least 0, got -1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(study, **wrong)
+    greedy = dataclasses.replace(study, images=1101)
+    with pytest.raises(InputError, match="x train has 1100 images, not 1101: ask for"):
+        _prune_run.run(greedy, tmp_path / "greedy", (data, data), False)
 
 
 def test_the_spread_decides_what_the_sentence_says():
