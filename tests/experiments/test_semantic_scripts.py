@@ -154,8 +154,11 @@ def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch):
     assert [json.loads(line)["method"] for line in lines] == [n for n, *_ in RUNS]
     total = {r["method"]: sum(r["pruned"]) for r in records}
     assert total.pop("unpruned") == 0 and set(total.values()) == {5}
-    said = _prune_run.table(records) + _prune_run.sentence(records, study)
-    assert all(name in said for name, *_ in RUNS)
+    said = _prune_run.table(records)
+    assert all(name in said for name, *_ in RUNS) and "+-" not in said
+    twice = [*records, *({**r, "seed": 1, "error": 3.0} for r in records)]
+    said = _prune_run.table(twice) + "\n" + _prune_run.sentence(twice, study)
+    assert "2.00+-1.41" in said and max(map(len, said.splitlines())) <= 80
     made = len(measured)
     again = _prune_run.run(study, tmp_path, (data, data), True)
     assert again == records and len(measured) == made
@@ -182,6 +185,8 @@ def test_the_spread_decides_what_the_sentence_says():
                 for k, pair in proved.items() for i, v in enumerate(pair)]  # fmt: skip
 
     far = _prune_run.sentence(rates(random=(50, 52), stable=(80, 82)), study)
-    assert "stable, before random, by more than the spread" in far
+    assert "stable, before random, by more than the spread" in " ".join(far.split())
     near = _prune_run.sentence(rates(random=(50, 90), stable=(60, 82)), study)
-    assert "stable, before random, but by less than the spread" in near
+    assert "stable, before random, but by less than the spread" in " ".join(
+        near.split()
+    )
