@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from jaxcert.errors import InputError
 from jaxcert.input_changes import FAMILIES, InputFamily
 from jaxcert.network import Network
 from jaxcert.semantic import SemanticCertifier, label_specs
+
+_WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +222,7 @@ def sentence(records: Sequence[dict[str, Any]], request: Request) -> str:
             f"grid: {points} points, {violations(records)} of them inside a certified "
             "range and of another class."
         )
-    return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, _WIDTH) for line in lines)
 
 
 def _range(family: InputFamily, radius: float) -> str:

@@ -38,7 +38,9 @@ def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
     asked = request()
     records = run(asked, network, chosen, tmp_path, False)
     assert violations(records) == 0
-    assert "0 of them inside a certified range" in sentence(records, asked)
+    said = sentence(records, asked)
+    assert "0 of them inside a certified range" in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 80
     lines = table(records, asked).splitlines()
     assert lines[-1].split()[:2] == ["brightness", "6"] and max(map(len, lines)) <= 80
     path = tmp_path / "semantic.jsonl"
