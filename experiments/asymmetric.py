@@ -54,7 +54,9 @@ _IBP_EPSILON = flags.DEFINE_float(
     "Radius that IBP trains at; default: 0.1 for mnist, 0.02 for fashion_mnist.",
 )
 _SIGMA = flags.DEFINE_float(
-    "sigma", None, "Noise of smoothing; default: 0.5 for mnist, 0.25 else."
+    "sigma",
+    None,
+    "Scale of the noise of smoothing; default: 0.25 for digits, else 0.5.",
 )
 _SAMPLES = flags.DEFINE_integer(
     "samples", 10_000, "Noisy copies per certificate of smoothing."
