@@ -231,6 +231,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     )
     lines = [f"{'method':12}" + "".join(f"{title:>13}" for title, *_ in columns)]
     lines.append("-" * len(lines[0]))
+    layers = []
     for name, _, _ in RUNS:
         group = [r for r in records if r["method"] == name]
         if not group:
@@ -243,7 +244,10 @@ def table(records: Sequence[dict[str, Any]]) -> str:
                 cell += f"+-{np.std(values, ddof=1):{form}}"
             row += f"{cell:>13}"
         lines.append(row)
-    return "\n".join(lines)
+        counts = np.mean([r["pruned"] for r in group], axis=0)
+        layers.append(f"{name} {' '.join(f'{count:.0f}' for count in counts)}")
+    said = f"Pruned neurons per layer (means): {', '.join(layers)}."
+    return "\n".join([*lines, textwrap.fill(said, _WIDTH)])
 
 
 def sentence(records: Sequence[dict[str, Any]], study: Study) -> str:

@@ -32,7 +32,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 6, "Passes over the images before pruni
 _SPARSITY = flags.DEFINE_float("sparsity", 0.5, "Share of neurons to prune.")
 _ROUNDS = flags.DEFINE_integer("rounds", 4, "Steps to prune in, an epoch each.", 1)
 _PENALTY = flags.DEFINE_float(
-    "penalty", 0.01, "Weight of the Wasserstein penalty of the last method."
+    "penalty", 10.0, "Weight of the Wasserstein penalty of the last method."
 )
 _RADIUS = flags.DEFINE_float(
     "radius", 0.15, "How far brightness and contrast may move, each way."

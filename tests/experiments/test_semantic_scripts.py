@@ -158,6 +158,7 @@ def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch):
     assert total.pop("unpruned") == 0 and set(total.values()) == {5}
     said = _prune_run.table(records)
     assert all(name in said for name, *_ in RUNS) and "+-" not in said
+    assert "Pruned neurons per layer (means): unpruned 0 0, random " in said
     twice = [*records, *({**r, "seed": 1, "error": 3.0} for r in records)]
     said = _prune_run.table(twice) + "\n" + _prune_run.sentence(twice, study)
     assert "2.00+-1.41" in said and max(map(len, said.splitlines())) <= 80
