@@ -142,8 +142,10 @@ def _compare(
     scores = [method.scores(data.validation.images) for method in methods.values()]
     shifts, target = matched_shifts(scores, data.validation.labels)
     results = []
-    for (name, method), shift in zip(methods.items(), shifts, strict=True):
+    for k, (name, method) in enumerate(methods.items()):
+        shift = shifts[k]
         _certify(name, method, shift, (data, chosen), files)
+        matched = (scores[k] + shift > 0) == data.validation.labels
         right = (method.scores(data.test.images) + shift > 0) == data.test.labels
         sensitive = data.test.labels == 1
         rows = [files.rows[name, str(data.index[i])] for i in chosen]
@@ -153,6 +155,7 @@ def _compare(
                 norm=method.norm,
                 probabilistic=method.probabilistic,
                 shift=shift,
+                validation=(int(matched.sum()), len(matched)),
                 clean=(int(right.sum()), len(right)),
                 sensitive=(int(right[sensitive].sum()), int(sensitive.sum())),
                 radius=np.array([[row[key] for key in NORM_NAMES] for row in rows]),
@@ -238,6 +241,7 @@ def _summary(
                 "certifies": "all" if result.norm is None else NORM_NAMES[result.norm],
                 "probabilistic": result.probabilistic,
                 "shift": result.shift,
+                "validation": result.validation,
                 "clean": result.clean,
                 "sensitive": result.sensitive,
                 "inputs": len(result.radius),

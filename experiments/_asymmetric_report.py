@@ -31,6 +31,7 @@ class Result:
       norm: position of the one norm it certifies; None for all of them.
       probabilistic: whether its certificates hold with a probability only.
       shift: the logit shift chosen on validation images.
+      validation: (right, images) of the validation images, with the shift.
       clean: (right, images) of the whole test set.
       sensitive: (right, images) of the sensitive class.
       radius: of all test inputs of the sensitive class, shape (n, 3).
@@ -41,6 +42,7 @@ class Result:
     norm: int | None
     probabilistic: bool
     shift: float
+    validation: tuple[int, int]
     clean: tuple[int, int]
     sensitive: tuple[int, int]
     radius: np.ndarray
@@ -55,9 +57,8 @@ def table(results: Sequence[Result], target: float, heading: str) -> str:
         f"matched at {100 * target:.2f} % clean accuracy on validation images; "
         f"{count} test inputs",
         "",
-        f"{'':16}{'':7}{'clean':>8}{'of the':>10}{'median certified radius':>31}"
-        f"{'ms per':>8}",
-        f"{'method':16}{'':7}{'accur.':>8}{'sensitive':>10}"
+        f"{'':20}{'accuracy':>21}{'median certified radius':>30}{'ms per':>9}",
+        f"{'method':15}{'':5}{'valid.':>7}{'test':>7}{'sens.':>7}"
         + "".join(f"{name:>10}" for name in NORM_NAMES)
         + f"{'cert.':>9}",
     ]
@@ -67,14 +68,18 @@ def table(results: Sequence[Result], target: float, heading: str) -> str:
         medians = np.median(result.radius, axis=0)
         cells = "".join(_radius(result, k, float(medians[k])) for k in range(3))
         lines.append(
-            f"{result.title:16}{kind:7}{format_percent(*result.clean, 'down'):>8}"
-            f"{format_percent(*result.sensitive, 'down'):>10}{cells}"
-            f"{1000 * result.seconds:>9.3g}"
+            f"{result.title:15}{kind:5}"
+            + "".join(
+                f"{format_percent(*counts, 'down'):>7}"
+                for counts in (result.validation, result.clean, result.sensitive)
+            )
+            + f"{cells}{1000 * result.seconds:>9.3g}"
         )
     lines += [
-        "(in brackets: implied by the norm inequality from the one norm that the "
-        "method",
-        "certifies; `prob.`: each certificate is wrong with probability at most 0.001)",
+        "(sens.: test images of the sensitive class; in brackets: implied by the norm",
+        "inequality from the one norm that the method certifies; `prob.`: each",
+        "certificate is wrong with probability at most 0.001)",
+        _apart(results),
         "",
         "Certified accuracy, share of the inputs of the sensitive class",
     ]
@@ -89,6 +94,19 @@ def table(results: Sequence[Result], target: float, heading: str) -> str:
             cells = "".join(f"{_bracket(result, norm, s):>11}" for s in shares)
             lines.append(f"{result.title:23}{cells}")
     return "\n".join(lines)
+
+
+def _apart(results: Sequence[Result]) -> str:
+    """Returns how far the accuracies of the methods lie apart, rounded up."""
+    gaps = []
+    for counts in ([r.validation for r in results], [r.clean for r in results]):
+        right = [right for right, _ in counts]
+        gap = format_percent(max(right) - min(right), counts[0][1], "up")
+        gaps.append(gap.removesuffix("%"))
+    return (
+        f"The accuracies lie {gaps[0]} points apart on validation images, {gaps[1]} on "
+        "test images."
+    )
 
 
 def verdict(results: Sequence[Result]) -> str:

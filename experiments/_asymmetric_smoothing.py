@@ -11,14 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from _asymmetric_methods import Certified, shifted
 from _asymmetric_task import implied_radii
 
 from jaxcert.network import Network
+from jaxcert.smoothing import SmoothingOptions, certify
 
-_NOISE_BATCH = 1000
-_SELECTION, _ALPHA = 100, 0.001
+_MEDIAN_OF = 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,8 +25,7 @@ class Smoothing:
     """Randomized smoothing with Gaussian noise (Cohen et al. 2019): probabilistic."""
 
     network: Network
-    sigma: float
-    samples: int
+    options: SmoothingOptions
     seed: int
     title = "smoothing"
     norm = 1
@@ -36,69 +34,34 @@ class Smoothing:
     def scores(self, x: np.ndarray) -> np.ndarray:
         """Returns the median over noise of the logit difference."""
         single = jnp.asarray(x, jnp.float32)
-        keys = _keys(self.seed, single)
+        # Keys of their own: `certify` may not see samples that chose the shift.
+        keys = _keys(self.seed + 1, single)
         apply, params = self.network.apply, self.network.params
-        return np.asarray(_medians(apply, params, self.sigma, single, keys))
+        return np.asarray(
+            _medians(apply, params, self.options.noise.scale, single, keys)
+        )
 
     def certify(self, x: np.ndarray, shift: float) -> Certified:
         network = shifted(self.network, shift)
         single = jnp.asarray(x, jnp.float32)
-        first, second = (_keys(self.seed + k, single) for k in (1, 2))
-        votes = _count(network, self.sigma, _SELECTION, single, first)
-        found = _count(network, self.sigma, self.samples, single, second)
-        selected = np.asarray(votes) > _SELECTION / 2
-        # Clopper-Pearson: one-sided, exact.
-        hits = np.asarray(found, np.float64)
-        least = scipy.stats.beta.ppf(_ALPHA, hits, self.samples - hits + 1)
-        sure = selected & (least > 0.5)
-        radius = np.where(sure, self.sigma * scipy.stats.norm.ppf(least), 0.0)
-        score = np.asarray(votes) / _SELECTION - 0.5
+        found = certify(
+            network.apply,
+            network.params,
+            _keys(self.seed, single),
+            single,
+            self.options,
+        )
+        share = found.hits / found.samples
+        score = np.where(found.selected == 1, share, 1 - share) - 0.5
+        radius = np.where(found.predicted == 1, found.radius, 0.0)
         return Certified(score, implied_radii(radius, self.norm, x[0].size))
-
-
-def _count(
-    network: Network, sigma: float, samples: int, x: jax.Array, keys: jax.Array
-) -> jax.Array:
-    """Returns how many noisy copies of every input are predicted sensitive."""
-    chunk = min(samples, _NOISE_BATCH)
-    sizes = np.minimum(chunk, samples - chunk * np.arange(-(-samples // chunk)))
-    return _votes(network.apply, chunk, network.params, sigma, sizes, x, keys)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _votes(
-    apply: Callable,
-    chunk: int,
-    params: Any,
-    sigma: jax.Array,
-    sizes: jax.Array,
-    x: jax.Array,
-    keys: jax.Array,
-) -> jax.Array:
-    def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        x, key = pair
-
-        def add(total: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple:
-            number, size = step
-            noisy = _noisy(x, jax.random.fold_in(key, number), sigma, chunk)
-            logits = jax.vmap(apply, (None, 0))(params, noisy)
-            hit = (logits[:, 1] > logits[:, 0]) & (jnp.arange(chunk) < size)
-            return total + hit.sum(), None
-
-        steps = jnp.arange(len(sizes)), sizes
-        return jax.lax.scan(add, jnp.int32(0), steps)[0]
-
-    return jax.lax.map(one, (x, keys))
-
-
-def _noisy(x: jax.Array, key: jax.Array, sigma: jax.Array, count: int) -> jax.Array:
-    return x + sigma * jax.random.normal(key, (count, *x.shape), x.dtype)
 
 
 def _keys(seed: int, x: jax.Array) -> jax.Array:
     """Returns a key per input, which depends on it alone and not on its batch."""
     rows = np.array([zlib.crc32(np.asarray(row).tobytes()) for row in x], np.uint32)
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
+    key = jax.random.key(seed, impl="threefry2x32")
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -106,8 +69,9 @@ def _medians(
     apply: Callable, params: Any, sigma: jax.Array, x: jax.Array, keys: jax.Array
 ) -> jax.Array:
     def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        noisy = _noisy(*pair, sigma, _SELECTION)
-        logits = jax.vmap(apply, (None, 0))(params, noisy)
+        x, key = pair
+        noise = jax.random.normal(key, (_MEDIAN_OF, *x.shape), x.dtype)
+        logits = jax.vmap(apply, (None, 0))(params, x + sigma * noise)
         return jnp.median(logits[:, 1] - logits[:, 0])
 
     return jax.lax.map(one, (x, keys))

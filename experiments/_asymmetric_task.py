@@ -37,7 +37,7 @@ class Task:
 
 TASKS = {
     "mnist": Task(3, 8, "mlp", 0.1, 0.5),
-    "fashion_mnist": Task(0, 6, "cnn", 0.02, 0.25),
+    "fashion_mnist": Task(0, 6, "cnn", 0.02, 0.5),
     "digits": Task(3, 8, "mlp", 0.05, 0.25),
 }
 

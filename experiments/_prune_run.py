@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ ARCHITECTURE = Architecture(
     "cnn", (CANVAS, CANVAS, 1), num_classes=8, hidden=(48,), channels=(8, 12, 16),
     kernel=4, strides=(2, 2, 2),
 )  # fmt: skip
+_WIDTH = 80
 # Name in the table, method of PruneConfig, whether with the penalty.
 RUNS = (
     ("unpruned", "none", False),
@@ -79,6 +81,21 @@ class Study:
             value = getattr(self, name)
             if not 0 < value < np.inf:
                 raise InputError(f"{name} is {value}; it must be > 0 and finite")
+        self.pruning("stable", self.penalty, 0)  # raises what is out of range
+
+    def pruning(self, method: str, penalty: float, seed: int) -> PruneConfig:
+        """Returns how a network is pruned.
+
+        Raises:
+          InputError: a number that is out of range.
+        """
+        return PruneConfig(
+            method=method,  # type: ignore[arg-type]
+            sparsity=self.sparsity,
+            rounds=self.rounds,
+            penalty=penalty,
+            seed=seed,
+        )
 
 
 def run(
@@ -120,13 +137,7 @@ def _seed(
     for name, method, with_penalty in RUNS:
         if (seed, name) in done:
             continue
-        config = PruneConfig(
-            method=method,  # type: ignore[arg-type]
-            sparsity=study.sparsity,
-            rounds=study.rounds,
-            penalty=study.penalty if with_penalty else 0.0,
-            seed=seed,
-        )
+        config = study.pruning(method, study.penalty if with_penalty else 0.0, seed)
         start = time.perf_counter()
         *_, (params, masks) = prune_network(ARCHITECTURE, base.params, task, config)
         seconds = time.perf_counter() - start
@@ -198,22 +209,28 @@ def _batched(apply: Any) -> Any:
 
 
 def _first(data: Dataset, count: int) -> Dataset:
+    if count > len(data.labels):
+        raise InputError(
+            f"{data.name} {data.split} has {len(data.labels)} images, not {count}: "
+            "ask for fewer"
+        )
     return dataclasses.replace(
         data, images=data.images[:count], labels=data.labels[:count]
     )
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Returns mean and standard deviation over the seeds, a row per method."""
+    """Returns a row per method: means, with standard deviations of several seeds."""
     columns = (
         ("error, px", "error", 1.0, ".2f"),
         ("certified, %", "proved", None, ".1f"),
         ("ms per input", "seconds", 1e3, ".0f"),
-        ("boxes", "boxes", 1.0, ".1f"),
+        ("boxes", "boxes", 1.0, ".0f"),
         ("unstable", "undecided", 1.0, ".0f"),
     )
-    lines = [f"{'method':12}" + "".join(f"{title:>16}" for title, *_ in columns)]
+    lines = [f"{'method':12}" + "".join(f"{title:>13}" for title, *_ in columns)]
     lines.append("-" * len(lines[0]))
+    layers = []
     for name, _, _ in RUNS:
         group = [r for r in records if r["method"] == name]
         if not group:
@@ -221,19 +238,24 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         row = f"{name:12}"
         for _, key, scale, form in columns:
             values = [r[key] * (scale if scale else 100 / r["inputs"]) for r in group]
-            spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-            row += f"{f'{np.mean(values):{form}} +- {spread:{form}}':>16}"
+            cell = f"{np.mean(values):{form}}"
+            if len(values) > 1:
+                cell += f"+-{np.std(values, ddof=1):{form}}"
+            row += f"{cell:>13}"
         lines.append(row)
-    return "\n".join(lines)
+        counts = np.mean([r["pruned"] for r in group], axis=0)
+        layers.append(f"{name} {' '.join(f'{count:.0f}' for count in counts)}")
+    said = f"Pruned neurons per layer (means): {', '.join(layers)}."
+    return "\n".join([*lines, textwrap.fill(said, _WIDTH)])
 
 
 def sentence(records: Sequence[dict[str, Any]], study: Study) -> str:
     """Returns what was certified, and how the pruning methods compare."""
     said = (
-        "certified: every keypoint coordinate stays closer than "
-        f"{study.pixels:g} pixels to its prediction for all brightness and contrast "
-        f"changes up to +-{study.radius:g}; +- is the standard deviation over "
-        f"{study.seeds} seeds."
+        "Certified: every keypoint coordinate stays closer than "
+        f"{study.pixels:g} pixels to its prediction, right or wrong, for all "
+        f"brightness and contrast changes up to +-{study.radius:g}. Unstable: ReLUs "
+        "whose sign the first bounds leave open over that set."
     )
     rates = {
         name: [100 * r["proved"] / r["inputs"] for r in records if r["method"] == name]
@@ -244,12 +266,13 @@ def sentence(records: Sequence[dict[str, Any]], study: Study) -> str:
         key=lambda name: -float(np.mean(rates[name])),
     )
     if len(ranked) < 2 or study.seeds < 2:
-        return said
+        return textwrap.fill(said, _WIDTH)
     first, second = (rates[name] for name in ranked[:2])
     ahead = np.mean(first) - np.mean(second)
     apart = np.hypot(np.std(first, ddof=1), np.std(second, ddof=1))
     by = "by more than" if ahead > apart else "but by less than"
-    return (
-        f"{said} Highest certified rate: {ranked[0]}, before {ranked[1]}, {by} the "
-        "spread of the two."
+    return textwrap.fill(
+        f"{said} +-: the standard deviation over {study.seeds} seeds. Highest "
+        f"certified rate: {ranked[0]}, before {ranked[1]}, {by} the spread of the two.",
+        _WIDTH,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from _lines import Lines
 from _semantic_grid import check_on_grid
 from absl import logging
 
+from jaxcert.checks import check_labels
 from jaxcert.errors import InputError
 from jaxcert.input_changes import FAMILIES, InputFamily
 from jaxcert.network import Network
 from jaxcert.semantic import SemanticCertifier, label_specs
+
+_WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +82,14 @@ def run(
 
     Raises:
       InputError: records of another network or other flags in OUTPUT, or any if
-        `resume` is false, inputs without labels, or inputs that the network does not
-        take.
+        `resume` is false, inputs without labels or with labels that the network has no
+        output for, or inputs that it does not take.
     """
     if chosen.labels is None:
         raise InputError("the inputs have no labels: a class to keep is needed")
+    check_labels(
+        np.asarray(chosen.labels), len(chosen.names), network.num_outputs, chosen.names
+    )
     settings = {
         "network": network.content_hash,
         "source": chosen.source,
@@ -156,11 +163,11 @@ def _status(lower: float, upper: float) -> str:
 def table(records: Sequence[dict[str, Any]], request: Request) -> str:
     """Returns a row per family; radii are over the correctly classified inputs."""
     heading = (
-        f"{'change':11}{'n':>5}{'certif.':>8}{'misclass.':>10}{'unkn.':>6}"
-        f"{'median':>9}{'full':>6}{'open':>6}{'boxes':>8}{'s/input':>9}"
+        f"{'change':10}{'n':>5}{'certif.':>8}{'misclass.':>10}{'unkn.':>6}"
+        f"{'median':>7}{'full':>6}{'open':>5}{'boxes':>7}{'s/input':>8}"
     )
     if request.grid:
-        heading += f"{'grid viol.':>11}"
+        heading += f"{'on grid':>8}"
     lines = [heading, "-" * len(heading)]
     for name, family in request.families.items():
         group = [r for r in records if r["family"] == name]
@@ -169,16 +176,16 @@ def table(records: Sequence[dict[str, Any]], request: Request) -> str:
         right = [r for r in group if r["status"] != "misclassified"]
         radii = np.minimum([r["lower"] for r in right], family.reach())
         width = [_gap(r) for r in right]
-        row = f"{name:11}{len(group):>5}"
+        row = f"{name:10}{len(group):>5}"
         for status, size in (("certified", 8), ("misclassified", 10), ("unknown", 6)):
             row += f"{sum(r['status'] == status for r in group):>{size}}"
-        row += f"{np.median(radii) if len(radii) else 0:>9.3f}"
+        row += f"{np.median(radii) if len(radii) else 0:>7.3f}"
         row += f"{sum(np.isinf(r['lower']) for r in right):>6}"
-        row += f"{sum(w > request.tolerance for w in width):>6}"
-        row += f"{np.mean([r['boxes'] for r in group]):>8.0f}"
-        row += f"{np.mean([r['seconds'] for r in group]):>9.3f}"
+        row += f"{sum(w > request.tolerance for w in width):>5}"
+        row += f"{np.mean([r['boxes'] for r in group]):>7.0f}"
+        row += f"{np.mean([r['seconds'] for r in group]):>8.2f}"
         if request.grid:
-            row += f"{sum(r.get('grid', {}).get('inside', 0) for r in group):>11}"
+            row += f"{sum(r.get('grid', {}).get('inside', 0) for r in group):>8}"
         lines.append(row)
     return "\n".join(lines)
 
@@ -214,7 +221,7 @@ def sentence(records: Sequence[dict[str, Any]], request: Request) -> str:
             f"grid: {points} points, {violations(records)} of them inside a certified "
             "range and of another class."
         )
-    return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, _WIDTH) for line in lines)
 
 
 def _range(family: InputFamily, radius: float) -> str:

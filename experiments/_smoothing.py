@@ -23,6 +23,7 @@ from _smoothing_table import (
 )
 from absl import logging
 
+from jaxcert.checks import check_labels
 from jaxcert.errors import InputError
 from jaxcert.models import checkpoint_metadata, load_network
 from jaxcert.network import Network
@@ -170,6 +171,9 @@ def _subjects(request: Request) -> Iterator[Subject]:
             raise InputError(
                 f"{request.inputs} has no labels: certified accuracy needs them"
             )
+        check_labels(
+            chosen.labels, len(chosen.names), network.num_outputs, chosen.names
+        )
         title = f"{path.stem[:16]} {scale:g}"
         while title in titles:
             title += "'"

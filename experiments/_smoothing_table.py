@@ -58,7 +58,7 @@ def samples_table(rows: Sequence[tuple[int, Sequence[float], float]]) -> str:
     The share is that of the radius with infinitely many samples, for probabilities
     that are uniform on [1/2, 1].
     """
-    line = f"{'samples':>9}{'certified':>11}{'mean radius':>13}{'of the last':>13}"
+    line = f"{'samples':>9}{'answered':>11}{'mean radius':>13}{'of the last':>13}"
     line += f"{'if uniform':>12}"
     lines = [line, "-" * len(line)]
     most = mean(list(rows[-1][1])) or 1.0
@@ -72,7 +72,8 @@ def samples_table(rows: Sequence[tuple[int, Sequence[float], float]]) -> str:
             f"{100 * share / last:>10.1f} %"
         )
     lines.append(
-        "(if uniform: the same for probabilities that are uniform on [1/2, 1])"
+        "(answered: right or wrong, but not abstained; if uniform: the same for\n"
+        "probabilities that are uniform on [1/2, 1])"
     )
     return "\n".join(lines)
 

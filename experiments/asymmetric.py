@@ -28,15 +28,23 @@ _DATASET = flags.DEFINE_enum(
     "The task: 3 (sensitive) against 8 of mnist or digits, T-shirt (sensitive) against "
     "shirt of fashion_mnist.",
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where the data set lies.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    "",
+    "Folder with the data set; if unset it is looked for, else downloaded.",
+)
 _OUTPUT = flags.DEFINE_string("output", "out/asymmetric", "Folder to write.")
-_RESUME = flags.DEFINE_boolean("resume", False, "Continue what is in --output.")
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "What to compare.")
+_RESUME = flags.DEFINE_boolean("resume", False, "Continue the comparison in --output.")
+_METHODS = flags.DEFINE_list(
+    "methods", list(METHODS), f"Which of {', '.join(METHODS)}."
+)
 _INPUTS = flags.DEFINE_string(
     "inputs", "all", "Which test images of the sensitive class (0:100; 3,17; all)."
 )
 _EPOCHS = flags.DEFINE_integer("epochs", 60, "Of the convex network; 60 as published.")
-_BOX_EPOCHS = flags.DEFINE_integer("box_epochs", 20, "Of the other networks.")
+_BOX_EPOCHS = flags.DEFINE_integer(
+    "box_epochs", 20, "Of the box networks; smoothing trains 3 times as long."
+)
 _HIDDEN = flags.DEFINE_integer(
     "hidden", 64, "Hidden neurons of the box networks; smoothing has 4 times as many."
 )
@@ -46,13 +54,19 @@ _IBP_EPSILON = flags.DEFINE_float(
     "Radius that IBP trains at; default: 0.1 for mnist, 0.02 for fashion_mnist.",
 )
 _SIGMA = flags.DEFINE_float(
-    "sigma", None, "Noise of smoothing; default: 0.5 for mnist, 0.25 else."
+    "sigma",
+    None,
+    "Scale of the noise of smoothing; default: 0.25 for digits, else 0.5.",
 )
-_SAMPLES = flags.DEFINE_integer("samples", 10_000, "Noisy copies per certificate.")
+_SAMPLES = flags.DEFINE_integer(
+    "samples", 10_000, "Noisy copies per certificate of smoothing."
+)
 _VALIDATION = flags.DEFINE_integer(
     "validation", 1000, "Training images kept apart to choose the shifts on."
 )
-_ATTACKS = flags.DEFINE_integer("attacks", 1000, "Least number of attacks.")
+_ATTACKS = flags.DEFINE_integer(
+    "attacks", 1000, "Least number of attacks inside certified radii."
+)
 _TIME_LIMIT = flags.DEFINE_float(
     "time_limit", 120.0, "Seconds per batch of 64 boxes; then what is proved stands."
 )

@@ -20,17 +20,35 @@ import _common
 from _captioner import Request, run
 from absl import flags
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where fashion_mnist lies.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder with Fashion-MNIST; if unset it is looked for, else downloaded.",
+)
 _INPUTS = flags.DEFINE_string("inputs", "0:10000:100", "Indices of test images.")
-_SIGMA = flags.DEFINE_float("sigma", 0.25, "Noise, in training and certification.")
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.7, "Of the sampling of words.")
+_SIGMA = flags.DEFINE_float(
+    "sigma", 0.25, "Scale of the noise, in training and certification."
+)
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature", 0.7, "Temperature at which words are sampled."
+)
 _N0 = flags.DEFINE_integer("n0", 100, "Samples that choose the class.")
-_N = flags.DEFINE_integer("n", 10_000, "Samples that bound its probability.")
-_LABELLED = flags.DEFINE_integer("labelled", 2_000, "Judged captions per image.")
-_ALPHA = flags.DEFINE_float("alpha", 0.001, "Failure probability of each answer.")
-_THRESHOLD = flags.DEFINE_float("threshold", 0.05, "Most probability of garbling.")
+_N = flags.DEFINE_integer(
+    "n", 10_000, "Samples that bound the probability of that class."
+)
+_LABELLED = flags.DEFINE_integer(
+    "labelled", 2_000, "Captions per image that the judge labels."
+)
+_ALPHA = flags.DEFINE_float(
+    "alpha", 0.001, "Most probability with which an answer may be false."
+)
+_THRESHOLD = flags.DEFINE_float(
+    "threshold", 0.05, "How often captions may be garbled at most."
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 4, "Passes over the training images.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 1000, "Noisy images at once.")
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 1000, "Noisy images per call; more need more memory."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of training and sampling.")
 _OUTPUT = flags.DEFINE_string("output", "out/captioner", "Folder to write.")
 _RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")

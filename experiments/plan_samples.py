@@ -28,14 +28,22 @@ from jaxcert.smoothing import (
 )
 
 _NOISE = flags.DEFINE_enum("noise", "gaussian", list(NOISES), "Kind of noise.")
-_SCALE = flags.DEFINE_float("scale", 0.25, "Its scale, in input units.")
+_SCALE = flags.DEFINE_float(
+    "scale", 0.25, "Scale of the noise, in input units (sigma)."
+)
 _RADIUS = flags.DEFINE_float("radius", 0.5, "The wanted radius.", 0.0)
 _N = flags.DEFINE_integer("n", 10_000, "Samples that can be afforded.")
-_ALPHA = flags.DEFINE_float("alpha", 0.001, "Failure probability of a certificate.")
+_ALPHA = flags.DEFINE_float(
+    "alpha", 0.001, "Most probability with which a certificate may be false."
+)
 _EPS = flags.DEFINE_float("eps", 0.0, "Bound of the oracle's error.", 0.0, 1.0)
-_POWER = flags.DEFINE_float("power", 0.9, "Chance of reaching the wanted radius.")
+_POWER = flags.DEFINE_float(
+    "power", 0.9, "Wanted chance of certifying the radius, for the last column."
+)
 _AGREEMENTS = flags.DEFINE_list(
-    "agreements", "0.6,0.7,0.8,0.9,0.95,0.99,0.999,0.9999".split(","), "Agreements."
+    "agreements",
+    "0.6,0.7,0.8,0.9,0.95,0.99,0.999,0.9999".split(","),
+    "Probabilities of the class under the noise, one row each.",
 )
 
 
@@ -45,14 +53,16 @@ def main(argv: Sequence[str]) -> int:
     noise = NOISES[_NOISE.value](_SCALE.value)
     options = SmoothingOptions(noise=noise, n=_N.value, alpha=_ALPHA.value)
     budget = f"with {options.n:,}"
+    rows = [_row(p, options) for p in numbers("agreements", tuple(_AGREEMENTS.value))]
+    if not rows:
+        raise InputError("--agreements is empty: give numbers with commas")
     print(f"{'':10}{'radius (' + noise.norm + ')':>14}{budget:>26}{'samples for':>15}")
     print(
         f"{'agreement':>10}{'at most':>14}{'mean radius':>13}"
         f"{f'P({_RADIUS.value:g})':>13}{f'{_RADIUS.value:g}':>15}"
     )
     print("-" * 65)
-    for agreement in numbers("agreements", tuple(_AGREEMENTS.value)):
-        print(_row(agreement, options))
+    print("\n".join(rows))
     print(f"largest radius of {options.n:,} samples: {largest_radius(options):.4f}\n")
     counts = (100, 1_000, 10_000, 100_000)
     print("mean radius, of that with infinitely many samples, agreement uniform on")

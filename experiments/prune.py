@@ -20,16 +20,26 @@ from absl import flags
 
 from jaxcert.data import load_dataset
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where Fashion-MNIST lies.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder with Fashion-MNIST; if unset it is looked for, else downloaded.",
+)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Networks per method.", 1)
 _IMAGES = flags.DEFINE_integer("images", 10000, "Training images.", 128)
 _INPUTS = flags.DEFINE_integer("inputs", 50, "Test images to certify.", 1, 10000)
-_EPOCHS = flags.DEFINE_integer("epochs", 6, "Passes before pruning.", 1)
+_EPOCHS = flags.DEFINE_integer("epochs", 6, "Passes over the images before pruning.", 1)
 _SPARSITY = flags.DEFINE_float("sparsity", 0.5, "Share of neurons to prune.")
 _ROUNDS = flags.DEFINE_integer("rounds", 4, "Steps to prune in, an epoch each.", 1)
-_PENALTY = flags.DEFINE_float("penalty", 0.01, "Weight of the W1 penalty.")
-_RADIUS = flags.DEFINE_float("radius", 0.15, "Greatest change that is certified.")
-_PIXELS = flags.DEFINE_float("pixels", 3.0, "How far a coordinate may move.")
+_PENALTY = flags.DEFINE_float(
+    "penalty", 10.0, "Weight of the Wasserstein penalty of the last method."
+)
+_RADIUS = flags.DEFINE_float(
+    "radius", 0.15, "How far brightness and contrast may move, each way."
+)
+_PIXELS = flags.DEFINE_float(
+    "pixels", 3.0, "How far a keypoint coordinate may move, in pixels."
+)
 _OUTPUT = flags.DEFINE_string("output", "out/prune", "Folder to write.")
 _RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")
 

@@ -26,20 +26,28 @@ _MODEL = flags.DEFINE_string(
     "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
 )
 _DATASET = flags.DEFINE_string("dataset", "digits", "digits, mnist or fashion_mnist.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder with the data set; if unset it is looked for, else downloaded.",
+)
 _SPLIT = flags.DEFINE_string("split", "test", "train or test.")
 _INPUTS = flags.DEFINE_string(
     "inputs", "0:100", "Indices (0:100; 3,17; all), a CSV folder, or an .npy/.npz file."
 )
-_CHANGES = flags.DEFINE_list("changes", list(FAMILIES), f"Of {', '.join(FAMILIES)}.")
+_CHANGES = flags.DEFINE_list(
+    "changes", list(FAMILIES), f"Which of {', '.join(FAMILIES)}."
+)
 _RATES = flags.DEFINE_list(
     "rates", [], "How far b and c of 'both' go per unit of radius; default 1,1."
 )
 _TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "Width of the brackets to reach.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Inputs per call.", 1, 512)
 _TIME_LIMIT = flags.DEFINE_float("time_limit", 0.0, "Seconds per batch; 0: no limit.")
-_GRID = flags.DEFINE_integer("grid", 0, "Points of the grid check; 0: none.", 0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the demo network.", 0, 2**32 - 1)
+_GRID = flags.DEFINE_integer(
+    "grid", 0, "Points per input of the grid check; 0: none.", 0
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the demo network.", 0, 2**32 - 1)
 _OUTPUT = flags.DEFINE_string("output", "out/semantic", "Folder to write.")
 _RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")
 

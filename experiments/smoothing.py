@@ -25,21 +25,39 @@ from absl import flags
 from jaxcert.data import DATASETS, SPLITS
 
 _MODELS = flags.DEFINE_list("models", [], "Checkpoints or ONNX files.")
-_SCALES = flags.DEFINE_list("scales", [], "Noise of each model; as trained if empty.")
+_SCALES = flags.DEFINE_list(
+    "scales",
+    [],
+    "Scale of the noise per model (sigma if gaussian); as trained if empty.",
+)
 _NOISE = flags.DEFINE_enum(
     "noise", "gaussian", ["gaussian", "laplace", "uniform"], "Kind of noise."
 )
 _DATASET = flags.DEFINE_enum("dataset", "fashion_mnist", DATASETS, "Data set.")
 _SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "Split.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
-_INPUTS = flags.DEFINE_string("inputs", "0:100", "Indices, or files with labels.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Folder with the data set; if unset it is looked for, else downloaded.",
+)
+_INPUTS = flags.DEFINE_string(
+    "inputs", "0:100", "Indices (0:100; 3,17; all), or a file of inputs with labels."
+)
 _N0 = flags.DEFINE_integer("n0", 100, "Samples that choose the class.")
-_N = flags.DEFINE_integer("n", 10_000, "Samples that bound its probability.")
-_ALPHA = flags.DEFINE_float("alpha", 0.001, "Failure probability of each answer.")
-_UNION = flags.DEFINE_boolean("union", False, "Let alpha be of all inputs at once.")
+_N = flags.DEFINE_integer(
+    "n", 10_000, "Samples that bound the probability of that class."
+)
+_ALPHA = flags.DEFINE_float(
+    "alpha", 0.001, "Most probability with which an answer may be false."
+)
+_UNION = flags.DEFINE_boolean(
+    "union", False, "Let all answers hold at once with probability 1 - alpha."
+)
 _STOP = flags.DEFINE_float("stop_radius", None, "Stop counting once this is certified.")
 _RADII = flags.DEFINE_list("radii", ["0", "0.25", "0.5", "1"], "Radii of the table.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 250, "Noisy inputs at once.")
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 250, "Noisy inputs per call; more need more memory."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.")
 _OUTPUT = flags.DEFINE_string("output", "out/smoothing", "Folder to write.")
 _RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")

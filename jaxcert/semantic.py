@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from jaxcert.bounds.forward import forward_layers
 from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
-from jaxcert.checks import as_arrays, check_inputs
+from jaxcert.checks import as_arrays, check_inputs, check_labels
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.input_changes import InputFamily, Transform
@@ -343,7 +343,13 @@ def row_specs(coefficients: np.ndarray, offset: np.ndarray) -> Spec:
 
 
 def label_specs(labels: np.ndarray, num_classes: int) -> Spec:
-    """Returns specs of a batch: the label's logit exceeds every other."""
+    """Returns specs of a batch: the label's logit exceeds every other.
+
+    Raises:
+      InputError: a label that is no integer in 0 .. num_classes - 1.
+    """
+    labels = np.asarray(labels)
+    check_labels(labels, len(labels), num_classes)
     eye = np.eye(num_classes)
     others = [[j for j in range(num_classes) if j != c] for c in labels]
     rows = eye[labels][:, None] - eye[np.asarray(others, int).reshape(len(labels), -1)]

@@ -210,6 +210,31 @@ def test_a_wrong_gate_costs_nothing_but_itself():
                 assert step == 0 or exact_score(model, other) > 0
 
 
+def test_a_slope_that_cancels_is_charged():
+    """The slope is 2^60 - 1 - 2^60 = -1, or 0 in float64, which would prove any radius.
+
+    f(y) = relu(2^60 y + 1) + relu(1 - y) - 2^60 y - 3/2, which is 1/2 - y on [0, 1].
+    """
+    architecture = ConvexArchitecture("mlp", (1,), hidden=(2,))
+    params = jax.tree.map(
+        lambda a: np.zeros(a.shape, np.float32), networks.skeleton(architecture)[1]
+    )
+    params["norms"][0]["var"] += SQUARES[1]
+    params["norms"][0]["scale"] += 1
+    params["first"]["kernel"] = np.float32([[2.0**60, -1]])
+    params["first"]["bias"] += 1
+    params["monotone"][0]["kernel"] += 1
+    params["passthrough"][0]["kernel"] = np.float32([[-(2.0**60)]])
+    model = ConvexClassifier(
+        architecture, params, Shift(np.zeros(1, np.float32)), (1,), -1.5
+    )
+    at = [exact_score(model, exact([y])) for y in (0.0, 0.25, 0.5)]
+    assert at == [Fraction(1, 2), Fraction(1, 4), 0]
+    found = certified_radii(model, np.zeros((1, 1)), (1.0, 1.5, 2.0, INF))
+    assert found.score[0] == 0.5
+    assert ((found.radius > 0) & (found.radius < 0.5)).all()
+
+
 def test_numbers_that_underflow_are_charged():
     """-1e-30 times 1e-300 is 0 in float64, and below it in truth."""
     params = linear_params([-1e-30, 0, 0], 0)

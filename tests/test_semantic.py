@@ -347,6 +347,8 @@ def test_mistakes_are_named():
     wide = row_specs(np.zeros((COUNT, 1, CLASSES + 1)), np.ones((COUNT, 1)))
     with pytest.raises(InputError, match="speaks of 4 outputs, but the network"):
         both.apothems(x, wide)
+    with pytest.raises(InputError, match=f"label {CLASSES} of input 1 is out of range"):
+        label_specs(np.array([0, CLASSES]), CLASSES)
     with pytest.raises(InputError, match="batch_size is 0"):
         SemanticCertifier(net, params, FAMILIES["both"], batch_size=0)
     with pytest.raises(InputError, match="2 rates for the parameters b: give one each"):

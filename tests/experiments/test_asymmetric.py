@@ -39,7 +39,8 @@ from jaxcert.convex import (
     networks,
 )
 from jaxcert.errors import InputError
-from jaxcert.models import from_params
+from jaxcert.models import checkpoint_metadata, from_params
+from jaxcert.smoothing import Gaussian, SmoothingOptions
 
 SCRIPT = Path(__file__).parents[2] / "experiments/asymmetric.py"
 DATA = Path(__file__).parents[2].parent / "shared/data"
@@ -99,6 +100,13 @@ def test_a_run_is_complete_and_continues(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(radius, certified_radii(model, x).radius)
     right = (model.scores(data.test.images) > 0) == data.test.labels
     assert summary["methods"][0]["clean"] == [int(right.sum()), len(right)]
+    right = (model.scores(data.validation.images) > 0) == data.validation.labels
+    assert summary["methods"][0]["validation"] == [int(right.sum()), len(right)]
+    target = summary["matched_validation_accuracy"]
+    assert all(m["validation"][0] / 50 >= target for m in summary["methods"])
+    assert " points apart on validation images, " in ended.out
+    stored = checkpoint_metadata(out / "smoothing.npz")["train"]
+    assert stored["noise"] == TASKS["digits"].sigma, "fresh noise in every step"
     # A kill inside a line, and a method that has not begun.
     lines = (out / "certificates.jsonl").read_bytes().split(b"\n")
     (out / "certificates.jsonl").write_bytes(b"\n".join(lines[:15]) + b"\n{")
@@ -185,7 +193,8 @@ def linear(weight: np.ndarray) -> Any:
 def test_smoothing_of_a_linear_classifier_has_the_right_radius():
     """Its smoothed radius is the distance (w x + b) / |w|; no bound exceeds it."""
     weight = np.array([3.0, 4.0])
-    method = _asymmetric_smoothing.Smoothing(linear(weight), 0.5, 5000, 0)
+    options = SmoothingOptions(Gaussian(0.5), n=5000)
+    method = _asymmetric_smoothing.Smoothing(linear(weight), options, 0)
     x = np.random.default_rng(0).uniform(size=(8, 2))
     distance = (x @ weight - 2.0) / 5
     found = method.certify(x, -2.0)

@@ -40,10 +40,12 @@ def test_the_table_of_a_plan(plan):
     ("flag", "message", "code"),
     [
         ("--power=2", "error: power is 2.0; it must lie in (0, 1)", 1),
+        ("--agreements=0.9,2", "error: the agreement is 2.0; it must lie in [0, 1]", 1),
+        ("--agreements=", "error: --agreements is empty: give numbers with commas", 1),
         ("--radius=-1", "error: flag --radius=-1: -1.0 is not a non-negative", 2),
     ],
 )
 def test_mistakes_are_one_line(plan, flag, message, code):
     ended = plan(flag)
-    assert ended.returncode == code
+    assert ended.returncode == code and not ended.stdout
     assert message in ended.stderr and len(ended.stderr.splitlines()) == 1

@@ -38,8 +38,11 @@ def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
     asked = request()
     records = run(asked, network, chosen, tmp_path, False)
     assert violations(records) == 0
-    assert "0 of them inside a certified range" in sentence(records, asked)
-    assert table(records, asked).splitlines()[-1].split()[:2] == ["brightness", "6"]
+    said = sentence(records, asked)
+    assert "0 of them inside a certified range" in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 80
+    lines = table(records, asked).splitlines()
+    assert lines[-1].split()[:2] == ["brightness", "6"] and max(map(len, lines)) <= 80
     path = tmp_path / "semantic.jsonl"
     lines = path.read_text().splitlines()
     assert [json.loads(line)["input"] for line in lines] == [str(i) for i in range(6)]
@@ -60,6 +63,9 @@ def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
     unlabelled = dataclasses.replace(chosen, labels=None)
     with pytest.raises(InputError, match="the inputs have no labels"):
         run(asked, network, unlabelled, tmp_path, False)
+    of_another = dataclasses.replace(chosen, labels=np.full(6, 10))
+    with pytest.raises(InputError, match="label 10 of input 0 is out of range: the"):
+        run(asked, network, of_another, tmp_path, False)
 
 
 def test_the_grid_notices_a_range_that_is_too_wide(tiny: Tiny):
@@ -153,8 +159,12 @@ def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch):
     assert [json.loads(line)["method"] for line in lines] == [n for n, *_ in RUNS]
     total = {r["method"]: sum(r["pruned"]) for r in records}
     assert total.pop("unpruned") == 0 and set(total.values()) == {5}
-    said = _prune_run.table(records) + _prune_run.sentence(records, study)
-    assert all(name in said for name, *_ in RUNS)
+    said = _prune_run.table(records)
+    assert all(name in said for name, *_ in RUNS) and "+-" not in said
+    assert "Pruned neurons per layer (means): unpruned 0 0, random " in said
+    twice = [*records, *({**r, "seed": 1, "error": 3.0} for r in records)]
+    said = _prune_run.table(twice) + "\n" + _prune_run.sentence(twice, study)
+    assert "2.00+-1.41" in said and max(map(len, said.splitlines())) <= 80
     made = len(measured)
     again = _prune_run.run(study, tmp_path, (data, data), True)
     assert again == records and len(measured) == made
@@ -164,8 +174,16 @@ def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="already holds records .pruning.jsonl.. Cont"):
         _prune_run.run(study, tmp_path, (data, data), False)
     assert path.read_text().splitlines() == lines
-    with pytest.raises(InputError, match="pixels is 0; it must be > 0 and finite"):
-        dataclasses.replace(study, pixels=0)
+    for wrong, message in (
+        ({"pixels": 0}, "pixels is 0; it must be > 0 and finite"),
+        ({"sparsity": 1}, "sparsity must lie in .0, 1., got 1"),
+        ({"penalty": -1}, "penalty must be at least 0, got -1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dataclasses.replace(study, **wrong)
+    greedy = dataclasses.replace(study, images=1101)
+    with pytest.raises(InputError, match="x train has 1100 images, not 1101: ask for"):
+        _prune_run.run(greedy, tmp_path / "greedy", (data, data), False)
 
 
 def test_the_spread_decides_what_the_sentence_says():
@@ -176,6 +194,8 @@ def test_the_spread_decides_what_the_sentence_says():
                 for k, pair in proved.items() for i, v in enumerate(pair)]  # fmt: skip
 
     far = _prune_run.sentence(rates(random=(50, 52), stable=(80, 82)), study)
-    assert "stable, before random, by more than the spread" in far
+    assert "stable, before random, by more than the spread" in " ".join(far.split())
     near = _prune_run.sentence(rates(random=(50, 90), stable=(60, 82)), study)
-    assert "stable, before random, but by less than the spread" in near
+    assert "stable, before random, but by less than the spread" in " ".join(
+        near.split()
+    )

@@ -147,6 +147,13 @@ def test_mistakes_are_one_line(run, request_, message):
     assert message in ended.err and len(ended.err.splitlines()) == 1
 
 
+def test_labels_that_the_network_does_not_know_are_refused(run, tmp_path):
+    np.savez(tmp_path / "in.npz", x=np.zeros((2, 64)), labels=np.array([9, 10]))
+    ended = run(inputs=str(tmp_path / "in.npz"))
+    assert ended.code == 1
+    assert "label 10 of input 1 is out of range: the network has classes" in ended.err
+
+
 def test_a_run_is_not_mixed_with_another(run):
     assert run(inputs="0:2").code == 0
     ended = run(inputs="0:2")
