@@ -15,9 +15,11 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import _common
 import numpy as np
+from _grow import NOTHING, Grower
 from _inputs import Selection, select_inputs, select_network
 from _proofs import Proofs
 from absl import flags, logging
@@ -41,6 +43,7 @@ from jaxcert.report import (
     table,
     write_report,
 )
+from jaxcert.search.growth import FAIRNESS, GrowthOptions
 
 _MODEL = flags.DEFINE_string(
     "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
@@ -84,6 +87,16 @@ _ARITHMETIC = flags.DEFINE_enum(
     ["real", "float32"],
     "What is proved: the network in real numbers, or every float32 evaluation of it "
     "(implies --proofs).",
+)
+_GROW = flags.DEFINE_enum(
+    "grow",
+    NOTHING,
+    [NOTHING, *FAIRNESS],
+    "Grow every box on to a maximal one, for this objective; with --proofs, "
+    "certificates of the grown boxes are written as well.",
+)
+_DELTA = flags.DEFINE_float(
+    "delta", 1e-3, "No face of a grown box can move on by this, in input units."
 )
 _AGAIN = flags.DEFINE_boolean(
     "again", False, "Certify a second time, to print times without compilation."
@@ -149,7 +162,8 @@ def main(argv: Sequence[str]) -> int:
         proofs = None
         if _wants_proofs():
             proofs = Proofs.into(output / "proofs", certifier, _ARITHMETIC.value)
-        interrupted = _certify_all(certifier, chosen, files, proofs)
+        grower = _grower(certifier, output)
+        interrupted = _certify_all(certifier, chosen, files, proofs, grower)
         if not interrupted:
             files.finish()
     for notice in files.notices:
@@ -158,6 +172,8 @@ def main(argv: Sequence[str]) -> int:
     print(table(records, summarise(records), tolerance=_TOLERANCE.value))
     if proofs is not None:
         print(f"\n{proofs.summary()}")
+    if grower is not None:
+        print(f"\n{grower.summary()}")
     if _REPORT.value:
         print(f"\nreport: {write_report(output)}")
     if interrupted:
@@ -170,6 +186,14 @@ def main(argv: Sequence[str]) -> int:
 def _wants_proofs() -> bool:
     """Nothing but the checker proves what float32 evaluations do."""
     return _PROOFS.value or _ARITHMETIC.value == "float32"
+
+
+def _grower(certifier: Certifier, output: Path) -> Grower | None:
+    if _GROW.value == NOTHING:
+        return None
+    folder = output / "grown" if _wants_proofs() else None
+    options = GrowthOptions(_GROW.value, _DELTA.value)  # type: ignore[arg-type]
+    return Grower.into(folder, certifier, options, _ARITHMETIC.value)
 
 
 def _check(certifier: Certifier, chosen: Selection) -> None:
@@ -199,7 +223,11 @@ def _check_unchanged(files: RunFiles, chosen: Selection) -> None:
 
 
 def _certify_all(
-    certifier: Certifier, chosen: Selection, files: RunFiles, proofs: Proofs | None
+    certifier: Certifier,
+    chosen: Selection,
+    files: RunFiles,
+    proofs: Proofs | None,
+    grower: Grower | None,
 ) -> str:
     """Certifies what is not done; returns what stopped it, or ''."""
     todo = [i for i, name in enumerate(chosen.names) if name not in files.done]
@@ -214,7 +242,7 @@ def _certify_all(
                 if time.monotonic() >= deadline:
                     return "the time limit"
                 part = np.array(todo[start : start + size])
-                _certify_part(certifier, chosen, part, files, proofs, deadline)
+                _certify_part(certifier, chosen, part, files, proofs, grower, deadline)
                 show(start + len(part))
     except KeyboardInterrupt:
         return "Ctrl-C"
@@ -227,6 +255,7 @@ def _certify_part(
     part: np.ndarray,
     files: RunFiles,
     proofs: Proofs | None,
+    grower: Grower | None,
     deadline: float,
 ) -> None:
     begin = time.perf_counter()
@@ -241,6 +270,12 @@ def _certify_part(
         _record(answer, row, name, labels is not None, seconds)
         for row, name in enumerate(names)
     ]
+    grown = None
+    if grower is not None:
+        boxes = grower.grow(names, chosen.x[part], answer, deadline)
+        grown = boxes.lo, boxes.hi
+        for record, own in zip(records, boxes.records, strict=True):
+            record["grown"] = own
     files.append(
         records,
         x=chosen.x[part],
@@ -248,6 +283,7 @@ def _certify_part(
         hi=np.asarray(answer.box.hi),
         witness=answer.witness,
         witness_class=answer.witness_class,
+        grown=grown,
     )
 
 
@@ -309,6 +345,8 @@ def _config(network: Network, chosen: Selection) -> dict:
         "restarts": _RESTARTS.value,
         "seed": _SEED.value,
     }
+    if _GROW.value != NOTHING:
+        config |= {"grow": _GROW.value, "delta": _DELTA.value}
     if chosen.class_names is not None:
         config["class_names"] = list(chosen.class_names)
     return config

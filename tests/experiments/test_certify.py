@@ -17,12 +17,15 @@ from pathlib import Path
 
 import _inputs
 import certify
+import check
 import numpy as np
 import pytest
+from in_process import answered
 
 from jaxcert.certificate.check import check_certificate
+from jaxcert.certificate.check_faces import check_faces
 from jaxcert.data import load_dataset
-from jaxcert.report import BOX_KEYS, RECORD_KEYS, Run, read_run
+from jaxcert.report import BOX_KEYS, GROWN_KEYS, RECORD_KEYS, Run, read_run
 
 COUNT = 12
 
@@ -554,3 +557,40 @@ def test_bar_on_a_terminal(start, whole, tmp_path):
     table = certify.table(records, summary, tolerance=tolerance)
     # After the bar has been wiped, the table and nothing else.
     assert re.sub(r"^\[[0-9;?]*[a-zA-Z]", "", after) == table + "\n"
+
+
+# Grown boxes
+
+
+def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
+    out = tmp_path / "out"
+    ended = run_certify(
+        "--inputs=0:4", "--grow=maximal", "--delta=0.02", "--proofs", f"--output={out}"
+    )
+    assert ended.code == 0, ended.err
+    assert "are stopped by a counterexample at most 0.02 beyond them" in ended.out
+    run = read_run(out)
+    own = [r for r in run.records if r["status"] == "certified"]
+    assert own
+    for row, record in enumerate(run.records):
+        grown = record["grown"]
+        if record["status"] != "certified":
+            assert grown is None and np.isnan(run.grown_lo[row]).all()
+            continue
+        assert tuple(grown) == GROWN_KEYS
+        assert (run.grown_lo[row] <= run.lo[row]).all()
+        assert (run.grown_hi[row] >= run.hi[row]).all()
+        assert grown["mean_edge"] > record["mean_edge"]
+        assert (
+            grown["faces_on_domain"] + grown["faces_stopped"] + grown["faces_open"]
+            == 2 * run.x[row].size
+        )
+        report = check_faces(out / "grown" / f"{record['input']}.npz")
+        assert report.box.accepted and report.proved == grown["proof"]
+        assert report.witnessed == grown["faces_stopped"]
+    page = (out / "report.html").read_text()
+    assert "grown" in page and "grown-edges.png" in page
+    checked = answered(lambda _: check.main(["check.py", str(out)]), "check.py", capsys)
+    assert checked.code == 0 and f"{len(own)} with their proof" in checked.out
+    other = run_certify("--inputs=0:4", "--proofs", "--resume", f"--output={out}")
+    assert other.code == 1 and "grow is 'maximal' there" in other.err
