@@ -13,6 +13,7 @@ import _common
 import jax
 import numpy as np
 from _grow import Grower
+from _regions import write_regions
 from _tabular_data import Scale, Table, load_scale, load_table
 from _tabular_text import box_sentence, dual_sentence, range_name, units_sentence
 from absl import logging
@@ -117,6 +118,7 @@ def compute(request: Request) -> int:
     print(f"\n{grower.summary()}")
     if request.dual:
         _print_duals(certifier, table, scale, output, request)
+    write_regions(certifier, output)
     print(f"\nreport: {write_report(output)}")
     return 0
 
@@ -338,7 +340,8 @@ def _places(
     for record, x in zip(run.records, run.x, strict=True):
         ball = Box.ball(x, request.within, scale.domain, scale.rates, outward=True)
         rate = "standard deviation" if scale.deviations else "rate"
-        where = f"within {request.within:g} {rate}s of {record['input']}"
+        many = "" if request.within == 1 else "s"
+        where = f"within {request.within:g} {rate}{many} of {record['input']}"
         yield record["input"], where, jax.device_get(ball)
 
 

@@ -37,10 +37,12 @@ def rounded(low: float, high: float, inside: float | None = None) -> tuple[str, 
     return f"{exact[0]:f}", f"{exact[1]:f}"  # as thin as a number: all its digits
 
 
-def rounded_outward(low: float, high: float) -> tuple[str, str]:
-    """Returns both ends in few digits, as numbers beyond [low, high], exactly."""
-    width = high - low
-    place = min(0, math.floor(math.log10(width)) - 3) if width > 0 else -9
+def rounded_outward(low: float, high: float, width: float) -> tuple[str, str]:
+    """Returns both ends in few digits, as numbers beyond [low, high], exactly.
+
+    A thousandth of `width`, which is > 0, is lost at most.
+    """
+    place = min(0, math.floor(math.log10(width)) - 3)
     exact = [Decimal(low), Decimal(high)]
     ends = _quantized(exact, place, (ROUND_FLOOR, ROUND_CEILING))
     return f"{ends[0]:f}", f"{ends[1]:f}"
@@ -132,8 +134,10 @@ def dual_sentence(table: Table, scale: Scale, box: DualBox, where: str) -> str:
     if box.empty:
         return f"No instance {where} is of {name}: this is proved."
     lines = []
+    widths = np.asarray(scale.domain.hi) - np.asarray(scale.domain.lo)
     for i, feature in enumerate(table.features):
-        ends = rounded_outward(float(box.outer.lo[i]), float(box.outer.hi[i]))
+        outer = float(box.outer.lo[i]), float(box.outer.hi[i])
+        ends = rounded_outward(*outer, float(widths[i]))
         inner = float(box.inner.lo[i]), float(box.inner.hi[i])
         for side, word in enumerate(("below", "above")):
             if not box.smaller[i + side * count]:

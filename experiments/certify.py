@@ -22,6 +22,7 @@ import numpy as np
 from _grow import NOTHING, Grower
 from _inputs import Selection, select_inputs, select_network
 from _proofs import Proofs
+from _regions import write_regions
 from absl import flags, logging
 
 from jaxcert.certifier import (
@@ -174,6 +175,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"\n{proofs.summary()}")
     if grower is not None:
         print(f"\n{grower.summary()}")
+        write_regions(certifier, output)
     if _REPORT.value:
         print(f"\nreport: {write_report(output)}")
     if interrupted:
