@@ -270,7 +270,8 @@ def _config(
         "grow": request.objective,
         "delta": request.delta,
         "tolerance": request.tolerance,
-        "class_names": list(table.classes),
+        # The report says "class" itself.
+        "class_names": [name.removeprefix("class ") for name in table.classes],
         "feature_names": [
             f"{name} ({unit})" if unit else name
             for name, unit in zip(table.features, scale.units, strict=True)

@@ -99,6 +99,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
         page = environment.from_string(TEMPLATE).render(
             title=_title(run.config),
             sentence=sentence(summary, _tolerance(run.config)),
+            rates=run.config.get("rates_are"),
             complete=run.about.get("complete", False),
             notices=run.notices,
             summary=summary,
@@ -224,14 +225,14 @@ def _caption(run: Run, row: int, example: Example) -> str:
     if example.witness is None:
         parts.append("No counterexample found")
     else:
-        distance = float(np.abs(example.witness - example.x).max())
         other = ""
         if run.witness_class[row] >= 0:
             other = f" of class {_class_name(run.config, int(run.witness_class[row]))}"
-        parts.append(
-            f"Nearest counterexample{other}: its features move by up to "
-            f"{format_number(distance, 'up')}"
-        )
+        text = f"Nearest counterexample{other}"
+        if "rates" not in run.config:  # with rates, a feature's distance is no number
+            distance = float(np.abs(example.witness - example.x).max())
+            text += f": its features move by up to {format_number(distance, 'up')}"
+        parts.append(text)
     if record.get("grown"):
         parts.append(_grown_caption(record))
     return ". ".join(parts) + "."
@@ -303,7 +304,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     lower, upper = config.pop("domain_lower", None), config.pop("domain_upper", None)
     lower = "0" if lower is None else _value(lower)
     upper = "1" if upper is None else _value(upper)
-    facts.append(("domain, per feature", f"[{lower}, {upper}]"))
+    if "," in lower + upper:
+        facts += [("domain, lower ends", lower), ("domain, upper ends", upper)]
+    else:
+        facts.append(("domain, per feature", f"[{lower}, {upper}]"))
     facts += [(key.replace("_", " "), _value(value)) for key, value in config.items()]
     about = run.about
     if "versions" in about:

@@ -114,6 +114,8 @@ def domain_of(
 
 def units(config: Mapping[str, Any], shape: tuple[int, ...]) -> str:
     """Returns the unit of an apothem, for axis labels."""
+    if config.get("rates_are"):
+        return str(config["rates_are"])
     lo, hi = domain_of(config, shape)
     width = float(np.max(hi - lo, initial=0.0))
     uniform = width > 0 and math.isfinite(width) and bool(np.all(hi - lo == width))
@@ -257,8 +259,9 @@ def write_bars(
         rank = -np.abs(example.witness - example.x).ravel()
     shown = np.sort(np.argsort(rank, kind="stable")[:_MOST_BARS])
     rows = np.arange(len(shown))
+    height = 1.3 if example.grown is None else 1.6  # the legend needs a second line
     for scheme in SCHEMES:
-        fig, ax = chart(scheme, 8.0, 1.3 + 0.27 * len(shown))
+        fig, ax = chart(scheme, 8.0, height + 0.27 * len(shown))
         if np.isfinite(width).all():
             left, right = place(dom_lo)[shown], place(dom_hi)[shown]
             ax.barh(rows, right - left, 0.72, left, color=scheme.faint, label="domain")
@@ -303,7 +306,8 @@ def write_bars(
             else "feature value (input units)"
         )
         ax.grid(axis="y", visible=False)
-        legend(ax, scheme, loc="lower center", ncols=5, bbox_to_anchor=(0.4, 1.0))
+        columns = 4 if example.grown is None else 3
+        legend(ax, scheme, loc="lower center", ncols=columns, bbox_to_anchor=(0.5, 1.0))
         fig.savefig(stem.with_name(f"{stem.name}-features{scheme.suffix}.png"))
     return len(shown)
 

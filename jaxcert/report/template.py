@@ -126,6 +126,8 @@ details dt { color: var(--ink); font-weight: 600; margin-top: .6rem; }
 <header>
 <h1>{{ title }}</h1>
 <p class="lead">{{ sentence }}</p>
+{% if rates %}<p class="note">Distances are in rates ({{ rates }}): 1 moves every
+feature by its own rate.</p>{% endif %}
 {% if not complete %}
 <p class="warning">This run is not finished: it was interrupted or is still going on.
 What is below holds for the {{ summary.n }} inputs answered so far.</p>
@@ -237,7 +239,7 @@ move in, all features at once.{% endif %}</p>
 <span class="status {{ strip.record.status }}">{{ strip.record.status }}</span></h3>
 <p>{{ strip.caption }}</p>
 {% if images %}
-<div class="tiles{{ " grown" if strip.record.grown }}">
+<div class="tiles{{ " grown" if strip.record.get("grown") }}">
 {% for tile in strip.tiles %}
 <figure><img src="pictures/{{ tile.file }}" alt="{{ tile.alt }}" loading="lazy">
 <figcaption>{% if tile.scale %}<span class="scale"
@@ -278,7 +280,7 @@ style="background: {{ tile.scale.gradient }}"></span><span class="ends"><span>
 <td>{{ up(r.apothem_upper) }}</td><td>{{ down(r.min_edge) }}</td>
 <td>{{ down(r.mean_edge) }}</td><td>{{ down(r.max_edge) }}</td>
 <td>{{ down(r.log_volume) }}</td>
-{% if grown %}{% set g = r.grown or {} %}<td>{{ down(g.mean_edge) if g else "-" }}</td>
+{% if grown %}{% set g = r.get("grown") %}<td>{{ down(g.mean_edge) if g else "-" }}</td>
 <td>{{ g.faces_stopped if g else "-" }}</td><td>{{ g.faces_open if g else "-" }}</td>
 {% endif %}<td>{{ text(r.oracle_calls) }}</td>
 <td>{{ text(r.subproblems) }}</td><td>{{ near(r.seconds) }}</td></tr>

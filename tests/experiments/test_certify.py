@@ -565,10 +565,10 @@ def test_bar_on_a_terminal(start, whole, tmp_path):
 def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
     out = tmp_path / "out"
     ended = run_certify(
-        "--inputs=0:4", "--grow=maximal", "--delta=0.02", "--proofs", f"--output={out}"
+        "--inputs=0:2", "--grow=maximal", "--delta=0.05", "--proofs", f"--output={out}"
     )
     assert ended.code == 0, ended.err
-    assert "are stopped by a counterexample at most 0.02 beyond them" in ended.out
+    assert "are stopped by a counterexample at most 0.05 beyond them" in ended.out
     run = read_run(out)
     own = [r for r in run.records if r["status"] == "certified"]
     assert own
@@ -592,5 +592,5 @@ def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
     assert "grown" in page and "grown-edges.png" in page
     checked = answered(lambda _: check.main(["check.py", str(out)]), "check.py", capsys)
     assert checked.code == 0 and f"{len(own)} with their proof" in checked.out
-    other = run_certify("--inputs=0:4", "--proofs", "--resume", f"--output={out}")
+    other = run_certify("--inputs=0:2", "--proofs", "--resume", f"--output={out}")
     assert other.code == 1 and "grow is 'maximal' there" in other.err
