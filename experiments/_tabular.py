@@ -286,21 +286,21 @@ def _print_boxes(table: Table, scale: Scale, output: Path) -> None:
     for row, record in enumerate(run.records):
         label = table.classes[record["label"]]
         predicted = table.classes[record["predicted"]]
-        title = f"\n{record['input']}, in the data {label}"
+        title = f"{record['input']} ({label})"
         if record["status"] != "certified":
             what = "nothing is proved of it"
             if record["status"] == "misclassified":
-                what = f"but predicted {predicted}: no box"
-            print(f"{title}, {what}")
+                what = f"predicted {predicted}, so that it gets no box"
+            print(f"\n{title}: {what}.")
             continue
         lower = math.floor(record["apothem_lower"] * 1e3) / 1e3
-        print(f"{title}: all features may move by {lower:.3f} {rate}s at once.")
+        print(f"\n{title}: all features may move by {lower:.3f} {rate}s at once.")
         box = run.grown_lo[row], run.grown_hi[row]
         print(box_sentence(table, scale, record, run.x[row], box))
         grown = record["grown"]
         print(
-            f"({grown['faces_stopped']} ends stopped by a counterexample, "
-            f"{grown['faces_on_domain']} at the range's, {grown['faces_open']} open; "
+            f"(ends: {grown['faces_stopped']} stopped by a counterexample, "
+            f"{grown['faces_on_domain']} at the range's, {grown['faces_open']} open;\n"
             f"{_proof(grown['proof'])})"
         )
 

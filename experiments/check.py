@@ -75,13 +75,12 @@ def faces_line(path: Path, report: FacesReport) -> str:
     if not box.accepted:
         return line(path, box)
     name = _common.one_line(path.name.removesuffix(".npz"))
-    lower = f"apothem {box.apothem_lower:.6g} leaves {box.leaves}"
-    proved = lower if report.proved else "box audited, faces checked"
+    proved = f"leaves {box.leaves}" if report.proved else "box audited, faces checked"
     fixed = f"{report.fixed} fixed, " if report.fixed else ""
     return (
-        f"accepted {name} class {box.label} {proved}; faces: {report.on_domain} on "
-        f"domain, {fixed}{report.witnessed} stopped by delta {report.delta:g}, "
-        f"{report.open} open; {box.arithmetic} {1e3 * box.seconds:.0f} ms"
+        f"accepted {name} class {box.label} grown {box.arithmetic} {proved}: "
+        f"{report.on_domain} on F, {fixed}{report.witnessed} stopped, {report.open} "
+        f"open, {1e3 * box.seconds:.0f} ms"
     )
 
 
@@ -93,10 +92,13 @@ def faces_total(reports: Sequence[FacesReport]) -> str:
     stopped = sum(report.witnessed for report in reports)
     boxes = f"{proved} with their proof"
     if audited := len(reports) - proved:
-        boxes += f", {audited} audited only (the file holds no proof of the box)"
+        boxes += f", {audited} audited only"
+    deltas = sorted({report.delta for report in reports})
+    beyond = f"{deltas[0]:g}" + (f" .. {deltas[-1]:g}" if deltas[1:] else "")
     return (
         f"grown boxes: {len(reports)} accepted, {boxes}; {maximal} maximal;\n"
-        f"{stopped} of {free} faces inside the domain carry a counterexample"
+        f"{stopped} of {free} faces inside the domain F are stopped by a "
+        f"counterexample at most\n{beyond} beyond"
     )
 
 

@@ -92,6 +92,11 @@ def write_plane(
             vmin=-0.5,
             vmax=count - 0.5,
         )
+        for k in np.unique(regions.classes):
+            ax.text(
+                *_middle(regions, k), f"class {k}", color=scheme.ink, fontsize=10,
+                alpha=0.75, ha="center", va="center",
+            )  # fmt: skip
         boxes = [
             ((regions.dual_lo[label], regions.dual_hi[label]), "--", 1.6, scheme.ink,
              "dual box of its class"),
@@ -122,3 +127,11 @@ def write_plane(
         ax.set_ylabel(str(names[1]).replace("$", r"\$"))
         legend(ax, scheme, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0))
         fig.savefig(stem.with_name(f"{stem.name}-plane{scheme.suffix}.png"))
+
+
+def _middle(regions: Regions, label: int) -> tuple[float, float]:
+    """Returns the point of a class that is nearest to the middle of its region."""
+    where = np.argwhere(regions.classes == label)
+    away = np.sum((where - where.mean(axis=0)) ** 2, axis=1)
+    i, j = where[np.argmin(away)]
+    return float(regions.first[i]), float(regions.second[j])
