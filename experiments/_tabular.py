@@ -282,6 +282,7 @@ def _config(
 def _print_boxes(table: Table, scale: Scale, output: Path) -> None:
     run = read_run(output)
     print(units_sentence(table, scale))
+    print(f"All that follows is about values in the {range_name(scale)}.")
     rate = "standard deviation" if scale.deviations else "rate"
     for row, record in enumerate(run.records):
         label = table.classes[record["label"]]

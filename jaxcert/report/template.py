@@ -231,7 +231,9 @@ to the largest{% if others %}, then {{ others }}{% endif %}.
 {% if images %}Lower and upper face are the two extreme corners of the box: every image
 between them, pixel by pixel, keeps the class. Slack is how far a pixel may move;
 <span class="hatch"></span> marks faces on the domain's boundary, where the pixel cannot
-move further and which do not count.{% else %}A bar is the interval that a feature may
+move further and which do not count.{% if grown %} The grown faces are those of the box
+that the cube grew to; an edge length is how far a pixel may move in it, down and up
+together.{% endif %}{% else %}A bar is the interval that a feature may
 move in, all features at once.{% endif %}</p>
 {% for strip in strips %}
 <article class="strip">

@@ -592,5 +592,11 @@ def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
     assert "grown" in page and "grown-edges.png" in page
     checked = answered(lambda _: check.main(["check.py", str(out)]), "check.py", capsys)
     assert checked.code == 0 and f"{len(own)} with their proof" in checked.out
+    path = out / "grown" / f"{own[0]['input']}.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **{**arrays, "face_by": arrays["face_by"][:-1]})
+    checked = answered(lambda _: check.main(["check.py", str(out)]), "check.py", capsys)
+    assert checked.code == 1 and "REJECTED" in checked.out and "face_by" in checked.out
     other = run_certify("--inputs=0:2", "--proofs", "--resume", f"--output={out}")
     assert other.code == 1 and "grow is 'maximal' there" in other.err
