@@ -13,9 +13,12 @@ import numpy as np
 from absl import logging
 
 from jaxcert.box import Box, Rates
+from jaxcert.certificate.check_faces import FacesReport
 from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
+from jaxcert.certificate.store import Claim
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier, float64
+from jaxcert.oracle.instances import ProofTrees
 from jaxcert.search.growth import AT_DOMAIN, OPEN, Growth, GrowthOptions
 
 NOTHING = "off"
@@ -45,6 +48,7 @@ class Grower:
       certifier: which certified them.
       options: how they grow.
       writer: writes their certificates; None to write none.
+      arithmetic: real or float32; of float32, a box without its proof is none.
       boxes: grown so far; audited: those without a proof in their certificate.
       stopped, open: faces inside the domain.
       seconds: growing took, proofs included.
@@ -53,6 +57,7 @@ class Grower:
     certifier: Certifier
     options: GrowthOptions
     writer: GrownWriter | None = None
+    arithmetic: str = "real"
     boxes: int = 0
     audited: int = 0
     stopped: int = 0
@@ -75,7 +80,7 @@ class Grower:
                     certifier.domain, certifier.rates, folder,
                     required_margin=certifier.required_margin, arithmetic=arithmetic,
                 )  # fmt: skip
-        return Grower(certifier, options, writer)
+        return Grower(certifier, options, writer, arithmetic)
 
     def grow(
         self,
@@ -89,16 +94,25 @@ class Grower:
         growth = self.certifier.grow(x, found, self.options, deadline)
         own = found.outcome == Outcome.CERTIFIED
         lo, hi = (np.array(v, np.float64) for v in (growth.box.lo, growth.box.hi))
-        proofs: list[bool | None] = [None] * len(x)
-        if own.any():
-            proofs = self._write(names, x, found, growth, deadline, (lo, hi))
+        faces = self._write(names, x, found, growth, deadline, (lo, hi))
+        if self.arithmetic == "float32":  # nothing but the checker proves that
+            own &= [row in faces for row in range(len(x))]
         lo[~own], hi[~own] = np.nan, np.nan
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         records: list[dict[str, Any] | None] = [None] * len(x)
         for row in map(int, np.flatnonzero(own)):
             record = self._record(growth, row, x[row], Box(lo[row], hi[row]))
-            record |= {"seconds": seconds / own.sum(), "proof": proofs[row]}
+            record |= {"seconds": seconds / own.sum(), "proof": None}
+            if row in faces:  # what the file claims is what counts
+                record |= {
+                    "faces_stopped": faces[row].witnessed,
+                    "faces_open": faces[row].open,
+                    "proof": faces[row].proved,
+                }
+            self.boxes += 1
+            self.stopped += record["faces_stopped"]
+            self.open += record["faces_open"]
             records[row] = record
         return Grown(records, lo, hi)
 
@@ -110,55 +124,65 @@ class Grower:
         growth: Growth,
         deadline: float,
         box: tuple[np.ndarray, np.ndarray],
-    ) -> list[bool | None]:
+    ) -> dict[int, FacesReport]:
         """Writes certificates, and what they claim into the box.
 
-        Returns which have a proof; None where none is kept.
+        Returns what the checker said of each file that is kept, by row.
         """
         writer, (lo, hi) = self.writer, box
-        if writer is None:
-            return [None] * len(x)
         own = found.outcome == Outcome.CERTIFIED
+        if writer is None or not own.any():
+            return {}
         deadline = max(deadline, time.monotonic() + _PROOF_SECONDS * own.sum())
         answer = prove_boxes(self.certifier, found.label, growth.box, own, deadline)
         trees_of = answer.trees.of if answer.trees is not None else None
-        proofs: list[bool | None] = [None] * len(x)
+        faces: dict[int, FacesReport] = {}
         for row in map(int, np.flatnonzero(own)):
             claim = GrownClaim.of(
                 names[row], x[row], row, found, growth, self.options.delta
             )
             trees = trees_of(row) if trees_of and answer.improved[row] else None
+            kept = self._kept(writer, claim, trees)
+            if kept is None:
+                continue
+            faces[row] = writer.faces
+            self.audited += not writer.faces.proved
+            # Rounding may have asked for a smaller box.
+            lo[row] = kept.lo.reshape(x[row].shape)
+            hi[row] = kept.hi.reshape(x[row].shape)
+        return faces
+
+    def _kept(
+        self, writer: GrownWriter, claim: GrownClaim, trees: ProofTrees | None
+    ) -> Claim | None:
+        """Returns what the certificate that is kept claims; None if none is kept."""
+        reason = "there was no time for its proof"
+        if trees is not None:
             with float64():
                 written = writer.write_grown(claim, trees)
-                if written.path is None and trees is not None:
-                    logging.warning(
-                        "%s: the checker does not accept the proof of its grown box "
-                        "(%s); its faces are written alone",
-                        names[row], written.report.reason,
-                    )  # fmt: skip
-                    written, trees = writer.write_grown(claim, None), None
-            if written.path is None:
+            if written.path is not None:
+                return written.claim
+            reason = f"the checker does not accept its proof: {written.report.reason}"
+        if self.arithmetic == "real":
+            with float64():
+                written = writer.write_grown(claim, None)
+            if written.path is not None:
                 logging.warning(
-                    "%s: no certificate of its grown box is written (%s)",
-                    names[row], written.report.reason,
+                    "%s: the certificate of its grown box holds the faces alone (%s)",
+                    claim.name, reason,
                 )  # fmt: skip
-                continue
-            proofs[row] = trees is not None
-            self.audited += trees is None
-            # Rounding may have asked for a smaller box.
-            lo[row] = written.claim.lo.reshape(x[row].shape)
-            hi[row] = written.claim.hi.reshape(x[row].shape)
-        return proofs
+                return written.claim
+            reason = written.report.reason
+        logging.warning(
+            "%s: no certificate of its grown box is written (%s)", claim.name, reason
+        )
+        return None
 
     def _record(
         self, growth: Growth, row: int, x: np.ndarray, box: Box
     ) -> dict[str, Any]:
         blocked = growth.blocked[row]
         edges = np.asarray(box.hi) - np.asarray(box.lo)
-        stopped, still = int((blocked >= 0).sum()), int((blocked == OPEN).sum())
-        self.boxes += 1
-        self.stopped += stopped
-        self.open += still
         with np.errstate(divide="ignore"):
             volume = float(np.sum(np.log(edges)))
         return {
@@ -170,8 +194,8 @@ class Grower:
             "max_edge": float(edges.max()),
             "log_volume": volume,
             "faces_on_domain": int((blocked == AT_DOMAIN).sum()),
-            "faces_stopped": stopped,
-            "faces_open": still,
+            "faces_stopped": int((blocked >= 0).sum()),
+            "faces_open": int((blocked == OPEN).sum()),
             "subproblems": int(growth.subproblems[row]),
         }
 

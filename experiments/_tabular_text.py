@@ -106,8 +106,10 @@ def _clause(scale: Scale, i: int, low: float, high: float, value: float) -> str:
     at_high = high >= float(scale.domain.hi[i])
     if at_low and at_high:
         return ""
-    ends = rounded(low, high, value)
     unit = scale.units[i]
+    if low == high:
+        return with_unit(f"stays at {float(value)!r}", unit)
+    ends = rounded(low, high, value)
     now = f"(now {value:g})"
     if at_low:
         return f"{with_unit(f'is at most {ends[1]}', unit)} {now}"

@@ -15,7 +15,13 @@ import numpy as np
 
 from jaxcert.box import Box, Family, Rates
 from jaxcert.certificate.check import Report, _Arithmetic, _network
-from jaxcert.certificate.check_faces import AT_REST, OPEN, check_faces, violations
+from jaxcert.certificate.check_faces import (
+    AT_REST,
+    OPEN,
+    FacesReport,
+    check_faces,
+    violations,
+)
 from jaxcert.certificate.store import CertificateWriter, Claim, Written
 from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier, float64
@@ -112,7 +118,13 @@ class GrownClaim(Claim):
 
 
 class GrownWriter(CertificateWriter):
-    """Writes the certificates of the grown boxes of one network into a folder."""
+    """Writes the certificates of the grown boxes of one network into a folder.
+
+    Attributes:
+      faces: what the checker said of the last file that was written.
+    """
+
+    faces: FacesReport
 
     def write_grown(self, claim: GrownClaim, trees: ProofTrees | None) -> Written:
         """Writes the certificate of one grown box; runs where float64 is enabled.
@@ -131,7 +143,8 @@ class GrownWriter(CertificateWriter):
         return self.write(self._measured(claim), trees)
 
     def _checked(self, path: Path) -> Report:
-        return check_faces(path).box
+        self.faces = check_faces(path)
+        return self.faces.box
 
     def _measured(self, claim: GrownClaim) -> GrownClaim:
         """Returns the claim with the apothem of its box, rounded down."""

@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import _grow
 import _inputs
 import certify
 import check
@@ -600,3 +601,31 @@ def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
     assert checked.code == 1 and "REJECTED" in checked.out and "face_by" in checked.out
     other = run_certify("--inputs=0:2", "--proofs", "--resume", f"--output={out}")
     assert other.code == 1 and "grow is 'maximal' there" in other.err
+
+
+def test_a_grown_box_of_float32_without_its_proof_is_none(
+    run_certify, tmp_path, monkeypatch
+):
+    flags = "--inputs=0:2", "--grow=maximal", "--delta=0.05", "--arithmetic=float32"
+    proved = run_certify(*flags, f"--output={tmp_path / 'proved'}")
+    assert proved.code == 0, proved.err
+    own = [r for r in read_run(tmp_path / "proved").records if r["grown"]]
+    for record in own:
+        path = tmp_path / "proved" / "grown" / f"{record['input']}.npz"
+        report = check_faces(path)
+        assert report.box.accepted and report.proved and record["grown"]["proof"]
+        assert report.box.arithmetic == "float32"
+    assert own
+
+    def unproved(certifier, labels, boxes, wanted, deadline):
+        answer = prove_boxes(certifier, labels, boxes, wanted, deadline)
+        return dataclasses.replace(answer, improved=np.zeros(len(labels), bool))
+
+    prove_boxes = _grow.prove_boxes
+    monkeypatch.setattr(_grow, "prove_boxes", unproved)
+    ended = run_certify(*flags, f"--output={tmp_path / 'unproved'}")
+    assert ended.code == 0 and "there was no time for its proof" in ended.err
+    run = read_run(tmp_path / "unproved")
+    assert not any(r["grown"] for r in run.records) and np.isnan(run.grown_lo).all()
+    assert "No box was grown." in ended.out
+    assert not list((tmp_path / "unproved" / "grown").glob("[0-9]*.npz"))

@@ -75,6 +75,18 @@ def test_printed_boxes_lie_inside_the_proved_ones():
                 assert len(ends) == (1 if one_sided else 2)
 
 
+def test_a_pinned_feature_stays_at_its_value():
+    table = load_table("wine", "alcohol,hue")
+    scale = load_scale(table, np.arange(100), "")
+    x = table.x[0]
+    box = np.array([x[0], scale.domain.lo[1]]), np.array([x[0], scale.domain.hi[1]])
+    text = box_sentence(table, scale, {"predicted": 0}, x, box)
+    assert text == (
+        "Class 0 is guaranteed while\n    alcohol stays at 14.23 % vol,\n"
+        "with any value in the observed range of\n    hue."
+    )
+
+
 def test_dual_sentences_round_outward_and_count():
     table = load_table("wine", "alcohol,hue")
     scale = load_scale(table, np.arange(100), "")
