@@ -13,6 +13,7 @@ import _common
 import jax
 import numpy as np
 from _grow import Grower
+from _record import record_of
 from _regions import write_regions
 from _tabular_data import Scale, Table, load_scale, load_table
 from _tabular_text import box_sentence, dual_sentence, range_name, units_sentence
@@ -20,7 +21,7 @@ from absl import logging
 
 from jaxcert.architecture import Architecture
 from jaxcert.box import Box
-from jaxcert.certification import Certification, CertifyOptions, Outcome
+from jaxcert.certification import CertifyOptions
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checks import check_inputs
 from jaxcert.data import Dataset
@@ -34,7 +35,7 @@ from jaxcert.models import (
     save_checkpoint,
 )
 from jaxcert.network import Network
-from jaxcert.report import Record, RunFiles, read_run, write_report
+from jaxcert.report import RunFiles, read_run, write_report
 from jaxcert.report.disk import append_all, writing
 from jaxcert.report.strict_json import dumps
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
@@ -216,8 +217,9 @@ def _certify(
         grown = grower.grow(names, x, answer, deadline)
         records = []
         for row, name in enumerate(names):
-            record = _record(certifier, answer, row, name)
-            records.append(record | {"seconds": seconds, "grown": grown.records[row]})
+            record = record_of(certifier, answer, row, name, labelled=True)
+            record |= {"arithmetic": "real", "seconds": seconds}
+            records.append(record | {"grown": grown.records[row]})
         files.append(
             records,
             x=x,
@@ -228,30 +230,6 @@ def _certify(
             grown=(grown.lo, grown.hi),
         )
         logging.info("%d of %d rows", start + len(part), len(rows))
-
-
-def _record(certifier: Certifier, answer: Certification, row: int, name: str) -> Record:
-    edges = np.asarray(answer.box.hi[row]) - np.asarray(answer.box.lo[row])
-    with np.errstate(divide="ignore"):
-        volume = float(np.sum(np.log(edges)))
-    return {
-        "input": name,
-        "label": int(answer.label[row]),
-        "predicted": int(answer.predicted[row]),
-        "status": Outcome(answer.outcome[row]).name.lower(),
-        "objective": "apothem",
-        "apothem_lower": float(answer.lower[row]),
-        "apothem_upper": float(answer.upper[row]),
-        "min_edge": float(edges.min()),
-        "mean_edge": float(edges.mean()),
-        "max_edge": float(edges.max()),
-        "log_volume": volume,
-        "required_margin": certifier.required_margin,
-        "arithmetic": "real",
-        "oracle": certifier.options.oracle,
-        "oracle_calls": int(answer.oracle_calls[row]),
-        "subproblems": int(answer.subproblems[row]),
-    }
 
 
 def _config(

@@ -22,6 +22,7 @@ import numpy as np
 from _grow import NOTHING, Grower
 from _inputs import Selection, select_inputs, select_network
 from _proofs import Proofs
+from _record import record_of
 from _regions import write_regions
 from absl import flags, logging
 
@@ -29,7 +30,6 @@ from jaxcert.certifier import (
     Certification,
     Certifier,
     CertifyOptions,
-    Outcome,
 )
 from jaxcert.checks import check_inputs, check_labels
 from jaxcert.errors import InputError
@@ -37,7 +37,6 @@ from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.report import (
-    Record,
     RunFiles,
     read_run,
     summarise,
@@ -102,12 +101,6 @@ _DELTA = flags.DEFINE_float(
 _AGAIN = flags.DEFINE_boolean(
     "again", False, "Certify a second time, to print times without compilation."
 )
-
-_STATUS = {
-    Outcome.CERTIFIED: "certified",
-    Outcome.MISCLASSIFIED: "misclassified",
-    Outcome.UNKNOWN: "unknown",
-}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -269,7 +262,8 @@ def _certify_part(
     seconds = (time.perf_counter() - begin) / len(part)
     _warn_of_open_brackets(answer, deadline)
     records = [
-        _record(answer, row, name, labels is not None, seconds)
+        record_of(certifier, answer, row, name, labels is not None)
+        | {"arithmetic": _ARITHMETIC.value, "seconds": round(seconds, 6)}
         for row, name in enumerate(names)
     ]
     grown = None
@@ -301,34 +295,6 @@ def _warn_of_open_brackets(answer: Certification, deadline: float) -> None:
             "%g. They are stored as far as proved, and --resume does not redo them",
             wide, len(answer.upper), _TOLERANCE.value,
         )  # fmt: skip
-
-
-def _record(
-    answer: Certification, row: int, name: str, labelled: bool, seconds: float
-) -> Record:
-    status = _STATUS[Outcome(answer.outcome[row])]
-    edges = answer.box.hi[row] - answer.box.lo[row]
-    with np.errstate(divide="ignore"):
-        log_volume = float(np.sum(np.log(edges)))
-    return {
-        "input": name,
-        "label": int(answer.label[row]) if labelled else None,
-        "predicted": int(answer.predicted[row]),
-        "status": status,
-        "objective": _OBJECTIVE.value,
-        "apothem_lower": float(answer.lower[row]),
-        "apothem_upper": float(answer.upper[row]),
-        "min_edge": float(edges.min()),
-        "mean_edge": float(edges.mean()),
-        "max_edge": float(edges.max()),
-        "log_volume": log_volume,
-        "required_margin": _MARGIN.value,
-        "arithmetic": _ARITHMETIC.value,
-        "oracle": _ORACLE.value,
-        "oracle_calls": int(answer.oracle_calls[row]),
-        "subproblems": int(answer.subproblems[row]),
-        "seconds": round(seconds, 6),
-    }
 
 
 def _config(network: Network, chosen: Selection) -> dict:
