@@ -22,8 +22,8 @@ from jaxcert.oracle.instances import ProofTrees
 from jaxcert.search.growth import AT_DOMAIN, OPEN, Growth, GrowthOptions
 
 NOTHING = "off"
-# A box that has grown gets time for its proof, even when the run's is over.
-_PROOF_SECONDS = 10.0
+# Per box: what has grown gets time for its proof (and its compilation) in any case.
+_PROOF_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
