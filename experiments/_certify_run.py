@@ -12,26 +12,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from _grow import Grower
 from _inputs import Selection
 from _proofs import Proofs
+from _record import record_of
 from absl import logging
 
-from jaxcert.certification import Certification, Outcome
+from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier
 from jaxcert.devices import spread
 from jaxcert.oracle.instances import ProofTrees
-from jaxcert.report import Record, RunFiles
-
-OBJECTIVE = "apothem"
+from jaxcert.report import RunFiles
 
 # How often a run that has no terminal says how far it is.
 _NEWS_SECONDS = 30.0
-
-_STATUS = {
-    Outcome.CERTIFIED: "certified",
-    Outcome.MISCLASSIFIED: "misclassified",
-    Outcome.UNKNOWN: "unknown",
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +49,7 @@ class Run:
       devices: what computes.
       files: where answers are stored.
       proofs: writes certificates, if they are wanted.
+      grower: grows the boxes, if that is wanted.
       arithmetic: real or float32, for the records.
     """
 
@@ -64,6 +59,7 @@ class Run:
     devices: Sequence[jax.Device]
     files: RunFiles
     proofs: Proofs | None
+    grower: Grower | None
     arithmetic: str
 
     def certify(self, seconds: float) -> str:
@@ -137,16 +133,26 @@ class Run:
             answer = self.proofs.write(names, x, answer, part.trees)
         spent = part.seconds + time.perf_counter() - begin
         self._warn_of_open_brackets(answer, deadline)
+        more = {"arithmetic": self.arithmetic, "seconds": round(spent / len(names), 6)}
+        labelled = self.chosen.labels is not None
+        records = [
+            record_of(self.certifier, answer, row, name, labelled) | more
+            for row, name in enumerate(names)
+        ]
+        grown = None
+        if self.grower is not None:
+            boxes = self.grower.grow(names, x, answer, deadline)
+            grown = boxes.lo, boxes.hi
+            for record, own in zip(records, boxes.records, strict=True):
+                record["grown"] = own
         self.files.append(
-            [
-                self._record(answer, row, name, spent / len(names))
-                for row, name in enumerate(names)
-            ],
+            records,
             x=x,
             lo=np.asarray(answer.box.lo),
             hi=np.asarray(answer.box.hi),
             witness=answer.witness,
             witness_class=answer.witness_class,
+            grown=grown,
         )
 
     def _warn_of_open_brackets(self, answer: Certification, deadline: float) -> None:
@@ -162,33 +168,6 @@ class Run:
                 "%g. They are stored as far as proved, and --resume does not redo them",
                 wide, len(answer.upper), tolerance,
             )  # fmt: skip
-
-    def _record(
-        self, answer: Certification, row: int, name: str, seconds: float
-    ) -> Record:
-        edges = answer.box.hi[row] - answer.box.lo[row]
-        with np.errstate(divide="ignore"):
-            log_volume = float(np.sum(np.log(edges)))
-        labelled = self.chosen.labels is not None
-        return {
-            "input": name,
-            "label": int(answer.label[row]) if labelled else None,
-            "predicted": int(answer.predicted[row]),
-            "status": _STATUS[Outcome(answer.outcome[row])],
-            "objective": OBJECTIVE,
-            "apothem_lower": float(answer.lower[row]),
-            "apothem_upper": float(answer.upper[row]),
-            "min_edge": float(edges.min()),
-            "mean_edge": float(edges.mean()),
-            "max_edge": float(edges.max()),
-            "log_volume": log_volume,
-            "required_margin": self.certifier.required_margin,
-            "arithmetic": self.arithmetic,
-            "oracle": self.certifier.options.oracle,
-            "oracle_calls": int(answer.oracle_calls[row]),
-            "subproblems": int(answer.subproblems[row]),
-            "seconds": round(seconds, 6),
-        }
 
 
 @contextlib.contextmanager

@@ -299,6 +299,7 @@ def _record(part: Part, box: DualBox, seconds: float) -> Record:
         "widest_bracket": float(np.max(box.gap)),
         "subproblems": box.subproblems,
         "seconds": round(seconds, 3),
+        "face_seconds": np.round(box.seconds, 3),
         **{name: np.asarray(v).reshape(-1) for name, v in arrays.items()},
     }
 

@@ -73,22 +73,33 @@ def _cells(values: Sequence[Any]) -> str:
 
 
 def _faces(r: _Record) -> list[str]:
-    """Returns a line per feature: both brackets, and the domain."""
+    """Returns a line per face: its bracket, the domain's end, and when it closed."""
     name = _common.one_line(r["input"] or "all")[:15]
     if r["status"] == "empty":
         return [f"{name}, class {r['class']}: proved that there is none"]
     lines = [
-        f"{name}, class {r['class']}: proved outer and witnessed inner ends",
-        f"{'feature':>8}{'outer':>12}{'inner':>12} ..{'inner':>11}{'outer':>12}"
-        f"{'domain':>20}",
+        f"{name}, class {r['class']}: beyond outer, proved, there is none; inner is "
+        "reached",
+        f"{'face':<10}{'outer':>12}{'inner':>12}{'domain':>12}{'of range':>10}"
+        f"{'seconds':>10}  bracket",
     ]
-    for i in range(r["faces"] // 2):
-        ends = [r[key][i] for key in ("outer_lo", "inner_lo", "inner_hi", "outer_hi")]
-        domain = f"[{r['domain_lo'][i]:.4g}, {r['domain_hi'][i]:.4g}]"
-        lines.append(
-            f"{i:>8}{ends[0]:>12.5f}{ends[1]:>12.5f} ..{ends[2]:>11.5f}"
-            f"{ends[3]:>12.5f}{domain:>20}"
-        )
+    count = r["faces"] // 2
+    seconds = r.get("face_seconds") or [None] * r["faces"]
+    for i in range(count):
+        width = r["domain_hi"][i] - r["domain_lo"][i]
+        for side, end in enumerate(("lo", "hi")):
+            outer, inner, limit = (
+                r[f"{key}_{end}"][i] for key in ("outer", "inner", "domain")
+            )
+            gap = abs(outer - inner) / width if width > 0 else 0.0
+            when = seconds[i + side * count]
+            state = "open" if when is None else f"closed{' on F' * (inner == limit)}"
+            time = "-" if when is None else f"{when:.1f}"
+            face = f"{('lower', 'upper')[side]} {i}"
+            lines.append(
+                f"{face:<10}{outer:>12.5f}{inner:>12.5f}{limit:>12.5f}"
+                f"{100 * gap:>8.2f} %{time:>10}  {state}"
+            )
     return lines
 
 

@@ -18,9 +18,12 @@ from pathlib import Path
 import _common
 import jax
 import numpy as np
-from _certify_run import OBJECTIVE, Run
+from _certify_run import Run
+from _grow import NOTHING, Grower
 from _inputs import Selection, select_inputs, select_network
 from _proofs import Proofs
+from _record import OBJECTIVE
+from _regions import write_regions
 from _shards import (
     check_unchanged,
     merge,
@@ -40,6 +43,7 @@ from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.report import RunFiles, read_run, summarise, table, write_report
+from jaxcert.search.growth import FAIRNESS, GrowthOptions
 
 _MODEL = flags.DEFINE_string(
     "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
@@ -87,6 +91,16 @@ _ARITHMETIC = flags.DEFINE_enum(
     "What is proved: the network in real numbers, or every float32 evaluation of it "
     "(implies --proofs).",
 )
+_GROW = flags.DEFINE_enum(
+    "grow",
+    NOTHING,
+    [NOTHING, *FAIRNESS],
+    "Grow every box on to a maximal one, for this objective; with --proofs, "
+    "certificates of the grown boxes are written as well.",
+)
+_DELTA = flags.DEFINE_float(
+    "delta", 1e-3, "No face of a grown box can move on by this, in input units."
+)
 _DEVICES = flags.DEFINE_integer(
     "devices", 0, "Devices of this process to compute on; 0: all.", lower_bound=0
 )
@@ -103,6 +117,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("output is empty: name the folder to write")
     output = _common.expand(_OUTPUT.value)
     shard = this_shard()
+    if (shard or wants_merge()) and _GROW.value != NOTHING:
+        raise InputError("--grow works in one process: leave --processes out")
     if (shard or wants_merge()) and _MODEL.value == "demo":
         raise InputError(
             "several processes need one network: name its file with --model. A run "
@@ -142,11 +158,16 @@ def main(argv: Sequence[str]) -> int:
         proofs = None
         if _wants_proofs():
             proofs = Proofs.into(output / "proofs", certifier, _ARITHMETIC.value)
-        run = Run(certifier, chosen, rows, devices, files, proofs, _ARITHMETIC.value)
+        grower = _grower(certifier, output)
+        run = Run(
+            certifier, chosen, rows, devices, files, proofs, grower, _ARITHMETIC.value
+        )
         interrupted = run.certify(_TIME_LIMIT.value or math.inf)
         if not interrupted:
             files.finish()
-    _show(files, proofs, report=_REPORT.value and not shard)
+        if grower is not None:
+            write_regions(certifier, output)
+    _show(files, proofs, grower, report=_REPORT.value and not shard)
     if shard:
         print(f"\nshard {shard}: merge when all {shard.count} are done")
     if interrupted:
@@ -199,7 +220,7 @@ def _merge(output: Path, config: dict, chosen: Selection, batch: int) -> int:
         _check_done(files, chosen)
         merge(files, shards, chosen, batch)
         files.finish()
-    _show(files, None, _REPORT.value)
+    _show(files, None, None, _REPORT.value)
     return 0
 
 
@@ -209,13 +230,17 @@ def _check_done(files: RunFiles, chosen: Selection) -> None:
         check_unchanged(files.directory, read_run(files.directory), chosen)
 
 
-def _show(files: RunFiles, proofs: Proofs | None, report: bool) -> None:
+def _show(
+    files: RunFiles, proofs: Proofs | None, grower: Grower | None, report: bool
+) -> None:
     for notice in files.notices:
         logging.warning("%s", notice)
     records = read_run(files.directory).records
     print(table(records, summarise(records), tolerance=_TOLERANCE.value))
     if proofs is not None:
         print(f"\n{proofs.summary()}")
+    if grower is not None:
+        print(f"\n{grower.summary()}")
     if report:
         print(f"\nreport: {write_report(files.directory)}")
 
@@ -223,6 +248,14 @@ def _show(files: RunFiles, proofs: Proofs | None, report: bool) -> None:
 def _wants_proofs() -> bool:
     """Nothing but the checker proves what float32 evaluations do."""
     return _PROOFS.value or _ARITHMETIC.value == "float32"
+
+
+def _grower(certifier: Certifier, output: Path) -> Grower | None:
+    if _GROW.value == NOTHING:
+        return None
+    folder = output / "grown" if _wants_proofs() else None
+    options = GrowthOptions(_GROW.value, _DELTA.value)  # type: ignore[arg-type]
+    return Grower.into(folder, certifier, options, _ARITHMETIC.value)
 
 
 def _check(certifier: Certifier, chosen: Selection) -> None:
@@ -251,6 +284,8 @@ def _config(network: Network, chosen: Selection) -> dict:
     }
     if _CUTS.value:
         config["cuts"] = True
+    if _GROW.value != NOTHING:
+        config |= {"grow": _GROW.value, "delta": _DELTA.value}
     if chosen.class_names is not None:
         config["class_names"] = list(chosen.class_names)
     return config

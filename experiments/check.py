@@ -3,9 +3,11 @@
     python experiments/check.py out/certify
     python experiments/check.py out/certify/proofs/7.npz --exact
 
-A path is a certificate or a folder; of a folder, all certificates in it or in its
-`proofs` are checked. Each needs its network file beside it. One line per file, then a
-summary. Exit code 0 if all of them are accepted, and there is at least one.
+A path is a certificate or a folder; of a folder, all certificates in it, or in its
+`proofs` and `grown`, are checked. Each needs its network file beside it. One line per
+file, then a summary. Of a grown box every face is checked as well: it lies on the
+domain's boundary, or a counterexample stops it, or it is open. Exit code 0 if all files
+are accepted, and there is at least one; an open face is no mistake.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from absl import flags
 
 from jaxcert.certificate.check import Report
 from jaxcert.certificate.check_cuts import check_certificate
+from jaxcert.certificate.check_faces import FacesReport, check_faces, has_faces
 from jaxcert.errors import InputError
 
 _EXACT = flags.DEFINE_bool("exact", False, "Compute in rational numbers, slowly.")
@@ -41,14 +44,17 @@ def certificates(path: Path) -> list[Path]:
             f"{path}: there is no such file or folder; name a certificate, or the "
             "folder of a run"
         )
-    folder = path / "proofs" if (path / "proofs").is_dir() else path
+    own = [path / name for name in ("proofs", "grown") if (path / name).is_dir()]
+    folders = own or [path]
     found = sorted(
         entry
+        for folder in folders
         for entry in folder.glob("*.npz")
         if not entry.name.startswith(("network-", "."))
     )
     if not found:
-        raise InputError(f"{folder} holds no certificate (*.npz)")
+        names = " and ".join(str(folder) for folder in folders)
+        raise InputError(f"{names} holds no certificate (*.npz)")
     return found
 
 
@@ -64,6 +70,39 @@ def line(path: Path, report: Report) -> str:
     )
 
 
+def faces_line(path: Path, report: FacesReport) -> str:
+    """Returns what to print of a checked grown box."""
+    box = report.box
+    if not box.accepted:
+        return line(path, box)
+    name = _common.one_line(path.name.removesuffix(".npz"))
+    proved = f"leaves {box.leaves}" if report.proved else "box audited, faces checked"
+    fixed = f"{report.fixed} fixed, " if report.fixed else ""
+    return (
+        f"accepted {name} class {box.label} grown {box.arithmetic} {proved}: "
+        f"{report.on_domain} on F, {fixed}{report.witnessed} stopped, {report.open} "
+        f"open, {1e3 * box.seconds:.0f} ms"
+    )
+
+
+def faces_total(reports: Sequence[FacesReport]) -> str:
+    """Returns what to print of all grown boxes that were accepted."""
+    proved = sum(report.proved for report in reports)
+    maximal = sum(not report.open for report in reports)
+    free = sum(report.witnessed + report.open for report in reports)
+    stopped = sum(report.witnessed for report in reports)
+    boxes = f"{proved} with their proof"
+    if audited := len(reports) - proved:
+        boxes += f", {audited} audited only"
+    deltas = sorted({report.delta for report in reports})
+    beyond = f"{deltas[0]:g}" + (f" .. {deltas[-1]:g}" if deltas[1:] else "")
+    return (
+        f"grown boxes: {len(reports)} accepted, {boxes}; {maximal} maximal;\n"
+        f"{stopped} of {free} faces inside the domain F are stopped by a "
+        f"counterexample at most\n{beyond} beyond"
+    )
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the script on the paths; returns its exit code."""
     network = _NETWORK.value
@@ -74,13 +113,21 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) < 2:
         raise InputError("name certificates, or the folder of a run")
     paths = [found for word in argv[1:] for found in certificates(_common.expand(word))]
-    reports = []
+    reports, grown = [], []
     for path in paths:
-        report = check_certificate(path, network=network, exact=_EXACT.value)
-        print(line(path, report), flush=True)
-        reports.append(report)
+        if has_faces(path):
+            faces = check_faces(path, network=network, exact=_EXACT.value)
+            print(faces_line(path, faces), flush=True)
+            reports.append(faces.box)
+            grown += [faces] if faces.box.accepted else []
+        else:
+            report = check_certificate(path, network=network, exact=_EXACT.value)
+            print(line(path, report), flush=True)
+            reports.append(report)
     accepted = sum(report.accepted for report in reports)
     median = 1e3 * statistics.median(report.seconds for report in reports)
+    if grown:
+        print(faces_total(grown))
     print(
         f"{len(reports)} checked: {accepted} accepted, {len(reports) - accepted} "
         f"rejected; median {median:.1f} ms"

@@ -269,10 +269,12 @@ class Certifier:
             ).spec,
             wanted=certified & (np.arange(size) < count),
         )
+        # What growth asks is no certificate's proof: that is of its end alone.
+        branch = dataclasses.replace(self.options.branch, record=False)
         with float64():
             growth = grow_boxes(
                 self.f, self.params32, self.params64, task, options or GrowthOptions(),
-                self.options.branch, deadline, progress,
+                branch, deadline, progress,
             )  # fmt: skip
         return growth.rows(count)
 

@@ -27,6 +27,7 @@ from jaxcert.report import (
 from jaxcert.report.disk import writing
 from jaxcert.report.page import choose
 from jaxcert.report.pictures import as_image, domain_of, image_shape, units
+from jaxcert.report.regions import Regions
 from jaxcert.report.stored import part_paths
 from jaxcert.report.summary import format_number, format_percent
 
@@ -735,3 +736,86 @@ def test_importing_the_report_loads_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+# --- grown boxes ---------------------------------------------------------------------
+
+
+def with_grown(records, shape):
+    """Returns what `append` takes, with boxes that grew by half of what is left."""
+    x, lo, hi, witness, classes = arrays(records, shape)
+    own = np.array([r["grown"] is not None for r in records])
+    mask = own.reshape(-1, *[1] * len(shape))
+    grown = np.where(mask, lo / 2, np.nan), np.where(mask, (1 + hi) / 2, np.nan)
+    return x, lo, hi, witness, classes, grown
+
+
+def grown_records(proof):
+    values = {
+        "objective": "min_edge", "delta": 1e-3, "apothem": math.inf, "min_edge": 0.2,
+        "mean_edge": 0.5, "max_edge": 0.9, "log_volume": -math.inf,
+        "faces_on_domain": 3, "faces_stopped": 124, "faces_open": 1, "subproblems": 9,
+        "seconds": 1.5, "proof": proof,
+    }  # fmt: skip
+    return [
+        record("0", grown=values),
+        record("1", status="misclassified", grown=None),
+        record("2", lower=0.1, upper=0.2, grown={**values, "mean_edge": 0.71}),
+    ]
+
+
+def test_grown_boxes_are_read_back_also_after_a_kill(tmp_path):
+    records = grown_records(True)
+    given = with_grown(records, (8, 8))
+    files = RunFiles(tmp_path, resume=False, config=CONFIG)
+    files.append(records, *given)
+    for run in (read_run(tmp_path), files.finish() and read_run(tmp_path)):
+        assert [r["grown"] for r in run.records] == [r["grown"] for r in records]
+        np.testing.assert_array_equal(run.grown_lo, given[-1][0])
+        np.testing.assert_array_equal(run.grown_hi, given[-1][1])
+        assert np.isnan(run.grown_lo[1]).all()
+
+
+def test_a_false_grown_record_or_box_is_refused(tmp_path):
+    records = grown_records(None)
+    *given, grown = with_grown(records, (8, 8))
+    with RunFiles(tmp_path, resume=False, config=CONFIG) as files:
+        with pytest.raises(InputError, match="grown_hi has shape"):
+            files.append(records, *given, (grown[0], grown[1][:2]))
+        records[0]["grown"].pop("delta")
+        with pytest.raises(InputError, match="GROWN_KEYS"):
+            files.append(records, *given, grown)
+
+
+@pytest.mark.parametrize("proof", [True, False, None])
+def test_report_of_grown_images(tmp_path, proof):
+    records = grown_records(proof)
+    with RunFiles(tmp_path, resume=False, config=CONFIG) as files:
+        files.append(records, *with_grown(records, (8, 8)))
+        files.finish()
+    page = write_report(tmp_path).read_text()
+    for name in ("grown-lower", "grown-upper", "grown-edges"):
+        assert page.count(f"-{name}.png") == 2
+        assert len(list((tmp_path / "pictures").glob(f"*-{name}.png"))) == 2
+    assert "Grown (min edge): mean edge 0.5000 instead of 0.0500" in page
+    assert "124 stopped by a counterexample at most 0.001 beyond, 1 open" in page
+    assert ("certificate of the box and its faces" in page) == (proof is True)
+    assert ("certificate of its faces alone" in page) == (proof is False)
+
+
+def test_report_of_two_features_draws_the_plane(tmp_path):
+    records = grown_records(True)
+    config = {**CONFIG, "rates_are": "standard deviations", "rates": [1.0, 2.0]}
+    with RunFiles(tmp_path, resume=False, config=config) as files:
+        files.append(records, *with_grown(records, (2,)))
+        files.finish()
+    axis = np.linspace(0, 1, 5)
+    everywhere = np.zeros((9, 2)), np.ones((9, 2))
+    classes = np.arange(25, dtype=np.int32).reshape(5, 5) % 9
+    Regions(axis, axis, classes, *everywhere).write(tmp_path)
+    page = write_report(tmp_path).read_text()
+    assert page.count('-plane.png"') == 3 and "Distances are in rates" in page
+    assert len(list((tmp_path / "pictures").glob("*-plane*.png"))) == 6
+    (tmp_path / "regions.npz").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"regions.npz is damaged .* Delete it"):
+        write_report(tmp_path)

@@ -144,14 +144,15 @@ class CertificateWriter:
         for share in _SHRINK[self._arithmetic]:
             smaller = self._shrunk(claim, share)
             arrays = self._arrays(smaller, trees.leaves) | ranges | cuts
-            header = self._header(smaller, 2 if cuts else 1)
+            content = self._header(smaller, 2 if cuts else 1)
+            header = np.frombuffer(json.dumps(content).encode(), np.uint8)
             packed = io.BytesIO()
             np.savez_compressed(packed, header=header, **arrays)  # type: ignore[arg-type]
             temporary = path.with_name(f".unchecked-{path.name}")
             write_atomically(temporary, packed.getvalue())
             try:
                 begin = time.perf_counter()
-                report = check_certificate(temporary)
+                report = self._checked(temporary)
                 seconds = time.perf_counter() - begin
                 if report.accepted:
                     temporary.replace(path)
@@ -162,6 +163,9 @@ class CertificateWriter:
             if not smaller.lower < np.inf:
                 break
         return Written(claim, report, None)
+
+    def _checked(self, path: Path) -> Report:
+        return check_certificate(path)
 
     def _shrunk(self, claim: Claim, share: float) -> Claim:
         if share == 0 or not np.isfinite(claim.lower):
@@ -218,8 +222,8 @@ class CertificateWriter:
             "leaf_betas": np.where(signs != 0, split, 0).astype(np.float32),
         }
 
-    def _header(self, claim: Claim, version_of_format: int) -> np.ndarray:
-        header = {
+    def _header(self, claim: Claim, version_of_format: int) -> dict[str, Any]:
+        return {
             "format": "jaxcert certificate",
             "version": version_of_format,
             "tool": f"jaxcert {version('jaxcert')}",
@@ -232,7 +236,6 @@ class CertificateWriter:
             "apothem_upper": claim.upper if np.isfinite(claim.upper) else None,
             "refine": bool(self._layout.improvable),
         }
-        return np.frombuffer(json.dumps(header).encode(), np.uint8)
 
 
 def _cut_arrays(trees: ProofTrees) -> dict[str, np.ndarray]:

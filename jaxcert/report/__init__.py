@@ -4,6 +4,7 @@ from jaxcert.report.files import RunFiles
 from jaxcert.report.page import write_report
 from jaxcert.report.stored import (
     BOX_KEYS,
+    GROWN_KEYS,
     RECORD_KEYS,
     STATUSES,
     Record,
@@ -16,6 +17,7 @@ from jaxcert.report.table import table
 __all__ = [
     "BOX_KEYS",
     "DEFAULT_RADII",
+    "GROWN_KEYS",
     "RECORD_KEYS",
     "STATUSES",
     "Record",

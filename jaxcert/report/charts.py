@@ -27,11 +27,23 @@ class Scheme:
     proved: str
     refuted: str
     between: str
+    grown: str
 
 
 SCHEMES = (
-    Scheme("", "#ffffff", "#1b1f24", "#d5d9de", "#0072b2", "#d55e00", "#eecb9a"),
-    Scheme("-dark", "#1a1e24", "#e7eaee", "#3b424c", "#56b4e9", "#ff9447", "#6b5434"),
+    Scheme(
+        "", "#ffffff", "#1b1f24", "#d5d9de", "#0072b2", "#d55e00", "#eecb9a", "#8cc4e6"
+    ),
+    Scheme(
+        "-dark",
+        "#1a1e24",
+        "#e7eaee",
+        "#3b424c",
+        "#56b4e9",
+        "#ff9447",
+        "#6b5434",
+        "#2b5f85",
+    ),
 )
 
 

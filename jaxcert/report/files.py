@@ -30,7 +30,9 @@ from jaxcert.errors import InputError
 from jaxcert.report import strict_json
 from jaxcert.report.disk import append_all, write_npz, write_whole, writing
 from jaxcert.report.stored import (
+    BOX_KEYS,
     BOXES,
+    GROWN_BOX_KEYS,
     LINES,
     PARTS,
     RECORD_KEYS,
@@ -141,15 +143,18 @@ class RunFiles:
         hi: Float[np.ndarray, " n *shape"],
         witness: Float[np.ndarray, " n *shape"] | None = None,
         witness_class: Int[np.ndarray, " n"] | None = None,
+        grown: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         """Stores a chunk of answers; when it returns, they survive a kill.
 
         Args:
-          records: one per input, with exactly the keys `RECORD_KEYS`.
+          records: one per input, with exactly the keys `RECORD_KEYS`, and "grown", a
+            dict of `GROWN_KEYS` or None, where boxes grow.
           x, lo, hi: inputs and proved boxes. The box of a misclassified input is
             stored as NaN ("no box") whatever is given.
           witness: counterexamples, NaN rows where there is none.
           witness_class: their predicted classes, -1 where there is none.
+          grown: (lo, hi) of the boxes that the proved ones grew to, NaN where none did.
 
         Raises:
           InputError: a record lacks a key, claims a bracket that is not ordered, or
@@ -170,10 +175,15 @@ class RunFiles:
                     f"{self.directory}. Give each input once"
                 )
             seen.add(record["input"])
-            ordered = {key: record[key] for key in RECORD_KEYS}
+            keys = (*RECORD_KEYS, *(["grown"] if "grown" in record else []))
+            ordered = {key: record[key] for key in keys}
             text = strict_json.dumps(ordered, f"record of {record['input']!r}")
             lines.append((record["input"], text.encode("ascii") + b"\n"))
         arrays = _box_arrays(records, x, lo, hi, witness, witness_class)
+        if grown is not None:
+            pair = zip(GROWN_BOX_KEYS, grown, strict=True)
+            arrays |= {key: _floating(v) for key, v in pair}
+            _check_rows(arrays, GROWN_BOX_KEYS, x.shape)
         part = self.directory / PARTS / f"boxes-{self._next_part:05d}.npz"
         write_npz(part, arrays, compressed=False)
         self._next_part += 1
@@ -212,6 +222,8 @@ class RunFiles:
         arrays, missing = read_boxes(self.directory, [r["input"] for r in records])
         if missing:
             raise InputError(missing_boxes(self.directory, missing))
+        if not any("grown" in r for r in records):
+            arrays = {key: arrays[key] for key in BOX_KEYS}
         parts = part_paths(self.directory)
         write_npz(self.directory / BOXES, arrays, compressed=True)
         with writing(self.directory / PARTS):
@@ -313,12 +325,7 @@ def _box_arrays(
         "witness": _floating(witness),
         "witness_class": np.asarray(witness_class, dtype=np.int64),
     }
-    for key in ("x", "lo", "hi", "witness"):
-        if arrays[key].shape != (len(records), *x.shape[1:]):
-            raise InputError(
-                f"{key} has shape {arrays[key].shape}, must be "
-                f"{(len(records), *x.shape[1:])}: one row per record"
-            )
+    _check_rows(arrays, ("x", "lo", "hi", "witness"), (len(records), *x.shape[1:]))
     if arrays["witness_class"].shape != (len(records),):
         raise InputError(
             f"witness_class has shape {arrays['witness_class'].shape}, must be "
@@ -327,6 +334,17 @@ def _box_arrays(
     arrays["lo"][wrong] = math.nan
     arrays["hi"][wrong] = math.nan
     return arrays
+
+
+def _check_rows(
+    arrays: Mapping[str, np.ndarray], keys: Sequence[str], shape: tuple[int, ...]
+) -> None:
+    for key in keys:
+        if arrays[key].shape != shape:
+            raise InputError(
+                f"{key} has shape {arrays[key].shape}, must be {shape}: one row per "
+                "record"
+            )
 
 
 def _floating(array: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxcert.errors import InputError
 from jaxcert.report import charts, pictures
 from jaxcert.report.pictures import Example, Scale
+from jaxcert.report.regions import Regions, write_plane
 from jaxcert.report.stored import Record, Run, read_run
 from jaxcert.report.summary import (
     format_number,
@@ -37,6 +38,9 @@ _TILES = {
     "slack-up": "slack upwards",
     "counterexample": "counterexample",
     "change": "its change",
+    "grown-lower": "grown: lower face",
+    "grown-upper": "grown: upper face",
+    "grown-edges": "grown: edge lengths",
 }
 
 
@@ -52,12 +56,13 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """One input of the gallery: tiles of an image, or bars of a vector."""
+    """One input of the gallery: tiles of an image, bars of a vector, or a plane."""
 
     record: Record
     caption: str
     tiles: tuple[Tile, ...] = ()
     bars: str = ""
+    plane: str = ""
     hidden: str = ""
 
 
@@ -84,7 +89,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
         for pattern in ("input-*.png", "apothems*.png", "certified-accuracy*.png"):
             for path in folder.glob(pattern):
                 path.unlink()
-        strips = _write_pictures(run, folder)
+        strips = _write_pictures(run, folder, Regions.read(directory))
         environment = jinja2.Environment(
             autoescape=True,
             trim_blocks=True,
@@ -94,6 +99,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
         page = environment.from_string(TEMPLATE).render(
             title=_title(run.config),
             sentence=sentence(summary, _tolerance(run.config)),
+            rates=run.config.get("rates_are"),
             complete=run.about.get("complete", False),
             notices=run.notices,
             summary=summary,
@@ -101,6 +107,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
             strips=strips,
             others=_others(strips),
             images=pictures.image_shape(run.x.shape[1:]) is not None,
+            grown=any(r.get("grown") for r in run.records),
             records=run.records,
             down=lambda value: format_number(value, "down"),
             up=lambda value: format_number(value, "up"),
@@ -147,7 +154,7 @@ def choose(records: Sequence[Mapping[str, Any]], most: int = _MOST_STRIPS) -> li
     return [*certified, *unknown, *rows["misclassified"][: left - len(unknown)]]
 
 
-def _write_pictures(run: Run, folder: Path) -> list[Strip]:
+def _write_pictures(run: Run, folder: Path, regions: Regions | None) -> list[Strip]:
     """Returns the strips of the gallery, after writing every picture of the report."""
     if not run.records:
         return []
@@ -155,10 +162,10 @@ def _write_pictures(run: Run, folder: Path) -> list[Strip]:
     charts.write_accuracy(run.records, unit, folder / "certified-accuracy")
     if any(r["status"] != "misclassified" for r in run.records):
         charts.write_histogram(run.records, unit, folder / "apothems")
-    return [_write_strip(run, row, folder) for row in choose(run.records)]
+    return [_write_strip(run, row, folder, regions) for row in choose(run.records)]
 
 
-def _write_strip(run: Run, row: int, folder: Path) -> Strip:
+def _write_strip(run: Run, row: int, folder: Path, regions: Regions | None) -> Strip:
     """Returns one strip, after writing its pictures."""
     record = run.records[row]
     shape = run.x.shape[1:]
@@ -166,25 +173,31 @@ def _write_strip(run: Run, row: int, folder: Path) -> Strip:
     # False for NaN, and for a box that is the input alone: nothing to look at.
     boxed = bool(np.any(run.hi[row] > run.lo[row]))
     witnessed = not np.isnan(run.witness[row]).any()
+    grown = (run.grown_lo[row].astype(float), run.grown_hi[row].astype(float))
     example = Example(
         x=run.x[row].astype(float),
         box=(run.lo[row].astype(float), run.hi[row].astype(float)) if boxed else None,
         witness=run.witness[row].astype(float) if witnessed else None,
         domain_lo=domain_lo,
         domain_hi=domain_hi,
+        grown=None if np.isnan(grown[0]).any() else grown,
     )
     # Numbered by row: an input's name may hold what no link or file system takes.
     stem = f"input-{row:05d}"
     caption = _caption(run, row, example)
     if pictures.image_shape(shape) is None:
-        shown = pictures.write_bars(
-            example, folder / stem, run.config.get("feature_names")
-        )
+        names = run.config.get("feature_names")
+        shown = pictures.write_bars(example, folder / stem, names)
+        plane = ""
+        if regions is not None and example.x.size == 2:
+            write_plane(regions, example, record["predicted"], names, folder / stem)
+            plane = f"{stem}-plane"
         hidden = ""
         if shown < example.x.size:
             rule = "with the least slack" if boxed else "shown"
             hidden = f"The {shown} of {example.x.size} features {rule}."
-        return Strip(record, caption, bars=f"{stem}-features", hidden=hidden)
+        bars = f"{stem}-features"
+        return Strip(record, caption, bars=bars, plane=plane, hidden=hidden)
     scales = pictures.write_tiles(example, folder / stem)
     tiles = []
     for name, scale in scales.items():
@@ -212,15 +225,34 @@ def _caption(run: Run, row: int, example: Example) -> str:
     if example.witness is None:
         parts.append("No counterexample found")
     else:
-        distance = float(np.abs(example.witness - example.x).max())
         other = ""
         if run.witness_class[row] >= 0:
             other = f" of class {_class_name(run.config, int(run.witness_class[row]))}"
-        parts.append(
-            f"Nearest counterexample{other}: its features move by up to "
-            f"{format_number(distance, 'up')}"
-        )
+        text = f"Nearest counterexample{other}"
+        if "rates" not in run.config:  # with rates, a feature's distance is no number
+            distance = float(np.abs(example.witness - example.x).max())
+            text += f": its features move by up to {format_number(distance, 'up')}"
+        parts.append(text)
+    if record.get("grown"):
+        parts.append(_grown_caption(record))
     return ". ".join(parts) + "."
+
+
+def _grown_caption(record: Mapping[str, Any]) -> str:
+    """Returns what is known of the box that an input's box grew to."""
+    grown = record["grown"]
+    text = (
+        f"Grown ({grown['objective'].replace('_', ' ')}): mean edge "
+        f"{format_number(grown['mean_edge'], 'down')} instead of "
+        f"{format_number(record['mean_edge'], 'down')}, "
+        f"{grown['faces_on_domain']} faces on the domain's boundary, "
+        f"{grown['faces_stopped']} stopped by a counterexample at most "
+        f"{grown['delta']:g} beyond, {grown['faces_open']} open"
+    )
+    if grown["proof"] is not None:
+        own = "the box and its faces" if grown["proof"] else "its faces alone"
+        text += f"; certificate of {own}"
+    return text
 
 
 def _class_name(config: Mapping[str, Any], index: Any) -> str:
@@ -272,7 +304,10 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     lower, upper = config.pop("domain_lower", None), config.pop("domain_upper", None)
     lower = "0" if lower is None else _value(lower)
     upper = "1" if upper is None else _value(upper)
-    facts.append(("domain, per feature", f"[{lower}, {upper}]"))
+    if "," in lower + upper:
+        facts += [("domain, lower ends", lower), ("domain, upper ends", upper)]
+    else:
+        facts.append(("domain, per feature", f"[{lower}, {upper}]"))
     facts += [(key.replace("_", " "), _value(value)) for key, value in config.items()]
     about = run.about
     if "versions" in about:

@@ -25,6 +25,7 @@ _TILE_PIXELS = 224
 _MOST_BARS = 24
 SLACK_MAP = "viridis"
 CHANGE_MAP = "PuOr_r"
+EDGE_MAP = "magma"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Example:
       x: the input.
       box: its lower and upper bounds; None where there is none.
       witness: its counterexample; None where there is none.
+      grown: what the box grew to; None where it did not.
       domain_lo, domain_hi: the legal inputs, of the shape of x.
     """
 
@@ -43,6 +45,7 @@ class Example:
     witness: Float[np.ndarray, "*shape"] | None
     domain_lo: Float[np.ndarray, "*shape"]
     domain_hi: Float[np.ndarray, "*shape"]
+    grown: tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +114,8 @@ def domain_of(
 
 def units(config: Mapping[str, Any], shape: tuple[int, ...]) -> str:
     """Returns the unit of an apothem, for axis labels."""
+    if config.get("rates_are"):
+        return str(config["rates_are"])
     lo, hi = domain_of(config, shape)
     width = float(np.max(hi - lo, initial=0.0))
     uniform = width > 0 and math.isfinite(width) and bool(np.all(hi - lo == width))
@@ -142,7 +147,8 @@ def write_tiles(example: Example, stem: Path) -> dict[str, Scale | None]:
     """Writes an image input's pictures and returns the scale of each tile's colours.
 
     Files are `STEM-NAME.png`, NAME being image, lower, upper, slack-down, slack-up,
-    counterexample, change. A tile is left out where there is no box or no witness.
+    counterexample, change, grown-lower, grown-upper, grown-edges. A tile is left out
+    where there is no box, no witness, or no grown box.
     Faces on the domain's boundary, which do not count for the apothem, are hatched.
     """
     import matplotlib
@@ -197,6 +203,19 @@ def write_tiles(example: Example, stem: Path) -> dict[str, Scale | None]:
             _enlarge(colours[..., :3]),
             Scale(gradient(CHANGE_MAP), "-" + text, "+" + text),
         )
+    if example.grown is not None:
+        lo, hi = example.grown
+        save("grown-lower", shade(lo))
+        save("grown-upper", shade(hi))
+        # The least edge over a pixel's channels.
+        edges = as_image(hi - lo).min(axis=2)
+        top = max(float(edges.max()), 1e-30)
+        colours = matplotlib.colormaps[EDGE_MAP](edges / top, bytes=True)[..., :3]
+        save(
+            "grown-edges",
+            _enlarge(colours),
+            Scale(gradient(EDGE_MAP), "0", format_number(top)),
+        )
     return scales
 
 
@@ -240,16 +259,26 @@ def write_bars(
         rank = -np.abs(example.witness - example.x).ravel()
     shown = np.sort(np.argsort(rank, kind="stable")[:_MOST_BARS])
     rows = np.arange(len(shown))
+    height = 1.3 if example.grown is None else 1.6  # the legend needs a second line
     for scheme in SCHEMES:
-        fig, ax = chart(scheme, 8.0, 1.3 + 0.27 * len(shown))
+        fig, ax = chart(scheme, 8.0, height + 0.27 * len(shown))
         if np.isfinite(width).all():
             left, right = place(dom_lo)[shown], place(dom_hi)[shown]
             ax.barh(rows, right - left, 0.72, left, color=scheme.faint, label="domain")
+        if example.grown is not None:
+            left, right = (place(bound)[shown] for bound in example.grown)
+            ax.barh(
+                rows,
+                right - left,
+                0.58,
+                left,
+                color=scheme.grown,
+                label="grown box, proved",
+            )
         if example.box is not None:
             left, right = (place(bound)[shown] for bound in example.box)
-            ax.barh(
-                rows, right - left, 0.44, left, color=scheme.proved, label="proved box"
-            )
+            label = "proved box" if example.grown is None else "cube, proved"
+            ax.barh(rows, right - left, 0.3, left, color=scheme.proved, label=label)
         if example.witness is not None:
             ax.plot(
                 place(example.witness)[shown],
@@ -277,7 +306,8 @@ def write_bars(
             else "feature value (input units)"
         )
         ax.grid(axis="y", visible=False)
-        legend(ax, scheme, loc="lower center", ncols=4, bbox_to_anchor=(0.5, 1.0))
+        columns = 4 if example.grown is None else 3
+        legend(ax, scheme, loc="lower center", ncols=columns, bbox_to_anchor=(0.5, 1.0))
         fig.savefig(stem.with_name(f"{stem.name}-features{scheme.suffix}.png"))
     return len(shown)
 

@@ -51,8 +51,25 @@ NUMBER_KEYS = (
     "required_margin",
     "seconds",
 )
+# Of a run that grew its boxes, under the key "grown"; null where there is no box.
+GROWN_KEYS = (
+    "objective",
+    "delta",
+    "apothem",
+    "min_edge",
+    "mean_edge",
+    "max_edge",
+    "log_volume",
+    "faces_on_domain",
+    "faces_stopped",
+    "faces_open",
+    "subproblems",
+    "seconds",
+    "proof",
+)
 STATUSES = ("certified", "misclassified", "unknown")
 BOX_KEYS = ("input", "x", "lo", "hi", "witness", "witness_class")
+GROWN_BOX_KEYS = ("grown_lo", "grown_hi")
 
 LINES = "certificates.jsonl"
 BOXES = "boxes.npz"
@@ -66,10 +83,11 @@ class Run:
     """A run as its files hold it; row i of every array belongs to `records[i]`.
 
     Attributes:
-      records: one dict per input with the keys `RECORD_KEYS`; infinities are floats,
-        None is "no value".
+      records: one dict per input with the keys `RECORD_KEYS`, and "grown" if boxes
+        grew; infinities are floats, None is "no value".
       x: inputs, (n, *input_shape).
       lo, hi: proved boxes, NaN where there is none.
+      grown_lo, grown_hi: the boxes that they grew to, NaN where there is none.
       witness: counterexamples, NaN where there is none.
       witness_class: predicted class of each counterexample, -1 where there is none.
       config: the settings that every record of the run shares.
@@ -82,6 +100,8 @@ class Run:
     x: Float[np.ndarray, " n *shape"]
     lo: Float[np.ndarray, " n *shape"]
     hi: Float[np.ndarray, " n *shape"]
+    grown_lo: Float[np.ndarray, " n *shape"]
+    grown_hi: Float[np.ndarray, " n *shape"]
     witness: Float[np.ndarray, " n *shape"]
     witness_class: Int[np.ndarray, " n"]
     config: dict[str, Any]
@@ -110,6 +130,8 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
         x=arrays["x"],
         lo=arrays["lo"],
         hi=arrays["hi"],
+        grown_lo=arrays["grown_lo"],
+        grown_hi=arrays["grown_hi"],
         witness=arrays["witness"],
         witness_class=arrays["witness_class"],
         config=strict_json.decode(read_config(directory)),
@@ -124,7 +146,7 @@ def check_record(record: Mapping[str, Any]) -> None:
     if not isinstance(name, str):
         raise InputError(f"a record's input must be a string, got {name!r}")
     missing = [key for key in RECORD_KEYS if key not in record]
-    unknown = [key for key in record if key not in RECORD_KEYS]
+    unknown = [key for key in record if key not in (*RECORD_KEYS, "grown")]
     if missing or unknown:
         raise InputError(
             f"record of {name!r}: missing keys {missing}, unknown keys {unknown}. Give "
@@ -134,6 +156,12 @@ def check_record(record: Mapping[str, Any]) -> None:
         raise InputError(
             f"record of {name!r}: status is {record['status']!r}, must be one of "
             f"{', '.join(STATUSES)}"
+        )
+    grown = record.get("grown")
+    if grown is not None and sorted(grown) != sorted(GROWN_KEYS):
+        raise InputError(
+            f"record of {name!r}: grown has the keys {sorted(grown)}. Give exactly "
+            "jaxcert.report.GROWN_KEYS"
         )
     lower, upper = record["apothem_lower"], record["apothem_upper"]
     # `not <=` also catches NaN. A disordered bracket is a false proof or a false
@@ -162,6 +190,8 @@ def read_lines(path: Path) -> tuple[list[Record], list[bytes], list[str]]:
             record = json.loads(line)
             for key in NUMBER_KEYS:
                 record[key] = strict_json.decode(record[key])
+            if record.get("grown") is not None:
+                record["grown"] = strict_json.decode(record["grown"])
             check_record(record)
         except (ValueError, KeyError, TypeError) as error:
             # A machine that loses power may leave a last line of NUL bytes.
@@ -204,7 +234,7 @@ def read_boxes(
     missing = [name for name in names if name not in place]
     present = [name for name in names if name in place]
     if not present:
-        empty = {key: np.zeros((0,)) for key in BOX_KEYS}
+        empty = {key: np.zeros((0,)) for key in (*BOX_KEYS, *GROWN_BOX_KEYS)}
         empty["input"] = np.zeros((0,), dtype="U1")
         empty["witness_class"] = np.zeros((0,), dtype=np.int64)
         return empty, missing
@@ -215,7 +245,7 @@ def read_boxes(
             "are of different runs; choose another --output"
         )
     result = {"input": np.array(present)}
-    for key in BOX_KEYS[1:]:
+    for key in (*BOX_KEYS[1:], *GROWN_BOX_KEYS):
         rows = [sources[i][key][row] for i, row in map(place.__getitem__, present)]
         result[key] = np.stack(rows)
     return result, missing
@@ -225,7 +255,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of one box file."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in BOX_KEYS}
+            arrays = {key: stored[key] for key in BOX_KEYS}
+            nothing = np.full_like(arrays["lo"], np.nan)
+            for key in GROWN_BOX_KEYS:
+                arrays[key] = stored[key] if key in stored else nothing
+            return arrays
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path} is damaged ({error}). Delete it and continue the run with "

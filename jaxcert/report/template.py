@@ -57,7 +57,7 @@ dd { margin: 0; }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr));
 }
 figure { margin: 0; }
-.charts img, .bars img { width: 100%; height: auto; display: block; }
+.charts img, .bars img, .plane img { width: 100%; height: auto; display: block; }
 .charts img { border: 1px solid var(--line); border-radius: 6px; }
 figcaption { color: var(--soft); font-size: .9rem; margin-top: .35rem; }
 .strip { border-top: 1px solid var(--line); padding: 1rem 0 1.25rem; }
@@ -67,6 +67,10 @@ figcaption { color: var(--soft); font-size: .9rem; margin-top: .35rem; }
   display: grid; gap: .8rem .7rem;
   grid-template-columns: repeat(7, minmax(0, 1fr));
 }
+.tiles.grown { grid-template-columns: repeat(5, minmax(0, 1fr)); }
+.vector { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.vector .bars { flex: 1 1 420px; }
+.vector .plane { flex: 1 1 340px; max-width: 520px; }
 .tiles img {
   width: 100%; height: auto; display: block; border: 1px solid var(--line);
   image-rendering: pixelated;
@@ -103,7 +107,7 @@ details dl { display: block; max-width: 72ch; }
 details dt { color: var(--ink); font-weight: 600; margin-top: .6rem; }
 @media screen and (max-width: 760px) {
   body { padding: 1rem .8rem 3rem; }
-  .tiles { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+  .tiles, .tiles.grown { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   dl { grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); }
 }
 @media print {
@@ -122,6 +126,8 @@ details dt { color: var(--ink); font-weight: 600; margin-top: .6rem; }
 <header>
 <h1>{{ title }}</h1>
 <p class="lead">{{ sentence }}</p>
+{% if rates %}<p class="note">Distances are in rates ({{ rates }}): 1 moves every
+feature by its own rate.</p>{% endif %}
 {% if not complete %}
 <p class="warning">This run is not finished: it was interrupted or is still going on.
 What is below holds for the {{ summary.n }} inputs answered so far.</p>
@@ -166,6 +172,11 @@ the box keeps the predicted class: this is proved, not sampled.</dd>
 <dt>apothem</dt><dd>The least slack over the faces that do not lie on the domain's
 boundary: how far every feature may move at once. All faces on the boundary: infinite.
 </dd>
+{% if grown %}
+<dt>grown box</dt><dd>The cube's faces moved on, also proved. A face stops at the
+domain's boundary, or where a stored counterexample lies at most delta beyond it; of an
+open face neither is known.</dd>
+{% endif %}
 <dt>bracket</dt><dd>The lower end of the apothem is proved, the upper end is refuted by
 a stored counterexample. The best possible apothem lies between the two. An infinite
 upper end: no counterexample was found. Lower ends are printed rounded down, upper ends
@@ -220,7 +231,9 @@ to the largest{% if others %}, then {{ others }}{% endif %}.
 {% if images %}Lower and upper face are the two extreme corners of the box: every image
 between them, pixel by pixel, keeps the class. Slack is how far a pixel may move;
 <span class="hatch"></span> marks faces on the domain's boundary, where the pixel cannot
-move further and which do not count.{% else %}A bar is the interval that a feature may
+move further and which do not count.{% if grown %} The grown faces are those of the box
+that the cube grew to; an edge length is how far a pixel may move in it, down and up
+together.{% endif %}{% else %}A bar is the interval that a feature may
 move in, all features at once.{% endif %}</p>
 {% for strip in strips %}
 <article class="strip">
@@ -228,7 +241,7 @@ move in, all features at once.{% endif %}</p>
 <span class="status {{ strip.record.status }}">{{ strip.record.status }}</span></h3>
 <p>{{ strip.caption }}</p>
 {% if images %}
-<div class="tiles">
+<div class="tiles{{ " grown" if strip.record.get("grown") }}">
 {% for tile in strip.tiles %}
 <figure><img src="pictures/{{ tile.file }}" alt="{{ tile.alt }}" loading="lazy">
 <figcaption>{% if tile.scale %}<span class="scale"
@@ -238,8 +251,15 @@ style="background: {{ tile.scale.gradient }}"></span><span class="ends"><span>
 {% endfor %}
 </div>
 {% else %}
+<div class="vector">
+{% if strip.plane %}
+<figure class="plane">{{ chart(strip.plane, "Plane of input " ~ strip.record.input) }}
+<figcaption>Coloured areas: which class wins, sampled. Boxes: proved.</figcaption>
+</figure>
+{% endif %}
 <figure class="bars">{{ chart(strip.bars, "Features of input " ~ strip.record.input) }}
 {% if strip.hidden %}<figcaption>{{ strip.hidden }}</figcaption>{% endif %}</figure>
+</div>
 {% endif %}
 </article>
 {% endfor %}
@@ -252,7 +272,8 @@ style="background: {{ tile.scale.gradient }}"></span><span class="ends"><span>
 <div class="wide"><table>
 <thead><tr><th>input</th><th>label</th><th>pred.</th><th class="left">status</th>
 <th>apothem lower</th><th>upper</th><th>min edge</th><th>mean edge</th><th>max edge</th>
-<th>log volume</th><th>oracle calls</th><th>subproblems</th><th>seconds</th>
+<th>log volume</th>{% if grown %}<th>grown mean edge</th><th>stopped</th>
+<th>open</th>{% endif %}<th>oracle calls</th><th>subproblems</th><th>seconds</th>
 </tr></thead>
 <tbody>
 {% for r in records %}
@@ -260,7 +281,10 @@ style="background: {{ tile.scale.gradient }}"></span><span class="ends"><span>
 <td class="left {{ r.status }}">{{ r.status }}</td><td>{{ down(r.apothem_lower) }}</td>
 <td>{{ up(r.apothem_upper) }}</td><td>{{ down(r.min_edge) }}</td>
 <td>{{ down(r.mean_edge) }}</td><td>{{ down(r.max_edge) }}</td>
-<td>{{ down(r.log_volume) }}</td><td>{{ text(r.oracle_calls) }}</td>
+<td>{{ down(r.log_volume) }}</td>
+{% if grown %}{% set g = r.get("grown") %}<td>{{ down(g.mean_edge) if g else "-" }}</td>
+<td>{{ g.faces_stopped if g else "-" }}</td><td>{{ g.faces_open if g else "-" }}</td>
+{% endif %}<td>{{ text(r.oracle_calls) }}</td>
 <td>{{ text(r.subproblems) }}</td><td>{{ near(r.seconds) }}</td></tr>
 {% endfor %}
 </tbody></table></div>

@@ -33,7 +33,7 @@ from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.oracle.instances import ApothemTask
 from jaxcert.oracle.leaf import is_piecewise_linear
 from jaxcert.program import Program
-from jaxcert.search.dual_split import SplitTask, split_domain
+from jaxcert.search.dual_split import SplitTask, Stopwatch, split_domain
 from jaxcert.search.reach import (
     Reach,
     ReachOptions,
@@ -102,6 +102,8 @@ class DualBox:
       witness: the instance that goes farthest towards each face, (F, *d).
       tolerance: width of a closed bracket, per feature, shape d.
       subproblems: boxes or sign patterns that were bounded.
+      seconds: after which the bracket of every face was closed, since the search began
+        (that of all classes together, where the domain is split); NaN if open, (F,).
     """
 
     label: int
@@ -111,6 +113,7 @@ class DualBox:
     witness: np.ndarray
     tolerance: np.ndarray
     subproblems: int
+    seconds: np.ndarray
 
     @property
     def empty(self) -> bool:
@@ -180,9 +183,10 @@ def dual_boxes(
         yield from _by_input(query, task, classes)
         return
     for label in task.labels:
-        spec = not_class(label, classes)
-        found = _by_signs(query, spec, *_strong_instances(query, spec, task.points))
-        yield _result(query, label, *found)
+        spec, watch = not_class(label, classes), Stopwatch(query.tolerance)
+        strong = _strong_instances(query, spec, task.points)
+        found = _by_signs(query, spec, *strong, watch)
+        yield _result(query, label, *found, watch)
 
 
 def _checked_classes(program: Program, labels: Sequence[int]) -> int:
@@ -215,6 +219,10 @@ class _Query:
     @property
     def width(self) -> np.ndarray:
         return np.asarray(self.domain.hi) - np.asarray(self.domain.lo)
+
+    @property
+    def tolerance(self) -> np.ndarray:
+        return self.options.tolerance * self.width
 
     def batches(self, faces: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields faces in batches of one size, and which of them are no padding."""
@@ -262,29 +270,37 @@ def _bucket(count: int) -> int:
 
 
 def _by_signs(
-    query: _Query, spec: Spec, reach: Reach, hints: np.ndarray
+    query: _Query, spec: Spec, reach: Reach, hints: np.ndarray, watch: Stopwatch
 ) -> tuple[Box, Reach, int]:
     """Returns (dual box, instances, subproblems) of one class by branch and bound."""
     total, faces = 0, np.arange(2 * query.width.size)
     outer = _faces(query.domain).copy()
     if np.isnan(reach.point).all():
         # Is there any point of the class? Every face asks the same.
-        proved, reach, processed = _advance(query, spec, reach, outer, faces[:1])
+        proved, reach, processed = _advance(query, spec, reach, outer, faces[:1], watch)
         total += processed
         if proved:
             infinite = np.full(query.width.shape, np.inf)
+            watch.note(0.0)
             return Box(infinite, -infinite), reach, total  # type: ignore[arg-type]
         if np.isnan(reach.point).all():
             return query.domain, reach, total
     reach = _attacked(query, spec, reach, hints)
-    missing = np.flatnonzero(_faces(reach.box()) != _faces(query.domain))
-    _, reach, processed = _advance(query, spec, reach, outer, missing)
+    inner = _faces(reach.box())
+    watch.note(np.abs(outer - inner))
+    missing = np.flatnonzero(inner != _faces(query.domain))
+    _, reach, processed = _advance(query, spec, reach, outer, missing, watch)
     halves: Any = (v.reshape(query.width.shape) for v in np.split(outer, 2))
     return Box(*halves), reach, total + processed
 
 
 def _advance(
-    query: _Query, spec: Spec, reach: Reach, outer: np.ndarray, faces: np.ndarray
+    query: _Query,
+    spec: Spec,
+    reach: Reach,
+    outer: np.ndarray,
+    faces: np.ndarray,
+    watch: Stopwatch,
 ) -> tuple[bool, Reach, int]:
     """Moves the outer faces inwards as far as branch and bound proves it.
 
@@ -317,6 +333,7 @@ def _advance(
             query.program, query.params64, query.domain, spec, chosen, nearest
         )
         reach = jax.device_get(reach.joined(*on_face))
+        watch.note(np.abs(outer - _faces(reach.box())))
     return False, reach, total
 
 
@@ -363,29 +380,36 @@ def _own(faces: Any, chosen: np.ndarray) -> np.ndarray:
 def _by_input(query: _Query, task: DualTask, classes: int) -> Iterator[DualBox]:
     """Yields the dual boxes of all classes, found by splitting the domain itself."""
     search, params, domain = query.options.reach, query.params64, query.domain
-    found = []
-    for label in task.labels:
+    found, begin = [], time.monotonic()
+    watches = [Stopwatch(query.tolerance, begin) for _ in task.labels]
+    for label, watch in zip(task.labels, watches, strict=True):
         spec = not_class(label, classes)
         reach = _attacked(query, spec, *_strong_instances(query, spec, task.points))
         found.append(
             stretch(query.program, search, params, domain, spec, reach, np.int32(0))
         )
+        watch.note(np.abs(_faces(domain) - _faces(found[-1].box())))
     reach = jax.tree.map(lambda *v: np.stack(v), *found)
     split = SplitTask(
         program=query.program, params=params, domain=domain,
         labels=tuple(task.labels), num_classes=classes, reach=reach,
-        tolerance=query.options.tolerance * query.width,
+        tolerance=query.tolerance,
     )  # fmt: skip
     outer, reach, processed = split_domain(
-        split, query.options.branch.inputs, search, query.deadline
+        split, query.options.branch.inputs, search, query.deadline, watches
     )
     for k, label in enumerate(task.labels):
         box, own = (jax.tree.map(lambda v, k=k: v[k], part) for part in (outer, reach))
-        yield _result(query, label, box, own, int(processed[k]))
+        yield _result(query, label, box, own, int(processed[k]), watches[k])
 
 
 def _result(
-    query: _Query, label: int, outer: Box, reach: Reach, subproblems: int
+    query: _Query,
+    label: int,
+    outer: Box,
+    reach: Reach,
+    subproblems: int,
+    watch: Stopwatch,
 ) -> DualBox:
     """Returns the dual box, after a check that no instance lies outside it."""
     inner = jax.device_get(reach.box())
@@ -398,7 +422,7 @@ def _result(
     return DualBox(
         label=int(label), domain=query.domain, outer=outer, inner=inner,
         witness=np.asarray(reach.point),
-        tolerance=query.options.tolerance * query.width, subproblems=subproblems,
+        tolerance=query.tolerance, subproblems=subproblems, seconds=watch.seconds,
     )  # fmt: skip
 
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxcert.box import Box
 from jaxcert.oracle.input_split import InputSplitOptions, bound_box
@@ -89,6 +89,25 @@ class SplitTask:
     num_classes: int
     reach: Reach
     tolerance: np.ndarray
+
+
+class Stopwatch:
+    """Notes when the bracket of every face of a dual box was closed.
+
+    Attributes:
+      seconds: since it was started, (F,); NaN while open.
+    """
+
+    def __init__(self, tolerance: np.ndarray, begin: float | None = None) -> None:
+        """Starts, or counts from an earlier `time.monotonic()`."""
+        self._begin = time.monotonic() if begin is None else begin
+        self._tolerance = np.tile(np.reshape(tolerance, -1), 2)
+        self.seconds = np.full(len(self._tolerance), np.nan)
+
+    def note(self, gap: ArrayLike) -> None:
+        """Notes the faces whose bracket is no wider than the tolerance by now."""
+        closed = (np.asarray(gap) <= self._tolerance) & np.isnan(self.seconds)
+        self.seconds[closed] = time.monotonic() - self._begin
 
 
 def _beyond(cell: Box, inner: Box) -> Float[Array, "2 *d"]:
@@ -224,6 +243,7 @@ def split_domain(
     options: InputSplitOptions,
     search: ReachOptions,
     deadline: float,
+    watches: Sequence[Stopwatch],
 ) -> tuple[Box, Reach, np.ndarray]:
     """Returns (dual boxes, instances, cells bounded) of all classes, numpy.
 
@@ -235,6 +255,7 @@ def split_domain(
       options: how cells are bounded, and how many fit.
       search: how instances are moved on between two chunks.
       deadline: `time.monotonic()` after which no further chunk begins.
+      watches: of each class.
     """
     tolerance = jnp.asarray(_SPARE * task.tolerance)
     specs = [not_class(c, task.num_classes) for c in task.labels]
@@ -258,11 +279,21 @@ def split_domain(
         ]  # fmt: skip
         reach = jax.tree.map(lambda *v: jnp.stack(v), *moved)
         state = dataclasses.replace(state, reach=reach)
+        _note(watches, state)
         turn += 1
     outer, reach, processed = jax.device_get(
         (hulls(state), state.reach, state.processed)
     )
     return outer, reach, processed
+
+
+def _note(watches: Sequence[Stopwatch], state: SplitState) -> None:
+    """Tells the watches how wide the brackets are now; empty boxes have none."""
+    outer, inner = jax.device_get((hulls(state), jax.vmap(Reach.box)(state.reach)))
+    for k, watch in enumerate(watches):
+        gap = np.stack([inner.lo[k] - outer.lo[k], outer.hi[k] - inner.hi[k]])
+        empty = not np.all(outer.lo[k] <= outer.hi[k])
+        watch.note(0.0 if empty else gap.reshape(-1))
 
 
 def _start(task: SplitTask, options: InputSplitOptions) -> SplitState:

@@ -16,15 +16,19 @@ import time
 from pathlib import Path
 
 import _certify_run
+import _grow
 import _inputs
 import certify
+import check
 import numpy as np
 import pytest
+from in_process import answered
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.certificate.check import check_certificate
+from jaxcert.certificate.check_faces import check_faces
 from jaxcert.data import load_dataset
-from jaxcert.report import BOX_KEYS, RECORD_KEYS, Run, read_run
+from jaxcert.report import BOX_KEYS, GROWN_KEYS, RECORD_KEYS, Run, read_run
 
 COUNT = 12
 
@@ -583,3 +587,74 @@ def test_bar_on_a_terminal(start, whole, tmp_path):
     table = certify.table(records, summary, tolerance=tolerance)
     # After the bar has been wiped, the table and nothing else.
     assert re.sub(r"^\[[0-9;?]*[a-zA-Z]", "", after) == table + "\n"
+
+
+# Grown boxes
+
+
+def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
+    out = tmp_path / "out"
+    ended = run_certify(
+        "--inputs=0:2", "--grow=maximal", "--delta=0.05", "--proofs", f"--output={out}"
+    )
+    assert ended.code == 0, ended.err
+    assert "are stopped by a counterexample at most 0.05 beyond them" in ended.out
+    run = read_run(out)
+    own = [r for r in run.records if r["status"] == "certified"]
+    assert own
+    for row, record in enumerate(run.records):
+        grown = record["grown"]
+        if record["status"] != "certified":
+            assert grown is None and np.isnan(run.grown_lo[row]).all()
+            continue
+        assert tuple(grown) == GROWN_KEYS
+        assert (run.grown_lo[row] <= run.lo[row]).all()
+        assert (run.grown_hi[row] >= run.hi[row]).all()
+        assert grown["mean_edge"] > record["mean_edge"]
+        assert (
+            grown["faces_on_domain"] + grown["faces_stopped"] + grown["faces_open"]
+            == 2 * run.x[row].size
+        )
+        report = check_faces(out / "grown" / f"{record['input']}.npz")
+        assert report.box.accepted and report.proved == grown["proof"]
+        assert report.witnessed == grown["faces_stopped"]
+    page = (out / "report.html").read_text()
+    assert "grown" in page and "grown-edges.png" in page
+    checked = answered(lambda _: check.main(["check.py", str(out)]), "check.py", capsys)
+    assert checked.code == 0 and f"{len(own)} with their proof" in checked.out
+    path = out / "grown" / f"{own[0]['input']}.npz"
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **{**arrays, "face_by": arrays["face_by"][:-1]})
+    checked = answered(lambda _: check.main(["check.py", str(out)]), "check.py", capsys)
+    assert checked.code == 1 and "REJECTED" in checked.out and "face_by" in checked.out
+    other = run_certify("--inputs=0:2", "--proofs", "--resume", f"--output={out}")
+    assert other.code == 1 and "grow is 'maximal' there" in other.err
+
+
+def test_a_grown_box_of_float32_without_its_proof_is_none(
+    run_certify, tmp_path, monkeypatch
+):
+    flags = "--inputs=0:2", "--grow=maximal", "--delta=0.05", "--arithmetic=float32"
+    proved = run_certify(*flags, f"--output={tmp_path / 'proved'}")
+    assert proved.code == 0, proved.err
+    own = [r for r in read_run(tmp_path / "proved").records if r["grown"]]
+    for record in own:
+        path = tmp_path / "proved" / "grown" / f"{record['input']}.npz"
+        report = check_faces(path)
+        assert report.box.accepted and report.proved and record["grown"]["proof"]
+        assert report.box.arithmetic == "float32"
+    assert own
+
+    def unproved(certifier, labels, boxes, wanted, deadline):
+        answer = prove_boxes(certifier, labels, boxes, wanted, deadline)
+        return dataclasses.replace(answer, improved=np.zeros(len(labels), bool))
+
+    prove_boxes = _grow.prove_boxes
+    monkeypatch.setattr(_grow, "prove_boxes", unproved)
+    ended = run_certify(*flags, f"--output={tmp_path / 'unproved'}")
+    assert ended.code == 0 and "there was no time for its proof" in ended.err
+    run = read_run(tmp_path / "unproved")
+    assert not any(r["grown"] for r in run.records) and np.isnan(run.grown_lo).all()
+    assert "No box was grown." in ended.out
+    assert not list((tmp_path / "unproved" / "grown").glob("[0-9]*.npz"))

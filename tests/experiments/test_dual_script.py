@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,6 +141,9 @@ def test_of_acas_xu_no_class_is_left_where_a_property_excludes_it(run, tmp_path)
     found = lines(tmp_path / "out")
     assert found[0]["status"] == "empty"
     assert {r["status"] for r in found} <= {"empty", "closed"}
+    assert all(min(r["face_seconds"]) >= 0 for r in found)
+    faces = re.findall(r"^(?:lower|upper) \d .* (\d+\.\d)  closed", ended.out, re.M)
+    assert len(faces) == 10 * sum(r["status"] == "closed" for r in found)
     assert "all, class 0: proved that there is none" in ended.out
 
 

@@ -135,6 +135,7 @@ def test_brackets_hold_the_exact_face_and_are_closed(options):
             lo, hi = exact(params, domain, box.label)
             assert np.all(box.outer.lo <= lo + LP) and np.all(hi <= box.outer.hi + LP)
             assert not box.open.any()
+            assert (box.seconds >= 0).all() and box.seconds.shape == (6,)
             if not np.isfinite(lo).all():
                 empty += box.empty
                 continue
@@ -237,6 +238,7 @@ def test_without_time_or_room_the_box_is_wider_and_says_so(options):
     hurried = run(params, domain, range(CLASSES), options, deadline=-1.0)
     for box in [*hurried, *run(params, domain, range(CLASSES), cramped)]:
         best = full[box.label]
+        assert np.array_equal(np.isnan(box.seconds), box.open)
         assert np.all(box.outer.lo <= best.inner.lo)
         assert np.all(best.inner.hi <= box.outer.hi)
     assert all(box.open.any() for box in hurried if full[box.label].smaller.any())

@@ -1,0 +1,45 @@
+"""What a run's line says of one input that was certified."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxcert.certification import Certification, Outcome
+from jaxcert.certifier import Certifier
+from jaxcert.report import Record
+
+OBJECTIVE = "apothem"
+
+
+def record_of(
+    certifier: Certifier, answer: Certification, row: int, name: str, labelled: bool
+) -> Record:
+    """Returns the record of one input but for its arithmetic and its seconds.
+
+    Args:
+      certifier: what answered.
+      answer: of a batch.
+      row: the input in it.
+      name: of the input.
+      labelled: whether its label is known, and not merely what is predicted.
+    """
+    edges = np.asarray(answer.box.hi[row]) - np.asarray(answer.box.lo[row])
+    with np.errstate(divide="ignore"):
+        log_volume = float(np.sum(np.log(edges)))
+    return {
+        "input": name,
+        "label": int(answer.label[row]) if labelled else None,
+        "predicted": int(answer.predicted[row]),
+        "status": Outcome(answer.outcome[row]).name.lower(),
+        "objective": OBJECTIVE,
+        "apothem_lower": float(answer.lower[row]),
+        "apothem_upper": float(answer.upper[row]),
+        "min_edge": float(edges.min()),
+        "mean_edge": float(edges.mean()),
+        "max_edge": float(edges.max()),
+        "log_volume": log_volume,
+        "required_margin": certifier.required_margin,
+        "oracle": certifier.options.oracle,
+        "oracle_calls": int(answer.oracle_calls[row]),
+        "subproblems": int(answer.subproblems[row]),
+    }

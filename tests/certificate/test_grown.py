@@ -1,0 +1,159 @@
+"""Certificates of grown boxes that jaxcert writes: accepted, and right."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import exact
+import jax
+import numpy as np
+import pytest
+from cases import exact32
+
+import jaxcert as jc
+from jaxcert.certificate.check import check_certificate
+from jaxcert.certificate.check_faces import check_faces
+from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
+from jaxcert.certifier import Certifier, float64
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.search.growth import GrowthOptions
+
+DELTA, SIZES = 1e-2, (4, 8, 3)
+OPTIONS = jc.CertifyOptions(
+    oracle="complete", batch_size=8, branch=BranchOptions(block=32, narrow=0)
+)
+RATES = jc.Rates(np.array([1.0, 0.5, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 1.5]))
+
+
+def f(params, x):
+    """A ReLU network."""
+    for w, b in params[:-1]:
+        x = jax.nn.relu(w @ x + b)
+    w, b = params[-1]
+    return w @ x + b
+
+
+def network(seed: int):
+    rng = np.random.default_rng(seed)
+    return [
+        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
+        for m, n in zip(SIZES, SIZES[1:], strict=False)
+    ]
+
+
+@dataclasses.dataclass
+class Made:
+    params: list
+    certifier: Certifier
+    x: np.ndarray
+    found: jc.Certification
+    growth: object
+    answer: object
+
+    def rows(self) -> np.ndarray:
+        return np.flatnonzero(self.found.outcome == jc.Outcome.CERTIFIED)
+
+    def writer(self, folder, arithmetic="real") -> GrownWriter:
+        c = self.certifier
+        return GrownWriter(
+            c.f, c.params32, c.params64, c.domain, c.rates, folder,
+            arithmetic=arithmetic,
+        )  # fmt: skip
+
+    def claim(self, row: int) -> GrownClaim:
+        return GrownClaim.of(str(row), self.x[row], row, self.found, self.growth, DELTA)
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    params = network(0)
+    certifier = Certifier(f, params, None, (SIZES[0],), rates=RATES, options=OPTIONS)
+    x = np.random.default_rng(100).uniform(0.1, 0.9, (8, SIZES[0]))
+    found = certifier.batch(x, None)
+    growth = certifier.grow(x, found, GrowthOptions(delta=DELTA))
+    wanted = found.outcome == jc.Outcome.CERTIFIED
+    answer = prove_boxes(certifier, found.label, growth.box, wanted)
+    assert np.array_equal(answer.improved, wanted)
+    return Made(params, certifier, x, found, growth, answer)
+
+
+def test_every_grown_box_is_accepted_with_its_faces(made, tmp_path):
+    stopped = fixed = 0
+    with float64():
+        writer = made.writer(tmp_path)
+        for row in made.rows():
+            written = writer.write_grown(made.claim(row), made.answer.trees.of(row))
+            assert written.path is not None, written.report.reason
+            report = check_faces(written.path)
+            assert report.box.accepted and report.proved
+            blocked = made.growth.blocked[row]
+            assert report.witnessed == (blocked >= 0).sum()
+            assert report.on_domain + report.fixed == (blocked == -1).sum()
+            assert np.array_equal(written.claim.lo, made.growth.box.lo[row])
+            assert np.array_equal(written.claim.hi, made.growth.box.hi[row])
+            stopped, fixed = stopped + report.witnessed, fixed + report.fixed
+    assert stopped > 20 and fixed > 2
+    report = check_faces(written.path, exact=True)
+    assert report.box.accepted, report.box.reason
+    assert not check_certificate(written.path).accepted
+
+
+def test_grown_boxes_agree_with_a_milp(made):
+    weights, eye = [(w.T, b) for w, b in made.params], np.eye(SIZES[-1])
+    for row in made.rows():
+        lo, hi, label = (
+            made.growth.box.lo[row], made.growth.box.hi[row], made.found.label[row]
+        )  # fmt: skip
+        least = min(
+            exact.exact_min_margin(weights, lo, hi, eye[label] - eye[j], 0.0).value
+            for j in range(SIZES[-1])
+            if j != label
+        )
+        assert least > -2e-6
+
+
+def test_a_box_that_is_not_sound_is_not_proved(made):
+    everything = made.certifier.domain
+    boxes = jax.tree.map(lambda v: np.repeat(np.asarray(v)[None], 8, 0), everything)
+    wanted = np.arange(8) == made.rows()[0]
+    answer = prove_boxes(made.certifier, made.found.label, boxes, wanted)
+    assert not answer.improved.any() and np.isfinite(answer.upper[wanted]).all()
+
+
+def test_without_a_proof_the_faces_are_claimed_alone(made, tmp_path):
+    with float64():
+        row = int(made.rows()[0])
+        written = made.writer(tmp_path).write_grown(made.claim(row), None)
+    report = check_faces(written.path)
+    assert report.box.accepted and not report.proved and report.witnessed > 2
+
+
+def test_a_proof_of_another_box_is_not_written(made, tmp_path):
+    rows = made.rows()
+    with float64():
+        wide = dataclasses.replace(
+            made.claim(rows[0]), lo=np.zeros(SIZES[0]), hi=np.ones(SIZES[0])
+        )
+        written = made.writer(tmp_path).write_grown(wide, made.answer.trees.of(rows[0]))
+    assert written.path is None and "leaf" in written.report.reason
+    assert not list(tmp_path.glob("0.npz"))
+
+
+def test_a_box_that_must_shrink_keeps_honest_faces(made, tmp_path):
+    """Every float32 evaluation asks for more than the reserve that growth leaves."""
+    kept = 0
+    with float64():
+        writer = made.writer(tmp_path, "float32")
+        for row in made.rows():
+            written = writer.write_grown(made.claim(row), made.answer.trees.of(row))
+            if written.path is None:
+                continue
+            report, claim = check_faces(written.path), written.claim
+            assert report.box.accepted and report.box.arithmetic == "float32"
+            assert (claim.lo >= made.growth.box.lo[row]).all()
+            on_domain = made.growth.box.lo[row] == 0
+            assert np.array_equal(claim.lo[on_domain], np.zeros(on_domain.sum()))
+            free = (made.growth.blocked[row] != -1).sum()
+            assert report.witnessed + report.open == free
+            kept += claim.lower < made.claim(row).upper
+    assert kept >= 4

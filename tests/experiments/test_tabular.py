@@ -1,0 +1,211 @@
+"""The script `tabular`: what it prints is inside what is proved."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from fractions import Fraction
+
+import _tabular
+import numpy as np
+import pytest
+from _tabular import Request, compute, hidden_widths
+from _tabular_data import NO_UNIT, NOT_STATED, load_scale, load_table
+from _tabular_text import box_sentence, dual_sentence, rounded, rounded_outward
+from in_process import answered
+
+from jaxcert.box import Box
+from jaxcert.certificate.check_faces import check_faces
+from jaxcert.errors import InputError
+from jaxcert.models import load_network
+from jaxcert.report import read_run
+from jaxcert.search.dual import DualBox
+
+TWO = {"data": "wine", "use": "alcohol,flavanoids", "inputs": "0:2", "hidden": (8,)}
+
+
+def intervals(count: int):
+    random = np.random.default_rng(0)
+    for _ in range(count):
+        scale = 10.0 ** random.uniform(-6, 6)
+        low, width = random.normal() * scale, scale * 10.0 ** random.uniform(-7, 3)
+        high = low + width
+        yield low, high, low + random.uniform() ** 4 * (high - low)
+
+
+def test_ends_are_rounded_to_the_safe_side_exactly():
+    """As rational numbers: the printed text is inside, or outside, the doubles."""
+    held, total = 0, 4000
+    for low, high, value in intervals(total):
+        inner = [Fraction(end) for end in rounded(low, high, value)]
+        assert Fraction(low) <= inner[0] <= inner[1] <= Fraction(high)
+        assert inner[1] - inner[0] >= Fraction(95, 100) * (
+            Fraction(high) - Fraction(low)
+        )
+        held += inner[0] <= Fraction(value) <= inner[1]
+        outer = [Fraction(end) for end in rounded_outward(low, high, high - low)]
+        assert outer[0] <= Fraction(low) and Fraction(high) <= outer[1]
+    assert held > 0.99 * total
+    assert [Fraction(end) for end in rounded(0.1, 0.1)] == [Fraction(0.1)] * 2
+    assert rounded(11.197, 14.903) == ("11.20", "14.90")
+
+
+def test_printed_boxes_lie_inside_the_proved_ones():
+    table = load_table("breast_cancer")
+    scale = load_scale(table, np.arange(400), "")
+    random = np.random.default_rng(1)
+    domain = scale.domain
+    for row in range(20):
+        x, width = table.x[row], (domain.hi - domain.lo) * random.uniform(0, 0.5, 30)
+        lo = np.maximum(x - width, domain.lo)
+        hi = np.minimum(x + width * random.uniform(0, 1, 30), domain.hi)
+        text = box_sentence(table, scale, {"predicted": 1}, x, (lo, hi))
+        assert text.startswith("Class benign is guaranteed while\n")
+        for i, feature in enumerate(table.features):
+            free = lo[i] == domain.lo[i] and hi[i] == domain.hi[i]
+            pattern = rf"^    {re.escape(feature)} (is|stays) (.*) \(now"
+            found = re.search(pattern, text, re.MULTILINE)
+            assert (found is None) == free, (feature, text)
+            if found:
+                ends = [Fraction(n) for n in re.findall(r"-?\d+\.?\d*", found[2])]
+                assert all(Fraction(lo[i]) <= e <= Fraction(hi[i]) for e in ends)
+                one_sided = lo[i] == domain.lo[i] or hi[i] == domain.hi[i]
+                assert len(ends) == (1 if one_sided else 2)
+
+
+def test_a_pinned_feature_stays_at_its_value():
+    table = load_table("wine", "alcohol,hue")
+    scale = load_scale(table, np.arange(100), "")
+    x = table.x[0]
+    box = np.array([x[0], scale.domain.lo[1]]), np.array([x[0], scale.domain.hi[1]])
+    text = box_sentence(table, scale, {"predicted": 0}, x, box)
+    assert text == (
+        "Class 0 is guaranteed while\n    alcohol stays at 14.23 % vol,\n"
+        "with any value in the observed range of\n    hue."
+    )
+
+
+def test_dual_sentences_round_outward_and_count():
+    table = load_table("wine", "alcohol,hue")
+    scale = load_scale(table, np.arange(100), "")
+    lo, hi = np.asarray(scale.domain.lo), np.asarray(scale.domain.hi)
+    outer = Box(lo.copy(), np.array([13.18123, hi[1]]))
+    inner = Box(lo.copy(), np.array([13.15, hi[1]]))
+    witness, spread = np.zeros((4, 2)), 0.01 * (hi - lo)
+    box = DualBox(1, scale.domain, outer, inner, witness, spread, 3, np.ones(4))
+    text = dual_sentence(table, scale, box, "in the observed range")
+    assert text == (
+        "No instance in the observed range is of class 1 with\n"
+        "    alcohol above 13.182 % vol (one is known at 13.15).\n"
+        "(3 of the 4 ends in the observed range are reached by class 1)"
+    )
+
+
+def test_units_are_stated_or_said_to_be_unknown():
+    table = load_table("breast_cancer")
+    units = dict(zip(table.features, table.units, strict=True))
+    assert units["mean radius"] is NOT_STATED and units["worst area"] is NOT_STATED
+    assert units["mean fractal dimension"] == NO_UNIT
+    assert load_table("wine").units[0] == "% vol"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    output = tmp_path_factory.mktemp("tabular") / "out"
+    request, text = Request(**TWO, epochs=30, output=str(output)), io.StringIO()
+    with contextlib.redirect_stdout(text):
+        assert compute(request) == 0
+    return request, output, text.getvalue()
+
+
+def test_a_run_is_proved_checked_and_said(done):
+    request, output, text = done
+    run, network = read_run(output), load_network(output / "network.npz")
+    table = load_table("wine", request.use)
+    certified = [r for r in run.records if r["status"] == "certified"]
+    assert certified and run.config["feature_names"] == [
+        "alcohol (% vol)",
+        "flavanoids",
+    ]
+    random = np.random.default_rng(0)
+    for row, record in enumerate(run.records):
+        if record["status"] != "certified":
+            continue
+        lo, hi = run.grown_lo[row], run.grown_hi[row]
+        assert (lo <= run.lo[row]).all() and (run.hi[row] <= hi).all()
+        points = lo + random.uniform(size=(2000, 2)) * (hi - lo)
+        predicted = _tabular._predicted(network, points)
+        assert (predicted == record["predicted"]).all()
+        (path,) = (output / "grown").glob(f"row_{record['input'][4:]}-*.npz")
+        report = check_faces(path)
+        assert report.box.accepted and report.proved
+        assert f"Class {record['predicted']} is guaranteed while" in text
+    lines = (output / "dual.jsonl").read_text().splitlines()
+    duals = {d["class"]: d for d in map(json.loads, lines)}
+    assert sorted(duals) == sorted(table.classes)
+    everything = _tabular._predicted(network, table.x)
+    for label, name in enumerate(table.classes):
+        own = table.x[everything == label]
+        assert (own >= duals[name]["outer_lo"]).all()
+        assert (own <= duals[name]["outer_hi"]).all()
+    for row, record in enumerate(run.records):  # a sound box is inside the dual box
+        if record["status"] == "certified":
+            dual = duals[table.classes[record["predicted"]]]
+            assert (run.grown_lo[row] >= dual["outer_lo"]).all()
+            assert (run.grown_hi[row] <= dual["outer_hi"]).all()
+    page = (output / "report.html").read_text()
+    assert "-plane.png" in page and "Distances are in rates" in page
+
+
+def test_a_run_is_continued_and_redoes_nothing(done, capsys, monkeypatch):
+    request, output, _ = done
+
+    def refuse(*arguments, **words):
+        raise AssertionError("certified again")
+
+    monkeypatch.setattr(_tabular.Certifier, "batch", refuse)
+    monkeypatch.setattr(_tabular, "write_regions", lambda *_: None)
+    before = (output / "certificates.jsonl").read_bytes()
+    again = Request(**{**vars(request), "resume": True, "dual": False})
+    ended = answered(lambda _: compute(again), "tabular.py", capsys)
+    assert ended.code == 0 and "is guaranteed while" in ended.out
+    assert (output / "certificates.jsonl").read_bytes() == before
+    other = Request(**{**vars(request), "resume": True, "epochs": 5})
+    ended = answered(lambda _: compute(other), "tabular.py", capsys)
+    assert ended.code == 1 and "epochs is 30 there and 5 here" in ended.err
+
+
+def test_mistakes_are_one_line(tmp_path):
+    table = load_table("wine", "hue")
+    for text, message in (
+        ("unit\n%\n", "the first line must name columns out of feature, unit"),
+        ("feature,color\nhue,1\n", "the first line must name columns"),
+        ("feature,lower\nhues,1\n", "line 2: there is no feature 'hues'"),
+        ("feature,lower\nhue,x\n", "line 2: lower is 'x'; give a finite number"),
+        ("feature,rate\nhue,inf\n", "rate is 'inf'; give a finite number"),
+        ("feature,lower,upper\nhue,2,1\n", "hue: lower 2 is not below upper 1"),
+        ("feature,rate\nhue,-1\n", "hue: rate -1 is negative"),
+    ):
+        path = tmp_path / "scale.csv"
+        path.write_text(text)
+        with pytest.raises(InputError, match=re.escape(message)):
+            load_scale(table, np.arange(50), str(path))
+    path.write_text("feature,unit,lower,upper,rate\nhue,deg,0,2,\n")
+    scale = load_scale(table, np.arange(50), str(path))
+    assert scale.units == ("deg",) and not scale.observed and scale.deviations
+    assert (scale.domain.lo, scale.domain.hi) == (0, 2)
+    for call, message in (
+        (lambda: load_table("iris"), "unknown data 'iris'; choose one of breast"),
+        (lambda: load_table("wine", "hu"), "there is no feature 'hu'"),
+        (lambda: load_table("wine", "hue,hue"), "a feature stands twice"),
+        (lambda: hidden_widths(["a"]), "hidden is 'a'; write widths as 16,16"),
+        (lambda: Request(output=""), "output is empty"),
+        (lambda: Request(within=-1), "within is -1; it must be a number >= 0"),
+        (lambda: Request(time_limit=0), "time_limit is 0; it must be > 0"),
+        (lambda: Request(train_eps=2), "train_eps is 2; it must lie in 0 .. 1"),
+        (lambda: Request(seed=-1), "seed is -1"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            call()
