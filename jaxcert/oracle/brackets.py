@@ -204,7 +204,7 @@ def close_brackets(
     while layout.size and time.monotonic() < deadline:
         if int(state.leaf_count) > 0:
             state = settle_leaves(
-                layout, options.patience, params64, instances, state, task, visits
+                layout, options, params64, instances, state, task, visits
             )
         elif int(state.count) == 0:
             break

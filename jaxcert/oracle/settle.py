@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
-from jaxcert.bounds.alpha import Layout, narrowed
-from jaxcert.oracle.branch_and_bound import resume_leaves
+from jaxcert.bounds.alpha import (
+    Layout,
+    Multipliers,
+    Problem,
+    narrowed,
+    subproblem_bound,
+)
+from jaxcert.oracle.branch_and_bound import BranchOptions, resume_leaves
 from jaxcert.oracle.instances import ApothemTask, Instances, SearchState
 from jaxcert.oracle.leaf import (
     LeafProof,
@@ -24,9 +32,31 @@ from jaxcert.oracle.leaf import (
 _VISITS = 4
 
 
+@functools.partial(jax.jit, static_argnames=("layout",))
+def _leaf_bound(
+    layout: Layout,
+    params64: Any,
+    problem: Problem,
+    cost: Float[Array, " N"],
+    signs: Int[Array, " N"],
+    slope: Float[Array, " N"],
+    beta: Float[Array, " N"],
+    weights: Float[Array, " rows"],
+) -> Float[Array, ""]:
+    """Returns a leaf's bound in float64, less the charge of its multipliers."""
+    values = layout.program.prepare(params64, jnp.float64)
+    problem = dataclasses.replace(problem, cuts={})
+    split = jnp.maximum(beta, 0)
+    multipliers = Multipliers(
+        slope.astype(jnp.float64), split, jnp.log(weights + 1e-9)
+    )  # fmt: skip
+    bound, _ = subproblem_bound(layout, values, problem, signs, multipliers)
+    return bound - jnp.sum(split * cost)
+
+
 def settle_leaves(
     layout: Layout,
-    patience: int,
+    options: BranchOptions,
     params64: Any,
     instances: Instances,
     state: SearchState,
@@ -37,7 +67,7 @@ def settle_leaves(
 
     Args:
       layout: the ReLUs of the program.
-      patience: how often a leaf is then bounded before it is parked again.
+      options: how branch and bound runs.
       params64: weights.
       instances, state: see there.
       task: what branch and bound started from.
@@ -87,12 +117,20 @@ def settle_leaves(
                 radius[j] = min(radius[j], away - float(instances.width))
                 found = proof()
         if found is not None:
+            # The stack holds float32, whose multipliers may be too coarse for what is
+            # tight; a certificate can hold no others.
+            bound = _leaf_bound(
+                layout, params64, problem, instances.split_cost[j], fixed,
+                leaves.multipliers.slope[k], found.beta, found.weights,
+            )  # fmt: skip
+            if float(bound) > slack and not options.record:
+                continue
             leaves.multipliers.split[k] = found.beta
             leaves.multipliers.row[k] = np.log(found.weights + 1e-9)
             # The program knows of no cuts: in a leaf they add nothing.
             for multipliers in leaves.multipliers.cut.values():
                 multipliers[k] = 0
-        leaves.tries[k] = patience
+        leaves.tries[k] = options.patience
         wanted[k] = True
     state = dataclasses.replace(
         state, stuck=jnp.asarray(stuck), open=jnp.asarray(still)

@@ -205,9 +205,17 @@ class _Run:
             own = np.flatnonzero(owner == j)
             own = own[np.argsort(part[own])][:_CUTS]
             weight = self._weights(own, j)
-            budget = (1 - _SPARE) * room[own] + weight @ extents[j]
+            spend = (1 - _SPARE) * np.maximum(room[own] - self._spare(j), 0)
+            budget = spend + weight @ extents[j]
             goal[j] = fill(_padded(weight, budget), extents[j], limits[j], delta)
         return self._box(goal)
+
+    def _spare(self, j: int) -> float:
+        """Returns by how much proofs of input j stay above what they need.
+
+        So that others, with other multipliers, find proofs too.
+        """
+        return float(np.asarray(self._place.instances.slack)[j])
 
     def _rest(self, leaves: np.ndarray) -> None:
         """Takes leaves out of the cover that need no further work, by mask."""
@@ -337,7 +345,7 @@ class _Run:
             )  # fmt: skip
             weight = face_weights(weight, self._front, j)
             at = np.where(old[own][:, None], extents[j], goal[j])
-            spare = _SPARE * np.abs(known.excess[own])
+            spare = _SPARE * np.abs(known.excess[own]) + self._spare(j)
             budget = chosen + np.sum(weight * at, axis=1) - spare
             rooms.setdefault(j, []).append((weight, budget))
 
@@ -453,7 +461,7 @@ class _Run:
     def result(self) -> Growth:
         """Returns what was found so far, after every leaf was bounded once more.
 
-        The box of an input with a leaf that is not proved is the one it had.
+        An input with a leaf that is missing or not proved has the box it came with.
         """
         leaves = Leaves.joined([*self._resting, self._cover])
         box, points = self._front.box, self._faces.all_points()
@@ -461,7 +469,7 @@ class _Run:
         _, rest, _ = self._prover.prove(
             self._prover.at(box), leaves, _BRIEF, self._options.subproblems
         )
-        failed = np.zeros(len(points), bool)
+        failed = ~self._prover.complete(leaves)
         failed[self._prover.owner(rest)] = True
         mask = failed.reshape(-1, *[1] * (box.lo.ndim - 1))
         box = jax.tree.map(lambda a, b: np.where(mask, a, b), self._first, box)

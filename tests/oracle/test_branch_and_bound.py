@@ -238,9 +238,7 @@ def test_a_full_stack_with_parked_leaves_forgets_no_other_input():
     state = dataclasses.replace(state, leaves=parked, leaf_count=jnp.int32(1))
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     with float64():
-        state = settle_leaves(
-            layout, LEAVES.patience, params, instances, state, task, {}
-        )
+        state = settle_leaves(layout, LEAVES, params, instances, state, task, {})
         answer = brackets._answer(instances, jax.device_get(state), task)
     assert answer.open.all()
     assert not answer.improved.any()

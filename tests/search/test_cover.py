@@ -14,7 +14,7 @@ from jaxcert.bounds.ibp import program_of
 from jaxcert.certifier import float64
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.search.cover import Prover, children
+from jaxcert.search.cover import Leaves, Prover, children
 
 SIZES = (4, 8, 6, 3)
 ASCENT = AscentOptions()
@@ -65,6 +65,10 @@ def test_every_point_falls_in_a_leaf_and_leaves_bound_what_is_there(seed: int):
         exam = prove.examine(place, good)
         rest = prove.examine(place, bad)
     assert (exam.excess > 0).all() and used.max() > 0
+    every = Leaves.joined([good, bad])
+    assert prove.complete(every).all()
+    without = prove.complete(every.rows(np.arange(len(every.instance)) != 3))
+    assert list(np.flatnonzero(~without)) == [prove.owner(every)[3]]
     clauses = SIZES[-1] - 1
     rng = np.random.default_rng(seed)
     for j in range(6):
