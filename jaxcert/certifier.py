@@ -242,6 +242,10 @@ class Certifier:
                 f"input {int(np.argmax(strange))} does not lie in the box of its "
                 "answer: pass what `batch` was given, and its answer"
             )
+        if len(x) > self.options.batch_size:
+            raise InputError(
+                f"{len(x)} inputs are more than batch_size = {self.options.batch_size}"
+            )
         program = program_of(self.f, self.params32, x[0])
         if not is_piecewise_linear(program):
             raise InputError(

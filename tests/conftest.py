@@ -1,5 +1,6 @@
 """Makes the shared case matrix importable, and keeps the process within its limits."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,10 @@ import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A shell starts its background jobs with SIGINT ignored, and so would we our scripts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

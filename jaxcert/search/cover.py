@@ -133,16 +133,19 @@ def _examine(
             jnp.maximum(weight, 0) * (far.lo - problem.box.lo)
             + jnp.minimum(weight, 0) * (far.hi - problem.box.hi)
         )
+        steepest = jnp.max(jnp.abs(weight))
+        kept = weight if weights else None
+        known = over, over + moved, steepest, kept, best
+        if not layout.size:
+            return Exam(
+                *known, jnp.zeros((), jnp.int32), jnp.zeros((), bool), jnp.zeros(2)
+            )
         neuron, splittable = branching(layout, problem.ranges, signs, outputs)
         # With it the fixed neuron is no less than the lines that stood for it.
         rise = jnp.maximum(outputs[neuron], 0)
         slope = jnp.clip(best.slope[neuron], 0, 1)
         kink = rise * jnp.stack([1 - slope, slope])
-        steepest = jnp.max(jnp.abs(weight))
-        kept = weight if weights else None
-        return Exam(
-            over, over + moved, steepest, kept, best, neuron, splittable, kink
-        )  # fmt: skip
+        return Exam(*known, neuron, splittable, kink)
 
     owner = instances.owner[leaves.instance]
     return jax.vmap(one)(
@@ -215,12 +218,18 @@ class Prover:
         """Returns for which inputs the leaves of every clause cover all signs, (J,).
 
         Every split halves what its leaf stands for, so that the shares of a whole tree
-        sum to 1, exactly in float64 up to a depth of 53.
+        sum to 1. Computed in integers.
         """
-        share = 2.0 ** -np.count_nonzero(leaves.signs, axis=1)
-        clauses = self.spec.num_clauses
-        total = np.bincount(leaves.instance, share, len(self.spec.offset) * clauses)
-        return (total.reshape(-1, clauses) == 1).all(axis=1)
+        depth = np.count_nonzero(leaves.signs, axis=1)
+        clauses, deepest = self.spec.num_clauses, int(depth.max(initial=0))
+        total = [0] * (len(self.spec.offset) * clauses)
+        kinds = np.stack([leaves.instance, depth], axis=1)
+        for (instance, level), count in zip(
+            *np.unique(kinds, axis=0, return_counts=True), strict=True
+        ):
+            total[instance] += int(count) << (deepest - int(level))
+        whole = np.array([share == 1 << deepest for share in total])
+        return np.asarray(whole.reshape(-1, clauses).all(axis=1))
 
     def unsplit(self, place: Place, wanted: np.ndarray) -> Leaves:
         """Returns one leaf without signs per clause of the wanted inputs."""

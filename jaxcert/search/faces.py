@@ -49,6 +49,15 @@ def face_weights(weight: np.ndarray, front: Front, row: int) -> np.ndarray:
     )
 
 
+def at_rest(front: Front) -> np.ndarray:
+    """Returns which faces lie on the domain's boundary or never move, (J, F)."""
+    box, domain, rates = front.box, front.domain, front.rates
+    low = np.asarray((box.lo <= domain.lo) | (rates.lower == 0))
+    high = np.asarray((box.hi >= domain.hi) | (rates.upper == 0))
+    count = len(low)
+    return np.concatenate([low.reshape(count, -1), high.reshape(count, -1)], axis=1)
+
+
 class Faces:
     """What is known to stop the faces of J boxes; F = 2d faces, lower ones first.
 
@@ -86,12 +95,7 @@ class Faces:
 
     def close(self, front: Front, usable: np.ndarray) -> None:
         """Finds out which faces are done, of the inputs that are usable, (J,)."""
-        box, domain, rates = front.box, front.domain, front.rates
-        low = (box.lo <= domain.lo) | (rates.lower == 0)
-        high = (box.hi >= domain.hi) | (rates.upper == 0)
-        count = len(low)
-        done = np.concatenate([low.reshape(count, -1), high.reshape(count, -1)], axis=1)
-        self.blocked[done & usable[:, None]] = AT_DOMAIN
+        self.blocked[at_rest(front) & usable[:, None]] = AT_DOMAIN
         # Points of linear programs are exact; pressing them may lose what they stop.
         for press in (False, True):
             self._probe(front, usable, press)

@@ -31,9 +31,22 @@ from jaxcert.devices import float64, local_devices
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.search.cover import Exam, Leaves, Place, Prover, children
-from jaxcert.search.faces import Faces, box_of, extents_of, face_weights
+from jaxcert.search.faces import (
+    Faces,
+    at_rest,
+    box_of,
+    extents_of,
+    face_weights,
+)
 from jaxcert.search.filling import Cuts, fill
-from jaxcert.search.growth import FAIRNESS, OPEN, Growth, GrowthOptions, GrowthTask
+from jaxcert.search.growth import (
+    AT_DOMAIN,
+    FAIRNESS,
+    OPEN,
+    Growth,
+    GrowthOptions,
+    GrowthTask,
+)
 from jaxcert.search.proposals import Front, ProposalOptions, propose
 
 _RESERVE = 1e-3
@@ -148,8 +161,8 @@ class _Run:
         self._watch(np.flatnonzero(known), task.witness[known])
         self._steepest_rate = max(np.max(task.rates.lower), np.max(task.rates.upper))
         # A box can only be changed with a cover of it at hand.
-        self._first = self._front.box
-        self._place = self._prover.at(self._first)
+        self._first = task.box
+        self._place = self._prover.at(self._front.box)
         first = self._prover.unsplit(self._place, task.wanted)
         cover, rest = self._solve_rest(self._place, *self._prove(self._place, first))
         self.active[self._prover.owner(rest)] = False
@@ -473,10 +486,11 @@ class _Run:
         failed[self._prover.owner(rest)] = True
         mask = failed.reshape(-1, *[1] * (box.lo.ndim - 1))
         box = jax.tree.map(lambda a, b: np.where(mask, a, b), self._first, box)
+        unknown = np.where(at_rest(self._front.replaced(box=box)), AT_DOMAIN, OPEN)
         return Growth(
             box,
             [p[:0] if failed[j] else p for j, p in enumerate(points)],
-            np.where(failed[:, None], OPEN, self._faces.blocked),
+            np.where(failed[:, None], unknown, self._faces.blocked),
             self._subproblems,
             self._rounds,
         )

@@ -161,3 +161,22 @@ def test_a_batch_that_threads_share_keeps_its_order():
             z = growth.witness(j, face, float(np.clip(end, 0, 1)))
             logits, label = exact.evaluate(by_input(params), z), int(found.label[j])
             assert (logits[label] <= np.delete(logits, label)).any()
+
+
+def test_a_linear_network_grows_until_its_margin_is_spent():
+    w = np.array([[1.0, 0.25, 0.0, 0.0], [0.0, 0.5, 0.0, 0.0]], np.float32)
+    certifier = Certifier(lambda p, x: p @ x, w, None, (INPUTS,), options=OPTIONS)
+    x = np.full((1, INPUTS), 0.5)
+    growth = certifier.grow(x, certifier.batch(x, None), GrowthOptions(delta=DELTA))
+    lo, hi = growth.box.lo[0], growth.box.hi[0]
+    # The margin is z0 - z1 / 4: all that matters are its lower and its upper face.
+    assert lo[0] - hi[1] / 4 > 0 and lo[0] - hi[1] / 4 < DELTA
+    assert (lo[1:] == 0).all() and (np.delete(hi, 1) == 1).all()
+
+
+def test_more_inputs_than_a_batch_are_refused():
+    _, x, found, _ = grown(0, "maximal")
+    small = dataclasses.replace(OPTIONS, batch_size=4)
+    certifier = Certifier(f, network(0), None, (INPUTS,), options=small)
+    with pytest.raises(jc.InputError, match="8 inputs are more than batch_size = 4"):
+        certifier.grow(x, found)
