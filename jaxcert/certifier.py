@@ -218,8 +218,8 @@ class Certifier:
 
         Args:
           x: shape (n, *input_shape), n <= batch_size: what `batch` was given.
-          found: what it answered; only certified inputs grow, the box of all others is
-            the input itself.
+          found: what `batch` of this certifier answered, whose boxes are believed; only
+            certified inputs grow, the box of all others is the input itself.
           options: objective and resolution.
           deadline: `time.monotonic()` after which no further round begins.
           progress: told the round and how many inputs are not done.
