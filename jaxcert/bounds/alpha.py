@@ -222,6 +222,34 @@ def subproblem_bound(
     return bound, (pulled[0], layout.join(coefficients))
 
 
+def charged_bound(
+    layout: Layout,
+    values: Values,
+    problem: Problem,
+    signs: Int[Array, " N"],
+    multipliers: Multipliers,
+    cost: Float[Array, " N"],
+) -> tuple[
+    Float[Array, ""], Float[Array, ""], tuple[Float[Array, "*d"], Float[Array, " N"]]
+]:
+    """Returns what `subproblem_bound` does, and what the multipliers cost, in float64.
+
+    The subproblem is proved where bound > slack + cost: the second result is what the
+    rounding of the multipliers' terms adds to the slack.
+
+    Args:
+      layout, values, problem, signs: as in `subproblem_bound`, float64.
+      multipliers: of any float type.
+      cost: per unit of each neuron's beta.
+    """
+    multipliers = cast_floats(multipliers, jnp.float64)
+    bound, parts = subproblem_bound(layout, values, problem, signs, multipliers)
+    charged = jnp.sum(jnp.maximum(multipliers.split, 0) * cost)
+    for i, cuts in problem.cuts.items():
+        charged = charged + cuts.charge(multipliers.cut[i])
+    return bound, charged, parts
+
+
 def row_bounds(
     layout: Layout,
     values: Values,

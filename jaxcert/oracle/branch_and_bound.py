@@ -28,11 +28,13 @@ from jaxcert.bounds.alpha import (
     Multipliers,
     Problem,
     Ranges,
+    charged_bound,
     narrowed,
     restricted,
     subproblem_bound,
 )
 from jaxcert.bounds.ascent import AscentOptions, ascend
+from jaxcert.bounds.cuts import cast_floats
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.bounds.tighten import (
     TightenOptions,
@@ -135,17 +137,14 @@ def step(
             layout, values32, problem, item.signs, start, options.ascent, pace
         )
 
-    def decide(problem: Problem, signs: Array, m: Multipliers) -> Any:
-        m = jax.tree.map(lambda v: v.astype(jnp.float64), m)
-        return subproblem_bound(layout, values64, problem, signs, m)
+    def decide(problem: Problem, signs: Array, m: Multipliers, cost: Array) -> Any:
+        return charged_bound(layout, values64, problem, signs, m, cost)
 
     problem = jax.vmap(narrow)(instances.problem(popped.instance, state.box), popped)
     best = jax.vmap(optimise)(problem, popped)
-    bound, (at_input, at_outputs) = jax.vmap(decide)(problem, popped.signs, best)
-    betas = jnp.maximum(best.split, 0).astype(jnp.float64)
-    charged = jnp.sum(betas * instances.split_cost[owner], axis=1)
-    for i, cuts in problem.cuts.items():
-        charged = charged + cuts.charge(best.cut[i].astype(jnp.float64))
+    bound, charged, (at_input, at_outputs) = jax.vmap(decide)(
+        problem, popped.signs, best, instances.split_cost[owner]
+    )
     proved = bound > instances.slack[owner] + charged
     survives = valid & ~proved
     if options.record:
@@ -217,7 +216,7 @@ def sharpened(
     if options.record:
         cut = refine_undecided(layout, values64, problem.box, cut)
         return dataclasses.replace(problem, ranges=cut)
-    single = jax.tree.map(lambda v: v.astype(jnp.float32), multipliers)
+    single = cast_floats(multipliers, jnp.float32)
     _, (_, at_outputs) = subproblem_bound(
         layout, values32, problem.cast(jnp.float32), signs, single
     )

@@ -129,6 +129,11 @@ class LeafProof:
     bound: float
     point: np.ndarray
 
+    @property
+    def row(self) -> np.ndarray:
+        """The weights as `Multipliers.row` has them, up to rounding."""
+        return np.log(self.weights + 1e-9)
+
 
 def proving_multipliers(
     maps: tuple[np.ndarray, ...], fixed: Int[np.ndarray, " N"], box: Box

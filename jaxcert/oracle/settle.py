@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.alpha import (
     Layout,
     Multipliers,
     Problem,
+    charged_bound,
     narrowed,
-    subproblem_bound,
 )
 from jaxcert.oracle.branch_and_bound import BranchOptions, resume_leaves
 from jaxcert.oracle.instances import ApothemTask, Instances, SearchState
@@ -33,25 +33,22 @@ _VISITS = 4
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
-def _leaf_bound(
+def _is_proved(
     layout: Layout,
     params64: Any,
     problem: Problem,
-    cost: Float[Array, " N"],
     signs: Int[Array, " N"],
-    slope: Float[Array, " N"],
-    beta: Float[Array, " N"],
-    weights: Float[Array, " rows"],
-) -> Float[Array, ""]:
-    """Returns a leaf's bound in float64, less the charge of its multipliers."""
+    multipliers: Multipliers,
+    charges: tuple[Float[Array, " N"], Float[Array, ""]],
+) -> Bool[Array, ""]:
+    """Returns whether these multipliers, float64, prove a leaf.
+
+    The charges are the cost of a unit of each neuron's beta, and the slack.
+    """
     values = layout.program.prepare(params64, jnp.float64)
-    problem = dataclasses.replace(problem, cuts={})
-    split = jnp.maximum(beta, 0)
-    multipliers = Multipliers(
-        slope.astype(jnp.float64), split, jnp.log(weights + 1e-9)
-    )  # fmt: skip
-    bound, _ = subproblem_bound(layout, values, problem, signs, multipliers)
-    return bound - jnp.sum(split * cost)
+    problem, (cost, slack) = dataclasses.replace(problem, cuts={}), charges
+    bound, charged, _ = charged_bound(layout, values, problem, signs, multipliers, cost)
+    return bound > slack + charged
 
 
 def settle_leaves(
@@ -119,14 +116,14 @@ def settle_leaves(
         if found is not None:
             # The stack holds float32, whose multipliers may be too coarse for what is
             # tight; a certificate can hold no others.
-            bound = _leaf_bound(
-                layout, params64, problem, instances.split_cost[j], fixed,
-                leaves.multipliers.slope[k], found.beta, found.weights,
-            )  # fmt: skip
-            if float(bound) > slack and not options.record:
+            exact = Multipliers(leaves.multipliers.slope[k], found.beta, found.row)
+            charges = instances.split_cost[j], instances.slack[j]
+            if not options.record and bool(
+                _is_proved(layout, params64, problem, fixed, exact, charges)
+            ):
                 continue
             leaves.multipliers.split[k] = found.beta
-            leaves.multipliers.row[k] = np.log(found.weights + 1e-9)
+            leaves.multipliers.row[k] = found.row
             # The program knows of no cuts: in a leaf they add nothing.
             for multipliers in leaves.multipliers.cut.values():
                 multipliers[k] = 0

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxcert.bounds.alpha import Layout, Multipliers, Problem, subproblem_bound
+from jaxcert.bounds.alpha import Layout, Multipliers, Problem, charged_bound
 from jaxcert.bounds.ascent import AscentOptions, ascend
+from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box, Family, Rates
 from jaxcert.oracle.brackets import roots
 from jaxcert.oracle.branch_and_bound import BranchOptions, branching, sharpened
@@ -114,15 +115,16 @@ def _examine(
         problem = sharpened(layout, options, (values32, values64), problem, signs, best)
 
         def excess(m: Multipliers) -> Any:
-            bound, parts = subproblem_bound(layout, values64, problem, signs, m)
-            charge = jnp.sum(jnp.maximum(m.split, 0) * cost)
-            return bound - slack - charge, parts
+            bound, charged, parts = charged_bound(
+                layout, values64, problem, signs, m, cost
+            )
+            return bound - slack - charged, parts
 
         value = excess(best)
         if ascent is not None:
-            single, begin = problem.cast(jnp.float32), _cast(best, jnp.float32)
+            single, begin = problem.cast(jnp.float32), cast_floats(best, jnp.float32)
             found = ascend(layout, values32, single, signs, begin, ascent)
-            found = _cast(found, jnp.float64)
+            found = cast_floats(found, jnp.float64)
             other = excess(found)
             best, value = jax.tree.map(
                 lambda a, b: jnp.where(other[0] > value[0], a, b),
@@ -153,10 +155,6 @@ def _examine(
         jax.tree.map(lambda v: v[owner], farthest),
         leaves, instances.slack[owner], instances.split_cost[owner],
     )  # fmt: skip
-
-
-def _cast(m: Multipliers, dtype: Any) -> Multipliers:
-    return jax.tree.map(lambda v: v.astype(dtype), m)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
