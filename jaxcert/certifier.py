@@ -36,6 +36,7 @@ from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.oracle.instances import ApothemTask, ProofTrees
 from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.rows import expand, select
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
 from jaxcert.search.growing import grow_boxes
@@ -194,10 +195,10 @@ class Certifier:
             nearer = answer.upper < upper
             radius, upper, witness = answer.lower, answer.upper, answer.witness
             subproblems, trees = answer.processed, answer.trees
-            improved = _expand(answer.improved, x)
+            improved = expand(answer.improved, x)
             box = jax.tree.map(partial(np.where, improved), answer.box, box)
             if nearer.any():
-                logits = self._logits(np.where(_expand(nearer, x), witness, x))
+                logits = self._logits(np.where(expand(nearer, x), witness, x))
                 winner = np.argmax(logits, axis=1)
                 witness_class = np.where(nearer, winner, witness_class)
         found = _Findings(
@@ -260,11 +261,11 @@ class Certifier:
             return np.concatenate([v, np.repeat(v[-1:], size - count, axis=0)])
 
         certified = padded(found.outcome) == Outcome.CERTIFIED
-        x, mask = padded(x), _expand(certified, padded(x))
+        x = padded(x)
         nothing = np.zeros(size)
         task = GrowthTask(
             x=x,
-            box=jax.tree.map(lambda v: np.where(mask, padded(v), x), found.box),
+            box=select(certified, jax.tree.map(padded, found.box), Box.point(x)),
             witness=padded(found.witness),
             domain=self.domain,
             rates=self.rates,
@@ -275,11 +276,10 @@ class Certifier:
         )
         # What growth asks is no certificate's proof: that is of its end alone.
         branch = dataclasses.replace(self.options.branch, record=False)
-        with float64():
-            growth = grow_boxes(
-                self.f, self.params32, self.params64, task, options or GrowthOptions(),
-                branch, deadline, progress,
-            )  # fmt: skip
+        growth = grow_boxes(
+            self.f, self.params32, self.params64, task, options or GrowthOptions(),
+            branch, deadline, progress,
+        )  # fmt: skip
         return growth.rows(count)
 
     def _apothem_task(
@@ -383,8 +383,8 @@ class Certifier:
             )
         outcome = np.where(lower > 0, Outcome.CERTIFIED, Outcome.UNKNOWN)
         outcome = np.where(wrong, Outcome.MISCLASSIFIED, outcome)
-        no_box = _expand(outcome != Outcome.CERTIFIED, x)
-        gone = _expand(wrong, x)
+        no_box = expand(outcome != Outcome.CERTIFIED, x)
+        gone = expand(wrong, x)
         return Certification(
             outcome=outcome.astype(np.int32),
             label=found.label,
@@ -428,7 +428,3 @@ def _reach(x: np.ndarray, domain: Box, rates: Rates) -> np.ndarray:
         down = np.where(rates.lower > 0, (x - domain.lo) / rates.lower, 0)
         up = np.where(rates.upper > 0, (domain.hi - x) / rates.upper, 0)
     return np.maximum(down, up).max(axis=axes)
-
-
-def _expand(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return mask.reshape(mask.shape + (1,) * (like.ndim - 1))

@@ -30,6 +30,7 @@ from jaxcert.box import Box, Family
 from jaxcert.devices import float64, local_devices
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.rows import select
 from jaxcert.search.cover import Exam, Leaves, Place, Prover, children
 from jaxcert.search.faces import (
     Faces,
@@ -49,7 +50,6 @@ from jaxcert.search.growth import (
 )
 from jaxcert.search.proposals import Front, ProposalOptions, propose
 
-_RESERVE = 1e-3
 # Threads that share a batch, and the inputs that are worth one.
 _WORKERS, _PER_WORKER = 2, 8
 # Cuts per input that a box is chosen by; a cover has more leaves, most of no concern.
@@ -150,7 +150,6 @@ class _Run:
             free=np.ones((count, faces), bool),
             points=np.repeat(task.x[:, None], width, axis=1),
             clause=np.tile(np.arange(width) % clauses, (count, 1)).astype(np.int32),
-            reserve=np.full(count, _RESERVE),
         )  # fmt: skip
         self._faces = Faces(self._program, params[1], options.delta, task.x.shape)
         self._subproblems = np.zeros(count, np.int64)
@@ -191,12 +190,9 @@ class _Run:
 
     def _attacked(self, fairness: float | None) -> Box:
         """Returns boxes that attacks find nothing wrong with."""
-        # The leaves correct what a short attack misses.
-        options = ProposalOptions(
-            delta=self._options.delta, fairness=fairness, iterations=6, shaping=4
-        )
+        options = ProposalOptions(delta=self._options.delta, fairness=fairness)
         target, self._front = jax.device_get(
-            propose(self._program, options, self._params, self._front, np.int32(0))
+            propose(self._program, options, self._params, self._front)
         )
         return target
 
@@ -258,6 +254,8 @@ class _Run:
             good = np.tile((found.excess > 0).reshape(2, -1).all(axis=0), 2)
             kept = np.ones(len(split), bool)
             kept[np.flatnonzero(split)[good[: split.sum()]]] = False
+            if not good.any():
+                break
             self._cover = Leaves.joined([self._cover.rows(kept), fresh.rows(good)])
             exam = jax.tree.map(
                 lambda u, v, k=kept, g=good: np.concatenate([u[k], v[g]]), exam, found
@@ -325,8 +323,7 @@ class _Run:
             [good.rows(kept[self._prover.owner(good)]),
              self._cover.rows(lost[self._prover.owner(self._cover)])]
         )  # fmt: skip
-        mask = kept.reshape(-1, *[1] * (target.lo.ndim - 1))
-        box = jax.tree.map(lambda a, b: np.where(mask, a, b), target, self._front.box)
+        box = select(kept, target, self._front.box)
         self._front = self._front.replaced(box=box)
         self._place = self._prover.at(box)
 
@@ -352,20 +349,13 @@ class _Run:
             own = np.flatnonzero(owner == j)
             own = own[np.argsort(-best.excess[own])]
             chosen = np.where(old[own], known.excess[own], best.excess[own])
-            weight = np.where(
-                old[own].reshape(-1, *[1] * (box.lo.ndim - 1)),
-                known.weights()[own], best.weights()[own],
-            )  # fmt: skip
+            weight = select(old[own], known.weights()[own], best.weights()[own])
             weight = face_weights(weight, self._front, j)
             at = np.where(old[own][:, None], extents[j], goal[j])
             spare = _SPARE * np.abs(known.excess[own]) + self._spare(j)
             budget = chosen + np.sum(weight * at, axis=1) - spare
             rooms.setdefault(j, []).append((weight, budget))
-
-        def pick(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            return np.where(old.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-        multipliers = jax.tree.map(pick, bad.multipliers, best.multipliers)
+        multipliers = select(old, bad.multipliers, best.multipliers)
         return dataclasses.replace(bad, multipliers=multipliers)
 
     def _prove(self, place: Place, leaves: Leaves) -> tuple[Leaves, Leaves]:
@@ -453,7 +443,7 @@ class _Run:
         for k, box in zip(rows, boxes, strict=True):
             proof = self._prover.solve(place, leaves.rows(k), box)
             if proof is not None:
-                split[k], row[k] = proof.beta, np.log(proof.weights + 1e-9)
+                split[k], row[k] = proof.beta, proof.row
                 whose.append(owner[k])
                 points.append(proof.point.reshape(box.lo.shape))
         self._watch(np.asarray(whose, int), np.asarray(points))
@@ -484,8 +474,7 @@ class _Run:
         )
         failed = ~self._prover.complete(leaves)
         failed[self._prover.owner(rest)] = True
-        mask = failed.reshape(-1, *[1] * (box.lo.ndim - 1))
-        box = jax.tree.map(lambda a, b: np.where(mask, a, b), self._first, box)
+        box = select(failed, self._first, box)
         unknown = np.where(at_rest(self._front.replaced(box=box)), AT_DOMAIN, OPEN)
         return Growth(
             box,

@@ -44,14 +44,16 @@ class ProposalOptions:
         keeps the box that is proved and only grows it.
       iterations: attacks on the way to one proposal.
       shaping: how many of them may reshape it.
+      reserve: part of the margin at the input that a proposal leaves unused.
       restarts: random starts per clause of each attack.
       steps: gradient steps of each.
     """
 
     delta: float = 1e-3
     fairness: float | None = None
-    iterations: int = 12
-    shaping: int = 8
+    iterations: int = 6
+    shaping: int = 4
+    reserve: float = 1e-3
     restarts: int = 8
     steps: int = 8
 
@@ -71,7 +73,6 @@ class Front:
       points: bad points that are watched, W of them: the worst of every clause,
         `WITNESSES` of branch and bound, and the lowest others.
       clause: the clause that each of them is after.
-      reserve: part of the margin at the input that a proposal leaves unused.
     """
 
     x: Float[Array, "*d"]
@@ -82,7 +83,6 @@ class Front:
     free: Bool[Array, " F"]
     points: Float[Array, "W *d"]
     clause: Int[Array, " W"]
-    reserve: Float[Array, ""]
 
     @staticmethod
     def width(clauses: int) -> int:
@@ -203,7 +203,6 @@ def propose(
     options: ProposalOptions,
     params: Any,
     fronts: Front,
-    seed: Int[Array, ""],
 ) -> tuple[Box, Front]:
     """Returns the boxes proposed for all inputs, and the fronts with their points.
 
@@ -212,7 +211,6 @@ def propose(
       options: see `ProposalOptions`.
       params: weights, float64.
       fronts: leaves (J, ...).
-      seed: of the random starts.
     """
     values = program.prepare(params, jnp.float64)
     shapes = options.fairness is not None
@@ -224,14 +222,14 @@ def propose(
         cap = jnp.where(front.free, front.extents(front.domain), known)
         at_x = jnp.min(_clauses(program, values, front.spec, front.x))
         slack = _slack(program, values, front)
-        reserve = front.reserve * jnp.abs(at_x) + 4 * slack
+        reserve = options.reserve * jnp.abs(at_x) + 4 * slack
         if not shapes:
             _, begin = _press(program, values, front, front.box, options.steps)
             reserve = jnp.clip(0.2 * jnp.min(begin), 0, reserve)
 
         def improve(index: Array, draft: _Draft) -> _Draft:
             box = front.at(draft.extents)
-            key = jax.random.fold_in(jax.random.key(seed), index)
+            key = jax.random.fold_in(jax.random.key(0), index)
             seen, margins = _attack(program, values, options, draft.front, box, key)
             weights, lowest, _ = _cuts(program, values, seen, box, margins)
             fine = (jnp.min(margins) >= 0.5 * reserve) & (index > 0)
