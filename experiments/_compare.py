@@ -20,12 +20,12 @@ from _growing import Growing
 from _inputs import Selection, select_inputs
 from _journal import Record
 from _liu import Liu
+from _measures import apothem, edge_measures
 from _oracle_loop import one_by_one
 from _published_algorithms import BottomUpDichotomic, Cyclic, DualBottomUp, TopDown
 from absl import logging
 
 from jaxcert.box import Box
-from jaxcert.certifier import float64
 from jaxcert.checks import as_arrays, check_inputs, check_labels, checked_domain
 from jaxcert.errors import InputError
 from jaxcert.models import load_network
@@ -219,20 +219,12 @@ def _run(
 
 
 def _measures(problem: Problem, x: np.ndarray, result: BoxResult) -> Record:
-    edges = result.hi - result.lo
     box = Box(result.lo, result.hi)  # type: ignore[arg-type]
-    with np.errstate(divide="ignore"):
-        log_volume = float(np.sum(np.log(edges)))
-    with float64():
-        apothem = float(box.apothem(x, problem.domain))  # type: ignore[arg-type]
     return {
         "finished": result.finished,
-        "apothem": apothem,
-        "min_edge": float(edges.min()),
-        "mean_edge": float(edges.mean()),
-        "max_edge": float(edges.max()),
-        "perimeter": float(edges.sum()),
-        "log_volume": log_volume,
+        "apothem": apothem(x, box, problem.domain),
+        **edge_measures(box),
+        "perimeter": float((result.hi - result.lo).sum()),
         "oracle_calls": result.oracle_calls,
         "seconds": round(result.seconds, 6),
     }

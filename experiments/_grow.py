@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from _measures import apothem, edge_measures
 from absl import logging
 
-from jaxcert.box import Box, Rates
+from jaxcert.box import Box
 from jaxcert.certificate.check_faces import FacesReport
 from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
 from jaxcert.certificate.store import Claim
@@ -182,17 +182,11 @@ class Grower:
         self, growth: Growth, row: int, x: np.ndarray, box: Box
     ) -> dict[str, Any]:
         blocked = growth.blocked[row]
-        edges = np.asarray(box.hi) - np.asarray(box.lo)
-        with np.errstate(divide="ignore"):
-            volume = float(np.sum(np.log(edges)))
         return {
             "objective": self.options.objective,
             "delta": self.options.delta,
             "apothem": apothem(x, box, self.certifier.domain, self.certifier.rates),
-            "min_edge": float(edges.min()),
-            "mean_edge": float(edges.mean()),
-            "max_edge": float(edges.max()),
-            "log_volume": volume,
+            **edge_measures(box),
             "faces_on_domain": int((blocked == AT_DOMAIN).sum()),
             "faces_stopped": int((blocked >= 0).sum()),
             "faces_open": int((blocked == OPEN).sum()),
@@ -216,9 +210,3 @@ class Grower:
         if self.audited:
             proofs += f", {self.audited} of them of the faces alone"
         return f"{text};\n{proofs}."
-
-
-def apothem(x: np.ndarray, box: Box, domain: Box, rates: Rates) -> float:
-    """Returns the apothem of a box around x, in float64."""
-    with float64():
-        return float(jax.device_get(box.apothem(x, domain, rates)))  # type: ignore[arg-type]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from _measures import edge_measures
 
+from jaxcert.box import Box
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier
 from jaxcert.report import Record
@@ -23,9 +24,6 @@ def record_of(
       name: of the input.
       labelled: whether its label is known, and not merely what is predicted.
     """
-    edges = np.asarray(answer.box.hi[row]) - np.asarray(answer.box.lo[row])
-    with np.errstate(divide="ignore"):
-        log_volume = float(np.sum(np.log(edges)))
     return {
         "input": name,
         "label": int(answer.label[row]) if labelled else None,
@@ -34,10 +32,7 @@ def record_of(
         "objective": OBJECTIVE,
         "apothem_lower": float(answer.lower[row]),
         "apothem_upper": float(answer.upper[row]),
-        "min_edge": float(edges.min()),
-        "mean_edge": float(edges.mean()),
-        "max_edge": float(edges.max()),
-        "log_volume": log_volume,
+        **edge_measures(Box(answer.box.lo[row], answer.box.hi[row])),
         "required_margin": certifier.required_margin,
         "oracle": certifier.options.oracle,
         "oracle_calls": int(answer.oracle_calls[row]),
