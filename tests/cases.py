@@ -8,7 +8,8 @@ interval of interest, behind it another one that mixes its outputs with random s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +44,23 @@ class Case:
 def exact32(array: Any) -> np.ndarray:
     """Returns float32 numbers in a float64 array: every cast of them is exact."""
     return np.asarray(np.asarray(array, np.float32), np.float64)
+
+
+def relu_network(params: Any, x: Any) -> Any:
+    """A fully connected ReLU network; params are pairs (weights, biases)."""
+    for w, b in params[:-1]:
+        x = jax.nn.relu(w @ x + b)
+    w, b = params[-1]
+    return w @ x + b
+
+
+def random_network(sizes: Sequence[int], seed: int) -> list[tuple[Any, Any]]:
+    """Returns parameters of `relu_network`, float32 numbers in float64 arrays."""
+    rng = np.random.default_rng(seed)
+    return [
+        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
+        for m, n in itertools.pairwise(sizes)
+    ]
 
 
 def _seed(name: str) -> int:

@@ -8,7 +8,8 @@ import exact
 import jax
 import numpy as np
 import pytest
-from cases import exact32
+from cases import random_network
+from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.certificate.check import check_certificate
@@ -25,20 +26,8 @@ OPTIONS = jc.CertifyOptions(
 RATES = jc.Rates(np.array([1.0, 0.5, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 1.5]))
 
 
-def f(params, x):
-    """A ReLU network."""
-    for w, b in params[:-1]:
-        x = jax.nn.relu(w @ x + b)
-    w, b = params[-1]
-    return w @ x + b
-
-
 def network(seed: int):
-    rng = np.random.default_rng(seed)
-    return [
-        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
-        for m, n in zip(SIZES, SIZES[1:], strict=False)
-    ]
+    return random_network(SIZES, seed)
 
 
 @dataclasses.dataclass

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import exact32
+from cases import exact32, random_network
+from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
@@ -36,20 +37,8 @@ GRID = np.stack(np.meshgrid(*[np.linspace(0, 1, 301)] * 2), axis=-1).reshape(-1,
 ROW = np.array([[1.0, -1.0]])
 
 
-def f(params, x):
-    """A ReLU network."""
-    for w, b in params[:-1]:
-        x = jax.nn.relu(w @ x + b)
-    w, b = params[-1]
-    return w @ x + b
-
-
 def network(seed: int):
-    rng = np.random.default_rng(seed)
-    return [
-        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
-        for m, n in ((2, 8), (8, 2))
-    ]
+    return random_network((2, 8, 2), seed)
 
 
 def forward(params, z):

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import exact32
+from cases import exact32, random_network
+from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
@@ -46,20 +47,8 @@ MODES = {"signs": SIGNS, "inputs": INPUTS, "leaves": LEAVES}
 WIDE, FLAT = (3, 6, 6, 3), (2, 8, 2)
 
 
-def f(params, x):
-    """A ReLU network."""
-    for w, b in params[:-1]:
-        x = jax.nn.relu(w @ x + b)
-    w, b = params[-1]
-    return w @ x + b
-
-
 def network(sizes, seed: int):
-    rng = np.random.default_rng(seed)
-    return [
-        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
-        for m, n in zip(sizes, sizes[1:], strict=False)
-    ]
+    return random_network(sizes, seed)
 
 
 def forward(params, z):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import exact32
+from cases import exact32, random_network
+from cases import relu_network as f
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 import jaxcert as jc
@@ -18,20 +19,8 @@ SIZES = (3, 5, 4, 3)
 TOLERANCE = 1e-3
 
 
-def f(params, x):
-    """A ReLU network."""
-    for w, b in params[:-1]:
-        x = jax.nn.relu(w @ x + b)
-    w, b = params[-1]
-    return w @ x + b
-
-
 def network(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    return [
-        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
-        for m, n in zip(SIZES, SIZES[1:], strict=False)
-    ]
+    return random_network(SIZES, seed)
 
 
 def forward(params, z):

@@ -7,6 +7,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
@@ -18,14 +19,6 @@ from jaxcert.search.cover import Leaves, Prover, children
 
 SIZES = (4, 8, 6, 3)
 ASCENT = AscentOptions()
-
-
-def f(params, x):
-    """A ReLU network."""
-    for w, b in params[:-1]:
-        x = jax.nn.relu(w @ x + b)
-    w, b = params[-1]
-    return w @ x + b
 
 
 def prover(seed: int, sizes: tuple[int, ...] = SIZES):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import exact
-import jax
 import numpy as np
 import pytest
-from cases import exact32
+from cases import random_network
+from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.certifier import Certifier
@@ -27,20 +26,8 @@ INPUTS, OUTPUTS = 4, 3
 SIZES = {0: (4, 8, 3), 1: (4, 6, 5, 3)}
 
 
-def f(params, x):
-    """A ReLU network."""
-    for w, b in params[:-1]:
-        x = jax.nn.relu(w @ x + b)
-    w, b = params[-1]
-    return w @ x + b
-
-
 def network(seed: int):
-    rng = np.random.default_rng(seed)
-    return [
-        (exact32(rng.normal(size=(n, m))), exact32(rng.normal(size=n) * 0.5))
-        for m, n in itertools.pairwise(SIZES[seed % 2])
-    ]
+    return random_network(SIZES[seed % 2], seed)
 
 
 def by_input(params):
