@@ -105,24 +105,20 @@ class Encoding:
         a are the activations of the last layer; without `integer`, of the relaxation.
         """
         size = sum(map(len, self.lower))
-        matrices = [self._matrix(blocks, size) for blocks in self.blocks]
         full = np.zeros(size)
         full[self.last] = cost * self.unit
+        if not integer:
+            return self._relaxed_minimum(full, time_limit, cutoff)
+        rows, low, high = self._rows(size)
         constraints = []
-        if matrices:
-            constraints.append(
-                scipy.optimize.LinearConstraint(
-                    scipy.sparse.vstack(matrices, format="csr"),
-                    np.concatenate(self.row_lower),
-                    np.concatenate(self.row_upper),
-                )
-            )
+        if len(low):
+            constraints.append(scipy.optimize.LinearConstraint(rows, low, high))
         if cutoff < np.inf:
             row = scipy.sparse.csr_array(full[None])
             constraints.append(scipy.optimize.LinearConstraint(row, -np.inf, cutoff))
         result = scipy.optimize.milp(
             full,
-            integrality=np.concatenate(self.integrality) if integer else None,
+            integrality=np.concatenate(self.integrality),
             bounds=scipy.optimize.Bounds(
                 np.concatenate(self.lower), np.concatenate(self.upper)
             ),
@@ -136,6 +132,36 @@ class Encoding:
         if bound is None and result.status == 0:
             bound = result.fun
         return (-np.inf if bound is None else min(float(bound), cutoff)), x
+
+    def _relaxed_minimum(
+        self, cost: np.ndarray, time_limit: float, cutoff: float
+    ) -> tuple[float, np.ndarray | None]:
+        """The linear programme, by interior points: simplex takes 30 times as long."""
+        rows, low, high = self._rows(len(cost))
+        equal = low == high
+        at_most, at_least = ~equal & (high < np.inf), ~equal & (low > -np.inf)
+        result = scipy.optimize.linprog(
+            cost,
+            scipy.sparse.vstack([rows[at_most], -rows[at_least]]),
+            np.concatenate([high[at_most], -low[at_least]]),
+            rows[equal],
+            high[equal],
+            np.stack([np.concatenate(self.lower), np.concatenate(self.upper)], 1),
+            method="highs-ipm",
+            options={"time_limit": time_limit},
+        )
+        if result.status != 0:
+            return -np.inf, None
+        return min(float(result.fun), cutoff), result.x[: len(self.lower[0])]
+
+    def _rows(self, size: int) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Returns all constraints low <= A v <= high."""
+        matrices = [self._matrix(blocks, size) for blocks in self.blocks]
+        return (
+            scipy.sparse.vstack([scipy.sparse.csr_array((0, size)), *matrices], "csr"),
+            np.concatenate([np.zeros(0), *self.row_lower]),
+            np.concatenate([np.zeros(0), *self.row_upper]),
+        )
 
     def _matrix(self, blocks: list[tuple[int, Any]], size: int) -> Any:
         parts = [(at, scipy.sparse.coo_array(matrix)) for at, matrix in blocks]
