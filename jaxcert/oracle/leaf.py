@@ -19,6 +19,7 @@ from jaxtyping import Array, Int
 
 from jaxcert.bounds.alpha import Layout, Problem
 from jaxcert.box import Box, Family
+from jaxcert.oracle.simplex import minimise
 from jaxcert.program import ActivationNode, AffineNode, Program
 
 
@@ -150,6 +151,14 @@ def proving_multipliers(
     neurons, neuron_offset, rows, row_offset, _ = maps
     chosen = np.flatnonzero(fixed)
     sign = fixed[chosen].astype(float)[:, None]
+    sides = -sign * neurons[chosen], sign[:, 0] * neuron_offset[chosen]
+    if len(rows) == 1:
+        found = minimise(rows[0], *sides, np.ravel(box.lo), np.ravel(box.hi))
+        if found is not None:
+            beta = np.zeros(fixed.size)
+            beta[chosen] = np.maximum(found.multipliers, 0)
+            bound = found.value + float(row_offset[0])
+            return LeafProof(beta, np.ones(1), bound, found.point)
     # Variables: z (d), t, and by how much each sign is violated. That costs so much
     # that it only happens where no point has the signs; then the bound is large.
     below = np.concatenate(
@@ -158,23 +167,27 @@ def proving_multipliers(
                 [rows, -np.ones((len(rows), 1)), np.zeros((len(rows), len(chosen)))]
             ),
             np.hstack(
-                [-sign * neurons[chosen], np.zeros((len(chosen), 1)),
-                 -np.eye(len(chosen))]
+                [sides[0], np.zeros((len(chosen), 1)), -np.eye(len(chosen))]
             ),
         ]
     )  # fmt: skip
-    limit = np.concatenate([-row_offset, sign[:, 0] * neuron_offset[chosen]])
-    faces = [*zip(np.ravel(box.lo), np.ravel(box.hi), strict=True)]
-    bounds = [*faces, (None, None), *[(0, None)] * len(chosen)]
+    limit = np.concatenate([-row_offset, sides[1]])
+    count, free = box.lo.size, np.full(len(chosen), np.inf)
+    lowest = np.concatenate([np.ravel(box.lo), [-np.inf], 0 * chosen])
+    highest = np.concatenate([np.ravel(box.hi), [np.inf], free])
     # Rows may be constant on the leaf; then their offset is what has to be outbid.
     worth = np.max(np.abs(rows)) + np.max(np.abs(row_offset))
     price = 1e4 * worth / np.max(np.abs(neurons[chosen]), initial=1e-9)
-    goal = np.concatenate([np.zeros(len(faces)), [1], np.full(len(chosen), price)])
-    result = linprog(goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs")
+    goal = np.concatenate([np.zeros(count), [1], np.full(len(chosen), price)])
+    # It takes but a few steps; what presolve does takes longer than they.
+    result = linprog(
+        goal, A_ub=below, b_ub=limit, bounds=np.stack([lowest, highest], axis=1),
+        method="highs", options={"presolve": False},
+    )  # fmt: skip
     if result.status != 0:
         return None
     duals = -np.asarray(result.ineqlin.marginals)
     beta = np.zeros(fixed.size)
     beta[chosen] = np.maximum(duals[len(rows) :], 0)
-    weights, point = np.maximum(duals[: len(rows)], 0), result.x[: len(faces)]
+    weights, point = np.maximum(duals[: len(rows)], 0), result.x[:count]
     return LeafProof(beta, weights, float(result.fun), point)
