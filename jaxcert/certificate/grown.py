@@ -83,13 +83,14 @@ class GrownClaim(Claim):
     Attributes:
       delta: how far no stopped face can move, in input units times the rates.
       points: points of the box, (n, d).
-      blocked: (F,), which point stops a face; see `Growth`.
+      blocked, ends: (F,), which point stops a face, and where; see `Growth`.
       proved: whether the proof of the box is recorded.
     """
 
     delta: float
     points: np.ndarray
     blocked: np.ndarray
+    ends: np.ndarray
     proved: bool = False
 
     @staticmethod
@@ -115,6 +116,7 @@ class GrownClaim(Claim):
             delta=delta,
             points=points.reshape(len(points), -1),
             blocked=growth.blocked[row],
+            ends=growth.ends[row],
         )
 
 
@@ -192,8 +194,9 @@ class GrownWriter(CertificateWriter):
         reach = claim.delta * (1 - 2.0**-50)
         low = np.nextafter(claim.lo - reach * _flat(self._rates.lower), claim.lo)
         high = np.nextafter(claim.hi + reach * _flat(self._rates.upper), claim.hi)
-        low = np.maximum(low, _flat(self._domain.lo))
-        high = np.minimum(high, _flat(self._domain.hi))
+        below, above = np.split(claim.ends, 2)
+        low = np.maximum(np.maximum(low, _flat(self._domain.lo)), below)
+        high = np.minimum(np.minimum(high, _flat(self._domain.hi)), above)
         ends = np.concatenate([low, high])
         beyond = np.concatenate([low < claim.lo, high > claim.hi])
         free = np.concatenate(self._free(claim))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,7 +31,8 @@ from jaxcert.oracle.instances import Instances, clause_rows
 from jaxcert.oracle.leaf import LeafProof, affine_maps, proving_multipliers
 from jaxcert.spec import Spec
 
-_BLOCK = 256
+# Leaves that are bounded together, and how many of them share the box of one input.
+_CHUNKS, _CHUNK = 32, 8
 
 
 @jax.tree_util.register_dataclass
@@ -92,6 +94,54 @@ class Exam:
         return np.asarray(self.weight)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Ground:
+    """What all leaves of one input share.
+
+    Attributes:
+      problem: the box and ranges over it; its rows and offset are those of all clauses.
+      far: the box of `Exam.far`.
+      slack: what a bound must exceed.
+      cost: by how much more per unit of each neuron's beta, (N,).
+    """
+
+    problem: Problem
+    far: Box
+    slack: Float[Array, ""]
+    cost: Float[Array, " N"]
+
+    def clause(self, index: Array) -> Problem:
+        """Returns the problem of one clause."""
+        whole = self.problem
+        return dataclasses.replace(
+            whole, rows=whole.rows[index], offset=whole.offset[index]
+        )
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "options"))
+def _excess(
+    layout: Layout,
+    options: BranchOptions,
+    params: tuple[Any, Any],
+    grounds: _Ground,
+    leaves: Leaves,
+) -> Array:
+    """Returns `Exam.excess` of chunks of leaves; their instances are clauses."""
+    values = _prepared(layout, params)
+
+    def one(ground: _Ground, leaf: Leaves) -> Array:
+        signs, m = leaf.signs, leaf.multipliers
+        problem = ground.clause(leaf.instance)
+        problem = sharpened(layout, options, values, problem, signs, m)
+        bound, charged, _ = charged_bound(
+            layout, values[1], problem, signs, m, ground.cost
+        )
+        return bound - ground.slack - charged
+
+    return jax.vmap(jax.vmap(one, (None, 0)))(grounds, leaves)
+
+
 @functools.partial(jax.jit, static_argnames=("layout", "options", "ascent", "weights"))
 def _examine(
     layout: Layout,
@@ -99,26 +149,22 @@ def _examine(
     ascent: AscentOptions | None,
     weights: bool,
     params: tuple[Any, Any],
-    instances: Instances,
-    boxes: tuple[Box, Box],
+    grounds: _Ground,
     leaves: Leaves,
 ) -> Exam:
-    program = layout.program
-    values32 = program.prepare(params[0], jnp.float32)
-    values64 = program.prepare(params[1], jnp.float64)
-    near, farthest = boxes
+    """Returns the exam of chunks of leaves; their instances are clauses."""
+    values32, values64 = values = _prepared(layout, params)
 
-    def one(
-        problem: Problem, far: Box, leaf: Leaves, slack: Array, cost: Array
-    ) -> Exam:
+    def one(ground: _Ground, leaf: Leaves) -> Exam:
         signs, best = leaf.signs, leaf.multipliers
-        problem = sharpened(layout, options, (values32, values64), problem, signs, best)
+        problem = ground.clause(leaf.instance)
+        problem = sharpened(layout, options, values, problem, signs, best)
 
         def excess(m: Multipliers) -> Any:
             bound, charged, parts = charged_bound(
-                layout, values64, problem, signs, m, cost
+                layout, values64, problem, signs, m, ground.cost
             )
-            return bound - slack - charged, parts
+            return bound - ground.slack - charged, parts
 
         value = excess(best)
         if ascent is not None:
@@ -132,8 +178,8 @@ def _examine(
             )  # fmt: skip
         over, (weight, outputs) = value
         moved = jnp.sum(
-            jnp.maximum(weight, 0) * (far.lo - problem.box.lo)
-            + jnp.minimum(weight, 0) * (far.hi - problem.box.hi)
+            jnp.maximum(weight, 0) * (ground.far.lo - problem.box.lo)
+            + jnp.minimum(weight, 0) * (ground.far.hi - problem.box.hi)
         )
         steepest = jnp.max(jnp.abs(weight))
         kept = weight if weights else None
@@ -149,12 +195,15 @@ def _examine(
         kink = rise * jnp.stack([1 - slope, slope])
         return Exam(*known, neuron, splittable, kink)
 
-    owner = instances.owner[leaves.instance]
-    return jax.vmap(one)(
-        instances.problem(leaves.instance, near),
-        jax.tree.map(lambda v: v[owner], farthest),
-        leaves, instances.slack[owner], instances.split_cost[owner],
-    )  # fmt: skip
+    return jax.vmap(jax.vmap(one, (None, 0)))(grounds, leaves)
+
+
+def _prepared(layout: Layout, params: tuple[Any, Any]) -> tuple[Any, Any]:
+    program = layout.program
+    return (
+        program.prepare(params[0], jnp.float32),
+        program.prepare(params[1], jnp.float64),
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,7 +239,9 @@ class Prover:
 
     def at(self, box: Box) -> Place:
         """Returns what bounds over boxes start from."""
-        found = roots(self.layout, self.options, *self.params, box, self.spec)
+        found = jax.device_get(
+            roots(self.layout, self.options, *self.params, box, self.spec)
+        )
         count, clauses = len(box.lo), self.spec.num_clauses
         owner = np.repeat(np.arange(count, dtype=np.int32), clauses)
         rows, offset = self._rows
@@ -258,23 +309,64 @@ class Prover:
           weights: whether `Exam.weight` is wanted.
         """
         near = place.box if box is None else box
-        count, parts = len(leaves.instance), []
-        for start in range(0, max(count, 1), _BLOCK):
-            index = np.minimum(np.arange(start, start + _BLOCK), max(count - 1, 0))
-            block = leaves.rows(index) if count else self._nothing(place)
-            part = _examine(
-                self.layout, self.options, ascent, weights, self.params,
-                place.instances,
-                (near, near if far is None else far), block,
-            )  # fmt: skip
-            used = min(_BLOCK, count - start)
-            parts.append(jax.tree.map(lambda v, u=used: np.asarray(v)[:u], part))
-        return jax.tree.map(lambda *v: np.concatenate(v), *parts)
 
-    def _nothing(self, place: Place) -> Leaves:
-        first = np.zeros(len(place.slopes), bool)
-        first[0] = True
-        return self.unsplit(place, first).rows(np.zeros(_BLOCK, int))
+        def ask(ground: _Ground, block: Leaves) -> Exam:
+            return _examine(
+                self.layout, self.options, ascent, weights, self.params, ground, block
+            )
+
+        return self._in_blocks(ask, place, near, near if far is None else far, leaves)
+
+    def excess(self, place: Place, leaves: Leaves) -> Float[np.ndarray, " n"]:
+        """Returns `Exam.excess` of leaves over the place's boxes."""
+
+        def ask(ground: _Ground, block: Leaves) -> Array:
+            return _excess(self.layout, self.options, self.params, ground, block)
+
+        return self._in_blocks(ask, place, place.box, place.box, leaves)
+
+    def _in_blocks(
+        self, ask: Callable, place: Place, near: Box, far: Box, leaves: Leaves
+    ) -> Any:
+        """Returns what is asked of leaves, in their order.
+
+        Leaves that share a chunk are of one input; a block has many chunks.
+        """
+        if not len(leaves.instance):
+            first = self.unsplit(place, np.arange(len(place.slopes)) == 0).rows([0])
+            found = self._in_blocks(ask, place, near, far, first)
+            return jax.tree.map(lambda v: v[:0], found)
+        owner, clauses = self.owner(leaves), self.spec.num_clauses
+        order = np.argsort(owner, kind="stable")
+        _, start, count = np.unique(owner[order], return_index=True, return_counts=True)
+        place_in = np.arange(len(order)) - np.repeat(start, count)
+        before = np.cumsum(-(-count // _CHUNK)) - -(-count // _CHUNK)
+        chunk = np.repeat(before, count) + place_in // _CHUNK
+        # Chunks that are not full, and blocks, end with repetitions.
+        slots = np.full((-(-(chunk[-1] + 1) // _CHUNKS) * _CHUNKS, _CHUNK), -1)
+        slots[chunk, place_in % _CHUNK] = order
+        slots[slots[:, 0] < 0, 0] = order[0]
+        slots = np.where(slots < 0, slots[:, :1], slots)
+        leaves = dataclasses.replace(leaves, instance=leaves.instance % clauses)
+        parts = []
+        for first_chunk in range(0, len(slots), _CHUNKS):
+            index = slots[first_chunk : first_chunk + _CHUNKS]
+            grounds = self._grounds(place, near, far, owner[index[:, 0]])
+            parts.append(jax.device_get(ask(grounds, leaves.rows(index))))
+        where = np.empty(len(order), int)
+        where[order] = chunk * _CHUNK + place_in % _CHUNK
+        return jax.tree.map(
+            lambda *v: np.concatenate(v).reshape(-1, *v[0].shape[2:])[where], *parts
+        )
+
+    def _grounds(self, place: Place, near: Box, far: Box, rows: np.ndarray) -> _Ground:
+        known, clauses = place.instances, self.spec.num_clauses
+        box, beyond, ranges = jax.tree.map(
+            lambda v: np.asarray(v)[rows], (near, far, known.ranges)
+        )
+        own = rows[:, None] * clauses + np.arange(clauses)
+        problem = Problem(box, ranges, known.rows[own], known.offset[own])
+        return _Ground(problem, beyond, known.slack[rows], known.split_cost[rows])
 
     def prove(
         self,
@@ -296,15 +388,14 @@ class Prover:
           budget: most subproblems per input.
           deadline: `time.monotonic()` after which nothing is split.
         """
-        exam = self.examine(place, leaves)
-        proved = exam.excess > 0
+        proved = self.excess(place, leaves) > 0
         done, given_up, open_ = [leaves.rows(proved)], [], leaves.rows(~proved)
         used = np.zeros(len(place.slopes), np.int64)
         while len(open_.instance):
             exam = self.examine(place, open_, ascent)
             owner = self.owner(open_)
             np.add.at(used, owner, 1)
-            proved = exam.excess > 0
+            proved = np.asarray(exam.excess > 0)
             now = dataclasses.replace(open_, multipliers=exam.multipliers)
             done.append(now.rows(proved))
             room = (used[owner] < budget) & (time.monotonic() < deadline)

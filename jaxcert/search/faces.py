@@ -14,12 +14,14 @@ from jaxcert.search.proposals import (
     WITNESSES,
     Front,
     ProposalOptions,
+    judge,
     probe,
     settle_points,
-    worst_clause,
 )
 
 AT_DOMAIN, OPEN = -1, -2
+# Points are judged so many at a time, and the faces of so many inputs probed.
+_BLOCK, _INPUTS = 64, 8
 
 
 @jax.jit
@@ -63,6 +65,7 @@ class Faces:
 
     Attributes:
       blocked: (J, F), which of an input's points stops a face; see `Growth`.
+      ends: (J, F), where that point has the face's feature; NaN: delta beyond the face.
       points: of every input, arrays (n, *d).
     """
 
@@ -72,6 +75,7 @@ class Faces:
         count, features = shape[0], int(np.prod(shape[1:]))
         self._shape = shape
         self.blocked = np.full((count, 2 * features), OPEN)
+        self.ends = np.full(self.blocked.shape, np.nan)
         self.points: list[list[np.ndarray]] = [[] for _ in range(count)]
         self._watched = np.zeros(count, int)
 
@@ -80,18 +84,50 @@ class Faces:
         """Which faces nothing is known to stop, (J, F)."""
         return self.blocked == OPEN
 
-    def watch(self, front: Front, rows: np.ndarray, points: np.ndarray) -> Front:
-        """Returns the front with bad points, (n, *d), of the inputs `rows`, (n,)."""
+    def watch(
+        self,
+        front: Front,
+        rows: np.ndarray,
+        points: np.ndarray,
+        faces: np.ndarray | None = None,
+    ) -> Front:
+        """Returns the front with bad points, (n, *d), of the inputs `rows`, (n,).
+
+        A point that violates the spec and lies in the box but for the feature of its
+        face, in `faces`, (n,), stops that face.
+        """
         if not len(rows):
             return front
-        spec = jax.tree.map(lambda v: np.asarray(v)[rows], front.spec)
-        aims = np.asarray(worst_clause(self._program, self._params, spec, points))
+        count, parts = len(rows), []
+        for start in range(0, count, _BLOCK):
+            index = np.minimum(np.arange(start, start + _BLOCK), count - 1)
+            found = judge(
+                self._program, self._params, front, rows[index], points[index]
+            )
+            parts.append(jax.device_get(found))
+        aims, bad = (np.concatenate(v)[:count] for v in zip(*parts, strict=True))
         watched, clause = np.array(front.points), np.array(front.clause)
         for row, point, aim in zip(rows, points, aims, strict=True):
             place = front.spec.num_clauses + self._watched[row] % WITNESSES
             watched[row, place], clause[row, place] = point, aim
             self._watched[row] += 1
+        if faces is not None:
+            for k in np.flatnonzero(bad):
+                self._stop(front, rows[k], faces[k], points[k])
         return front.replaced(points=watched, clause=clause)
+
+    def _stop(self, front: Front, row: int, face: int, point: np.ndarray) -> None:
+        """Notes what a violation just beyond a face stops."""
+        lo, hi = (np.asarray(v[row]) for v in (front.box.lo, front.box.hi))
+        inside = np.clip(point, lo, hi)
+        feature, moved = int(face) % point.size, (inside != point).reshape(-1)
+        if self.blocked[row, face] != OPEN or np.flatnonzero(moved).tolist() != [
+            feature
+        ]:
+            return
+        self.blocked[row, face] = sum(map(len, self.points[row]))
+        self.ends[row, face] = point.reshape(-1)[feature]
+        self.points[row].append(inside[None])
 
     def close(self, front: Front, usable: np.ndarray) -> None:
         """Finds out which faces are done, of the inputs that are usable, (J,)."""
@@ -102,24 +138,39 @@ class Faces:
 
     def _probe(self, front: Front, usable: np.ndarray, press: bool) -> None:
         rows = np.flatnonzero(usable & self.open.any(axis=1))
-        if not len(rows):
-            return
         front = front.replaced(free=self.open)
-        inside = settle_points(self._program, self._options, self._params, front, press)
-        padded = np.zeros(len(usable), np.int32)
-        padded[: len(rows)] = rows
-        stops, by = jax.device_get(
-            probe(
-                self._program, self._options, self._params, inside, padded, len(rows)
+        for start in range(0, len(rows), _INPUTS):
+            part = rows[start : start + _INPUTS]
+            padded = np.resize(part, _INPUTS)
+            own = jax.tree.map(lambda v, p=padded: np.asarray(v)[p], front)
+            inside = settle_points(
+                self._program, self._options, self._params, own, press
             )
-        )  # fmt: skip
-        points = np.asarray(inside.points)
-        new = stops & self.open
-        for j in np.flatnonzero(new.any(axis=1)):
-            offset = sum(map(len, self.points[j]))
-            used, place = np.unique(by[j, new[j]], return_inverse=True)
-            self.blocked[j, new[j]] = offset + place
-            self.points[j].append(points[j, used])
+            stops, by = jax.device_get(
+                probe(self._program, self._options, self._params, inside, len(part))
+            )
+            points = np.asarray(inside.points)
+            for k, j in enumerate(part):
+                new = stops[k] & self.open[j]
+                if not new.any():
+                    continue
+                offset = sum(map(len, self.points[j]))
+                used, place = np.unique(by[k, new], return_inverse=True)
+                self.blocked[j, new] = offset + place
+                self.points[j].append(points[k, used])
+
+    def all_ends(self, front: Front) -> np.ndarray:
+        """Returns where every face would be stopped, (J, F)."""
+        box, domain, rates = front.box, front.domain, front.rates
+        reach = self._options.delta * (1 - 2.0**-50)
+        # Rounded toward the box, so that no end is farther than delta.
+        low = np.nextafter(box.lo - reach * np.asarray(rates.lower), box.lo)
+        high = np.nextafter(box.hi + reach * np.asarray(rates.upper), box.hi)
+        low, high = np.maximum(low, domain.lo), np.minimum(high, domain.hi)
+        low, high = (v.reshape(len(low), -1) for v in (low, high))
+        known_low, known_high = np.split(self.ends, 2, axis=1)
+        ends = [np.fmax(low, known_low), np.fmin(high, known_high)]
+        return np.concatenate(ends, axis=1)
 
     def all_points(self) -> list[np.ndarray]:
         """Returns the points of every input, (n_j, *d)."""

@@ -17,7 +17,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,7 +53,9 @@ from jaxcert.search.proposals import Front, ProposalOptions, propose
 # Threads that share a batch, and the inputs that are worth one.
 _WORKERS, _PER_WORKER = 2, 8
 # Cuts per input that a box is chosen by; a cover has more leaves, most of no concern.
-_CUTS = 256
+_CUTS = 128
+# Leaves whose weights are held at a time.
+_HELD = 4096
 _BRIEF = AscentOptions()
 _THOROUGH = AscentOptions(iterations=100, decay=0.97)
 # How much more room than they seem to have leaves get that can still be split.
@@ -62,12 +64,14 @@ _BOLDER, _BOLDEST = 2.0, 64.0
 _SPARE = 1e-3
 # How often leaves that stop a face are split before they are solved.
 _SPLITS = 4
-# Linear programs per input and round.
+# How often what stops faces next is looked for, once the leaves before were solved.
+_SOLVES = 4
+# Linear programs per input at a time.
 _PROGRAMS = 16
 # Boxes that are tried after a proposal could not be proved.
 _REPAIRS = 3
 # Rounds without progress after which an input is left as it is.
-_PATIENCE = 3
+_PATIENCE = 6
 
 
 def grow_boxes(
@@ -157,7 +161,9 @@ class _Run:
         self._boldness, self._idle = np.ones(count), np.zeros(count, int)
         self.active = task.wanted.copy()
         known = np.isfinite(task.witness).reshape(count, -1).all(axis=1) & task.wanted
-        self._watch(np.flatnonzero(known), task.witness[known])
+        self._front = self._faces.watch(
+            self._front, np.flatnonzero(known), task.witness[known]
+        )
         self._steepest_rate = max(np.max(task.rates.lower), np.max(task.rates.upper))
         # A box can only be changed with a cover of it at hand.
         self._first = task.box
@@ -203,17 +209,17 @@ class _Run:
             self._faces.open, np.asarray(extents_of(front, front.domain)), extents
         )
         far = self._box(limits)
-        self._rest(self._prover.examine(self._prover.at(far), self._cover).excess > 0)
+        self._rest(self._prover.excess(self._prover.at(far), self._cover) > 0)
         exam = self._prover.examine(self._place, self._cover, far=far)
         exam = self._refine(exam, far)
         owner = self._prover.owner(self._cover)
         room = np.where(exam.splittable, self._boldness[owner], 1.0) * exam.excess
         part = room / np.maximum(exam.excess - exam.far, 1e-300)
-        goal = extents.copy()
-        for j in np.flatnonzero(self.active):
+        goal, chosen = extents.copy(), []
+        for j in np.flatnonzero(self.active).tolist():
             own = np.flatnonzero(owner == j)
-            own = own[np.argsort(part[own])][:_CUTS]
-            weight = self._weights(own, j)
+            chosen.append((j, own[np.argsort(part[own])][:_CUTS]))
+        for j, own, weight in self._weights(chosen):
             spend = (1 - _SPARE) * np.maximum(room[own] - self._spare(j), 0)
             budget = spend + weight @ extents[j]
             goal[j] = fill(_padded(weight, budget), extents[j], limits[j], delta)
@@ -222,19 +228,29 @@ class _Run:
     def _spare(self, j: int) -> float:
         """Returns by how much proofs of input j stay above what they need.
 
-        So that others, with other multipliers, find proofs too.
+        So that others, with other multipliers, find proofs too. Less where nothing
+        moves any more.
         """
-        return float(np.asarray(self._place.instances.slack)[j])
+        return float(self._place.instances.slack[j] * 0.5 ** self._idle[j])
 
     def _rest(self, leaves: np.ndarray) -> None:
         """Takes leaves out of the cover that need no further work, by mask."""
         self._resting.append(self._cover.rows(leaves))
         self._cover = self._cover.rows(~leaves)
 
-    def _weights(self, rows: np.ndarray, j: int) -> np.ndarray:
-        """Returns what the faces of input j cost these leaves of it."""
-        exam = self._prover.examine(self._place, self._cover.rows(rows), weights=True)
-        return face_weights(exam.weights(), self._front, j)
+    def _weights(
+        self, chosen: list[tuple[int, np.ndarray]]
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yields what faces cost leaves of the cover: input, rows and costs, (n, F)."""
+        ends = np.cumsum([len(rows) for _, rows in chosen])
+        group = ends // _HELD
+        for number in np.unique(group):
+            part = [chosen[k] for k in np.flatnonzero(group == number)]
+            leaves = self._cover.rows(np.concatenate([rows for _, rows in part]))
+            exam = self._prover.examine(self._place, leaves, weights=True)
+            weight = np.split(exam.weights(), np.cumsum([len(r) for _, r in part])[:-1])
+            for (j, rows), own in zip(part, weight, strict=True):
+                yield j, rows, face_weights(own, self._front, j)
 
     def _refine(self, exam: Exam, far: Box) -> Exam:
         """Splits or solves the leaves that stop open faces; returns the new exam."""
@@ -260,28 +276,44 @@ class _Run:
             exam = jax.tree.map(
                 lambda u, v, k=kept, g=good: np.concatenate([u[k], v[g]]), exam, found
             )
-        whole = ~exam.splittable[rows]
-        return self._solve(rows[whole], faces[whole], exam, far)
+        known: set[tuple[int, int]] = set()
+        for left in reversed(range(_SOLVES)):
+            untried = [
+                not exam.splittable[k] and (k, face) not in known
+                for k, face in zip(rows, faces, strict=True)
+            ]
+            if not any(untried):
+                break
+            rows, faces = rows[untried], faces[untried]
+            known.update(zip(rows, faces, strict=True))
+            exam = self._solve(rows, faces, exam, far)
+            if left:
+                rows, faces = self._stopping(exam)
+        return exam
 
     def _stopping(self, exam: Exam) -> tuple[np.ndarray, np.ndarray]:
         """Returns leaves that stop open faces from moving by delta, and one such face.
 
-        Of each face the leaf that allows it the least.
+        Of each leaf one face, if it allows that one the least; of the last all.
         """
         delta, owner = self._options.delta, self._prover.owner(self._cover)
         tight = exam.excess <= delta * exam.steepest * self._steepest_rate
         rows, faces = [], []
-        for j in np.unique(owner[tight]):
-            own = np.flatnonzero(tight & (owner == j))
+        found = np.unique(owner[tight])
+        chosen = [(j, np.flatnonzero(tight & (owner == j))) for j in found]
+        for j, own, weight in self._weights(chosen):
             open_ = np.flatnonzero(self._faces.open[j])
             # Another face every time, should one come to nothing.
             open_ = np.roll(open_, -self._rounds[j])
-            weight = self._weights(own, j)[:, open_]
+            weight = weight[:, open_]
             room = exam.excess[own][:, None] / np.maximum(weight, 1e-300)
             least = np.argmin(room, axis=0)
             held = np.flatnonzero(room[least, np.arange(len(open_))] < delta)
-            stopping, first = np.unique(least[held], return_index=True)
-            rows.append(own[stopping])
+            first = np.unique(least[held], return_index=True)[1]
+            if len(open_) <= 2 * _PROGRAMS:
+                # The last faces one by one; those that leaves share come last.
+                first = np.append(first, np.delete(np.arange(len(held)), first))
+            rows.append(own[least[held[first]]])
             faces.append(open_[held[first]])
         none = np.zeros(0, int)
         return np.concatenate([none, *rows]), np.concatenate([none, *faces])
@@ -374,7 +406,7 @@ class _Run:
         rows = np.concatenate([np.zeros(0, int), *first])
         boxes = [jax.tree.map(lambda v, j=j: v[j], place.box) for j in owner[rows]]
         bad = self._solved(place, bad, rows, boxes)
-        proved = self._prover.examine(place, bad).excess > 0
+        proved = self._prover.excess(place, bad) > 0
         return Leaves.joined([good, bad.rows(proved)]), bad.rows(~proved)
 
     def _solve(self, rows: np.ndarray, faces: np.ndarray, exam: Exam, far: Box) -> Exam:
@@ -394,7 +426,8 @@ class _Run:
             self._moved(owner[k], face) for k, face in zip(rows, faces, strict=True)
         ]
         before = self._prover.examine(self._place, leaves, weights=True)
-        solved = self._solved(self._place, leaves, np.arange(len(rows)), boxes)
+        each = np.arange(len(rows))
+        solved = self._solved(self._place, leaves, each, boxes, faces)
         after = self._prover.examine(self._place, solved, far=far, weights=True)
 
         def room(found: Exam) -> np.ndarray:
@@ -407,6 +440,9 @@ class _Run:
             return np.asarray(found.excess) / np.maximum(weight, 1e-300)
 
         better = (after.excess > 0) & (room(after) > room(before))
+        # Of a leaf that was solved for several faces the first result is kept.
+        first = np.unique(rows, return_index=True)[1]
+        better &= np.isin(each, first)
 
         def put(old: np.ndarray, new: np.ndarray) -> np.ndarray:
             old = np.array(old)
@@ -431,27 +467,35 @@ class _Run:
         return box
 
     def _solved(
-        self, place: Place, leaves: Leaves, rows: np.ndarray, boxes: list[Box]
+        self,
+        place: Place,
+        leaves: Leaves,
+        rows: np.ndarray,
+        boxes: list[Box],
+        faces: np.ndarray | None = None,
     ) -> Leaves:
         """Returns the leaves with multipliers from linear programs over the boxes.
 
-        The points where the programs end are watched from then on.
+        The points where the programs end are watched from then on. Those that violate
+        the spec stop the faces that their boxes have moved.
         """
         split = np.array(leaves.multipliers.split)
         row = np.array(leaves.multipliers.row)
         owner, whose, points = self._prover.owner(leaves), [], []
-        for k, box in zip(rows, boxes, strict=True):
+        solved = []
+        for number, (k, box) in enumerate(zip(rows, boxes, strict=True)):
             proof = self._prover.solve(place, leaves.rows(k), box)
             if proof is not None:
                 split[k], row[k] = proof.beta, proof.row
                 whose.append(owner[k])
                 points.append(proof.point.reshape(box.lo.shape))
-        self._watch(np.asarray(whose, int), np.asarray(points))
+                solved.append(number)
+        stopped = None if faces is None else faces[solved]
+        self._front = self._faces.watch(
+            self._front, np.asarray(whose, int), np.asarray(points), stopped
+        )
         multipliers = dataclasses.replace(leaves.multipliers, split=split, row=row)
         return dataclasses.replace(leaves, multipliers=multipliers)
-
-    def _watch(self, rows: np.ndarray, points: np.ndarray) -> None:
-        self._front = self._faces.watch(self._front, rows, points)
 
     def _extents(self) -> np.ndarray:
         return np.asarray(extents_of(self._front, self._front.box))
@@ -475,11 +519,13 @@ class _Run:
         failed = ~self._prover.complete(leaves)
         failed[self._prover.owner(rest)] = True
         box = select(failed, self._first, box)
-        unknown = np.where(at_rest(self._front.replaced(box=box)), AT_DOMAIN, OPEN)
+        front = self._front.replaced(box=box)
+        unknown = np.where(at_rest(front), AT_DOMAIN, OPEN)
         return Growth(
             box,
             [p[:0] if failed[j] else p for j, p in enumerate(points)],
             np.where(failed[:, None], unknown, self._faces.blocked),
+            self._faces.all_ends(front),
             self._subproblems,
             self._rounds,
         )

@@ -83,9 +83,10 @@ class Growth:
     Attributes:
       box: proved, leaves (J, *d).
       points: of every input, (n_j, *d), points of its box.
-      blocked: (J, F), which of these points, moved to delta beyond the face (but inside
-        the domain), violates the spec; AT_DOMAIN for a face on the domain's boundary or
-        of rate 0; OPEN for one that nothing is known to stop.
+      blocked: (J, F), which of these points violates the spec once the feature of the
+        face is moved to the face's end; AT_DOMAIN for a face on the domain's boundary
+        or of rate 0; OPEN for one that nothing is known to stop.
+      ends: (J, F), beyond every blocked face by delta or less, inside the domain.
       subproblems: that were bounded with multipliers of their own, (J,).
       rounds: proposals that were to be proved, (J,).
     """
@@ -93,6 +94,7 @@ class Growth:
     box: Box
     points: list[np.ndarray]
     blocked: np.ndarray
+    ends: np.ndarray
     subproblems: np.ndarray
     rounds: np.ndarray
 
@@ -100,7 +102,7 @@ class Growth:
         """Returns the first `count` inputs."""
         return Growth(
             _rows(self.box, slice(count)), self.points[:count], self.blocked[:count],
-            self.subproblems[:count], self.rounds[:count],
+            self.ends[:count], self.subproblems[:count], self.rounds[:count],
         )  # fmt: skip
 
     @staticmethod
@@ -116,20 +118,20 @@ class Growth:
             jax.tree.map(join, *[part.box for part in parts]),
             [points[k] for k in order],
             join(*[part.blocked for part in parts]),
+            join(*[part.ends for part in parts]),
             join(*[part.subproblems for part in parts]),
             join(*[part.rounds for part in parts]),
         )
 
-    def witness(self, row: int, face: int, end: float) -> np.ndarray:
-        """Returns the counterexample that blocks a face, given how far it may move.
+    def witness(self, row: int, face: int) -> np.ndarray:
+        """Returns the counterexample that blocks a face of an input.
 
         Args:
           row: the input.
           face: a blocked face, flat; lower faces first.
-          end: where delta beyond the face is, or the domain's boundary before it.
         """
         point = np.array(self.points[row][self.blocked[row, face]])
-        point.reshape(-1)[face % point.size] = end
+        point.reshape(-1)[face % point.size] = self.ends[row, face]
         return point
 
 

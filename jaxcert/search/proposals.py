@@ -304,15 +304,14 @@ def probe(
     options: ProposalOptions,
     params: Any,
     fronts: Front,
-    rows: Int[Array, " J"],
     count: Int[Array, ""],
 ) -> tuple[Array, Array]:
     """Returns which free faces of the boxes are blocked, and by which points.
 
     (J, F) whether the front's point (J, F), moved to delta beyond the face but inside
     the domain, violates the spec by more than rounding could feign. The points must lie
-    in the boxes. Of every input the most promising `_PROBED` free faces are tried; only
-    the first `count` of `rows` are.
+    in the boxes. Of every input the most promising `_PROBED` free faces are tried; of
+    the inputs only the first `count`.
     """
     values = program.prepare(params, jnp.float64)
     size, faces = fronts.free.shape
@@ -346,9 +345,8 @@ def probe(
         return stops, chosen
 
     def body(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        row = rows[index]
-        stops, by = one(jax.tree.map(lambda v: v[row], fronts))
-        return found[0].at[row].set(stops), found[1].at[row].set(by)
+        stops, by = one(jax.tree.map(lambda v: v[index], fronts))
+        return found[0].at[index].set(stops), found[1].at[index].set(by)
 
     nothing = jnp.zeros((size, faces), bool), jnp.zeros((size, faces), jnp.int32)
     return lax.fori_loop(0, count, body, nothing)
@@ -375,13 +373,30 @@ def settle_points(
 
 
 @functools.partial(jax.jit, static_argnames=("program",))
-def worst_clause(
-    program: Program, params: Any, spec: Spec, points: Float[Array, "J *d"]
-) -> Int[Array, " J"]:
-    """Returns the clause that has the least margin at each point."""
+def judge(
+    program: Program,
+    params: Any,
+    fronts: Front,
+    rows: Int[Array, " n"],
+    points: Float[Array, "n *d"],
+) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
+    """Returns each point's clause of least margin, and whether it surely is violated.
+
+    Args:
+      program: the network.
+      params: its weights, float64.
+      fronts: leaves (J, ...).
+      rows: whose inputs' points they are.
+      points: anywhere in the domain.
+    """
     values = program.prepare(params, jnp.float64)
 
-    def one(spec: Spec, z: Array) -> Array:
-        return jnp.argmin(_clauses(program, values, spec, z)).astype(jnp.int32)
+    def one(row: Array, z: Array) -> tuple[Array, Array]:
+        front = jax.tree.map(lambda v: v[row], fronts)
+        margins = _clauses(program, values, front.spec, z)
+        worst = jnp.argmin(margins).astype(jnp.int32)
+        # What rounding can feign at this point, which is less than anywhere.
+        alone = dataclasses.replace(front, domain=Box.point(z))
+        return worst, margins[worst] <= -_slack(program, values, alone)
 
-    return jax.vmap(one)(spec, points)
+    return jax.vmap(one)(rows, points)
