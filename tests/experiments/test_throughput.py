@@ -100,6 +100,14 @@ def test_bounds_of_jaxcert_pass_their_check(residual, method):
     assert row["problem"] is None and row["worst_difference"] < 1e-5
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_batch_is_spread_over_all_devices(mlp, count, monkeypatch):
+    case = case_of(mlp, "crown")
+    alone, device = jaxcert(case)(), jax.local_devices()[0]
+    monkeypatch.setattr(jax, "local_devices", lambda: [device] * count)
+    np.testing.assert_allclose(jaxcert(case)(), alone, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["ibp", "crown"])
 def test_plain_torch_agrees(residual, mlp, method):
     pytest.importorskip("torch", reason="needs torch, which only benchmarks use")
