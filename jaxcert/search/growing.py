@@ -62,6 +62,8 @@ _THOROUGH = AscentOptions(iterations=100, decay=0.97)
 _BOLDER, _BOLDEST = 2.0, 64.0
 # The part of the room that leaves have which is left for rounding.
 _SPARE = 1e-3
+# And what is left for other proofs, in units of what rounding may come to.
+_RESERVE = 4.0
 # How often leaves that stop a face are split before they are solved.
 _SPLITS = 4
 # How often what stops faces next is looked for, once the leaves before were solved.
@@ -231,7 +233,7 @@ class _Run:
         So that others, with other multipliers, find proofs too. Less where nothing
         moves any more.
         """
-        return float(self._place.instances.slack[j] * 0.5 ** self._idle[j])
+        return float(_RESERVE * self._place.instances.slack[j] * 0.5 ** self._idle[j])
 
     def _rest(self, leaves: np.ndarray) -> None:
         """Takes leaves out of the cover that need no further work, by mask."""
