@@ -114,7 +114,7 @@ class GrownClaim(Claim):
             upper=float(found.upper[row]),
             witness=np.asarray(found.witness[row]).reshape(-1),
             delta=delta,
-            points=points.reshape(len(points), -1),
+            points=points.reshape(len(points), x.size),
             blocked=growth.blocked[row],
             ends=growth.ends[row],
         )

@@ -356,7 +356,8 @@ class Prover:
         where = np.empty(len(order), int)
         where[order] = chunk * _CHUNK + place_in % _CHUNK
         return jax.tree.map(
-            lambda *v: np.concatenate(v).reshape(-1, *v[0].shape[2:])[where], *parts
+            lambda *v: np.concatenate(v).reshape(slots.size, *v[0].shape[2:])[where],
+            *parts,
         )
 
     def _grounds(self, place: Place, near: Box, far: Box, rows: np.ndarray) -> _Ground:

@@ -65,7 +65,7 @@ class Faces:
 
     Attributes:
       blocked: (J, F), which of an input's points stops a face; see `Growth`.
-      ends: (J, F), where that point has the face's feature; NaN: delta beyond the face.
+      ends: (J, F), where that point has the face's feature; NaN where none is known.
       points: of every input, arrays (n, *d).
     """
 
@@ -93,11 +93,13 @@ class Faces:
     ) -> Front:
         """Returns the front with bad points, (n, *d), of the inputs `rows`, (n,).
 
-        A point that violates the spec and lies in the box but for the feature of its
-        face, in `faces`, (n,), stops that face.
+        Those that belong to `faces`, (n,), are first moved into the box whose face is
+        moved by delta; there, a violation beyond the face stops it.
         """
         if not len(rows):
             return front
+        if faces is not None:
+            points = self._just_beyond(front, rows, faces, points)
         count, parts = len(rows), []
         for start in range(0, count, _BLOCK):
             index = np.minimum(np.arange(start, start + _BLOCK), count - 1)
@@ -120,10 +122,10 @@ class Faces:
         """Notes what a violation just beyond a face stops."""
         lo, hi = (np.asarray(v[row]) for v in (front.box.lo, front.box.hi))
         inside = np.clip(point, lo, hi)
-        feature, moved = int(face) % point.size, (inside != point).reshape(-1)
-        if self.blocked[row, face] != OPEN or np.flatnonzero(moved).tolist() != [
-            feature
-        ]:
+        feature = int(face) % point.size
+        # Inside it nothing can be violated: then the face would have to move first.
+        moved = point.reshape(-1)[feature] != inside.reshape(-1)[feature]
+        if self.blocked[row, face] != OPEN or not moved:
             return
         self.blocked[row, face] = sum(map(len, self.points[row]))
         self.ends[row, face] = point.reshape(-1)[feature]
@@ -138,7 +140,7 @@ class Faces:
 
     def _probe(self, front: Front, usable: np.ndarray, press: bool) -> None:
         rows = np.flatnonzero(usable & self.open.any(axis=1))
-        front = front.replaced(free=self.open)
+        front, beyond = front.replaced(free=self.open), self._beyond(front)
         for start in range(0, len(rows), _INPUTS):
             part = rows[start : start + _INPUTS]
             padded = np.resize(part, _INPUTS)
@@ -147,8 +149,11 @@ class Faces:
                 self._program, self._options, self._params, own, press
             )
             stops, by = jax.device_get(
-                probe(self._program, self._options, self._params, inside, len(part))
-            )
+                probe(
+                    self._program, self._options, self._params, inside, beyond[padded],
+                    len(part),
+                )
+            )  # fmt: skip
             points = np.asarray(inside.points)
             for k, j in enumerate(part):
                 new = stops[k] & self.open[j]
@@ -156,18 +161,38 @@ class Faces:
                     continue
                 offset = sum(map(len, self.points[j]))
                 used, place = np.unique(by[k, new], return_inverse=True)
-                self.blocked[j, new] = offset + place
+                self.blocked[j, new], self.ends[j, new] = offset + place, beyond[j, new]
                 self.points[j].append(points[k, used])
 
-    def all_ends(self, front: Front) -> np.ndarray:
-        """Returns where every face would be stopped, (J, F)."""
+    def _beyond(self, front: Front) -> np.ndarray:
+        """Returns where every face would be, moved by delta inside the domain, (J, F).
+
+        Rounded toward the box, so that none is farther.
+        """
         box, domain, rates = front.box, front.domain, front.rates
         reach = self._options.delta * (1 - 2.0**-50)
-        # Rounded toward the box, so that no end is farther than delta.
         low = np.nextafter(box.lo - reach * np.asarray(rates.lower), box.lo)
         high = np.nextafter(box.hi + reach * np.asarray(rates.upper), box.hi)
-        low, high = np.maximum(low, domain.lo), np.minimum(high, domain.hi)
-        low, high = (v.reshape(len(low), -1) for v in (low, high))
+        sides = np.maximum(low, domain.lo), np.minimum(high, domain.hi)
+        return np.concatenate([v.reshape(len(low), -1) for v in sides], axis=1)
+
+    def _just_beyond(
+        self, front: Front, rows: np.ndarray, faces: np.ndarray, points: np.ndarray
+    ) -> np.ndarray:
+        """Returns the points, each moved into its box with one face moved by delta."""
+        lo, hi = (
+            np.array(v)[rows].reshape(len(rows), -1)
+            for v in (front.box.lo, front.box.hi)
+        )
+        ends, each = self._beyond(front)[rows, faces], np.arange(len(rows))
+        below, feature = faces < lo.shape[1], faces % lo.shape[1]
+        lo[each[below], feature[below]] = ends[below]
+        hi[each[~below], feature[~below]] = ends[~below]
+        return np.clip(points.reshape(lo.shape), lo, hi).reshape(points.shape)
+
+    def all_ends(self, front: Front) -> np.ndarray:
+        """Returns where what stops a face lies beyond it, else the farthest, (J, F)."""
+        low, high = np.split(self._beyond(front), 2, axis=1)
         known_low, known_high = np.split(self.ends, 2, axis=1)
         ends = [np.fmax(low, known_low), np.fmin(high, known_high)]
         return np.concatenate(ends, axis=1)

@@ -304,20 +304,21 @@ def probe(
     options: ProposalOptions,
     params: Any,
     fronts: Front,
+    beyond: Float[Array, "J F"],
     count: Int[Array, ""],
 ) -> tuple[Array, Array]:
     """Returns which free faces of the boxes are blocked, and by which points.
 
-    (J, F) whether the front's point (J, F), moved to delta beyond the face but inside
-    the domain, violates the spec by more than rounding could feign. The points must lie
-    in the boxes. Of every input the most promising `_PROBED` free faces are tried; of
-    the inputs only the first `count`.
+    (J, F) whether the front's point (J, F), moved to where `beyond` says, violates the
+    spec by more than rounding could feign. The points must lie in the boxes. Of every
+    input the most promising `_PROBED` free faces are tried; of the inputs only the
+    first `count`.
     """
     values = program.prepare(params, jnp.float64)
     size, faces = fronts.free.shape
 
-    def one(front: Front) -> tuple[Array, Array]:
-        box, rates, delta = front.box, front.rates, options.delta
+    def one(front: Front, ends: Array) -> tuple[Array, Array]:
+        box, delta = front.box, options.delta
         margins = jax.vmap(
             lambda z, c: _clauses(program, values, front.spec, z)[c]
         )(front.points, front.clause)  # fmt: skip
@@ -327,12 +328,9 @@ def probe(
         chosen = index[jnp.argmin(beyond_it, axis=0)]
         expected = jnp.where(front.free, jnp.min(beyond_it, axis=0), jnp.inf)
         tried = lax.top_k(-expected, min(_PROBED, faces))[1]
-        lo, hi = box.lo - delta * rates.lower, box.hi + delta * rates.upper
-        beyond = Box(lo, hi).intersect(front.domain)
         slack = _slack(program, values, front)
         features = front.x.size
         flat = front.points.reshape(-1, features)
-        ends = jnp.concatenate([beyond.lo.reshape(-1), beyond.hi.reshape(-1)])
 
         def violates(face: Array) -> Array:
             z = flat[chosen[face]].at[face % features].set(ends[face])
@@ -345,7 +343,7 @@ def probe(
         return stops, chosen
 
     def body(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        stops, by = one(jax.tree.map(lambda v: v[index], fronts))
+        stops, by = one(*jax.tree.map(lambda v: v[index], (fronts, beyond)))
         return found[0].at[index].set(stops), found[1].at[index].set(by)
 
     nothing = jnp.zeros((size, faces), bool), jnp.zeros((size, faces), jnp.int32)

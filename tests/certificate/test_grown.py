@@ -66,6 +66,14 @@ def made() -> Made:
     return Made(params, certifier, x, found, growth, answer)
 
 
+def test_a_box_that_no_point_stops_has_a_claim_too(made):
+    row = made.rows()[0]
+    none = [p[:0] for p in made.growth.points]
+    growth = dataclasses.replace(made.growth, points=none)
+    claim = GrownClaim.of("0", made.x[row], row, made.found, growth, DELTA)
+    assert claim.points.shape == (0, SIZES[0])
+
+
 def test_every_grown_box_is_accepted_with_its_faces(made, tmp_path):
     stopped = fixed = 0
     with float64():

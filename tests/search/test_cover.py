@@ -99,6 +99,23 @@ def test_children_are_bounded_no_worse_than_their_parent(seed: int):
     assert compared > 100
 
 
+def test_a_network_without_neurons_is_bounded_too():
+    with float64():
+        prove, box, params, labels = prover(0, (4, 3))
+        place = prove.at(box)
+        exam = prove.examine(place, prove.unsplit(place, np.ones(6, bool)))
+        assert exam.multipliers.slope.shape == (12, 0) and not exam.splittable.any()
+        (w, b), k = params[0], 0
+        for j, label in enumerate(labels):
+            for other in np.delete(np.arange(3), label):
+                row = w[label] - w[other]
+                least = np.minimum(row * box.lo[j], row * box.hi[j]).sum()
+                least += b[label] - b[other]
+                assert exam.excess[k] <= least
+                assert exam.excess[k] == pytest.approx(least, abs=1e-9)
+                k += 1
+
+
 def test_the_bound_moves_with_the_faces_as_the_weights_say():
     with float64():
         prove, box, _, _ = prover(0, (4, 12, 3))
