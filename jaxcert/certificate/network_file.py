@@ -1,7 +1,8 @@
 """The network file of certificates: affine maps and ReLUs, written down exactly.
 
 A certificate speaks of the network as it stands in this file, named by its SHA-256. The
-format is stated in `check.py`, which reads it without any other part of jaxcert.
+format is stated in `jaxcert/checker/network.py`, which reads it without any other part
+of jaxcert.
 """
 
 from __future__ import annotations
