@@ -90,6 +90,8 @@ def as_json(path: Path, report: Report) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
     if isinstance(value, enum.Enum):
         return value.value
     return None if isinstance(value, float) and not math.isfinite(value) else value

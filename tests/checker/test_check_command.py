@@ -71,9 +71,9 @@ def kinds(case: Case) -> dict[str, Case]:
 def test_a_line_and_an_exit_code_for_each(proofs, capsys, name):
     code = command.main([str(proofs / f"{name}.npz")])
     lines = capsys.readouterr().out.splitlines()
-    assert code == CODES[name] and len(lines) == 2
+    assert code == CODES[name]
     assert re.match(rf"{name} {name}: .", lines[0])
-    assert lines[1].startswith(f"1 checked: {int(name == 'accepted')} accepted, ")
+    assert lines[-1].startswith(f"1 checked: {int(name == 'accepted')} accepted, ")
     assert ("network" in lines[0]) == (name != "REJECTED")
 
 
