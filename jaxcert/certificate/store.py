@@ -124,7 +124,7 @@ class CertificateWriter:
         self._tighten = tighten or TightenOptions()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.network: NetworkFile = network_file(program, params64)
+        self.network: NetworkFile = network_file(program, params64, arithmetic)
         self.network.write(folder)
 
     def write(self, claim: Claim, trees: ProofTrees | None) -> Written:
