@@ -159,7 +159,9 @@ class CertificateWriter:
         )
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.network: NetworkFile = network_file(model.program, model.double)
+        self.network: NetworkFile = network_file(
+            model.program, model.double, arithmetic
+        )
         self.network.write(folder)
 
     @float64()
