@@ -137,6 +137,7 @@ RULES: dict[str, Rule] = {
         lambda x, y: (x.hi < y.lo) | (x.lo > y.hi),
         lambda x, y: ~((x.lo == y.hi) & (x.hi == y.lo)),
     ),
+    "is_finite": decisions.is_finite,
     "and": decisions.logical,
     "or": decisions.logical,
     "not": decisions.logical,
@@ -155,6 +156,7 @@ PATTERN_RULES: dict[str, Callable[..., int]] = {
     "silu": lambda b, x: b.activation(r.SILU, x),
     "gelu": lambda b, x: b.activation(r.GELU, x),
     "gelu_tanh": lambda b, x: b.activation(r.GELU_TANH, x),
+    "finite": lambda b, x, _: b.activation(r.FINITE, x),
 }
 
 _REGISTERED: dict[str, Rule] = {}

@@ -124,7 +124,9 @@ def descend(
         better = margin < best_margin
         best = jnp.where(better, z, best)
         best_margin = jnp.where(better, margin, best_margin)
-        z = box.project(z - fraction * edges * jnp.sign(gradient))
+        # A root has no gradient at 0, where every way may lead down: any will do.
+        down = jnp.where(jnp.isnan(gradient), 1, jnp.sign(gradient))
+        z = box.project(z - fraction * edges * down)
         return (z, best, best_margin), None
 
     first = jnp.asarray(jnp.inf, start.dtype)
