@@ -7,7 +7,7 @@ in `rules_affine`, `rules_piecewise`, `rules_smooth` and `rules_decisions`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from jaxcert.bounds import relaxations as r
@@ -181,6 +181,11 @@ def register_rule(primitive: Any, activation: r.Activation) -> None:
             "of your own (jax.extend.core.Primitive) and register that"
         )
     _REGISTERED[name] = _elementwise(activation)
+
+
+def registered() -> Hashable:
+    """Returns what is registered: programs traced under other rules do not serve."""
+    return frozenset(_REGISTERED.items())
 
 
 def _elementwise(activation: r.Activation) -> Rule:

@@ -16,6 +16,7 @@ from jaxcert.bounds.ibp import program_of, propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
 from jaxcert.errors import InputError
+from jaxcert.pinned import own_settings
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict, from_witness
 
@@ -50,6 +51,7 @@ class AttackOracle:
     f: Callable[[Any, Any], Any]
     options: AttackOptions = AttackOptions()
 
+    @own_settings()
     def __call__(
         self,
         params: Any,
