@@ -61,6 +61,8 @@ PATTERNS = (
     Pattern("gelu_tanh", lambda x: jax.nn.gelu(x, approximate=True)),
     Pattern("elu", _elu, 1),
     Pattern("hard_tanh", jax.nn.hard_tanh),
+    # How logsumexp guards the maximum that it takes away.
+    Pattern("finite", lambda x, c: jnp.where(jnp.isfinite(x), x, c), 1),
 )
 
 

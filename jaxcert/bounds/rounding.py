@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcert.bounds.ibp import node_interval
+from jaxcert.bounds.signs import Signs, known_signs
 from jaxcert.bounds.weight_errors import weight_error
 from jaxcert.box import Box
 from jaxcert.program import (
@@ -82,6 +83,8 @@ class _Errors:
         self.error: dict[int, Array] = {}
         # Truth values have no error, but a range of their own once inputs are widened.
         self._truth: dict[int, Box] = {}
+        # Values that no rounding error makes negative.
+        self.signs: Signs = {}
 
     def start(self, value: int) -> None:
         """Sets the input: a box is exact."""
@@ -150,7 +153,7 @@ class _Errors:
         (z,), out = node.inputs, node.output
         wide = self._wide(z)
         steepness = node.activation.steepness(wide.lo, wide.hi)
-        carried = steepness * self.error[z]
+        carried = node.activation.carried(wide.lo, wide.hi, self.error[z])
         if node.activation.piecewise_linear:
             self.size[out] = self.size[z]
         else:
@@ -166,7 +169,10 @@ class _Errors:
         if value in self._truth:
             return self._truth[value]
         box, error = self._boxes[value], self.error[value]
-        return Box(box.lo - error, box.hi + error)
+        lo = box.lo - error
+        if value in self.signs:  # NaN stays NaN
+            lo = jnp.where(self.signs[value] & (lo < 0), 0, lo)
+        return Box(lo, box.hi + error)
 
 
 def _errors(
@@ -177,6 +183,7 @@ def _errors(
     noise: bool = False,
 ) -> _Errors:
     errors = _Errors(unit, values, boxes, noise)
+    errors.signs = known_signs(program, values, boxes[program.input])
     errors.start(program.input)
     for node in program.nodes:
         errors.add(node)

@@ -7,7 +7,7 @@ in `rules_affine`, `rules_piecewise`, `rules_smooth` and `rules_decisions`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from jaxcert.bounds import relaxations as r
@@ -141,6 +141,7 @@ RULES: dict[str, Rule] = {
         lambda x, y: (x.hi < y.lo) | (x.lo > y.hi),
         lambda x, y: ~((x.lo == y.hi) & (x.hi == y.lo)),
     ),
+    "is_finite": decisions.is_finite,
     "and": decisions.logical,
     "or": decisions.logical,
     "not": decisions.logical,
@@ -159,6 +160,7 @@ PATTERN_RULES: dict[str, Callable[..., int]] = {
     "silu": lambda b, x: b.activation(r.SILU, x),
     "gelu": lambda b, x: b.activation(r.GELU, x),
     "gelu_tanh": lambda b, x: b.activation(r.GELU_TANH, x),
+    "finite": lambda b, x, _: b.activation(r.FINITE, x),
 }
 
 _REGISTERED: dict[str, Rule] = {}
@@ -183,6 +185,11 @@ def register_rule(primitive: Any, activation: r.Activation) -> None:
             "of your own (jax.extend.core.Primitive) and register that"
         )
     _REGISTERED[name] = _elementwise(activation)
+
+
+def registered() -> Hashable:
+    """Returns what is registered: programs traced under other rules do not serve."""
+    return frozenset(_REGISTERED.items())
 
 
 def _elementwise(activation: r.Activation) -> Rule:

@@ -143,6 +143,15 @@ def _dot_of_two(b: Builder, e: Equation) -> int:
     """sum_k x_mk y_nk, as products of broadcast operands and a sum."""
     (lc, rc), (lb, rb) = e.params["dimension_numbers"]
     x, y = (b.resolve(i) for i in e.inputs)
+    out = b.shape(e)
+    if x == y and (lc, lb) == (rc, rb) and len(out) == len(lb):
+        # A squared norm: as squares it is known not to be negative.
+        batch, contract = list(lb), list(lc)
+        return b.structural(
+            "dot_general", b.activation(r.SQUARE, x), out,
+            lambda z: z.transpose([*batch, *contract]).reshape((*out, -1)).sum(axis=-1),
+            separable=False,
+        )  # fmt: skip
 
     def laid_out(value: int, batch: Any, contract: Any, side: int) -> tuple[int, Any]:
         shape = b.flat.shapes[value]
