@@ -59,6 +59,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._errors: collections.deque[str] = collections.deque(maxlen=20)
+        self._readers: list[threading.Thread] = []
 
     def __enter__(self) -> Worker:
         return self
@@ -100,11 +101,15 @@ class Worker:
         )
         self._lines = queue.SimpleQueue()
         self._errors = collections.deque(maxlen=20)
-        for read, stream, into in (
-            (_read_lines, process.stdout, self._lines),
-            (_pass_on, process.stderr, self._errors),
-        ):
-            threading.Thread(target=read, args=(stream, into), daemon=True).start()
+        self._readers = [
+            threading.Thread(target=read, args=(stream, into), daemon=True)
+            for read, stream, into in (
+                (_read_lines, process.stdout, self._lines),
+                (_pass_on, process.stderr, self._errors),
+            )
+        ]
+        for reader in self._readers:
+            reader.start()
         try:
             self._answer(_START)
         except (DiedError, LateError) as error:
@@ -121,10 +126,9 @@ class Worker:
             return
         process.kill()
         process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(OSError):
-                if stream is not None and stream is not process.stderr:
-                    stream.close()
+        with contextlib.suppress(OSError):  # a question it did not read
+            if process.stdin is not None:
+                process.stdin.close()
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         give_up = time.monotonic() + seconds
@@ -148,6 +152,8 @@ class Worker:
         process, self._process = self._process, None
         assert process is not None
         code = process.wait()
+        for reader in self._readers:
+            reader.join(1.0)  # what it said last may say why
         said = " ".join(self._errors).lower()
         # Nobody but the system kills it: it does when there is no memory left.
         if code == -signal.SIGKILL or any(word in said for word in _MEMORY):
@@ -159,7 +165,7 @@ class Worker:
 
 def _read_lines(stream: IO[bytes], into: queue.SimpleQueue[bytes | None]) -> None:
     """Puts all lines into the queue, and None when there are no more."""
-    with contextlib.suppress(ValueError, OSError):  # closed by `end`
+    with stream:
         for line in stream:
             into.put(line)
     into.put(None)
@@ -167,7 +173,7 @@ def _read_lines(stream: IO[bytes], into: queue.SimpleQueue[bytes | None]) -> Non
 
 def _pass_on(stream: IO[bytes], into: collections.deque[str]) -> None:
     """Writes what the process says on stderr to our own, and keeps its end."""
-    with contextlib.suppress(ValueError, OSError), stream:
+    with stream:
         for line in stream:
             text = line.decode(errors="replace")
             into.append(text.strip())

@@ -96,7 +96,7 @@ def nearest_violation(
     from scipy import sparse
     from scipy.optimize import linprog
 
-    if not _finite(maps):
+    if not _finite(maps) or time.monotonic() >= deadline:
         return None
     neurons, neuron_offset, rows, row_offset, _ = maps
     low, high = np.ravel(family.rates.lower), np.ravel(family.rates.upper)
@@ -164,7 +164,7 @@ def proving_multipliers(
     """
     from scipy.optimize import linprog
 
-    if not _finite(maps):
+    if not _finite(maps) or time.monotonic() >= deadline:
         return None
     neurons, neuron_offset, rows, row_offset, _ = maps
     chosen = np.flatnonzero(fixed)
