@@ -25,12 +25,13 @@ from jaxcert.certifier import (
 )
 from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
+from jaxcert.limit import TimeLimitError, deadline_after, run_until
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.complete import decide
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.search import stages
 from jaxcert.spec import Spec
-from jaxcert.verdict import Status, Verdict
+from jaxcert.verdict import Reason, Status, Verdict
 
 
 def certify(
@@ -45,6 +46,7 @@ def certify(
     tolerance: float = 1e-4,
     required_margin: float = 0.0,
     options: CertifyOptions | None = None,
+    time_limit: float | None = None,
 ) -> Certification:
     """Returns a bracket around the apothem of every input, with box and witness.
 
@@ -64,6 +66,9 @@ def certify(
       tolerance: how finely each end of the bracket is searched, in radius units.
       required_margin: m, asks margin > m; default 0.
       options: oracle, candidates, batch size, attack.
+      time_limit: seconds after which what is known by then is answered: brackets are
+        wider, and inputs that no stage was done for are UNKNOWN. A compilation that
+        runs then is left behind in a thread (`jaxcert.limit`).
 
     Raises:
       InputError: bad shapes, NaN, input outside the domain, labels out of range.
@@ -81,6 +86,7 @@ def certify(
       >>> round(float(answer.lower), 3), round(float(answer.upper), 3)
       (0.25, 0.25)
     """
+    deadline = deadline_after(time_limit)
     x = np.asarray(x, np.float64)
     single, shape = _input_shape(f, params, x, input_shape)
     certifier = Certifier(
@@ -101,10 +107,11 @@ def certify(
     def work(start: int, until: Any) -> Certification:
         chosen = slice(start, start + size)
         keep = None if labels is None else labels[chosen]
-        return certifier.batch(x[chosen], keep, until)
+        strict = time_limit is not None
+        return certifier.batch(x[chosen], keep, until, strict=strict)
 
-    starts = range(0, len(x), size)
-    with contextlib.closing(spread(work, starts, local_devices())) as answers:
+    starts, devices = range(0, len(x), size), local_devices()
+    with contextlib.closing(spread(work, starts, devices, deadline)) as answers:
         joined = jax.tree.map(lambda *v: np.concatenate(v), *answers)
     return jax.tree.map(lambda v: v[0], joined) if single else joined
 
@@ -171,6 +178,7 @@ def verify(
     spec: Spec,
     *,
     options: CertifyOptions | None = None,
+    time_limit: float | None = None,
 ) -> Verdict:
     """Returns PROVED, REFUTED with a witness, or UNKNOWN for one box and one spec.
 
@@ -183,6 +191,9 @@ def verify(
       box: the set of inputs, of the shape of one input.
       spec: what must hold for every output over the box.
       options: oracle and attack.
+      time_limit: seconds after which the answer is UNKNOWN, with the bound that is known
+        by then. A compilation that runs then is left behind in a thread
+        (`jaxcert.limit`).
 
     Raises:
       InputError: the box is empty or not finite, or the spec does not fit the network.
@@ -197,6 +208,7 @@ def verify(
       >>> jc.verify(f, w, box, spec).proved.item()
       True
     """
+    deadline = deadline_after(time_limit)
     options = options or CertifyOptions()
     lo: Any = np.asarray(box.lo, np.float64)
     hi: Any = np.asarray(box.hi, np.float64)
@@ -212,18 +224,39 @@ def verify(
     method = crown(f) if options.oracle == "crown" else ibp(f)
     spec64 = jax.tree.map(lambda v: np.asarray(v, np.float64), spec)
     spec64 = dataclasses.replace(spec64, clause=np.asarray(spec.clause, np.int32))
-    with float64():
-        arguments = params64, Box(lo, hi), spec64
-        bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
-        if bounded.status == Status.PROVED:
-            return bounded
-        if options.attack is not None:
-            attacker = AttackOracle(f, options.attack)
-            attacked = jax.device_get(stages.ask(attacker, *arguments))
-            if attacked.status == Status.REFUTED:
-                return attacked
-        if options.oracle == "complete":
-            params32 = as_arrays(params, np.float32)
-            whole = Box(lo, hi)
-            return decide(f, params32, params64, whole, spec64, options.branch)[0]
-    return bounded
+    known = [_unknown(lo, Reason.TIME)]
+
+    def work() -> Verdict:
+        with float64():
+            arguments = params64, Box(lo, hi), spec64
+            bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
+            known[0] = dataclasses.replace(bounded, reason=np.int32(Reason.TIME))
+            if bounded.status == Status.PROVED:
+                return bounded
+            if options.attack is not None:
+                attacker = AttackOracle(f, options.attack)
+                attacked = jax.device_get(stages.ask(attacker, *arguments))
+                if attacked.status == Status.REFUTED:
+                    return attacked
+            if options.oracle == "complete":
+                params32 = as_arrays(params, np.float32)
+                return decide(
+                    f, params32, params64, Box(lo, hi), spec64, options.branch, deadline
+                )[0]
+        return bounded
+
+    try:
+        return run_until(work, deadline)
+    except TimeLimitError:
+        return known[0]
+
+
+def _unknown(x: np.ndarray, reason: Reason) -> Verdict:
+    """Returns an UNKNOWN about inputs of x's shape, in numpy."""
+    return Verdict(
+        status=np.int32(Status.UNKNOWN),
+        reason=np.int32(reason),
+        bound=np.float64(-np.inf),
+        witness=np.full(x.shape, np.nan),
+        witness_margin=np.float64(np.nan),
+    )

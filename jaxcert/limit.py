@@ -15,11 +15,24 @@ from typing import Any, TypeVar
 
 import jax
 
-from jaxcert.errors import JaxcertError
+from jaxcert.errors import InputError, JaxcertError
 
 Result = TypeVar("Result")
 
 _NAME = "jaxcert-limited"
+
+
+def deadline_after(seconds: float | None) -> float:
+    """Returns `time.monotonic()` after so many seconds; infinite for None.
+
+    Raises:
+      InputError: not a number > 0.
+    """
+    if seconds is None:
+        return math.inf
+    if not seconds > 0:
+        raise InputError(f"time_limit is {seconds}; it must be > 0 seconds, or None")
+    return time.monotonic() + seconds
 
 
 class TimeLimitError(JaxcertError):
@@ -27,7 +40,7 @@ class TimeLimitError(JaxcertError):
 
 
 def run_until(
-    work: Callable[[], Result], deadline: float, patience: float = 1.0
+    work: Callable[[], Result], deadline: Any, patience: float = 1.0
 ) -> Result:
     """Returns `work()`, computed in a thread that is left behind if it is late.
 
@@ -37,14 +50,16 @@ def run_until(
     Args:
       work: what to compute; it runs with the caller's `jax.default_device`, and enters
         any other context of jax itself.
-      deadline: `time.monotonic()` by which it should end; infinite: it runs here.
+      deadline: `time.monotonic()` by which it should end, a float or array ();
+        infinite: it runs here.
       patience: seconds that work which looks at the clock has for ending by itself.
 
     Raises:
       TimeLimitError: it has not ended by then.
       Exception: whatever `work` raises.
     """
-    if math.isinf(deadline) and deadline > 0:
+    deadline = float(deadline)
+    if deadline == math.inf:
         return work()
     config: Any = jax.config
     device = config.jax_default_device
