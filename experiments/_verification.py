@@ -26,16 +26,10 @@ from _instances import (
 from _worker import DiedError, LateError, Worker
 from absl import logging
 
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
-from jaxcert.checks import as_arrays
-from jaxcert.errors import (
-    InputError,
-    OutOfMemoryError,
-    UnsupportedError,
-)
+from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
 from jaxcert.interop.onnx import load_onnx
 from jaxcert.interop.vnnlib import (
     Case,
@@ -125,16 +119,7 @@ class Answer:
     counterexample: str = ""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """A network with its weights in both float types."""
-
-    network: Network
-    params32: Any
-    params64: Any
-
-
-Load = Callable[[Path], Subject]
+Load = Callable[[Path], Network]
 
 
 def answer(request: Request, begin: float) -> int:
@@ -227,7 +212,7 @@ def _answer(instance: Instance, worker: Worker) -> tuple[Row, str]:
     return Row(result, seconds), counterexample
 
 
-def load_subject(onnx: Path) -> Subject:
+def load_subject(onnx: Path) -> Network:
     """Returns the network of a file; its notes are logged.
 
     Raises:
@@ -242,10 +227,7 @@ def load_subject(onnx: Path) -> Subject:
                 "export the network without it, and state the property of the logits"
             )
         logging.warning("%s: %s", onnx, note)
-    params32, params64 = (
-        as_arrays(network.params, kind) for kind in (np.float32, np.float64)
-    )
-    return Subject(network, params32, params64)
+    return network
 
 
 def verify_files(
@@ -288,10 +270,9 @@ def _verify_files(
     onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
 ) -> Answer:
     """Returns the answer to one instance, whenever it is found."""
-    subject, prop = load(onnx), load_vnnlib(vnnlib)
+    network, prop = load(onnx), load_vnnlib(vnnlib)
     for note in prop.notes:
         logging.warning("%s", note)
-    network = subject.network
     inputs = math.prod(network.input_shape)
     for what, here, there in (
         ("inputs", prop.num_inputs, inputs),
@@ -302,38 +283,36 @@ def _verify_files(
                 f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
                 "they do not belong together"
             )
-    return verify_property(subject, prop, deadline, effort)
+    return verify_property(network, prop, deadline, effort)
 
 
 def verify_property(
-    subject: Subject, prop: Property, deadline: float, effort: Effort
+    network: Network, prop: Property, deadline: float, effort: Effort
 ) -> Answer:
     """Returns unsat if every case is proved, sat if the counterexample of one is one.
 
     First all cases are attacked, then branch and bound takes one after the other. A
     network without a nonlinear part needs neither: bounds find the corner themselves.
     """
-    f, params64 = subject.network.apply, subject.params64
-    attacker = AttackOracle(f, effort.attack)
+    model = network.model
+    attacker = AttackOracle(model.f, effort.attack)
 
     def attacked(box: Box, case: Case) -> Any:
-        return jax.device_get(stages.ask(attacker, params64, box, case.spec()))
+        return jax.device_get(stages.ask(attacker, model.double, box, case.spec()))
 
     def decided(box: Box, case: Case) -> Any:
-        params = subject.params32, params64
-        return decide(f, *params, box, case.spec(), effort.branch, deadline)[0]
+        return decide(model, box, case.spec(), effort.branch, deadline)[0]
 
     proved: set[int] = set()
-    shape = np.zeros(subject.network.input_shape)
-    linear = is_linear(program_of(f, subject.params32, shape))
+    linear = is_linear(model.program)
     with float64():
         for ask in (decided,) if linear else (attacked, decided):
             for number, case in enumerate(prop.cases):
                 if time.monotonic() >= deadline:
                     return Answer("timeout")
-                verdict = ask(_box(subject, case), case)
+                verdict = ask(_box(network, case), case)
                 if verdict.refuted:
-                    found = counterexample(subject, prop, case, verdict.witness)
+                    found = counterexample(network, prop, case, verdict.witness)
                     if found:
                         return Answer("sat", found)
                 elif verdict.proved:
@@ -341,14 +320,14 @@ def verify_property(
     return Answer("unsat" if len(proved) == len(prop.cases) else "unknown")
 
 
-def counterexample(subject: Subject, prop: Property, case: Case, witness: Any) -> str:
+def counterexample(network: Network, prop: Property, case: Case, witness: Any) -> str:
     """Returns the point in VNN-COMP form if it is one of the property, else ''.
 
     The outputs are computed by the network itself in float64, and the assertions of the
     file are evaluated on them in exact arithmetic.
     """
     x = np.asarray(witness, np.float64)
-    y = np.asarray(jax.jit(subject.network.apply)(subject.params64, x), np.float64)
+    y = np.asarray(jax.jit(network.apply)(network.model.double, x), np.float64)
     flat = x.reshape(-1)
     inside = bool(np.all((case.lo <= flat) & (flat <= case.hi)))
     if inside and prop.violates(x, y):
@@ -357,9 +336,9 @@ def counterexample(subject: Subject, prop: Property, case: Case, witness: Any) -
     return ""
 
 
-def _box(subject: Subject, case: Case) -> Box:
+def _box(network: Network, case: Case) -> Box:
     """Returns the box of a case: X_i are the inputs in row-major order."""
-    shape = subject.network.input_shape
+    shape = network.input_shape
     lo: Any = case.lo.reshape(shape)
     hi: Any = case.hi.reshape(shape)
     return Box(lo, hi)

@@ -18,6 +18,7 @@ import _common
 from _verification import Answer, Load, Request, load_subject, verify_files
 from _worker import Questions
 from absl import logging
+from absl.logging import converter
 
 from jaxcert.errors import JaxcertError, OutOfMemoryError
 from jaxcert.limit import left_behind
@@ -35,7 +36,7 @@ class _Forward(python_logging.Handler):
         self._questions = questions
 
     def emit(self, record: python_logging.LogRecord) -> None:
-        level = logging.converter.standard_to_absl(record.levelno)
+        level = converter.standard_to_absl(record.levelno)
         self._questions.answer({"log": [level, record.getMessage()]})
 
 

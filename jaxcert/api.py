@@ -19,13 +19,13 @@ from jaxcert.certifier import (
     Certification,
     Certifier,
     CertifyOptions,
-    as_arrays,
     check_inputs,
     check_labels,
 )
 from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
 from jaxcert.limit import TimeLimitError, deadline_after, run_until
+from jaxcert.model import Model
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.complete import decide
 from jaxcert.oracle.incomplete import BoundOracle
@@ -191,8 +191,8 @@ def verify(
       box: the set of inputs, of the shape of one input.
       spec: what must hold for every output over the box.
       options: oracle and attack.
-      time_limit: seconds after which the answer is UNKNOWN, with the bound that is known
-        by then. A compilation that runs then is left behind in a thread
+      time_limit: seconds after which the answer is UNKNOWN, with the bound that is
+        known by then. A compilation that runs then is left behind in a thread
         (`jaxcert.limit`).
 
     Raises:
@@ -220,29 +220,27 @@ def verify(
             f"the box is empty: lo > hi for {int((lo > hi).sum())} of {lo.size} "
             "features"
         )
-    params64 = as_arrays(params, np.float64)
-    method = crown(f) if options.oracle == "crown" else ibp(f)
+    model = Model(f, params, lo.shape)
+    method = crown(model.f) if options.oracle == "crown" else ibp(model.f)
     spec64 = jax.tree.map(lambda v: np.asarray(v, np.float64), spec)
     spec64 = dataclasses.replace(spec64, clause=np.asarray(spec.clause, np.int32))
     known = [_unknown(lo, Reason.TIME)]
 
     def work() -> Verdict:
         with float64():
-            arguments = params64, Box(lo, hi), spec64
+            arguments = model.double, Box(lo, hi), spec64
             bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
             known[0] = dataclasses.replace(bounded, reason=np.int32(Reason.TIME))
             if bounded.status == Status.PROVED:
                 return bounded
             if options.attack is not None:
-                attacker = AttackOracle(f, options.attack)
+                attacker = AttackOracle(model.f, options.attack)
                 attacked = jax.device_get(stages.ask(attacker, *arguments))
                 if attacked.status == Status.REFUTED:
                     return attacked
             if options.oracle == "complete":
-                params32 = as_arrays(params, np.float32)
-                return decide(
-                    f, params32, params64, Box(lo, hi), spec64, options.branch, deadline
-                )[0]
+                whole, branch = Box(lo, hi), options.branch
+                return decide(model, whole, spec64, branch, deadline)[0]
         return bounded
 
     try:

@@ -16,6 +16,7 @@ import jaxcert as jc
 import jaxcert.memory
 from jaxcert.bounds.ibp import program_of
 from jaxcert.devices import float64
+from jaxcert.model import Model
 from jaxcert.oracle import input_split, leaf, pace
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
@@ -40,10 +41,9 @@ def tanh(params, x):
 
 def asked(f, params, box, spec, options=None, deadline=np.inf):
     with float64():
-        params32 = jax.tree.map(np.float32, params)
+        model = Model(f, params, box.lo.shape)
         spec = jax.tree.map(np.asarray, spec)
-        options = options or BranchOptions()
-        return decide(f, params32, params, box, spec, options, deadline)
+        return decide(model, box, spec, options or BranchOptions(), deadline)
 
 
 def affine(features: int, outputs: int, seed: int):
