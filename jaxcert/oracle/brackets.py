@@ -51,6 +51,7 @@ from jaxcert.oracle.instances import (
     clause_rows,
     start,
 )
+from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.settle import settle_leaves
 from jaxcert.program import Program
 from jaxcert.spec import Spec
@@ -142,6 +143,7 @@ class ApothemAnswer:
       upper, witness: the nearest counterexample, (J,) and (J, *d).
       processed: subproblems bounded per input, (J,).
       open: inputs that ran out of time or multipliers: their bracket is not closed.
+      full: whether the search ended because the stack was full.
       trees: the proofs of all inputs, if they were recorded.
     """
 
@@ -152,6 +154,7 @@ class ApothemAnswer:
     witness: np.ndarray
     processed: np.ndarray
     open: np.ndarray
+    full: bool = False
     trees: ProofTrees | None = None
 
 
@@ -197,7 +200,7 @@ def close_brackets(
     instances, state = start(
         layout, instances, _room(options), radius, box, root.slopes, task
     )
-    if owner.size and layout.size:
+    if owner.size and layout.size and time.monotonic() < deadline:
         multipliers = _ascend_roots(
             layout, options.root, model, instances, box, state.pool.multipliers,
             state.pool.instance, len(instances.owner),
@@ -206,25 +209,30 @@ def close_brackets(
         state = dataclasses.replace(state, pool=pool)
     visits: dict[bytes, int] = {}
     leaves: list[Proved] = []
+    pace, full = Pace(options.steps, deadline), False
     # Without a ReLU there is nothing to split: what the bounds left open stays open.
     while layout.size and time.monotonic() < deadline:
         if int(state.leaf_count) > 0:
             state = settle_leaves(
-                layout, options, model, instances, state, task, visits
+                layout, options, model, instances, state, task, visits, deadline
             )
         elif int(state.count) == 0:
             break
         before = int(state.processed.sum())
-        state = run_chunk(layout, options, model, instances, state)
+        with pace.chunk() as steps:
+            state = run_chunk(layout, options, model, instances, state, steps)
+            jax.block_until_ready(state)
         if options.record:
             leaves.append(_drained(state))
             state = dataclasses.replace(state, proved_count=jnp.int32(0))
         if int(state.processed.sum()) == before and int(state.leaf_count) == 0:
-            break  # the stack is full: what is open stays open
+            full = int(state.count) > 0  # what is open stays open
+            break
         # Every input that waits half done takes room: only while there is plenty.
         if len(task.lower) > 1 and 4 * int(state.count) < len(state.pool.tries):
             state = take_turns(instances, state)
     answer = _answer(instances, jax.device_get(state), task)
+    answer = dataclasses.replace(answer, full=full)
     if options.record:
         trees = _proof_trees(layout, root, answer.improved, open_clauses, leaves)
         answer = dataclasses.replace(answer, trees=trees)
