@@ -171,12 +171,14 @@ class CertificateWriter:
         Args:
           claim: the claim.
           trees: those of its input, clause j standing for the j-th other class; None
-            if they were not recorded: then the box is proved once more, by bounds
-            alone, or where these rested on what no file records by branch and bound.
+            if they were not recorded: then the bounds alone are tried.
+
+        What the checker does not accept is proved once more by branch and bound, of
+        this very box: bounds may rest on what no file records, and a leaf that was
+        proved of a larger box need not have a bound of the smaller one, since CROWN's
+        own slopes follow the ranges.
         """
-        if trees is not None:
-            return self._write(claim, trees)
-        written = self._write(claim, self._unbranched(claim))
+        written = self._write(claim, trees or self._unbranched(claim))
         if written.path is None and (trees := self._branched(claim)) is not None:
             written = self._write(claim, trees)
         return written
