@@ -79,11 +79,11 @@ class Matcher:
 
     def match(self, value: int) -> Match | None:
         """Returns the first pattern that computes a value, or None."""
-        maker = self._maker[value]
+        maker, shape = self._maker[value], self._flat.shapes[value]
+        if 0 in shape:  # JAX traces functions of nothing to constants
+            return None
         for index, pattern in enumerate(PATTERNS):
-            traced, x, wildcards, result, maker_of = self._trace(
-                index, self._flat.shapes[value]
-            )
+            traced, x, wildcards, result, maker_of = self._trace(index, shape)
             if maker_of[result].name != maker.name:
                 continue
             bound: dict[int, int] = {}
