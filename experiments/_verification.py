@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +23,13 @@ from _instances import (
     read_instances,
     summary,
 )
+from _worker import DiedError, LateError, Worker
 from absl import logging
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
-from jaxcert.errors import InputError, JaxcertError, UnsupportedError
+from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
 from jaxcert.interop.onnx import load_onnx
 from jaxcert.interop.vnnlib import (
     Case,
@@ -35,14 +37,22 @@ from jaxcert.interop.vnnlib import (
     format_counterexample,
     load_vnnlib,
 )
+from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions, AttackOracle
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
+from jaxcert.oracle.linear import is_linear
 from jaxcert.search import stages
 
 CONTRADICTION = 3
 """Exit code of a benchmark with an answer that contradicts the expected one."""
+
+WORKER = (sys.executable, str(Path(__file__).with_name("_verification_worker.py")))
+"""What starts a process that answers the instances of a benchmark."""
+
+# Seconds after the limit at which a worker that cannot even say so is killed.
+_GRACE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +69,13 @@ class Request:
     restarts: int = 5
     steps: int = 30
     cuts: bool = False
+    memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"timeout is {self.timeout}; it must be > 0")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise InputError(f"memory_gb is {self.memory_gb}; it must be > 0")
         _common.check_ranges(self, restarts=(1, 2**12), steps=(1, 2**12))
         if bool(self.instances) == bool(self.onnx or self.vnnlib):
             raise InputError(
@@ -73,8 +86,10 @@ class Request:
                 raise InputError("--instances needs --output, the CSV file to write")
         elif not (self.onnx and self.vnnlib):
             raise InputError("--onnx and --vnnlib belong together: give both")
-        elif self.output or self.only or self.resume:
-            raise InputError("--output, --only and --resume belong to --instances")
+        elif self.output or self.only or self.resume or self.memory_gb:
+            raise InputError(
+                "--output, --only, --resume and --memory_gb belong to --instances"
+            )
 
     @property
     def effort(self) -> Effort:
@@ -96,7 +111,7 @@ class Answer:
     """What is known about one instance.
 
     Attributes:
-      result: sat, unsat, unknown or timeout.
+      result: sat, unsat, unknown, timeout or error.
       counterexample: in VNN-COMP form, for sat; else ''.
     """
 
@@ -136,10 +151,9 @@ def _benchmark(request: Request) -> int:
     chosen = [i for i in instances if any(request.only in name for name in i.key)]
     if not chosen:
         raise InputError(f"no instance has {request.only!r} in its name: change --only")
-    # Most benchmarks ask many questions about one network, one after the other.
-    load = functools.lru_cache(maxsize=1)(load_subject)
     interrupted = False
-    with ResultsFile(_common.expand(request.output), request.resume) as results:
+    output = _common.expand(request.output)
+    with ResultsFile(output, request.resume) as results, _worker(request) as worker:
         for notice in results.notices:
             logging.warning("%s", notice)
         todo = [i for i in chosen if i.key not in results.rows]
@@ -147,7 +161,7 @@ def _benchmark(request: Request) -> int:
             logging.info("%d instances are done already", len(chosen) - len(todo))
         try:
             for number, instance in enumerate(todo, 1):
-                found = _answer(instance, request.effort, load)
+                found = _answer(instance, worker)
                 path = results.append(instance.key, *found)
                 logging.info(
                     "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
@@ -164,19 +178,38 @@ def _benchmark(request: Request) -> int:
     return CONTRADICTION if contradictions(chosen, results.rows) else 0
 
 
-def _answer(instance: Instance, effort: Effort, load: Load) -> tuple[Row, str]:
-    """Returns result and counterexample; whatever goes wrong is the result 'error'."""
-    begin = time.monotonic()
+def _worker(request: Request) -> Worker:
+    """Returns a worker that is not started yet. This process computes nothing."""
+    given = dataclasses.asdict(request)
+    given["level"] = logging.get_absl_logger().getEffectiveLevel()
+    return Worker((*WORKER, json.dumps(given)))
+
+
+def _answer(instance: Instance, worker: Worker) -> tuple[Row, str]:
+    """Returns result and counterexample; whatever happens costs this instance only."""
+    name = " ".join(instance.key)
     try:
-        onnx, vnnlib = (instance.path(name) for name in instance.key)
-        found = verify_files(onnx, vnnlib, begin + instance.timeout, effort, load)
-    except Exception as error:
-        # Also one of our own mistakes must not cost the answers that follow.
-        kind = "" if isinstance(error, JaxcertError) else f"{type(error).__name__}: "
-        logging.error("%s: %s%s", " ".join(instance.key), kind, error)
-        logging.debug("%s", instance.key, exc_info=True)
-        found = Answer("error")
-    return Row(found.result, time.monotonic() - begin), found.counterexample
+        onnx, vnnlib = (str(instance.path(name)) for name in instance.key)
+    except (OSError, ValueError) as error:
+        logging.error("%s: %s", name, error)
+        return Row("error", 0.0), ""
+    question = {"name": name, "onnx": onnx, "vnnlib": vnnlib}
+    worker.start()
+    begin, counterexample = time.monotonic(), ""
+    try:
+        limit = instance.timeout
+        found = worker.ask(question | {"seconds": limit}, limit + _GRACE)
+        result, counterexample = found["result"], found["counterexample"]
+        seconds = time.monotonic() - begin
+        if found["worn"]:
+            worker.end()
+    except LateError as error:
+        logging.warning("%s: %s: it could not be interrupted", name, error)
+        result, seconds = "timeout", time.monotonic() - begin
+    except DiedError as error:
+        logging.error("%s: the process that worked on it was %s", name, error)
+        result, seconds = f"error: {error}", time.monotonic() - begin
+    return Row(result, seconds), counterexample
 
 
 def load_subject(onnx: Path) -> Network:
@@ -204,8 +237,8 @@ def verify_files(
 
     Args:
       onnx, vnnlib: the files.
-      deadline: `time.monotonic()` after which nothing new is begun. What runs then, a
-        compilation or a chunk of branch and bound, is not cut short.
+      deadline: `time.monotonic()` by which to answer. What runs then and cannot be
+        stopped, such as a compilation, is left behind in a thread (`run_until`).
       effort: of the attack, and of branch and bound.
       load: reads networks.
 
@@ -213,6 +246,30 @@ def verify_files(
       JaxcertError: a file cannot be read or understood, the two do not fit together,
         or the memory does not suffice.
     """
+    try:
+        answer = run_until(
+            lambda: _verify_files(onnx, vnnlib, deadline, effort, load), deadline
+        )
+    except TimeLimitError:
+        return Answer("timeout")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise OutOfMemoryError(
+                f"out of memory on {onnx} with {vnnlib}: use a machine with more"
+            ) from error
+        raise
+    late = time.monotonic() - deadline
+    if late < 0:
+        return answer
+    if answer.result not in ("unknown", "timeout"):
+        logging.info("%s was found %.2f s after the deadline", answer.result, late)
+    return Answer("timeout")
+
+
+def _verify_files(
+    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
+) -> Answer:
+    """Returns the answer to one instance, whenever it is found."""
     network, prop = load(onnx), load_vnnlib(vnnlib)
     for note in prop.notes:
         logging.warning("%s", note)
@@ -226,20 +283,7 @@ def verify_files(
                 f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
                 "they do not belong together"
             )
-    try:
-        answer = verify_property(network, prop, deadline, effort)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise JaxcertError(
-                f"out of memory on {onnx} with {vnnlib}: use a machine with more"
-            ) from error
-        raise
-    late = time.monotonic() - deadline
-    if late < 0:
-        return answer
-    if answer.result not in ("unknown", "timeout"):
-        logging.info("%s was found %.2f s after the deadline", answer.result, late)
-    return Answer("timeout")
+    return verify_property(network, prop, deadline, effort)
 
 
 def verify_property(
@@ -247,7 +291,8 @@ def verify_property(
 ) -> Answer:
     """Returns unsat if every case is proved, sat if the counterexample of one is one.
 
-    First all cases are attacked, then branch and bound takes one after the other.
+    First all cases are attacked, then branch and bound takes one after the other. A
+    network without a nonlinear part needs neither: bounds find the corner themselves.
     """
     model = network.model
     attacker = AttackOracle(model.f, effort.attack)
@@ -259,8 +304,9 @@ def verify_property(
         return decide(model, box, case.spec(), effort.branch, deadline)[0]
 
     proved: set[int] = set()
+    linear = is_linear(model.program)
     with float64():
-        for ask in (attacked, decided):
+        for ask in (decided,) if linear else (attacked, decided):
             for number, case in enumerate(prop.cases):
                 if time.monotonic() >= deadline:
                     return Answer("timeout")

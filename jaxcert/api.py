@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from jaxcert.certifier import (
 from jaxcert.checks import as_inputs, as_labels, checked_options
 from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
+from jaxcert.limit import TimeLimitError, deadline_after, run_until
 from jaxcert.model import Model
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.complete import decide
@@ -31,7 +33,7 @@ from jaxcert.pinned import own_settings, pinned
 from jaxcert.search import stages
 from jaxcert.shapes import expects_batch, find_input, try_shape
 from jaxcert.spec import Spec, checked_spec
-from jaxcert.verdict import Status, Verdict
+from jaxcert.verdict import Reason, Status, Verdict
 
 
 @own_settings()
@@ -47,6 +49,7 @@ def certify(
     tolerance: float = 1e-4,
     required_margin: float = 0.0,
     options: CertifyOptions | None = None,
+    time_limit: float | None = None,
 ) -> Certification:
     """Returns a bracket around the apothem of every input, with box and witness.
 
@@ -70,6 +73,9 @@ def certify(
       tolerance: how finely each end of the bracket is searched, in radius units.
       required_margin: m, asks margin > m; default 0.
       options: oracle, candidates, batch size, attack.
+      time_limit: seconds after which what is known by then is answered: brackets are
+        wider, and inputs that no stage was done for are UNKNOWN. A compilation that
+        runs then is left behind in a thread (`jaxcert.limit`).
 
     Raises:
       InputError: bad shapes, NaN, input outside the domain, labels out of range.
@@ -87,6 +93,7 @@ def certify(
       >>> round(float(answer.lower), 3), round(float(answer.upper), 3)
       (0.25, 0.25)
     """
+    deadline = deadline_after(time_limit)
     x, f = as_inputs(x), pinned(f)
     keep = None if labels is None else as_labels(labels)
     single, shape = find_input(f, params, x, keep, input_shape)
@@ -105,10 +112,11 @@ def certify(
 
     def work(start: int, until: Any) -> Certification:
         chosen = slice(start, start + size)
-        return certifier.batch(x[chosen], None if keep is None else keep[chosen], until)
+        own, strict = None if keep is None else keep[chosen], time_limit is not None
+        return certifier.batch(x[chosen], own, until, strict=strict)
 
-    starts = range(0, len(x), size)
-    with contextlib.closing(spread(work, starts, local_devices())) as answers:
+    starts, devices = range(0, len(x), size), local_devices()
+    with contextlib.closing(spread(work, starts, devices, deadline)) as answers:
         joined = jax.tree.map(lambda *v: np.concatenate(v), *answers)
     return jax.tree.map(lambda v: v[0], joined) if single else joined
 
@@ -165,6 +173,7 @@ def verify(
     spec: Spec,
     *,
     options: CertifyOptions | None = None,
+    time_limit: float | None = None,
 ) -> Verdict:
     """Returns PROVED, REFUTED with a witness, or UNKNOWN for one box and one spec.
 
@@ -178,6 +187,9 @@ def verify(
       box: the set of inputs, of the shape of one input.
       spec: what must hold for every output over the box.
       options: oracle and attack.
+      time_limit: seconds after which the answer is UNKNOWN, with the bound that is
+        known by then. A compilation that runs then is left behind in a thread
+        (`jaxcert.limit`).
 
     Raises:
       InputError: the box is empty or not finite, or the spec does not fit the network
@@ -193,22 +205,43 @@ def verify(
       >>> jc.verify(f, w, box, spec).proved.item()
       True
     """
+    deadline = deadline_after(time_limit)
     options = checked_options(options, CertifyOptions)
     box, spec64 = _checked_box(box), checked_spec(spec)
     f = pinned(f)
     _check_fit(f, params, box.lo.shape, spec64)
     model = Model(f, params, box.lo.shape)
     method = crown(model.f) if options.oracle == "crown" else ibp(model.f)
-    with float64():
-        arguments = model.double, box, spec64
-        bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
-        if bounded.status == Status.PROVED:
-            return bounded
-        if options.attack is not None:
-            attacker = AttackOracle(model.f, options.attack)
-            attacked = jax.device_get(stages.ask(attacker, *arguments))
-            if attacked.status == Status.REFUTED:
-                return attacked
-        if options.oracle == "complete":
-            return decide(model, box, spec64, options.branch)[0]
-    return bounded
+    known = [_unknown(np.asarray(box.lo), Reason.TIME)]
+
+    def work() -> Verdict:
+        with own_settings(), float64():
+            arguments = model.double, box, spec64
+            bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
+            known[0] = dataclasses.replace(bounded, reason=np.int32(Reason.TIME))
+            if bounded.status == Status.PROVED:
+                return bounded
+            if options.attack is not None:
+                attacker = AttackOracle(model.f, options.attack)
+                attacked = jax.device_get(stages.ask(attacker, *arguments))
+                if attacked.status == Status.REFUTED:
+                    return attacked
+            if options.oracle == "complete":
+                return decide(model, box, spec64, options.branch, deadline)[0]
+        return bounded
+
+    try:
+        return run_until(work, deadline)
+    except TimeLimitError:
+        return known[0]
+
+
+def _unknown(x: np.ndarray, reason: Reason) -> Verdict:
+    """Returns an UNKNOWN about inputs of x's shape, in numpy."""
+    return Verdict(
+        status=np.int32(Status.UNKNOWN),
+        reason=np.int32(reason),
+        bound=np.float64(-np.inf),
+        witness=np.full(x.shape, np.nan),
+        witness_margin=np.float64(np.nan),
+    )

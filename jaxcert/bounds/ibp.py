@@ -78,11 +78,16 @@ def _product_interval(x: Box, y: Box) -> Box:
     return Box(corners.min(axis=0), corners.max(axis=0))
 
 
-def propagate(program: Program, values: Values, box: Box) -> dict[int, Box]:
-    """Returns the interval enclosure of every value of the program."""
+def propagate(
+    program: Program, values: Values, box: Box, *, use_hint: bool = True
+) -> dict[int, Box]:
+    """Returns the interval enclosure of every value of the program.
+
+    Without hints it is what the nodes alone imply, of which a certificate is made.
+    """
     boxes = {program.input: box}
     for node in program.nodes:
-        boxes[node.output] = node_interval(node, values, boxes)
+        boxes[node.output] = node_interval(node, values, boxes, use_hint=use_hint)
     return boxes
 
 

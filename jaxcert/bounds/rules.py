@@ -14,6 +14,7 @@ from jaxcert.bounds import relaxations as r
 from jaxcert.bounds import rules_affine as affine
 from jaxcert.bounds import rules_decisions as decisions
 from jaxcert.bounds import rules_piecewise as piecewise
+from jaxcert.bounds import rules_precision as precision
 from jaxcert.bounds import rules_smooth as smooth
 from jaxcert.bounds.builder import Builder, Rule
 from jaxcert.errors import InputError, UnsupportedError
@@ -49,6 +50,7 @@ def build_nodes(flat: Flattener, result: int) -> tuple[tuple[Node, ...], int]:
             pattern = PATTERN_RULES[found.name]
             builder.at(equation)
             value = pattern(builder, builder.resolve(found.x), *found.numbers)
+            value = precision.as_typed(builder, equation, value, found.name)
             builder.alias[equation.outputs[0]] = value
             continue
         rule = _REGISTERED.get(equation.name) or RULES.get(equation.name)
@@ -57,6 +59,8 @@ def build_nodes(flat: Flattener, result: int) -> tuple[tuple[Node, ...], int]:
         builder.at(equation)
         made = rule(builder, equation)
         values = made if isinstance(made, tuple) else (made,)
+        if len(values) == 1:  # no operation with several results rounds
+            values = (precision.as_typed(builder, equation, values[0]),)
         builder.alias.update(zip(equation.outputs, values, strict=True))
     return builder.finish(result)
 
@@ -97,8 +101,8 @@ RULES: dict[str, Rule] = {
     "pad": _WITH_CONSTANTS,
     "dynamic_update_slice": _WITH_CONSTANTS,
     "select_n": affine.select,
-    "convert_element_type": affine.convert,
-    "reduce_precision": affine.identity,
+    "convert_element_type": precision.convert,
+    "reduce_precision": precision.reduce_precision,
     # piecewise linear
     "max": piecewise.maximum,
     "min": piecewise.minimum,

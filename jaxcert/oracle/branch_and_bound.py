@@ -41,6 +41,7 @@ from jaxcert.bounds.tighten import (
     refine_undecided,
 )
 from jaxcert.box import Box, Family
+from jaxcert.memory import room_for
 from jaxcert.model import Model
 from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.oracle.instances import Instances, Pool, Proved, SearchState, ball
@@ -58,7 +59,7 @@ class BranchOptions:
     """How branch and bound runs.
 
     Attributes:
-      block: subproblems bounded per step; 0 for 256, and 32 above 256 neurons.
+      block: most subproblems bounded per step; 0 for 256, and 32 above 256 neurons.
       steps: most steps per call (a chunk).
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
@@ -90,9 +91,13 @@ class BranchOptions:
     cuts: CutOptions | None = None
 
     def resolved(self, layout: Layout) -> BranchOptions:
-        """Returns the options with what 0 stands for filled in."""
-        block = self.block or (32 if layout.size > 256 else 256)
-        return dataclasses.replace(self, block=block)
+        """Returns the options with what 0 stands for, as far as the memory allows."""
+        program = layout.program
+        sizes = [program.input_size, *(node.size for node in program.nodes)]
+        # Rows at two values and what is computed of them; ranges, lines, multipliers.
+        step = 8 * max(self.refine, 1) * max(sizes) + 40 * sum(sizes)
+        most = self.block or (32 if layout.size > 256 else 256)
+        return dataclasses.replace(self, block=room_for(8 * step, 1, most))
 
 
 def step(
@@ -347,13 +352,15 @@ def run_chunk(
     model: Model,
     instances: Instances,
     state: SearchState,
+    steps: Int[Array, ""] | None = None,
 ) -> SearchState:
-    """Returns the state after at most `options.steps` steps.
+    """Returns the state after at most so many steps, by default `options.steps`.
 
     Stops early when nothing is left, or when the stack has no room for the children of
     one more block: then subproblems stay open, none is lost.
     """
     capacity = state.pool.instance.size
+    most = options.steps if steps is None else steps
 
     def more(carry: tuple[Array, SearchState]) -> Array:
         index, state = carry
@@ -363,7 +370,7 @@ def run_chunk(
         if options.record:
             filled = state.proved_count + options.block
             room = room & (filled <= state.proved.instance.size)
-        return (state.count > 0) & room & (index < options.steps)
+        return (state.count > 0) & room & (index < most)
 
     def body(carry: tuple[Array, SearchState]) -> tuple[Array, SearchState]:
         index, state = carry
