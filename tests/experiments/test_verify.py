@@ -374,7 +374,7 @@ def test_cuts_are_asked_of_branch_and_bound(run, files, monkeypatch):
 
 def test_timeouts_of_the_list_and_of_the_flag(run, files, tmp_path):
     instances = files / "timeouts.csv"
-    instances.write_text("net.onnx,sat.vnnlib,0.0001\nnet.onnx,unsat.vnnlib,60\n")
+    instances.write_text("net.onnx,sat.vnnlib,0.0001\nnet.onnx,unsat.vnnlib,600\n")
     done = run(instances=instances, output=tmp_path / "a.csv")
     assert [row["result"] for row in rows(tmp_path / "a.csv")] == ["timeout", "unsat"]
     instances.write_text("net.onnx,sat.vnnlib\n")
