@@ -334,20 +334,26 @@ def test_boxes_of_a_bfloat16_module_hold_no_point_of_another_prediction(convolut
     model, d = Mixed(convolutional), 16 if convolutional else 4
     rng = np.random.default_rng(5)
     params = model.init(jax.random.key(2), jnp.zeros(d))
-    x = rng.uniform(size=(40, d)).astype(np.float32)
+    x = rng.uniform(size=(24, d)).astype(np.float32)
     options = jc.CertifyOptions(oracle="crown")
     answer = jc.certify(model.apply, params, x, options=options)
     certified = np.flatnonzero(answer.lower > 0)
-    assert len(certified) >= 10
+    assert len(certified) >= 6
     eager = jax.vmap(model.apply, in_axes=(None, 0))
+    points = []
     for i in certified:
         lo, hi = answer.box.lo[i], answer.box.hi[i]
         side = rng.integers(0, 2, (600, d)).astype(bool)
         z = np.concatenate([np.where(side, lo, hi), rng.uniform(lo, hi, (600, d))])
-        z = z.astype(np.float32)
-        z = z[((z >= lo) & (z <= hi)).all(1)]
-        for run in (eager, jax.jit(eager)):
-            assert (np.asarray(run(params, z)).argmax(1) == answer.label[i]).all()
+        # The float32 numbers inside: a face may lie between two of them.
+        low, high = lo.astype(np.float32), hi.astype(np.float32)
+        low = np.where(low < lo, np.nextafter(low, np.float32(np.inf)), low)
+        high = np.where(high > hi, np.nextafter(high, np.float32(-np.inf)), high)
+        points.append(np.clip(z.astype(np.float32), low, high))
+    labels = np.repeat(answer.label[certified], 1200)
+    for run in (eager, jax.jit(eager)):
+        logits = np.asarray(run(params, np.concatenate(points)))
+        assert (logits.argmax(1) == labels).all()
     # Witnesses hold in any rounding: in the module's own, one operation at a time.
     for i in np.flatnonzero(np.isfinite(answer.upper)):
         w = answer.witness[i].astype(np.float32)
