@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
 from jaxcert.bounds.crown import crown
-from jaxcert.bounds.ibp import ibp
+from jaxcert.bounds.ibp import ibp, program_of
 from jaxcert.box import Box, Rates
 from jaxcert.certifier import (
     Certification,
@@ -25,12 +25,13 @@ from jaxcert.certifier import (
 )
 from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
-from jaxcert.oracle.attack import AttackOracle
+from jaxcert.oracle.attack import AttackOracle, find_witness
 from jaxcert.oracle.complete import decide
 from jaxcert.oracle.incomplete import BoundOracle
+from jaxcert.oracle.witness import Judge
 from jaxcert.search import stages
 from jaxcert.spec import Spec
-from jaxcert.verdict import Status, Verdict
+from jaxcert.verdict import Status, Verdict, refuted
 
 
 def certify(
@@ -175,7 +176,7 @@ def verify(
     """Returns PROVED, REFUTED with a witness, or UNKNOWN for one box and one spec.
 
     The bounds are asked first, then the attack; both in float64, each with a margin for
-    rounding.
+    rounding. Points that lie within it are judged exactly: a tie is a counterexample.
 
     Args:
       f: any JAX function of params and one input that returns a vector.
@@ -219,9 +220,10 @@ def verify(
             return bounded
         if options.attack is not None:
             attacker = AttackOracle(f, options.attack)
-            attacked = jax.device_get(stages.ask(attacker, *arguments))
-            if attacked.status == Status.REFUTED:
-                return attacked
+            judge = Judge(program_of(f, params64, lo), params64)
+            witness = find_witness(attacker, judge, *arguments)
+            if witness is not None:
+                return refuted(witness.point, witness.margin)
         if options.oracle == "complete":
             params32 = as_arrays(params, np.float32)
             whole = Box(lo, hi)

@@ -153,6 +153,8 @@ class Program:
       param_ids: value ids of the leaves of params.
       param_steps: equations that depend on params alone.
       known: constants by value id.
+      equations: what nodes were made of: f as it was traced, for exact evaluation.
+      traced_output: value id of f's result among the equations.
     """
 
     nodes: tuple[Node, ...]
@@ -163,6 +165,8 @@ class Program:
     param_ids: tuple[int, ...]
     param_steps: tuple[Equation, ...]
     known: Values
+    equations: tuple[Equation, ...] = ()
+    traced_output: int = -1
 
     @property
     def input_size(self) -> int:
@@ -405,8 +409,8 @@ def trace(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Program:
         flat = Flattener()
         ids = [flat.new(v.aval.shape) for v in jaxpr.invars[:-1]]
         x_id = flat.new(jaxpr.invars[-1].aval.shape, depends_on_x=True)
-        (result,) = flat.inline(jaxpr, consts, [*ids, x_id])
-        nodes, result = build_nodes(flat, result)
+        (traced,) = flat.inline(jaxpr, consts, [*ids, x_id])
+        nodes, result = build_nodes(flat, traced)
     return Program(
         nodes=nodes,
         input=x_id,
@@ -416,6 +420,8 @@ def trace(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Program:
         param_ids=tuple(ids),
         param_steps=tuple(flat.param_steps),
         known=flat.known,
+        equations=tuple(flat.equations),
+        traced_output=traced,
     )
 
 
