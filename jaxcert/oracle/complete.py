@@ -16,6 +16,7 @@ from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.input_split import decide_by_input
 from jaxcert.oracle.instances import ApothemTask
 from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.oracle.witness import Judge
 from jaxcert.program import Program
 from jaxcert.spec import Spec
 from jaxcert.verdict import Reason, Status, Verdict
@@ -46,12 +47,13 @@ def decide(
     """
     center = np.asarray(box.center)
     program = program_of(f, params32, center)
+    judge = Judge(program, params64)
     narrow = program.input_size <= options.narrow
     splits_signs = is_piecewise_linear(program) and layout_of(program).size > 0
     if narrow or not splits_signs:
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed = decide_by_input(
-            program, params64, box, spec, options.inputs, deadline
+            judge, program, params64, box, spec, options.inputs, deadline
         )
         return _verdict(program, params64, spec, proved, witness, center), processed
     ones = np.ones_like(center)
@@ -71,6 +73,7 @@ def decide(
         ),
         options,
         deadline,
+        judge,
     )
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None

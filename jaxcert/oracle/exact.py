@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from jaxcert.box import Box
 from jaxcert.oracle.exact_numbers import Budget, Exact, Inexact
@@ -97,6 +98,25 @@ class ExactNetwork:
         except Inexact:
             return None
         return total.fractions()
+
+    def excludes(self, spec: Spec, strict: Bool[np.ndarray, " rows"], box: Box) -> bool:
+        """Returns whether interval arithmetic shows the spec on a box, without slack.
+
+        Every clause has a row that is > 0 all over the box; where the violation itself
+        is strict, `C y + d < 0`, >= 0 suffices. False says nothing.
+        """
+        output = self.output(box)
+        rows = None if output is None else self.rows(spec, output)
+        if rows is None:
+            return False
+        shown = {
+            clause
+            for row, clause, open_ in zip(
+                rows, np.asarray(spec.clause).tolist(), strict, strict=True
+            )
+            if row > 0 or (open_ and row == 0)
+        }
+        return shown == set(range(spec.num_clauses))
 
 
 def _operand(value: Any, budget: Budget) -> Operand:

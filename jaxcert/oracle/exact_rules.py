@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -31,7 +30,7 @@ from jaxcert.program import Equation
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Range:
-    """All arrays between two exact ones; a single one where both are the same object."""
+    """All arrays between two exact ones; one array where both are the same object."""
 
     lo: Exact
     hi: Exact
@@ -62,7 +61,7 @@ Rule = Callable[[Equation, list[Operand], Budget], Operand]
 
 
 def _increasing(change: Callable[..., Exact]) -> Rule:
-    """The rule of a function that is non-decreasing in every element of its operands."""
+    """The rule of a function that is non-decreasing in all elements of its operands."""
 
     def rule(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
         ranges = [_range(v) for v in operands]
@@ -269,9 +268,7 @@ def _dot(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
     )
 
 
-def _bilinear(
-    product: Callable[[Exact, Exact], Exact], x: Range, y: Range
-) -> Range:
+def _bilinear(product: Callable[[Exact, Exact], Exact], x: Range, y: Range) -> Range:
     """Returns the range of a product of sums, one factor of which is known."""
     if x.is_point and y.is_point:
         return Range.point(product(x.lo, y.lo))

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
-from jaxcert.box import Box
+from jaxcert.box import Box, Family
 from jaxcert.oracle.exact import ExactNetwork
 from jaxcert.program import Program
 from jaxcert.spec import Spec
@@ -31,6 +31,8 @@ _BATCH = 64
 """Points per call of the compiled evaluation."""
 _MOST_EXACT = 12
 """Points that are evaluated exactly in one search."""
+MOST_SUSPECTS = 8
+"""How many points in doubt a search has judged before it lets them be."""
 _DIGITS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 30)
 """Binary digits behind the point to which promising points are rounded."""
 
@@ -105,7 +107,7 @@ class Judge:
 
     def __init__(self, program: Program, params: Any) -> None:
         self._program, self._params = program, params
-        self._exact = ExactNetwork(program, params)
+        self.exact = ExactNetwork(program, params)
 
     def values(self, spec: Spec, points: np.ndarray) -> Values:
         """Returns what float64 says about points, (n, *d)."""
@@ -116,7 +118,8 @@ class Judge:
             answer = jax.device_get(
                 _values(self._program, self._params, spec, jnp.asarray(filled))
             )
-            found.append(jax.tree.map(lambda v, n=len(part): v[:n], answer))
+            count = len(part)
+            found.append(jax.tree.map(lambda v, n=count: v[:n], answer))
         return jax.tree.map(lambda *v: np.concatenate(v), *found)
 
     def first(
@@ -156,10 +159,10 @@ class Judge:
 
     def _judged(self, spec: Spec, point: np.ndarray) -> Witness | None:
         """Returns the witness that a point is by exact arithmetic, or None."""
-        output = self._exact.output(Box.point(point))  # type: ignore[arg-type]
+        output = self.exact.output(Box.point(point))  # type: ignore[arg-type]
         if output is None:
             return None
-        margin = self._exact.margin(spec, output)
+        margin = self.exact.margin(spec, output)
         if margin is None or margin > 0:
             return None
         return Witness(point, float(margin), output.lo.fractions())
@@ -188,10 +191,31 @@ class Judge:
         ]
         return self.first(spec, np.concatenate(near), accepts=accepts)
 
+    def nearest(self, spec: Spec, family: Family, point: np.ndarray) -> Witness | None:
+        """Returns a witness near a point of the domain, or on its way to the core.
 
-def nearby(
-    z: np.ndarray, box: Box, margin: float, gradient: np.ndarray
-) -> np.ndarray:
+        Args:
+          spec, family: numpy float64.
+          point: inside the domain.
+        """
+        parts = np.linspace(0, 1, 33)[1:]
+        begin = np.clip(point, family.core.lo, family.core.hi)
+        way = begin + np.multiply.outer(parts, point - begin)
+        way[-1] = point
+        values = self.values(spec, way)
+        near = [way]
+        doubtful = np.flatnonzero(values.margin <= values.slack)
+        for i in {len(way) - 1, *doubtful[:1].tolist()}:
+            z = np.clip(way[i], family.domain.lo, family.domain.hi)
+            near.append(nearby(z, family.domain, values.margin[i], values.gradient[i]))
+        points = np.concatenate(near)
+        points = np.clip(points, family.domain.lo, family.domain.hi)
+        distance = np.asarray(jax.vmap(family.distance)(jnp.asarray(points)))
+        possible = np.isfinite(distance)
+        return self.first(spec, points[possible], order=distance[possible])
+
+
+def nearby(z: np.ndarray, box: Box, margin: float, gradient: np.ndarray) -> np.ndarray:
     """Returns points of the box where a margin near a point's may be exactly 0.
 
     They are: the point; the corner that the gradient points away from; where the
