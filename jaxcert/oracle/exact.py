@@ -152,7 +152,8 @@ def _run(
         if not needed.intersection(equation.outputs):
             continue
         rule = RULES.get(equation.name)
-        if rule is None:
+        kind = equation.params.get("preferred_element_type")
+        if rule is None or (kind is not None and np.dtype(kind).itemsize < 4):
             raise Inexact
         operands = [values[i] for i in equation.inputs]
         results = rule(equation, operands, budget)

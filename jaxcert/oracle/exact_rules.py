@@ -429,6 +429,8 @@ def _convert(equation: Equation, operands: list[Operand], budget: Budget) -> Ope
     x = _range(x)
     if kind == np.float64:
         return x
+    if kind.itemsize < 4:
+        raise Inexact  # what is computed from here on is rounded, not only the cast
     for end in {id(e): e for e in (x.lo, x.hi)}.values():
         budget.spend(8 * end.integers.size)
         for value in end.fractions():

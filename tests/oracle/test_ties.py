@@ -176,6 +176,34 @@ def test_upper_ends_at_ties_are_exact_distances(seed: int):
                 assert exact_least(params, lo, hi, row) > 0
 
 
+def layer_norms(params, x):
+    for w in params[:-1]:
+        h = w @ x
+        h = h - h.mean()
+        x = h / jnp.sqrt((h * h).mean() + 1e-6)
+    return params[-1] @ x
+
+
+def test_the_slack_of_a_witness_is_that_of_the_point():
+    rng = np.random.default_rng(0)
+    shapes = (6, 3), (6, 6), (2, 6)
+    params = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    # The box holds points where all of h is nearly equal: there no slack is finite.
+    box = jc.Box(-np.ones(3), np.ones(3))
+    options = jc.CertifyOptions(oracle="crown")
+    spec = jc.Spec.classification(0, 2)
+    verdict = jc.verify(layer_norms, params, box, spec, options=options)
+    assert verdict.refuted
+    h = np.asarray(verdict.witness)
+    assert (np.abs(h) <= 1).all()
+    for w in params[:-1]:
+        h = w.astype(float) @ h
+        h = (h - h.mean()) / np.sqrt(h.var() + 1e-6)
+    margin = ROW @ (params[-1].astype(float) @ h)
+    assert margin < -1
+    np.testing.assert_allclose(verdict.witness_margin, margin, rtol=1e-6)
+
+
 def test_a_tie_ends_the_bracket():
     def two(_, x):
         return jax.nn.relu(jnp.stack([x[0], x[1] - 3]))
