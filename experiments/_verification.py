@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -23,14 +24,13 @@ from _instances import (
     read_instances,
     summary,
 )
+from _worker import DiedError, LateError, Worker
 from absl import logging
 
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
-from jaxcert.checks import as_arrays
-from jaxcert.errors import InputError, JaxcertError, UnsupportedError
+from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
 from jaxcert.interop.onnx import load_onnx
 from jaxcert.interop.vnnlib import (
     Case,
@@ -38,10 +38,12 @@ from jaxcert.interop.vnnlib import (
     format_counterexample,
     load_vnnlib,
 )
+from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions, AttackOracle, find_witness
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
+from jaxcert.oracle.linear import is_linear
 from jaxcert.oracle.witness import Judge, Outputs, Witness
 from jaxcert.spec import Spec
 
@@ -51,6 +53,12 @@ _GAP = 1e-9
 _AGREEMENT = 1e-6
 CONTRADICTION = 3
 """Exit code of a benchmark with an answer that contradicts the expected one."""
+
+WORKER = (sys.executable, str(Path(__file__).with_name("_verification_worker.py")))
+"""What starts a process that answers the instances of a benchmark."""
+
+# Seconds after the limit at which a worker that cannot even say so is killed.
+_GRACE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +75,13 @@ class Request:
     restarts: int = 5
     steps: int = 30
     cuts: bool = False
+    memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"timeout is {self.timeout}; it must be > 0")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise InputError(f"memory_gb is {self.memory_gb}; it must be > 0")
         _common.check_ranges(self, restarts=(1, 2**12), steps=(1, 2**12))
         if bool(self.instances) == bool(self.onnx or self.vnnlib):
             raise InputError(
@@ -81,8 +92,10 @@ class Request:
                 raise InputError("--instances needs --output, the CSV file to write")
         elif not (self.onnx and self.vnnlib):
             raise InputError("--onnx and --vnnlib belong together: give both")
-        elif self.output or self.only or self.resume:
-            raise InputError("--output, --only and --resume belong to --instances")
+        elif self.output or self.only or self.resume or self.memory_gb:
+            raise InputError(
+                "--output, --only, --resume and --memory_gb belong to --instances"
+            )
 
     @property
     def effort(self) -> Effort:
@@ -104,7 +117,7 @@ class Answer:
     """What is known about one instance.
 
     Attributes:
-      result: sat, unsat, unknown or timeout.
+      result: sat, unsat, unknown, timeout or error.
       counterexample: in VNN-COMP form, for sat; else ''.
     """
 
@@ -112,16 +125,7 @@ class Answer:
     counterexample: str = ""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """A network with its weights in both float types."""
-
-    network: Network
-    params32: Any
-    params64: Any
-
-
-Load = Callable[[Path], Subject]
+Load = Callable[[Path], Network]
 
 
 def answer(request: Request, begin: float) -> int:
@@ -153,10 +157,9 @@ def _benchmark(request: Request) -> int:
     chosen = [i for i in instances if any(request.only in name for name in i.key)]
     if not chosen:
         raise InputError(f"no instance has {request.only!r} in its name: change --only")
-    # Most benchmarks ask many questions about one network, one after the other.
-    load = functools.lru_cache(maxsize=1)(load_subject)
     interrupted = False
-    with ResultsFile(_common.expand(request.output), request.resume) as results:
+    output = _common.expand(request.output)
+    with ResultsFile(output, request.resume) as results, _worker(request) as worker:
         for notice in results.notices:
             logging.warning("%s", notice)
         todo = [i for i in chosen if i.key not in results.rows]
@@ -164,7 +167,7 @@ def _benchmark(request: Request) -> int:
             logging.info("%d instances are done already", len(chosen) - len(todo))
         try:
             for number, instance in enumerate(todo, 1):
-                found = _answer(instance, request.effort, load)
+                found = _answer(instance, worker)
                 path = results.append(instance.key, *found)
                 logging.info(
                     "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
@@ -181,22 +184,41 @@ def _benchmark(request: Request) -> int:
     return CONTRADICTION if contradictions(chosen, results.rows) else 0
 
 
-def _answer(instance: Instance, effort: Effort, load: Load) -> tuple[Row, str]:
-    """Returns result and counterexample; whatever goes wrong is the result 'error'."""
-    begin = time.monotonic()
+def _worker(request: Request) -> Worker:
+    """Returns a worker that is not started yet. This process computes nothing."""
+    given = dataclasses.asdict(request)
+    given["level"] = logging.get_absl_logger().getEffectiveLevel()
+    return Worker((*WORKER, json.dumps(given)))
+
+
+def _answer(instance: Instance, worker: Worker) -> tuple[Row, str]:
+    """Returns result and counterexample; whatever happens costs this instance only."""
+    name = " ".join(instance.key)
     try:
-        onnx, vnnlib = (instance.path(name) for name in instance.key)
-        found = verify_files(onnx, vnnlib, begin + instance.timeout, effort, load)
-    except Exception as error:
-        # Also one of our own mistakes must not cost the answers that follow.
-        kind = "" if isinstance(error, JaxcertError) else f"{type(error).__name__}: "
-        logging.error("%s: %s%s", " ".join(instance.key), kind, error)
-        logging.debug("%s", instance.key, exc_info=True)
-        found = Answer("error")
-    return Row(found.result, time.monotonic() - begin), found.counterexample
+        onnx, vnnlib = (str(instance.path(name)) for name in instance.key)
+    except (OSError, ValueError) as error:
+        logging.error("%s: %s", name, error)
+        return Row("error", 0.0), ""
+    question = {"name": name, "onnx": onnx, "vnnlib": vnnlib}
+    worker.start()
+    begin, counterexample = time.monotonic(), ""
+    try:
+        limit = instance.timeout
+        found = worker.ask(question | {"seconds": limit}, limit + _GRACE)
+        result, counterexample = found["result"], found["counterexample"]
+        seconds = time.monotonic() - begin
+        if found["worn"]:
+            worker.end()
+    except LateError as error:
+        logging.warning("%s: %s: it could not be interrupted", name, error)
+        result, seconds = "timeout", time.monotonic() - begin
+    except DiedError as error:
+        logging.error("%s: the process that worked on it was %s", name, error)
+        result, seconds = f"error: {error}", time.monotonic() - begin
+    return Row(result, seconds), counterexample
 
 
-def load_subject(onnx: Path) -> Subject:
+def load_subject(onnx: Path) -> Network:
     """Returns the network of a file; its notes are logged.
 
     Raises:
@@ -211,10 +233,7 @@ def load_subject(onnx: Path) -> Subject:
                 "export the network without it, and state the property of the logits"
             )
         logging.warning("%s: %s", onnx, note)
-    params32, params64 = (
-        as_arrays(network.params, kind) for kind in (np.float32, np.float64)
-    )
-    return Subject(network, params32, params64)
+    return network
 
 
 def verify_files(
@@ -224,8 +243,8 @@ def verify_files(
 
     Args:
       onnx, vnnlib: the files.
-      deadline: `time.monotonic()` after which nothing new is begun. What runs then, a
-        compilation or a chunk of branch and bound, is not cut short.
+      deadline: `time.monotonic()` by which to answer. What runs then and cannot be
+        stopped, such as a compilation, is left behind in a thread (`run_until`).
       effort: of the attack, and of branch and bound.
       load: reads networks.
 
@@ -233,25 +252,15 @@ def verify_files(
       JaxcertError: a file cannot be read or understood, the two do not fit together,
         or the memory does not suffice.
     """
-    subject, prop = load(onnx), load_vnnlib(vnnlib)
-    for note in prop.notes:
-        logging.warning("%s", note)
-    network = subject.network
-    inputs = math.prod(network.input_shape)
-    for what, here, there in (
-        ("inputs", prop.num_inputs, inputs),
-        ("outputs", prop.num_outputs, network.num_outputs),
-    ):
-        if here != there:
-            raise InputError(
-                f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
-                "they do not belong together"
-            )
     try:
-        answer = verify_property(subject, prop, deadline, effort)
+        answer = run_until(
+            lambda: _verify_files(onnx, vnnlib, deadline, effort, load), deadline
+        )
+    except TimeLimitError:
+        return Answer("timeout")
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise JaxcertError(
+            raise OutOfMemoryError(
                 f"out of memory on {onnx} with {vnnlib}: use a machine with more"
             ) from error
         raise
@@ -263,17 +272,40 @@ def verify_files(
     return Answer("timeout")
 
 
+def _verify_files(
+    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
+) -> Answer:
+    """Returns the answer to one instance, whenever it is found."""
+    network, prop = load(onnx), load_vnnlib(vnnlib)
+    for note in prop.notes:
+        logging.warning("%s", note)
+    inputs = math.prod(network.input_shape)
+    for what, here, there in (
+        ("inputs", prop.num_inputs, inputs),
+        ("outputs", prop.num_outputs, network.num_outputs),
+    ):
+        if here != there:
+            raise InputError(
+                f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
+                "they do not belong together"
+            )
+    return verify_property(network, prop, deadline, effort)
+
+
 def verify_property(
-    subject: Subject, prop: Property, deadline: float, effort: Effort
+    network: Network, prop: Property, deadline: float, effort: Effort
 ) -> Answer:
     """Returns unsat if every case is proved, sat if the counterexample of one is one.
 
-    First all cases are attacked, then branch and bound takes one after the other.
+    First all cases are attacked, then branch and bound takes one after the other. A
+    network without a nonlinear part needs neither: bounds find the corner themselves.
     """
-    proved = 0
     with float64():
-        inquiry = _Inquiry(subject, prop, deadline, effort)
-        for ask in (inquiry.attacked, inquiry.decided):
+        inquiry = _Inquiry(network, prop, deadline, effort)
+        linear = is_linear(network.model.program)
+        asks = (inquiry.decided,) if linear else (inquiry.attacked, inquiry.decided)
+        proved = 0
+        for ask in asks:
             for case in prop.cases:
                 if time.monotonic() >= deadline:
                     return Answer("timeout")
@@ -294,13 +326,11 @@ class _Inquiry:
     """
 
     def __init__(
-        self, subject: Subject, prop: Property, deadline: float, effort: Effort
+        self, network: Network, prop: Property, deadline: float, effort: Effort
     ) -> None:
-        self._subject, self._prop = subject, prop
+        self._network, self._prop = network, prop
         self._deadline, self._effort = deadline, effort
-        network, params = subject.network, subject.params64
-        program = program_of(network.apply, params, np.zeros(network.input_shape))
-        self._judge = Judge(program, params)
+        self._judge = Judge(network.model)
         self._run = jax.jit(network.apply)
 
     def attacked(self, case: Case) -> str:
@@ -308,13 +338,10 @@ class _Inquiry:
         inside = self._inside(case)
         if inside is None:
             return ""
-        attacker = AttackOracle(self._subject.network.apply, self._effort.attack)
+        attacker = AttackOracle(self._network.model.f, self._effort.attack)
         return _shown(
-            find_witness(
-                attacker, self._judge, self._subject.params64, inside, case.spec(),
-                self._accepts,
-            )
-        )  # fmt: skip
+            find_witness(attacker, self._judge, inside, case.spec(), self._accepts)
+        )
 
     def decided(self, case: Case) -> str:
         """Returns what exact intervals or branch and bound say."""
@@ -340,11 +367,8 @@ class _Inquiry:
         return found
 
     def _branch(self, box: Box, spec: Spec) -> Any:
-        subject = self._subject
-        return decide(
-            subject.network.apply, subject.params32, subject.params64, box, spec,
-            self._effort.branch, self._deadline,
-        )[0]  # fmt: skip
+        branch = self._effort.branch
+        return decide(self._network.model, box, spec, branch, self._deadline)[0]
 
     def _confirmed(self, case: Case, spec: Spec, witness: Any) -> str:
         """Returns a counterexample at or near a witness of the closed case, or ''."""
@@ -361,7 +385,7 @@ class _Inquiry:
         evaluated on them in exact arithmetic: on the exact outputs, where those
         decided, which must be about the same.
         """
-        y = np.asarray(self._run(self._subject.params64, x), np.float64).reshape(-1)
+        y = np.asarray(self._run(self._network.model.double, x), np.float64).reshape(-1)
         if any(isinstance(v, Fraction) for v in outputs):
             exact = np.array([float(v) for v in outputs])
             if not np.abs(exact - y).max() <= _AGREEMENT * (1 + np.abs(y).max()):
@@ -376,7 +400,7 @@ class _Inquiry:
 
     def _box(self, lo: np.ndarray, hi: np.ndarray) -> Box:
         """Returns a box of inputs: X_i are those of the network in row-major order."""
-        shape = self._subject.network.input_shape
+        shape = self._network.input_shape
         return Box(lo.reshape(shape), hi.reshape(shape))  # type: ignore[arg-type]
 
 

@@ -17,6 +17,7 @@ from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.oracle.witness import Accepts, Judge, Witness, point_slack
+from jaxcert.pinned import own_settings
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict, from_witness
 
@@ -51,6 +52,7 @@ class AttackOracle:
     f: Callable[[Any, Any], Any]
     options: AttackOptions = AttackOptions()
 
+    @own_settings()
     def __call__(
         self,
         params: Any,
@@ -126,7 +128,6 @@ def _seeds(oracle: AttackOracle, params: Any, box: Box, spec: Spec) -> Array:
 def find_witness(
     oracle: AttackOracle,
     judge: Judge,
-    params: Any,
     box: Box,
     spec: Spec,
     accepts: Accepts | None = None,
@@ -138,12 +139,11 @@ def find_witness(
     Args:
       oracle: the attack.
       judge: of its network.
-      params: weights, float64.
       box: numpy float64, not empty.
       spec: numpy float64.
       accepts: what a witness must satisfy besides; see `Judge.first`.
     """
-    seeds = np.asarray(_seeds(oracle, params, box, spec))
+    seeds = np.asarray(_seeds(oracle, judge.model.double, box, spec))
     return judge.search(spec, box, np.clip(seeds, box.lo, box.hi), accepts)
 
 
@@ -166,7 +166,9 @@ def descend(
         better = margin < best_margin
         best = jnp.where(better, z, best)
         best_margin = jnp.where(better, margin, best_margin)
-        z = box.project(z - fraction * edges * jnp.sign(gradient))
+        # A root has no gradient at 0, where every way may lead down: any will do.
+        down = jnp.where(jnp.isnan(gradient), 1, jnp.sign(gradient))
+        z = box.project(z - fraction * edges * down)
         return (z, best, best_margin), None
 
     first = jnp.asarray(jnp.inf, start.dtype)

@@ -43,12 +43,15 @@ class ExactNetwork:
         """What does not depend on the input; None where it has no exact value."""
         program = self.program
         leaves = jax.tree.leaves(self._params)
-        given = {**program.known, **dict(zip(program.param_ids, leaves, strict=True))}
+        constants = program.typed.known
+        given = {**constants, **dict(zip(program.param_ids, leaves, strict=True))}
         needed = _needed(program)
+        if program.noisy or not needed.isdisjoint(program.inexact):
+            return None
         try:
             budget = Budget(self._work)
             values = {i: _operand(given[i], budget) for i in needed & given.keys()}
-            _run(program.param_steps, values, needed, budget)
+            _run(_steps(program)[0], values, needed, budget)
         except Inexact:
             return None
         return values
@@ -68,10 +71,10 @@ class ExactNetwork:
             x = Range(lo, lo if same else Exact.of(box.hi))
             values = {**fixed, self.program.input: x}
             needed = _needed(self.program)
-            _run(self.program.equations, values, needed, Budget(self._work))
+            _run(_steps(self.program)[1], values, needed, Budget(self._work))
         except Inexact:
             return None
-        found = values[self.program.traced_output]
+        found = values[self.program.typed.result]
         return found if isinstance(found, Range) else None
 
     def margin(self, spec: Spec, output: Range) -> Fraction | None:
@@ -127,11 +130,17 @@ def _operand(value: Any, budget: Budget) -> Operand:
     return Range.point(Exact.of(np.asarray(array, np.float64)))
 
 
+def _steps(program: Program) -> tuple[tuple[Equation, ...], tuple[Equation, ...]]:
+    """Returns the equations that depend on params alone, and the others."""
+    count = len(program.param_steps)
+    return program.typed.equations[:count], program.typed.equations[count:]
+
+
 @functools.lru_cache(maxsize=64)
 def _needed(program: Program) -> frozenset[int]:
     """Returns the ids of values that the output depends on."""
-    needed = {program.traced_output}
-    for equation in reversed((*program.param_steps, *program.equations)):
+    needed = {program.typed.result}
+    for equation in reversed(program.typed.equations):
         if needed.intersection(equation.outputs):
             needed.update(equation.inputs)
     return frozenset(needed)

@@ -6,6 +6,8 @@ a counterexample, and pushes the two halves of everything else, cut where the bo
 coefficients say that it pays most. Nothing is dropped that was not proved; a full stack
 or a box too small to be cut leaves the answer UNKNOWN. Points that rounding leaves in
 doubt are judged by the host between two chunks.
+
+Boxes weigh what their inputs do: stack and block are sized by bytes (`memory.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +27,13 @@ from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
+from jaxcert.memory import room_for
+from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.stack import pop_block, push
 from jaxcert.oracle.witness import MOST_SUSPECTS, Judge
 from jaxcert.program import Program
 from jaxcert.spec import Spec
+from jaxcert.verdict import Reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +41,9 @@ class InputSplitOptions:
     """How the input box is split.
 
     Attributes:
-      block: boxes bounded per step.
+      block: most boxes bounded per step.
       steps: most steps per call (a chunk).
-      capacity: boxes on the stack.
+      capacity: most boxes on the stack.
       crown: how each box is bounded.
     """
 
@@ -46,6 +51,35 @@ class InputSplitOptions:
     steps: int = 20
     capacity: int = 1 << 18
     crown: CrownOptions = CrownOptions(bucket=16)
+
+    def fitted(self, program: Program, rows: int) -> InputSplitOptions:
+        """Returns the options with block and stack as large as the memory allows.
+
+        Args:
+          program: whose inputs are split.
+          rows: of the spec that is bounded over every box.
+        """
+        sizes = [program.input_size, *(node.size for node in program.nodes)]
+        asked = 2 * (self.crown.bucket or max(sizes))
+        # Rows at two values and what is computed of them; ranges, lines and errors.
+        step = 4 * max(asked, rows) * max(sizes) + 12 * sum(sizes)
+        block = room_for(8 * step, 1, self.block)
+        least = min(4 * block, self.capacity)
+        capacity = room_for(16 * program.input_size, least, self.capacity)
+        return dataclasses.replace(self, block=block, capacity=capacity)
+
+
+class InputAnswer(NamedTuple):
+    """What splitting the input came to.
+
+    proved; witness: a point that violates the spec, or None; processed: boxes bounded;
+    reason: why neither, where it is neither.
+    """
+
+    proved: bool
+    witness: np.ndarray | None
+    processed: int
+    reason: Reason
 
 
 @jax.tree_util.register_dataclass
@@ -90,7 +124,12 @@ def bound_box(
     least = jnp.where(pulled > 0, pulled * box.lo, pulled * box.hi).sum(axes) + const
     rows = jnp.maximum(least, by_interval)
     slack = float64_slack(program, values, layers.boxes, spec.coefficients)
-    proved = spec.margin(rows) > slack
+    bar = slack
+    if program.noisy:
+        bar = float64_slack(
+            program, values, layers.boxes, spec.coefficients, noise=False
+        )
+    proved = spec.margin(rows) > bar
 
     clauses = spec.clauses(rows)
     worst = jnp.argmin(jnp.where(jnp.isnan(clauses), -jnp.inf, clauses))
@@ -125,8 +164,9 @@ def run_chunk(
     params: Any,
     spec: Spec,
     state: SplitState,
+    steps: Int[Array, ""],
 ) -> SplitState:
-    """Returns the state after at most `options.steps` steps."""
+    """Returns the state after at most so many steps."""
     block = options.block
 
     def more(carry: tuple[Array, SplitState]) -> Array:
@@ -134,7 +174,7 @@ def run_chunk(
         start = jnp.maximum(state.count - block, 0)
         room = start + 2 * block <= options.capacity
         going = (state.count > 0) & room & ~state.refuted & ~state.stuck
-        return going & (index < options.steps)
+        return going & (index < steps)
 
     def body(carry: tuple[Array, SplitState]) -> tuple[Array, SplitState]:
         index, state = carry
@@ -170,33 +210,36 @@ def run_chunk(
     return lax.while_loop(more, body, (jnp.int32(0), state))[1]
 
 
+@functools.partial(jax.jit, static_argnames=("capacity",))
+def _stack_of(capacity: int, box: Box) -> Box:
+    """Returns a stack with one box on it."""
+
+    def stacked(face: Array) -> Array:
+        return jnp.zeros((capacity, *face.shape), face.dtype).at[0].set(face)
+
+    return jax.tree.map(stacked, box)
+
+
 def decide_by_input(
     judge: Judge,
-    program: Program,
-    params: Any,
     box: Box,
     spec: Spec,
     options: InputSplitOptions,
     deadline: float,
-) -> tuple[bool, np.ndarray | None, int]:
-    """Returns (proved, witness or None, boxes bounded). Runs where float64 is enabled.
+) -> InputAnswer:
+    """Returns what can be decided by the deadline. Runs where float64 is enabled.
 
     Args:
-      judge: of points that rounding leaves in doubt.
-      program: any program.
-      params: its weights, float64.
+      judge: of points that rounding leaves in doubt, and with it the network.
       box: numpy float64, not empty.
       spec: what must hold, float64.
-      options: how the box is split.
+      options: how the input box is split.
       deadline: `time.monotonic()` after which no further chunk begins.
     """
-
-    def stacked(face: Any) -> Array:
-        face = jnp.asarray(face)
-        return jnp.zeros((options.capacity, *face.shape)).at[0].set(face)
-
+    program, params = judge.model.program, judge.model.double
+    options = options.fitted(program, len(spec.offset))
     state = SplitState(
-        stack=Box(stacked(box.lo), stacked(box.hi)),
+        stack=_stack_of(options.capacity, jax.tree.map(jnp.asarray, box)),
         count=jnp.ones((), jnp.int32),
         witness=jnp.full(np.shape(box.lo), jnp.nan),
         refuted=jnp.zeros((), bool),
@@ -205,10 +248,13 @@ def decide_by_input(
         stuck=jnp.zeros((), bool),
         processed=jnp.zeros((), jnp.int32),
     )
+    pace, reason = Pace(options.steps, deadline), Reason.TIME
     witness, suspects = None, 0
     while time.monotonic() < deadline:
         before = int(state.processed)
-        state = run_chunk(program, options, params, spec, state)
+        with pace.chunk() as steps:
+            state = run_chunk(program, options, params, spec, state, steps)
+            jax.block_until_ready(state)
         if bool(state.refuted):
             witness = np.asarray(state.witness)
         elif np.isfinite(state.suspect_margin) and suspects < MOST_SUSPECTS:
@@ -216,8 +262,13 @@ def decide_by_input(
             found = judge.search(spec, box, np.asarray(state.suspect)[None])
             witness = None if found is None else found.point
             state = dataclasses.replace(state, suspect_margin=jnp.asarray(jnp.inf))
-        stopped = int(state.processed) == before or bool(state.stuck)
-        if stopped or witness is not None:
+        if witness is not None:
+            break
+        if bool(state.stuck):
+            reason = Reason.LIMIT
+            break
+        if int(state.processed) == before:
+            reason = Reason.ROOM  # if boxes are left
             break
     proved = int(state.count) == 0 and witness is None and not bool(state.stuck)
-    return proved, witness, int(state.processed)
+    return InputAnswer(proved, witness, int(state.processed), reason)

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box, Family
+from jaxcert.model import Model
 from jaxcert.oracle.exact import ExactNetwork
 from jaxcert.program import Program
 from jaxcert.spec import Spec
@@ -101,13 +102,12 @@ class Judge:
     """Judges points of one network; must be asked where float64 is enabled.
 
     Args:
-      program: the network.
-      params: its weights, float64.
+      model: the network.
     """
 
-    def __init__(self, program: Program, params: Any) -> None:
-        self._program, self._params = program, params
-        self.exact = ExactNetwork(program, params)
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.exact = ExactNetwork(model.program, model.double)
 
     def values(self, spec: Spec, points: np.ndarray) -> Values:
         """Returns what float64 says about points, (n, *d)."""
@@ -116,7 +116,9 @@ class Judge:
             part = points[start : start + _BATCH]
             filled = np.concatenate([part, np.repeat(part[-1:], _BATCH - len(part), 0)])
             answer = jax.device_get(
-                _values(self._program, self._params, spec, jnp.asarray(filled))
+                _values(
+                    self.model.program, self.model.double, spec, jnp.asarray(filled)
+                )
             )
             count = len(part)
             found.append(jax.tree.map(lambda v, n=count: v[:n], answer))

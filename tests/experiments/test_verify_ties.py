@@ -22,10 +22,9 @@ def ask(tmp_path, f, inputs: int, outputs: int, text: str, params=(), seconds=60
     (tmp_path / "p.vnnlib").write_text(declared + text)
     prop = load_vnnlib(tmp_path / "p.vnnlib")
     network = Network(f, params, (inputs,), outputs, "f", "")
-    subject = _verification.Subject(network, params, params)
     effort = _verification.Request(onnx="n", vnnlib="v").effort
     until = time.monotonic() + seconds
-    return _verification.verify_property(subject, prop, until, effort), prop
+    return _verification.verify_property(network, prop, until, effort), prop
 
 
 def confirmed(answer, prop: Property) -> tuple[np.ndarray, np.ndarray]:
