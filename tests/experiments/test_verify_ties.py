@@ -15,7 +15,7 @@ from jaxcert.interop.vnnlib import Property, load_vnnlib
 from jaxcert.network import Network
 
 
-def ask(tmp_path, f, inputs: int, outputs: int, text: str, params=(), seconds=60.0):
+def ask(tmp_path, f, inputs: int, outputs: int, text: str, params=(), seconds=3600.0):
     """Returns the answer to a property of a function, and the property."""
     names = [f"X_{i}" for i in range(inputs)] + [f"Y_{i}" for i in range(outputs)]
     declared = "".join(f"(declare-const {name} Real)\n" for name in names)
