@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import time
@@ -32,7 +31,7 @@ from jaxcert.box import Box, Rates
 from jaxcert.certificate.check import Report
 from jaxcert.certificate.check_cuts import check_certificate
 from jaxcert.certificate.network_file import NetworkFile, network_file
-from jaxcert.files import write_atomically
+from jaxcert.files import file_stem, write_atomically
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.instances import Leaves, ProofTrees, RecordedCuts
 
@@ -135,7 +134,7 @@ class CertificateWriter:
           trees: those of its input, clause j standing for the j-th other class; None
             if the bounds alone prove all of them.
         """
-        path = self.folder / f"{_file_name(claim.name)}.npz"
+        path = self.folder / f"{file_stem(claim.name)}.npz"
         if trees is None:
             slopes, leaves = self._unbranched(claim)
             trees = ProofTrees(leaves, slopes)
@@ -256,15 +255,6 @@ def _cut_arrays(trees: ProofTrees) -> dict[str, np.ndarray]:
             f"leaf_cuts_{k}": weights[:, used].astype(np.float32),
         }
     return arrays
-
-
-def _file_name(name: str) -> str:
-    """Returns the input's name, made fit for a file; different names stay different."""
-    stem = name.removesuffix(".csv")
-    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).lstrip(".")
-    if kept == stem:
-        return stem
-    return f"{kept or 'input'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options"))
