@@ -51,9 +51,7 @@ def damaged_inside(data: bytes, rng: np.random.Generator) -> bytes:
     return packed.getvalue()
 
 
-def mutations(
-    data: bytes, count: int, seed: int = 0
-) -> Iterator[tuple[bytes, bool]]:
+def mutations(data: bytes, count: int, seed: int = 0) -> Iterator[tuple[bytes, bool]]:
     """Yields damaged files, and whether checksums guard what they hold."""
     rng = np.random.default_rng(seed)
     packed = data[:2] in (b"PK", b"\x1f\x8b")

@@ -249,7 +249,9 @@ def npy(descr: Any, shape: Any, data: bytes = b"", order: str = "False") -> byte
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + data
 
 
-def archive(path: Path, compression: int = zipfile.ZIP_STORED, **members: bytes) -> Path:
+def archive(
+    path: Path, compression: int = zipfile.ZIP_STORED, **members: bytes
+) -> Path:
     with zipfile.ZipFile(path, "w", compression) as file:
         for name, data in members.items():
             file.writestr(f"{name}.npy", data)
@@ -340,7 +342,8 @@ from jaxcert.inputs import load_inputs
 from jaxcert.interop.vnnlib import load_vnnlib
 from jaxcert.report import read_run
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-for read in (lambda: load_inputs(sys.argv[1], (2, 2)), lambda: load_vnnlib(sys.argv[2])):
+x, p = sys.argv[1:]
+for read in (lambda: load_inputs(x, (2, 2)), lambda: load_vnnlib(p)):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         read()

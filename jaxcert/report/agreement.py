@@ -162,7 +162,8 @@ def _check_boxes(
         if off[row] or math.isinf(lower[row]) != math.isinf(measured[row]):
             raise fail(
                 row, "apothem_lower",
-                f"is {float(lower[row])!r}, but its box has the apothem {float(measured[row])!r}",
+                f"is {float(lower[row])!r}, but its box has the apothem "
+                f"{float(measured[row])!r}",
             )  # fmt: skip
         _check_edges(row, "", record, (rows.lo[row], rows.hi[row]), fail)
 
@@ -222,12 +223,14 @@ def _check_witnesses(
             raise fail(row, "the witness", "lies outside the domain")
         # NaN, too, is not within.
         within = (
-            abs(upper[row] - distance[row]) <= rounding[row] + 4e-16 * distance[row] + _TINY
+            abs(upper[row] - distance[row])
+            <= rounding[row] + 4e-16 * distance[row] + _TINY
         )
         if not within:
             raise fail(
                 row, "apothem_upper",
-                f"is {float(upper[row])!r}, but its witness is at {float(distance[row])!r}",
+                f"is {float(upper[row])!r}, but its witness is at "
+                f"{float(distance[row])!r}",
             )  # fmt: skip
 
 

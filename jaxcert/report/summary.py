@@ -100,7 +100,9 @@ def telling_radius(lower: Sequence[float]) -> float | None:
     if math.isinf(middle) or middle <= 0:
         return middle
     power = math.floor(math.log10(middle))
-    steps = [float(f"{m}e{e}") for e in (power - 1, power, power + 1) for m in (1, 2, 5)]
+    steps = [
+        float(f"{m}e{e}") for e in (power - 1, power, power + 1) for m in (1, 2, 5)
+    ]
     return max((step for step in steps if step <= middle), default=middle)
 
 
@@ -204,7 +206,8 @@ def sentence(summary: Mapping[str, Any], tolerance: float | None = None) -> str:
         if math.isfinite(least):
             parts.append(
                 f"{certified} certified, each at a radius of its own: {which} "
-                f"{format_number(lower, 'down')}, weakest {format_number(least, 'down')}"
+                f"{format_number(lower, 'down')}, weakest "
+                f"{format_number(least, 'down')}"
             )
     upper, without = summary["mean_finite_apothem_upper"], summary["no_counterexample"]
     if upper is not None:

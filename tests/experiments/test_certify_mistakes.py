@@ -378,6 +378,24 @@ def test_damaged_runs(run_certify, finished, calls, damage, message):
     assert str(finished) in text and message in text and calls == []
 
 
+def boast(out: Path) -> None:
+    path = out / "certificates.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        record["apothem_lower"], record["apothem_upper"] = 0.9, 0.95
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_tampered_lines_are_not_believed(run_certify, finished, calls):
+    boast(finished)
+    before = contents(finished)
+    ended = run_certify(f"--output={finished}", "--inputs=0:3", "--resume")
+    message = one_line(ended, 1)
+    assert "certificates.jsonl, line 1, input " in message and "0.9" in message
+    assert "Restore both, or remove the line and continue the run" in message
+    assert contents(finished) == before and calls == []
+
+
 def test_lost_boxes_are_redone(run_certify, finished, calls):
     (finished / "boxes.npz").unlink()
     arguments = INPUTS, "--resume", "--noreport", f"--output={finished}"
