@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import re
 import resource
 import shutil
@@ -389,7 +390,7 @@ def boast(out: Path) -> None:
 def test_tampered_lines_are_not_believed(run_certify, finished, calls):
     boast(finished)
     before = contents(finished)
-    ended = run_certify(f"--output={finished}", "--inputs=0:3", "--resume")
+    ended = run_certify(INPUTS, f"--output={finished}", "--resume")
     message = one_line(ended, 1)
     assert "certificates.jsonl, line 1, input " in message and "0.9" in message
     assert "Restore both, or remove the line and continue the run" in message
