@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +23,13 @@ from _instances import (
     read_instances,
     summary,
 )
+from _worker import DiedError, LateError, Worker
 from absl import logging
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
-from jaxcert.checks import as_arrays
-from jaxcert.errors import InputError, JaxcertError, UnsupportedError
+from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
 from jaxcert.interop.onnx import load_onnx
 from jaxcert.interop.vnnlib import (
     Case,
@@ -36,14 +37,22 @@ from jaxcert.interop.vnnlib import (
     format_counterexample,
     load_vnnlib,
 )
+from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions, AttackOracle
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
+from jaxcert.oracle.linear import is_linear
 from jaxcert.search import stages
 
 CONTRADICTION = 3
 """Exit code of a benchmark with an answer that contradicts the expected one."""
+
+WORKER = (sys.executable, str(Path(__file__).with_name("_verification_worker.py")))
+"""What starts a process that answers the instances of a benchmark."""
+
+# Seconds after the limit at which a worker that cannot even say so is killed.
+_GRACE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +69,13 @@ class Request:
     restarts: int = 5
     steps: int = 30
     cuts: bool = False
+    memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"timeout is {self.timeout}; it must be > 0")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise InputError(f"memory_gb is {self.memory_gb}; it must be > 0")
         _common.check_ranges(self, restarts=(1, 2**12), steps=(1, 2**12))
         if bool(self.instances) == bool(self.onnx or self.vnnlib):
             raise InputError(
@@ -74,8 +86,10 @@ class Request:
                 raise InputError("--instances needs --output, the CSV file to write")
         elif not (self.onnx and self.vnnlib):
             raise InputError("--onnx and --vnnlib belong together: give both")
-        elif self.output or self.only or self.resume:
-            raise InputError("--output, --only and --resume belong to --instances")
+        elif self.output or self.only or self.resume or self.memory_gb:
+            raise InputError(
+                "--output, --only, --resume and --memory_gb belong to --instances"
+            )
 
     @property
     def effort(self) -> Effort:
@@ -97,7 +111,7 @@ class Answer:
     """What is known about one instance.
 
     Attributes:
-      result: sat, unsat, unknown or timeout.
+      result: sat, unsat, unknown, timeout or error.
       counterexample: in VNN-COMP form, for sat; else ''.
     """
 
@@ -105,16 +119,7 @@ class Answer:
     counterexample: str = ""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """A network with its weights in both float types."""
-
-    network: Network
-    params32: Any
-    params64: Any
-
-
-Load = Callable[[Path], Subject]
+Load = Callable[[Path], Network]
 
 
 def answer(request: Request, begin: float) -> int:
@@ -146,10 +151,9 @@ def _benchmark(request: Request) -> int:
     chosen = [i for i in instances if any(request.only in name for name in i.key)]
     if not chosen:
         raise InputError(f"no instance has {request.only!r} in its name: change --only")
-    # Most benchmarks ask many questions about one network, one after the other.
-    load = functools.lru_cache(maxsize=1)(load_subject)
     interrupted = False
-    with ResultsFile(_common.expand(request.output), request.resume) as results:
+    output = _common.expand(request.output)
+    with ResultsFile(output, request.resume) as results, _worker(request) as worker:
         for notice in results.notices:
             logging.warning("%s", notice)
         todo = [i for i in chosen if i.key not in results.rows]
@@ -157,7 +161,7 @@ def _benchmark(request: Request) -> int:
             logging.info("%d instances are done already", len(chosen) - len(todo))
         try:
             for number, instance in enumerate(todo, 1):
-                found = _answer(instance, request.effort, load)
+                found = _answer(instance, worker)
                 path = results.append(instance.key, *found)
                 logging.info(
                     "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
@@ -174,22 +178,41 @@ def _benchmark(request: Request) -> int:
     return CONTRADICTION if contradictions(chosen, results.rows) else 0
 
 
-def _answer(instance: Instance, effort: Effort, load: Load) -> tuple[Row, str]:
-    """Returns result and counterexample; whatever goes wrong is the result 'error'."""
-    begin = time.monotonic()
+def _worker(request: Request) -> Worker:
+    """Returns a worker that is not started yet. This process computes nothing."""
+    given = dataclasses.asdict(request)
+    given["level"] = logging.get_absl_logger().getEffectiveLevel()
+    return Worker((*WORKER, json.dumps(given)))
+
+
+def _answer(instance: Instance, worker: Worker) -> tuple[Row, str]:
+    """Returns result and counterexample; whatever happens costs this instance only."""
+    name = " ".join(instance.key)
     try:
-        onnx, vnnlib = (instance.path(name) for name in instance.key)
-        found = verify_files(onnx, vnnlib, begin + instance.timeout, effort, load)
-    except Exception as error:
-        # Also one of our own mistakes must not cost the answers that follow.
-        kind = "" if isinstance(error, JaxcertError) else f"{type(error).__name__}: "
-        logging.error("%s: %s%s", " ".join(instance.key), kind, error)
-        logging.debug("%s", instance.key, exc_info=True)
-        found = Answer("error")
-    return Row(found.result, time.monotonic() - begin), found.counterexample
+        onnx, vnnlib = (str(instance.path(name)) for name in instance.key)
+    except (OSError, ValueError) as error:
+        logging.error("%s: %s", name, error)
+        return Row("error", 0.0), ""
+    question = {"name": name, "onnx": onnx, "vnnlib": vnnlib}
+    worker.start()
+    begin, counterexample = time.monotonic(), ""
+    try:
+        limit = instance.timeout
+        found = worker.ask(question | {"seconds": limit}, limit + _GRACE)
+        result, counterexample = found["result"], found["counterexample"]
+        seconds = time.monotonic() - begin
+        if found["worn"]:
+            worker.end()
+    except LateError as error:
+        logging.warning("%s: %s: it could not be interrupted", name, error)
+        result, seconds = "timeout", time.monotonic() - begin
+    except DiedError as error:
+        logging.error("%s: the process that worked on it was %s", name, error)
+        result, seconds = f"error: {error}", time.monotonic() - begin
+    return Row(result, seconds), counterexample
 
 
-def load_subject(onnx: Path) -> Subject:
+def load_subject(onnx: Path) -> Network:
     """Returns the network of a file; its notes are logged.
 
     Raises:
@@ -204,10 +227,7 @@ def load_subject(onnx: Path) -> Subject:
                 "export the network without it, and state the property of the logits"
             )
         logging.warning("%s: %s", onnx, note)
-    params32, params64 = (
-        as_arrays(network.params, kind) for kind in (np.float32, np.float64)
-    )
-    return Subject(network, params32, params64)
+    return network
 
 
 def verify_files(
@@ -217,8 +237,8 @@ def verify_files(
 
     Args:
       onnx, vnnlib: the files.
-      deadline: `time.monotonic()` after which nothing new is begun. What runs then, a
-        compilation or a chunk of branch and bound, is not cut short.
+      deadline: `time.monotonic()` by which to answer. What runs then and cannot be
+        stopped, such as a compilation, is left behind in a thread (`run_until`).
       effort: of the attack, and of branch and bound.
       load: reads networks.
 
@@ -226,25 +246,15 @@ def verify_files(
       JaxcertError: a file cannot be read or understood, the two do not fit together,
         or the memory does not suffice.
     """
-    subject, prop = load(onnx), load_vnnlib(vnnlib)
-    for note in prop.notes:
-        logging.warning("%s", note)
-    network = subject.network
-    inputs = math.prod(network.input_shape)
-    for what, here, there in (
-        ("inputs", prop.num_inputs, inputs),
-        ("outputs", prop.num_outputs, network.num_outputs),
-    ):
-        if here != there:
-            raise InputError(
-                f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
-                "they do not belong together"
-            )
     try:
-        answer = verify_property(subject, prop, deadline, effort)
+        answer = run_until(
+            lambda: _verify_files(onnx, vnnlib, deadline, effort, load), deadline
+        )
+    except TimeLimitError:
+        return Answer("timeout")
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise JaxcertError(
+            raise OutOfMemoryError(
                 f"out of memory on {onnx} with {vnnlib}: use a machine with more"
             ) from error
         raise
@@ -256,32 +266,53 @@ def verify_files(
     return Answer("timeout")
 
 
+def _verify_files(
+    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
+) -> Answer:
+    """Returns the answer to one instance, whenever it is found."""
+    network, prop = load(onnx), load_vnnlib(vnnlib)
+    for note in prop.notes:
+        logging.warning("%s", note)
+    inputs = math.prod(network.input_shape)
+    for what, here, there in (
+        ("inputs", prop.num_inputs, inputs),
+        ("outputs", prop.num_outputs, network.num_outputs),
+    ):
+        if here != there:
+            raise InputError(
+                f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
+                "they do not belong together"
+            )
+    return verify_property(network, prop, deadline, effort)
+
+
 def verify_property(
-    subject: Subject, prop: Property, deadline: float, effort: Effort
+    network: Network, prop: Property, deadline: float, effort: Effort
 ) -> Answer:
     """Returns unsat if every case is proved, sat if the counterexample of one is one.
 
-    First all cases are attacked, then branch and bound takes one after the other.
+    First all cases are attacked, then branch and bound takes one after the other. A
+    network without a nonlinear part needs neither: bounds find the corner themselves.
     """
-    f, params64 = subject.network.apply, subject.params64
-    attacker = AttackOracle(f, effort.attack)
+    model = network.model
+    attacker = AttackOracle(model.f, effort.attack)
 
     def attacked(box: Box, case: Case) -> Any:
-        return jax.device_get(stages.ask(attacker, params64, box, case.spec()))
+        return jax.device_get(stages.ask(attacker, model.double, box, case.spec()))
 
     def decided(box: Box, case: Case) -> Any:
-        params = subject.params32, params64
-        return decide(f, *params, box, case.spec(), effort.branch, deadline)[0]
+        return decide(model, box, case.spec(), effort.branch, deadline)[0]
 
     proved: set[int] = set()
+    linear = is_linear(model.program)
     with float64():
-        for ask in (attacked, decided):
+        for ask in (decided,) if linear else (attacked, decided):
             for number, case in enumerate(prop.cases):
                 if time.monotonic() >= deadline:
                     return Answer("timeout")
-                verdict = ask(_box(subject, case), case)
+                verdict = ask(_box(network, case), case)
                 if verdict.refuted:
-                    found = counterexample(subject, prop, case, verdict.witness)
+                    found = counterexample(network, prop, case, verdict.witness)
                     if found:
                         return Answer("sat", found)
                 elif verdict.proved:
@@ -289,14 +320,14 @@ def verify_property(
     return Answer("unsat" if len(proved) == len(prop.cases) else "unknown")
 
 
-def counterexample(subject: Subject, prop: Property, case: Case, witness: Any) -> str:
+def counterexample(network: Network, prop: Property, case: Case, witness: Any) -> str:
     """Returns the point in VNN-COMP form if it is one of the property, else ''.
 
     The outputs are computed by the network itself in float64, and the assertions of the
     file are evaluated on them in exact arithmetic.
     """
     x = np.asarray(witness, np.float64)
-    y = np.asarray(jax.jit(subject.network.apply)(subject.params64, x), np.float64)
+    y = np.asarray(jax.jit(network.apply)(network.model.double, x), np.float64)
     flat = x.reshape(-1)
     inside = bool(np.all((case.lo <= flat) & (flat <= case.hi)))
     if inside and prop.violates(x, y):
@@ -305,9 +336,9 @@ def counterexample(subject: Subject, prop: Property, case: Case, witness: Any) -
     return ""
 
 
-def _box(subject: Subject, case: Case) -> Box:
+def _box(network: Network, case: Case) -> Box:
     """Returns the box of a case: X_i are the inputs in row-major order."""
-    shape = subject.network.input_shape
+    shape = network.input_shape
     lo: Any = case.lo.reshape(shape)
     hi: Any = case.hi.reshape(shape)
     return Box(lo, hi)

@@ -36,6 +36,7 @@ from jaxcert.oracle.parameter_split import (
     ask,
     with_slacks,
 )
+from jaxcert.pinned import own_settings, pinned
 from jaxcert.program import ActivationNode, Program
 from jaxcert.spec import Spec
 from jaxcert.verdict import Status
@@ -133,11 +134,11 @@ class SemanticCertifier:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be >= 1")
-        self.f, self.family, self.batch_size = f, family, batch_size
-        self.params32 = as_arrays(params, np.float32)
-        self.params64 = as_arrays(params, np.float64)
+        self.f, self.family, self.batch_size = pinned(f), family, batch_size
+        self.weights = as_arrays(params, np.float32), as_arrays(params, np.float64)
         self.options = options or ParameterSplitOptions()
 
+    @own_settings()
     def apothems(
         self,
         x: np.ndarray,
@@ -162,6 +163,7 @@ class SemanticCertifier:
         lower = np.where(found.radius >= reach, np.inf, np.maximum(found.radius, 0))
         return SemanticApothems(lower, found.upper, found.witness, found.processed)
 
+    @own_settings()
     def verdicts(
         self, x: np.ndarray, spec: Spec, radius: float, deadline: float = np.inf
     ) -> SemanticVerdicts:
@@ -180,6 +182,7 @@ class SemanticCertifier:
         witness = np.where(refuted[:, None], found.witness, np.nan)
         return SemanticVerdicts(status, witness, found.processed)
 
+    @own_settings()
     def output_ranges(
         self,
         x: np.ndarray,
@@ -196,7 +199,7 @@ class SemanticCertifier:
         """
         _check_radius(radius)
         _check_tolerance(tolerance)
-        count = jax.eval_shape(self.f, self.params32, np.float32(x[0])).shape[0]
+        (count,) = self._traced(x.shape[1:]).output_shape
         eye = np.eye(count)
         rows = np.broadcast_to(np.concatenate([eye, -eye]), (len(x), 2 * count, count))
         spec = row_specs(rows, np.zeros(rows.shape[:2]))
@@ -208,6 +211,7 @@ class SemanticCertifier:
             open=found.open,
         )
 
+    @own_settings()
     def undecided(self, x: np.ndarray, radius: float) -> np.ndarray:
         """Returns how many ReLUs of f may change their sign up to a radius, (n,).
 
@@ -218,12 +222,11 @@ class SemanticCertifier:
         theta = np.zeros(len(self.family.names), np.float32)
         shape = np.zeros(x.shape[1:], np.float32)
         of_change = program_of(self.family.transform, shape, theta)
-        changed = Changed(self.f, self.family.transform)
-        program = program_of(changed, (self.params32, shape), theta)
+        program = self._traced(x.shape[1:])
         with float64():
             box = Box.ball(jnp.zeros(theta.shape), radius, self.family.domain,
                            self.family.rates)  # fmt: skip
-            counts = _undecided(program, self.params64, np.float64(x), box)
+            counts = _undecided(program, self.weights[1], np.float64(x), box)
         return np.asarray(counts)[:, _relus(of_change) :].sum(axis=1)
 
     def _batches(
@@ -270,31 +273,45 @@ class SemanticCertifier:
         program = self._program(questions)
         with float64():
             asked = np.maximum(radius, 0)
-            questions = with_slacks(program, self.params64, questions, asked)
+            questions = with_slacks(program, self.weights[1], questions, asked)
             known = None
             if goal == "apothem":
                 single = jax.tree.map(_float32, questions)
-                both, weights = (single, questions), (self.params32, self.params64)
-                found = nearest_violations(program, weights, both, asked)
+                both = single, questions
+                found = nearest_violations(program, self.weights, both, asked)
                 distance, witness = (np.array(v) for v in found)
                 # A violation beyond the radius is none of what is asked.
                 distance[distance > radius] = np.inf
                 known = distance, witness
             return ask(
-                program, self.params64, questions, goal, radius, known, self.options,
+                program, self.weights[1], questions, goal, radius, known, self.options,
                 deadline,
             )  # fmt: skip
 
     def _program(self, questions: Questions) -> Program:
-        changed = Changed(self.f, self.family.transform)
-        x = np.asarray(questions.x[0], np.float32)
-        theta = np.zeros(len(self.family.names), np.float32)
-        program = program_of(changed, (self.params32, x), theta)
+        program = self._traced(questions.x.shape[1:])
         wanted = questions.spec.coefficients.shape[-1]
         if program.output_shape != (wanted,):
             raise InputError(
                 f"the spec speaks of {wanted} outputs, but the network returns shape "
                 f"{program.output_shape}"
+            )
+        return program
+
+    def _traced(self, shape: tuple[int, ...]) -> Program:
+        """Returns the network behind the change of an input, a function of theta.
+
+        Raises:
+          InputError: the network does not return a vector.
+        """
+        changed = Changed(self.f, self.family.transform)
+        x = np.zeros(shape, np.float32)
+        theta = np.zeros(len(self.family.names), np.float32)
+        program = program_of(changed, (self.weights[0], x), theta)
+        if len(program.output_shape) != 1:
+            raise InputError(
+                f"the network returns shape {program.output_shape} for one changed "
+                "input; what is asked needs a vector"
             )
         return program
 

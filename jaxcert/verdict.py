@@ -34,7 +34,11 @@ class Reason(enum.IntEnum):
     NO_WITNESS = 5
     """The attack found nothing; an attack proves nothing."""
     LIMIT = 6
-    """Branch and bound ran out of time, of room, or of neurons to split."""
+    """Branch and bound has nothing left to split, and bounds are not tight enough."""
+    TIME = 7
+    """The time limit was reached."""
+    ROOM = 8
+    """The stack of open subproblems is full: there is no memory for a larger one."""
 
 
 @jax.tree_util.register_dataclass

@@ -25,6 +25,7 @@ from jaxcert.bounds.ibp import interval_rows, node_interval, program_of
 from jaxcert.bounds.relaxations import Relaxation
 from jaxcert.box import Box
 from jaxcert.errors import InputError
+from jaxcert.pinned import own_settings
 from jaxcert.program import ActivationNode, Program, Values
 from jaxcert.spec import Spec
 
@@ -291,6 +292,7 @@ class Crown:
     f: Callable[[Any, Any], Any]
     options: CrownOptions = CrownOptions()
 
+    @own_settings()
     def __call__(self, params: Any, box: Box) -> AffineBounds:
         """Returns affine functions that enclose f(params, z) for every z of the box."""
         return _differentiable_bounds(self.f, self.options, params, box)
@@ -302,6 +304,7 @@ class Crown:
         """
         return self.rows_and_boxes(params, box, spec)[0]
 
+    @own_settings()
     def rows_and_boxes(
         self, params: Any, box: Box, spec: Spec
     ) -> tuple[Float[Array, " rows"], dict[int, Box]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,15 +20,23 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxcert.bounds.alpha import Layout, Multipliers, Ranges, default_slopes
+from jaxcert.bounds.alpha import (
+    Layout,
+    Multipliers,
+    Ranges,
+    default_slopes,
+    row_bounds,
+)
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.cuts import Cuts
-from jaxcert.bounds.ibp import interval_rows, program_of
+from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.multineuron import cutter
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.bounds.tighten import recorded_ranges, tighten_layers
 from jaxcert.box import Box
+from jaxcert.devices import float64
+from jaxcert.model import Model
 from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk, take_turns
 from jaxcert.oracle.instances import (
     ApothemTask,
@@ -44,6 +51,7 @@ from jaxcert.oracle.instances import (
     clause_rows,
     start,
 )
+from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.settle import settle_leaves
 from jaxcert.program import Program
 from jaxcert.spec import Spec
@@ -58,10 +66,10 @@ def layout_of(program: Program) -> Layout:
 class Root(NamedTuple):
     """What the search starts from; leaves have the inputs in front.
 
-    ranges: of layers; clauses: their CROWN bounds; slack, cost: what those must exceed,
-    and by how much more per unit of beta; slopes: CROWN's; cuts: on several neurons;
-    recorded: the slopes of the ranges, if asked for; behind: scales and slopes of the
-    sums that recorded cuts rest on.
+    ranges: of layers; clauses: their CROWN bounds, of what is recorded if it is; slack,
+    cost: what those must exceed, and by how much more per unit of beta; slopes:
+    CROWN's; cuts: on several neurons; recorded: the slopes of the ranges, if asked for;
+    behind: scales and slopes of the sums that recorded cuts rest on.
     """
 
     ranges: Ranges
@@ -78,8 +86,7 @@ class Root(NamedTuple):
 def roots(
     layout: Layout,
     options: BranchOptions,
-    params32: Any,
-    params: Any,
+    model: Model,
     box: Box,
     spec: Spec,
 ) -> Root:
@@ -87,14 +94,14 @@ def roots(
     program = layout.program
 
     def one(box: Box, spec: Spec) -> Any:
-        values = program.prepare(params, box.lo.dtype)
+        values = model.values(box.lo.dtype)
         layers = bound_layers(program, values, box, CrownOptions())
         by_interval = interval_rows(program, values, layers.boxes, spec)
         rows = layers.lower_values({program.output: spec.coefficients}, spec.offset)
         clauses = spec.clauses(jnp.maximum(rows, by_interval))
         slack = float64_slack(program, values, layers.boxes, spec.coefficients)
         ranges = {i: layers.boxes[i] for i in layout.needed()}
-        values32 = program.prepare(params32, jnp.float32)
+        values32 = model.values(jnp.float32)
         recorded: dict[int, Array] = {}
         cuts: dict[int, Cuts] = {}
         behind: dict[int, tuple[Array, Array]] = {}
@@ -107,6 +114,11 @@ def roots(
             ranges, recorded = recorded_ranges(
                 layout, values32, values, box, ranges, tighten
             )
+            # What closes a clause must be what a leaf without signs says to a checker.
+            lines = layout.parts(default_slopes(layout, ranges).astype(rows.dtype))
+            outputs = {program.output: spec.coefficients}, spec.offset
+            rows, _ = row_bounds(layout, values, box, ranges, outputs, lines)
+            clauses = spec.clauses(rows)
             if maker is not None:
                 cuts, behind = maker.recorded_cuts(box, ranges)
         elif maker is not None:
@@ -131,6 +143,7 @@ class ApothemAnswer:
       upper, witness: the nearest counterexample, (J,) and (J, *d).
       processed: subproblems bounded per input, (J,).
       open: inputs that ran out of time or multipliers: their bracket is not closed.
+      full: whether the search ended because the stack was full.
       trees: the proofs of all inputs, if they were recorded.
     """
 
@@ -141,30 +154,26 @@ class ApothemAnswer:
     witness: np.ndarray
     processed: np.ndarray
     open: np.ndarray
+    full: bool = False
     trees: ProofTrees | None = None
 
 
+@float64()
 def close_brackets(
-    f: Callable[[Any, Any], Any],
-    params32: Any,
-    params64: Any,
+    model: Model,
     task: ApothemTask,
     options: BranchOptions,
     deadline: float = np.inf,
 ) -> ApothemAnswer:
     """Returns brackets closed to the tolerance, as far as the deadline allows.
 
-    Must run where float64 is enabled.
-
     Args:
-      f: the network's function; its only nonlinear parts that are split are ReLUs.
-      params32, params64: its weights in both float types.
+      model: the network; its only nonlinear parts that are split are ReLUs.
       task: see `ApothemTask`.
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
     """
-    program = program_of(f, params32, task.family.core.lo[0])
-    layout = layout_of(program)
+    layout = layout_of(model.program)
     options = options.resolved(layout)
     # Finite: inf - inf would close the inputs that have no witness.
     width = min(0.95 * task.tolerance, 1e300)
@@ -179,7 +188,7 @@ def close_brackets(
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
     box = ball(instances, np.maximum(radius, 0))
-    root = roots(layout, options, params32, params64, box, task.spec)
+    root = roots(layout, options, model, box, task.spec)
     open_clauses = ~(np.asarray(root.clauses) > np.asarray(root.slack)[:, None])
     open_clauses &= (task.wanted & (radius > task.lower))[:, None]
     owner, clause = np.nonzero(open_clauses)
@@ -191,34 +200,39 @@ def close_brackets(
     instances, state = start(
         layout, instances, _room(options), radius, box, root.slopes, task
     )
-    if owner.size and layout.size:
+    if owner.size and layout.size and time.monotonic() < deadline:
         multipliers = _ascend_roots(
-            layout, options.root, params32, instances, box, state.pool.multipliers,
+            layout, options.root, model, instances, box, state.pool.multipliers,
             state.pool.instance, len(instances.owner),
         )  # fmt: skip
         pool = dataclasses.replace(state.pool, multipliers=multipliers)
         state = dataclasses.replace(state, pool=pool)
     visits: dict[bytes, int] = {}
     leaves: list[Proved] = []
+    pace, full = Pace(options.steps, deadline), False
     # Without a ReLU there is nothing to split: what the bounds left open stays open.
     while layout.size and time.monotonic() < deadline:
         if int(state.leaf_count) > 0:
             state = settle_leaves(
-                layout, options, params64, instances, state, task, visits
+                layout, options, model, instances, state, task, visits, deadline
             )
         elif int(state.count) == 0:
             break
         before = int(state.processed.sum())
-        state = run_chunk(layout, options, params32, params64, instances, state)
+        with pace.chunk() as steps:
+            state = run_chunk(layout, options, model, instances, state, steps)
+            jax.block_until_ready(state)
         if options.record:
             leaves.append(_drained(state))
             state = dataclasses.replace(state, proved_count=jnp.int32(0))
         if int(state.processed.sum()) == before and int(state.leaf_count) == 0:
-            break  # the stack is full: what is open stays open
+            full = int(state.count) > 0  # what is open stays open
+            break
         # Every input that waits half done takes room: only while there is plenty.
         if len(task.lower) > 1 and 4 * int(state.count) < len(state.pool.tries):
             state = take_turns(instances, state)
     answer = _answer(instances, jax.device_get(state), task)
+    answer = dataclasses.replace(answer, full=full)
     if options.record:
         trees = _proof_trees(layout, root, answer.improved, open_clauses, leaves)
         answer = dataclasses.replace(answer, trees=trees)
@@ -243,14 +257,14 @@ def _proof_trees(
     open_clauses: np.ndarray,
     proved: list[Proved],
 ) -> ProofTrees:
-    """Returns the proofs of all inputs.
+    """Returns the proofs of all inputs whose box was improved, of the others nothing.
 
-    Clauses that were not branched, and all of inputs whose box was not improved, have
-    one leaf without signs: the bounds alone prove them.
+    Clauses that were not branched have one leaf without signs: the bounds alone prove
+    them.
     """
     number = {node.output: k for k, node in enumerate(layout.nodes)}
     owner, clause = np.nonzero(open_clauses)
-    j, c = np.nonzero(~(open_clauses & improved[:, None]))
+    j, c = np.nonzero(~open_clauses & improved[:, None])
     nothing = np.zeros((len(j), layout.size), np.float32)
     unused = {
         number[i]: np.zeros((len(j), *cuts.limit.shape[1:]), np.float32)
@@ -276,7 +290,7 @@ def _proof_trees(
 def _ascend_roots(
     layout: Layout,
     options: AscentOptions,
-    params32: Any,
+    model: Model,
     instances: Instances,
     box: Box,
     multipliers: Multipliers,
@@ -284,7 +298,7 @@ def _ascend_roots(
     count: int,
 ) -> Multipliers:
     """Returns the stack's multipliers with the first `count` optimised thoroughly."""
-    values = layout.program.prepare(params32, jnp.float32)
+    values = model.values(jnp.float32)
 
     def one(arguments: tuple[Array, Multipliers]) -> Multipliers:
         index, begin = arguments

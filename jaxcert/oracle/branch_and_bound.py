@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +41,8 @@ from jaxcert.bounds.tighten import (
     refine_undecided,
 )
 from jaxcert.box import Box, Family
+from jaxcert.memory import room_for
+from jaxcert.model import Model
 from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.oracle.instances import Instances, Pool, Proved, SearchState, ball
 from jaxcert.oracle.stack import pop_block, push
@@ -58,7 +59,7 @@ class BranchOptions:
     """How branch and bound runs.
 
     Attributes:
-      block: subproblems bounded per step; 0 for 256, and 32 above 256 neurons.
+      block: most subproblems bounded per step; 0 for 256, and 32 above 256 neurons.
       steps: most steps per call (a chunk).
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
@@ -90,23 +91,25 @@ class BranchOptions:
     cuts: CutOptions | None = None
 
     def resolved(self, layout: Layout) -> BranchOptions:
-        """Returns the options with what 0 stands for filled in."""
-        block = self.block or (32 if layout.size > 256 else 256)
-        return dataclasses.replace(self, block=block)
+        """Returns the options with what 0 stands for, as far as the memory allows."""
+        program = layout.program
+        sizes = [program.input_size, *(node.size for node in program.nodes)]
+        # Rows at two values and what is computed of them; ranges, lines, multipliers.
+        step = 8 * max(self.refine, 1) * max(sizes) + 40 * sum(sizes)
+        most = self.block or (32 if layout.size > 256 else 256)
+        return dataclasses.replace(self, block=room_for(8 * step, 1, most))
 
 
 def step(
     layout: Layout,
     options: BranchOptions,
-    params32: Any,
-    params64: Any,
+    model: Model,
     instances: Instances,
     state: SearchState,
 ) -> SearchState:
     """Returns the state after one block was bounded and branched."""
-    program, block = layout.program, options.block
-    values32 = program.prepare(params32, jnp.float32)
-    values64 = program.prepare(params64, jnp.float64)
+    block = options.block
+    values32, values64 = model.values(jnp.float32), model.values(jnp.float64)
     popped: Pool
     popped, start, valid = pop_block(state.pool, state.count, block)
     owner = instances.owner[popped.instance]
@@ -137,12 +140,10 @@ def step(
             layout, values32, problem, item.signs, start, options.ascent, pace
         )
 
-    def decide(problem: Problem, signs: Array, m: Multipliers, cost: Array) -> Any:
-        return charged_bound(layout, values64, problem, signs, m, cost)
-
     problem = jax.vmap(narrow)(instances.problem(popped.instance, state.box), popped)
     best = jax.vmap(optimise)(problem, popped)
-    bound, charged, (at_input, at_outputs) = jax.vmap(decide)(
+    decide = jax.vmap(functools.partial(charged_bound, layout, values64))
+    bound, charged, (at_input, at_outputs) = decide(
         problem, popped.signs, best, instances.split_cost[owner]
     )
     proved = bound > instances.slack[owner] + charged
@@ -348,17 +349,18 @@ def share_witnesses(
 def run_chunk(
     layout: Layout,
     options: BranchOptions,
-    params32: Any,
-    params64: Any,
+    model: Model,
     instances: Instances,
     state: SearchState,
+    steps: Int[Array, ""] | None = None,
 ) -> SearchState:
-    """Returns the state after at most `options.steps` steps.
+    """Returns the state after at most so many steps, by default `options.steps`.
 
     Stops early when nothing is left, or when the stack has no room for the children of
     one more block: then subproblems stay open, none is lost.
     """
     capacity = state.pool.instance.size
+    most = options.steps if steps is None else steps
 
     def more(carry: tuple[Array, SearchState]) -> Array:
         index, state = carry
@@ -368,11 +370,11 @@ def run_chunk(
         if options.record:
             filled = state.proved_count + options.block
             room = room & (filled <= state.proved.instance.size)
-        return (state.count > 0) & room & (index < options.steps)
+        return (state.count > 0) & room & (index < most)
 
     def body(carry: tuple[Array, SearchState]) -> tuple[Array, SearchState]:
         index, state = carry
-        after = step(layout, options, params32, params64, instances, state)
+        after = step(layout, options, model, instances, state)
         return index + 1, after
 
     return lax.while_loop(more, body, (jnp.int32(0), state))[1]
@@ -396,7 +398,7 @@ def take_turns(instances: Instances, state: SearchState) -> SearchState:
 @functools.partial(jax.jit, static_argnames=("layout",), donate_argnames=("state",))
 def resume_leaves(
     layout: Layout,
-    params64: Any,
+    model: Model,
     instances: Instances,
     state: SearchState,
     leaves: Pool,
@@ -409,7 +411,7 @@ def resume_leaves(
     Its points are tried as counterexamples, and the wanted leaves go back on the stack
     with its multipliers, to be proved there; nothing the host says is believed.
     """
-    values64 = layout.program.prepare(params64, jnp.float64)
+    values64 = model.values(jnp.float64)
     state = share_witnesses(
         layout, values64, instances, state, leaves.instance, points, has_point
     )

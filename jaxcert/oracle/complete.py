@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box, Family, Rates
+from jaxcert.devices import float64
+from jaxcert.model import Model
 from jaxcert.oracle.brackets import close_brackets, layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.input_split import decide_by_input
 from jaxcert.oracle.instances import ApothemTask
 from jaxcert.oracle.leaf import is_piecewise_linear
-from jaxcert.program import Program
+from jaxcert.oracle.linear import decide_linear, is_linear
 from jaxcert.spec import Spec
 from jaxcert.verdict import Reason, Status, Verdict
 
 
+@float64()
 def decide(
-    f: Callable[[Any, Any], Any],
-    params32: Any,
-    params64: Any,
+    model: Model,
     box: Box,
     spec: Spec,
     options: BranchOptions,
@@ -32,33 +31,42 @@ def decide(
 ) -> tuple[Verdict, int]:
     """Returns the verdict on one box and the number of subproblems it took.
 
-    Must run where float64 is enabled. Narrow inputs, and those of networks with smooth
-    activations, are split themselves. Otherwise signs are: the box is the ball around
-    its centre, clipped to itself, and the first witness ends the search.
+    Networks without a nonlinear part need no search.
+    Narrow inputs, and those of networks with smooth activations, are split themselves.
+    Otherwise signs are: the box is the ball around its centre, clipped to itself, and
+    the first witness ends the search.
 
     Args:
-      f: the network's function.
-      params32, params64: its weights in both float types.
+      model: the network.
       box: numpy float64, not empty.
       spec: what must hold, numpy float64.
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
     """
     center = np.asarray(box.center)
-    program = program_of(f, params32, center)
+    program = model.program
     narrow = program.input_size <= options.narrow
+    reason = Reason.LIMIT
+    if is_linear(program):
+        spec = jax.tree.map(jnp.asarray, spec)
+        proved, witness, processed = decide_linear(
+            program, model.double, box, spec, deadline
+        )
+        if time.monotonic() >= deadline:
+            reason = Reason.TIME
+        found = _verdict(model, spec, proved, witness, center, reason)
+        return found, processed
     splits_signs = is_piecewise_linear(program) and layout_of(program).size > 0
     if narrow or not splits_signs:
         spec = jax.tree.map(jnp.asarray, spec)
-        proved, witness, processed = decide_by_input(
-            program, params64, box, spec, options.inputs, deadline
+        proved, witness, processed, reason = decide_by_input(
+            program, model.double, box, spec, options.inputs, deadline
         )
-        return _verdict(program, params64, spec, proved, witness, center), processed
+        found = _verdict(model, spec, proved, witness, center, reason)
+        return found, processed
     ones = np.ones_like(center)
     answer = close_brackets(
-        f,
-        params32,
-        params64,
+        model,
         ApothemTask(
             family=Family.many(Box.point(center[None]), box, Rates(ones, ones)),
             spec=jax.tree.map(lambda v: np.asarray(v)[None], spec),
@@ -74,26 +82,33 @@ def decide(
     )
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None
-    verdict = _verdict(program, params64, spec, proved, witness, center)
+    if answer.full:
+        reason = Reason.ROOM
+    elif time.monotonic() >= deadline:
+        reason = Reason.TIME
+    verdict = _verdict(model, spec, proved, witness, center, reason)
     return verdict, int(answer.processed[0])
 
 
 def _verdict(
-    program: Program,
-    params: Any,
+    model: Model,
     spec: Spec,
     proved: bool,
     witness: np.ndarray | None,
     center: np.ndarray,
+    reason: Reason,
 ) -> Verdict:
-    """Returns the verdict that a search ends with, in numpy."""
-    status, reason = Status.UNKNOWN, Reason.LIMIT
+    """Returns the verdict that a search ends with, in numpy.
+
+    The reason is that of an UNKNOWN.
+    """
+    status = Status.UNKNOWN
     point, margin = np.full(center.shape, np.nan), np.nan
     if proved:
         status, reason = Status.PROVED, Reason.BOUND
     elif witness is not None:
         status, reason, point = Status.REFUTED, Reason.WITNESS, witness
-        logits = program.evaluate(params, jnp.asarray(witness))
+        logits = jnp.asarray(model.outputs(witness[None])[0])
         margin = float(spec.margin(spec.values(logits)))
     return Verdict(
         status=np.int32(status),

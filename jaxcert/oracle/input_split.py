@@ -5,6 +5,8 @@ CROWN in float64, drops what is proved, tries the point at which each bound is l
 a counterexample, and pushes the two halves of everything else, cut where the bound's
 coefficients say that it pays most. Nothing is dropped that was not proved; a full stack
 or a box too small to be cut leaves the answer UNKNOWN.
+
+Boxes weigh what their inputs do: stack and block are sized by bytes (`memory.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +26,12 @@ from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
+from jaxcert.memory import room_for
+from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.stack import pop_block, push
 from jaxcert.program import Program
 from jaxcert.spec import Spec
+from jaxcert.verdict import Reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +39,9 @@ class InputSplitOptions:
     """How the input box is split.
 
     Attributes:
-      block: boxes bounded per step.
+      block: most boxes bounded per step.
       steps: most steps per call (a chunk).
-      capacity: boxes on the stack.
+      capacity: most boxes on the stack.
       crown: how each box is bounded.
     """
 
@@ -44,6 +49,35 @@ class InputSplitOptions:
     steps: int = 20
     capacity: int = 1 << 18
     crown: CrownOptions = CrownOptions(bucket=16)
+
+    def fitted(self, program: Program, rows: int) -> InputSplitOptions:
+        """Returns the options with block and stack as large as the memory allows.
+
+        Args:
+          program: whose inputs are split.
+          rows: of the spec that is bounded over every box.
+        """
+        sizes = [program.input_size, *(node.size for node in program.nodes)]
+        asked = 2 * (self.crown.bucket or max(sizes))
+        # Rows at two values and what is computed of them; ranges, lines and errors.
+        step = 4 * max(asked, rows) * max(sizes) + 12 * sum(sizes)
+        block = room_for(8 * step, 1, self.block)
+        least = min(4 * block, self.capacity)
+        capacity = room_for(16 * program.input_size, least, self.capacity)
+        return dataclasses.replace(self, block=block, capacity=capacity)
+
+
+class InputAnswer(NamedTuple):
+    """What splitting the input came to.
+
+    proved; witness: a point that violates the spec, or None; processed: boxes bounded;
+    reason: why neither, where it is neither.
+    """
+
+    proved: bool
+    witness: np.ndarray | None
+    processed: int
+    reason: Reason
 
 
 @jax.tree_util.register_dataclass
@@ -80,7 +114,12 @@ def bound_box(
     least = jnp.where(pulled > 0, pulled * box.lo, pulled * box.hi).sum(axes) + const
     rows = jnp.maximum(least, by_interval)
     slack = float64_slack(program, values, layers.boxes, spec.coefficients)
-    proved = spec.margin(rows) > slack
+    bar = slack
+    if program.noisy:
+        bar = float64_slack(
+            program, values, layers.boxes, spec.coefficients, noise=False
+        )
+    proved = spec.margin(rows) > bar
 
     clauses = spec.clauses(rows)
     worst = jnp.argmin(jnp.where(jnp.isnan(clauses), -jnp.inf, clauses))
@@ -112,8 +151,9 @@ def run_chunk(
     params: Any,
     spec: Spec,
     state: SplitState,
+    steps: Int[Array, ""],
 ) -> SplitState:
-    """Returns the state after at most `options.steps` steps."""
+    """Returns the state after at most so many steps."""
     block = options.block
 
     def more(carry: tuple[Array, SplitState]) -> Array:
@@ -121,7 +161,7 @@ def run_chunk(
         start = jnp.maximum(state.count - block, 0)
         room = start + 2 * block <= options.capacity
         going = (state.count > 0) & room & ~state.refuted & ~state.stuck
-        return going & (index < options.steps)
+        return going & (index < steps)
 
     def body(carry: tuple[Array, SplitState]) -> tuple[Array, SplitState]:
         index, state = carry
@@ -152,6 +192,16 @@ def run_chunk(
     return lax.while_loop(more, body, (jnp.int32(0), state))[1]
 
 
+@functools.partial(jax.jit, static_argnames=("capacity",))
+def _stack_of(capacity: int, box: Box) -> Box:
+    """Returns a stack with one box on it."""
+
+    def stacked(face: Array) -> Array:
+        return jnp.zeros((capacity, *face.shape), face.dtype).at[0].set(face)
+
+    return jax.tree.map(stacked, box)
+
+
 def decide_by_input(
     program: Program,
     params: Any,
@@ -159,35 +209,38 @@ def decide_by_input(
     spec: Spec,
     options: InputSplitOptions,
     deadline: float,
-) -> tuple[bool, np.ndarray | None, int]:
-    """Returns (proved, witness or None, boxes bounded). Runs where float64 is enabled.
+) -> InputAnswer:
+    """Returns what can be decided by the deadline. Runs where float64 is enabled.
 
     Args:
       program: any program.
       params: its weights, float64.
       box: numpy float64, not empty.
       spec: what must hold, float64.
-      options: how the box is split.
+      options: how the input box is split.
       deadline: `time.monotonic()` after which no further chunk begins.
     """
-
-    def stacked(face: Any) -> Array:
-        face = jnp.asarray(face)
-        return jnp.zeros((options.capacity, *face.shape)).at[0].set(face)
-
+    options = options.fitted(program, len(spec.offset))
     state = SplitState(
-        stack=Box(stacked(box.lo), stacked(box.hi)),
+        stack=_stack_of(options.capacity, jax.tree.map(jnp.asarray, box)),
         count=jnp.ones((), jnp.int32),
         witness=jnp.full(np.shape(box.lo), jnp.nan),
         refuted=jnp.zeros((), bool),
         stuck=jnp.zeros((), bool),
         processed=jnp.zeros((), jnp.int32),
     )
+    pace, reason = Pace(options.steps, deadline), Reason.TIME
     while time.monotonic() < deadline:
         before = int(state.processed)
-        state = run_chunk(program, options, params, spec, state)
-        if int(state.processed) == before or bool(state.refuted | state.stuck):
+        with pace.chunk() as steps:
+            state = run_chunk(program, options, params, spec, state, steps)
+            jax.block_until_ready(state)
+        if bool(state.stuck):
+            reason = Reason.LIMIT
+            break
+        if int(state.processed) == before or bool(state.refuted):
+            reason = Reason.ROOM  # if boxes are left
             break
     witness = np.asarray(state.witness) if bool(state.refuted) else None
     proved = int(state.count) == 0 and witness is None and not bool(state.stuck)
-    return proved, witness, int(state.processed)
+    return InputAnswer(proved, witness, int(state.processed), reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from jaxcert.bounds.alpha import (
     charged_bound,
     narrowed,
 )
+from jaxcert.memory import free_bytes
+from jaxcert.model import Model
 from jaxcert.oracle.branch_and_bound import BranchOptions, resume_leaves
 from jaxcert.oracle.instances import ApothemTask, Instances, SearchState
 from jaxcert.oracle.leaf import (
@@ -32,10 +35,17 @@ from jaxcert.oracle.leaf import (
 _VISITS = 4
 
 
+def _has_room(layout: Layout) -> bool:
+    """Returns whether the affine maps of a leaf fit: neurons times the widest value."""
+    program = layout.program
+    widest = max([program.input_size, *(node.size for node in program.nodes)])
+    return 4 * 8 * layout.size * widest < free_bytes() // 2
+
+
 @functools.partial(jax.jit, static_argnames=("layout",))
 def _is_proved(
     layout: Layout,
-    params64: Any,
+    model: Model,
     problem: Problem,
     signs: Int[Array, " N"],
     multipliers: Multipliers,
@@ -45,7 +55,7 @@ def _is_proved(
 
     The charges are the cost of a unit of each neuron's beta, and the slack.
     """
-    values = layout.program.prepare(params64, jnp.float64)
+    values = model.values(jnp.float64)
     problem, (cost, slack) = dataclasses.replace(problem, cuts={}), charges
     bound, charged, _ = charged_bound(layout, values, problem, signs, multipliers, cost)
     return bound > slack + charged
@@ -54,21 +64,25 @@ def _is_proved(
 def settle_leaves(
     layout: Layout,
     options: BranchOptions,
-    params64: Any,
+    model: Model,
     instances: Instances,
     state: SearchState,
     task: ApothemTask,
     visits: dict[bytes, int],
+    deadline: float = np.inf,
 ) -> SearchState:
     """Returns the state after the parked leaves were solved by linear programming.
+
+    If that takes longer than the deadline they stay parked, which is to stay open.
 
     Args:
       layout: the ReLUs of the program.
       options: how branch and bound runs.
-      params64: weights.
+      model: the network.
       instances, state: see there.
       task: what branch and bound started from.
       visits: how often each leaf was here, by its signs; counted on.
+      deadline: `time.monotonic()` after which no further leaf is solved.
     """
     leaves = jax.tree.map(np.array, jax.device_get(state.leaves))
     count, capacity = int(state.leaf_count), len(leaves.tries)
@@ -77,13 +91,15 @@ def settle_leaves(
     shape = task.family.core.lo.shape[1:]
     points = np.zeros((capacity, *shape))
     has_point, wanted = np.zeros(capacity, bool), np.zeros(capacity, bool)
-    solvable = is_piecewise_linear(layout.program)
+    solvable = is_piecewise_linear(layout.program) and _has_room(layout)
     room = int(state.count) + capacity <= len(state.pool.tries)
     for k in range(count):
         instance = int(leaves.instance[k])
         j = int(instances.owner[instance])
         if not still[j]:
             continue
+        if time.monotonic() >= deadline:
+            return state
         key = leaves.instance[k].tobytes() + leaves.signs[k].tobytes()
         visits[key] = visits.get(key, 0) + 1
         if not solvable or not room or visits[key] > _VISITS:
@@ -92,7 +108,9 @@ def settle_leaves(
         problem = instances.problem(leaves.instance[k], state.box)
         own = jax.tree.map(lambda v, k=k: v[k], leaves.ranges)
         problem = narrowed(problem, own)
-        maps = jax.device_get(affine_maps(layout, params64, problem, leaves.signs[k]))
+        maps = jax.device_get(
+            affine_maps(layout, model.double, problem, leaves.signs[k])
+        )
         fixed = leaves.signs[k]
         slack = float(instances.slack[j])
         family = jax.tree.map(lambda v, j=j: v[j], task.family)
@@ -101,12 +119,12 @@ def settle_leaves(
             j: int = j, maps: Any = maps, fixed: Any = fixed, family: Any = family
         ) -> LeafProof | None:
             box = family.box(max(radius[j], 0.0), outward=True)
-            return proving_multipliers(maps, fixed, box)
+            return proving_multipliers(maps, fixed, box, deadline)
 
         found = proof()
         # Only a leaf that the box violates needs the slower search for where.
         if found is None or found.bound <= 2 * slack:
-            point = nearest_violation(maps, fixed, family, slack)
+            point = nearest_violation(maps, fixed, family, slack, deadline)
             if point is not None:
                 points[k] = family.domain.project(point.reshape(shape))
                 away = float(family.distance(points[k]))
@@ -119,7 +137,7 @@ def settle_leaves(
             exact = Multipliers(leaves.multipliers.slope[k], found.beta, found.row)
             charges = instances.split_cost[j], instances.slack[j]
             if not options.record and bool(
-                _is_proved(layout, params64, problem, fixed, exact, charges)
+                _is_proved(layout, model, problem, fixed, exact, charges)
             ):
                 continue
             leaves.multipliers.split[k] = found.beta
@@ -136,5 +154,5 @@ def settle_leaves(
         # Every parked input was given up; pushing would write over open subproblems.
         return dataclasses.replace(state, leaf_count=jnp.zeros_like(state.leaf_count))
     return resume_leaves(
-        layout, params64, instances, state, leaves, points, has_point, wanted
+        layout, model, instances, state, leaves, points, has_point, wanted
     )
