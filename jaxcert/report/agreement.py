@@ -53,17 +53,17 @@ class _Rows:
         shape = arrays["x"].shape[1:]
         names = ("x", "lo", "hi", "witness", "grown_lo", "grown_hi")
         count = len(arrays["x"])
-        flat: Any = (
-            np.asarray(arrays[n], np.float64).reshape(count, math.prod(shape))
+        flat: dict[str, np.ndarray] = {
+            n: np.asarray(arrays[n], np.float64).reshape(count, math.prod(shape))
             for n in names
-        )
+        }
         lower, upper = domain_of(config, shape)
         rates = config.get("rates")
         rates = np.ones(shape) if rates is None else np.asarray(rates, np.float64)
         if rates.size != math.prod(shape) or not np.all(rates >= 0):
             raise InputError(f"rates must be {math.prod(shape)} numbers of at least 0")
         domain = lower.reshape(-1), upper.reshape(-1)
-        return _Rows(*flat, domain=domain, rates=rates.reshape(-1))
+        return _Rows(**flat, domain=domain, rates=rates.reshape(-1))
 
 
 def check_agreement(
