@@ -132,9 +132,10 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
 def _radius(about: Mapping[str, Any]) -> float | None:
     """Returns the radius that the run was asked to speak of, if any."""
     flags = about.get("flags")
-    radius = flags.get("radius") if isinstance(flags, Mapping) else None
-    given = isinstance(radius, int | float) and not isinstance(radius, bool)
-    return float(radius) if given and 0 <= radius < math.inf else None
+    radius: Any = flags.get("radius") if isinstance(flags, Mapping) else None
+    if not isinstance(radius, int | float) or isinstance(radius, bool):
+        return None
+    return float(radius) if 0 <= radius < math.inf else None
 
 
 def choose(records: Sequence[Mapping[str, Any]], most: int = _MOST_STRIPS) -> list[int]:
