@@ -13,7 +13,9 @@ import jax
 import numpy as np
 from _campaign_networks import Architecture, Params
 
+from jaxcert.array_files import read_npz
 from jaxcert.files import write_atomically
+from jaxcert.report.disk import read_json
 from jaxcert.verdict import Status
 
 # So many suspicions of a group are judged exactly; the rest is taken for the same.
@@ -135,14 +137,15 @@ def save(folder: Path, name: str, violation: Suspicion) -> None:
 
 def load(path: Path) -> Suspicion:
     """Returns a violation as `save` wrote it."""
-    text = json.loads(path.read_text())
+    text = read_json(path, "Name a violation that the campaign wrote")
     architecture = Architecture(tuple(text["shape"]), tuple(text["layers"]))
-    with np.load(path.with_suffix(".npz")) as arrays:
-        params = tuple(
-            tuple(arrays[f"p{i}_{j}"] for j in range(len(shapes)))
-            for i, shapes in enumerate(architecture.parameter_shapes())
-        )
-        named = {k: arrays[k] for k in ("lo", "hi", "rows", "offset", "point")}
+    remedy = "Name a violation that the campaign wrote"
+    arrays = read_npz(path.with_suffix(".npz"), remedy)
+    params = tuple(
+        tuple(arrays[f"p{i}_{j}"] for j in range(len(shapes)))
+        for i, shapes in enumerate(architecture.parameter_shapes())
+    )
+    named = {k: arrays[k] for k in ("lo", "hi", "rows", "offset", "point")}
     return Suspicion(text["claim"], text["oracle"], architecture, params, **named)
 
 
