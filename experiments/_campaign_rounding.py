@@ -87,9 +87,15 @@ def own_problems(
 
 
 def own_group(
-    problems: Problems, rng: np.random.Generator, seconds: float = 0.1
+    problems: Problems,
+    rng: np.random.Generator,
+    also: tuple[str, ...] = ("ibp", "inputs"),
+    seconds: float = 0.1,
 ) -> Tally:
-    """Returns verdicts on networks that round, judged by the networks themselves."""
+    """Returns verdicts on networks that round, judged by the networks themselves.
+
+    Every spec is asked about by crown and attack, and by one of the other ways.
+    """
     architecture = problems.architecture
     tally = Tally(networks=len(problems.lo))
     asker = Asker(architecture, "double" if architecture.double else "jax")
@@ -103,8 +109,7 @@ def own_group(
         for level in _LEVELS:
             offset = float(level * unit[m, r] - np.nan_to_num(float(least[m, r])))
             violated = float(least[m, r]) + offset <= 0
-            ways = ["crown", str(rng.choice(["ibp", "inputs"]))]
-            for way in ways:
+            for way in ("crown", *rng.choice(also, min(len(also), 1))):
                 asked = problems.suspicion("", way, m, r, offset, points[m, r])
                 status = _ask(tally, asker, asked, violated, witnesses, seconds)
                 if status is None:

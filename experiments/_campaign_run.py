@@ -267,7 +267,8 @@ def reproduce(
 ) -> int:
     """Prints the exact margin of a saved violation and what the oracles say now.
 
-    Returns 1 if one of them proves what is false.
+    Returns 1 if one of them proves what is false, or if a property is answered as it
+    was.
     """
     found = load(path)
     print(f"{found.claim} by {found.oracle}: {found.architecture}")
@@ -276,7 +277,8 @@ def reproduce(
             found.architecture, found.params, found.text, 60.0
         )
         print(found.text, result, counterexample, sep="\n")
-        return int({"proved": "unsat"}.get(found.claim.partition(",")[0]) == result)
+        proved = found.claim.startswith("proved")
+        return int(result == ("unsat" if proved else "sat"))
     print(f"exact margin {float(found.margin()):.17g} at {found.point.tolist()}")
     asker = exact.Asker(found.architecture, found.route)
     spec: Any = exact.Spec.rows(found.rows, found.offset)  # type: ignore[arg-type]

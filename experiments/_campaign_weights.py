@@ -36,10 +36,12 @@ def draw_params(
         if layer in ("scale", "folded"):
             p[3] = np.abs(p[3]) + 0.1
         kind = layer.partition(" ")[0]
-        if kind in LAYERS and LAYERS[kind].draw is not None:
-            p[:] = LAYERS[kind].draw(rng, p)
+        draw = LAYERS[kind].draw if kind in LAYERS else None
+        if draw is not None:
+            p[:] = draw(rng, p)
     matrices = [p for p in drawn if len(p) == 2 and p[0].ndim > 1]
-    _shape_weights(rng, matrices, regime)
+    if matrices:
+        _shape_weights(rng, matrices, regime)
     if regime == "offsets":
         for layer, p in zip(architecture.layers, drawn, strict=True):
             if layer == "folded":
@@ -50,7 +52,7 @@ def draw_params(
     if regime == "cancel":
         rounded = _cancelled(rng, architecture, rounded, x, single)
     if architecture.own and not architecture.double:
-        return tuple(tuple(np.float32(v) for v in p) for p in rounded)
+        return tuple(tuple(v.astype(np.float32) for v in p) for p in rounded)
     return tuple(rounded)
 
 
