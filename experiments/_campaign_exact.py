@@ -219,9 +219,12 @@ class Asker:
                 options = CertifyOptions(oracle=way, attack=AttackOptions())
                 return jc.verify(f, weights, whole, spec, options=options)
             with float64():
-                both = (as_arrays(weights, kind) for kind in (np.float32, np.float64))
+                single = as_arrays(weights, np.float32)
                 deadline = time.monotonic() + seconds
-                return decide(f, *both, whole, spec, MODES[way], deadline)[0]
+                return decide(
+                    f, single, as_arrays(weights, np.float64), whole, spec, MODES[way],
+                    deadline,
+                )[0]  # fmt: skip
 
     def context(self) -> Any:
         """Returns the context in which f computes what it is judged by."""

@@ -213,7 +213,9 @@ def strict_group(
     for _ in range(networks):
         regime = str(rng.choice(["dyadic", "dyadic", "plain", "ties"]))
         params = draw_params(rng, architecture, np.zeros(2), regime)
-        params = tuple(tuple(np.float64(np.float32(v)) for v in p) for p in params)
+        params = tuple(
+            tuple(v.astype(np.float32).astype(np.float64) for v in p) for p in params
+        )
         question = draw_question(rng, architecture, params)
         tally.networks += 1
         form = len(question.comparisons), question.any_of
