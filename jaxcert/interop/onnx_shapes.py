@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from jaxcert.interop.onnx_lowering import MAX_FOLDED, Call, Computed, Constant, Value
+from jaxcert.interop.onnx_folding import MAX_FOLDED
+from jaxcert.interop.onnx_lowering import Call, Computed, Constant, Value
 
 Outputs = Sequence[Value]
 
@@ -113,6 +114,19 @@ def _take_range(
     )
 
 
+def _picked(size: int, start: int, end: int, step: int) -> range:
+    """Returns the places that ONNX picks of an axis; see the operator Slice.
+
+    Not those of Python, which takes nothing where a start below the range goes back.
+    """
+    if step == 0:
+        raise ValueError("a step is 0")
+    least, most = (0, size) if step > 0 else (-1, size - 1)
+    start = start + size if start < 0 else start
+    end = end + size if end < 0 else end
+    return range(min(max(start, 0), most), min(max(end, least), most), step)
+
+
 def lower_slice(call: Call) -> Outputs:
     x = call.value()
     if call.opset < 10:
@@ -126,8 +140,7 @@ def lower_slice(call: Call) -> Outputs:
     steps = steps if steps is not None else (1,) * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = axis_of(axis, len(x.shape))
-        # Python's slices have the clamping rules of ONNX.
-        picked = range(*slice(start, end, step).indices(x.shape[axis]))
+        picked = _picked(x.shape[axis], start, end, step)
         if picked != range(x.shape[axis]):
             x = _take_range(call, x, axis, picked.start, step, len(picked))
     return [x]
@@ -228,14 +241,23 @@ def lower_constant_of_shape(call: Call) -> Outputs:
     if min(shape, default=0) < 0 or math.prod(shape) > MAX_FOLDED:
         raise ValueError(f"its shape {shape} is negative or too large")
     fill = call.attribute("value", np.zeros(1, np.float32))
-    array = np.full(shape, np.reshape(fill, ()))
-    return [Constant(array, ("full", shape, str(fill.dtype), fill.item()), "fill")]
+    array = np.full(shape, np.reshape(fill, ()), fill.dtype)
+    return [Constant(array, ("full", shape, fill.dtype.name, fill.item()), "fill")]
 
 
-def lower_constants_only(op: str) -> Callable[[Call], Outputs]:
-    def rule(call: Call) -> Outputs:
-        if any(isinstance(v, Computed) or (v and v.is_float) for v in call.inputs):
-            raise call.unsupported("computes with the network's input or its weights")
-        return [call.emit(op, *(call.value(i) for i in range(len(call.inputs))))]
+def lower_equal(call: Call) -> Outputs:
+    """Equality of constants: which shape it is, where exporters write Expand."""
+    if any(isinstance(v, Computed) for v in call.inputs):
+        raise call.unsupported("compares values of the network")
+    return [call.emit("equal", call.value(0), call.value(1))]
 
-    return rule
+
+def lower_where(call: Call) -> Outputs:
+    condition, x, y = call.constant(0, "condition"), call.value(1), call.value(2)
+    if condition.dtype != np.bool_:
+        raise TypeError(f"its condition is of type {condition.dtype}, not bool")
+    shape = np.broadcast_shapes(condition.shape, x.shape, y.shape)
+    if math.prod(shape) > MAX_FOLDED:
+        raise ValueError(f"its result of shape {shape} is too large")
+    mask = np.broadcast_to(condition.array, shape).tobytes()
+    return [call.emit("select", x, y, mask=mask, shape=shape)]
