@@ -106,7 +106,7 @@ class Builder:
         """Returns the value of an operation, folded where it is a constant."""
         settings: Attributes = tuple(sorted(attributes.items()))
         values = [v for v in operands if not isinstance(v, float)]
-        types = {WIDE if is_low(v.dtype) else v.dtype for v in values}
+        types = dict.fromkeys(WIDE if is_low(v.dtype) else v.dtype for v in values)
         if len(types) > 1 and op != "power":
             raise ValueError(f"its operands are of types {', '.join(map(str, types))}")
         if not any(isinstance(v, Computed) for v in operands):

@@ -13,6 +13,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from jaxcert.interop.onnx_lowering import Call, Computed, Constant, Value
+from jaxcert.interop.onnx_places import (
+    lower_gather,
+    lower_gather_elements,
+    lower_gather_nd,
+    lower_pad,
+    lower_slice,
+    lower_split,
+    lower_tile,
+)
 from jaxcert.interop.onnx_shapes import (
     Outputs,
     axis_of,
@@ -22,13 +31,9 @@ from jaxcert.interop.onnx_shapes import (
     lower_equal,
     lower_expand,
     lower_flatten,
-    lower_gather,
     lower_identity,
-    lower_pad,
     lower_reshape,
     lower_shape,
-    lower_slice,
-    lower_split,
     lower_squeeze,
     lower_transpose,
     lower_unsqueeze,
@@ -234,8 +239,10 @@ SUPPORTED: Mapping[str, Rule] = {
     "AveragePool": Rule(lower_pool),
     "BatchNormalization": Rule(lower_batch_norm, 5, 5),
     "Cast": Rule(_cast),
+    "Ceil": Rule(_unary("ceil")),
     "Clip": Rule(_clip, 1, 3),
     "Concat": Rule(lower_concat, 1, _MANY),
+    "Cos": Rule(_unary("cos")),
     "ConstantOfShape": Rule(lower_constant_of_shape),
     "Conv": Rule(lower_conv, 2, 3),
     "Div": Rule(_binary("div"), 2, 2),
@@ -245,8 +252,11 @@ SUPPORTED: Mapping[str, Rule] = {
     "Erf": Rule(_unary("erf")),
     "Exp": Rule(_unary("exp")),
     "Expand": Rule(lower_expand, 2, 2),
+    "Floor": Rule(_unary("floor")),
     "Flatten": Rule(lower_flatten),
     "Gather": Rule(lower_gather, 2, 2),
+    "GatherElements": Rule(lower_gather_elements, 2, 2),
+    "GatherND": Rule(lower_gather_nd, 2, 2),
     "Gelu": Rule(_gelu),
     "Gemm": Rule(_gemm, 2, 3),
     "GlobalAveragePool": Rule(lower_global_pool("reduce_mean")),
@@ -275,9 +285,12 @@ SUPPORTED: Mapping[str, Rule] = {
     "ReduceSum": Rule(lower_reduce("reduce_sum", 13), 1, 2),
     "Relu": Rule(_unary("relu")),
     "Reshape": Rule(lower_reshape, 2, 2),
+    "Round": Rule(_unary("round_even")),
     "Selu": Rule(_selu),
     "Shape": Rule(lower_shape),
     "Sigmoid": Rule(_unary("sigmoid")),
+    "Sign": Rule(_unary("sign")),
+    "Sin": Rule(_unary("sin")),
     "Slice": Rule(lower_slice, 1, 5),
     "Softmax": Rule(_softmax),
     "Softplus": Rule(_unary("softplus")),
@@ -288,6 +301,7 @@ SUPPORTED: Mapping[str, Rule] = {
     "Sum": Rule(_variadic("add"), 1, _MANY),
     "Swish": Rule(_swish),
     "Tanh": Rule(_unary("tanh")),
+    "Tile": Rule(lower_tile, 2, 2),
     "Transpose": Rule(lower_transpose),
     "Unsqueeze": Rule(lower_unsqueeze, 1, 2),
     "Where": Rule(lower_where, 3, 3),
@@ -298,9 +312,10 @@ Softmax and LogSoftmax are read as a network's last operator only."""
 
 
 EXACT = frozenset(
-    "Abs Cast Clip Concat ConstantOfShape Dropout Equal Expand Flatten Gather "
-    "GlobalMaxPool Identity Max MaxPool Min Neg Pad ReduceMax ReduceMin Relu Reshape "
-    "Shape Slice Split Squeeze Transpose Unsqueeze Where".split()
+    "Abs Cast Ceil Clip Concat ConstantOfShape Dropout Equal Expand Flatten Floor "
+    "Gather GatherElements GatherND GlobalMaxPool Identity Max MaxPool Min Neg Pad "
+    "ReduceMax ReduceMin Relu Reshape Round Shape Sign Slice Split Squeeze Tile "
+    "Transpose Unsqueeze Where".split()
 )
 """Operators whose results are exact in every type, so that nothing is rounded."""
 

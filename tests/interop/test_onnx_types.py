@@ -1,4 +1,4 @@
-"""The types that an ONNX file states, against onnxruntime: weights, casts, constants."""
+"""The types that an ONNX file states: weights, casts and constants, as runtimes do."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def test_folded_whole_numbers_wrap_as_those_of_the_runtime(
 
 
 def test_other_folded_operators_agree(tmp_path: Path) -> None:
-    """Operators that are not correctly rounded agree to a few units of the last place."""
+    """Operators that are not correctly rounded agree but for the last digits."""
     c = np.abs(floats(1, 4)) + 0.1
     image = floats(1, 1, 4, 4)
     cases = [
