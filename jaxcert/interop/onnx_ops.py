@@ -171,6 +171,8 @@ def _clip(call: Call) -> Outputs:
     if low is None and high is None:
         return [x]
     if low is not None and high is not None and low > high:
+        if call.opset < 11:
+            raise ValueError(f"lower bound {low} is above its upper bound {high}")
         return [call.fill(x, high)]  # Min(high, Max(x, low)), by the standard
     return [call.emit("clip", x, low=low, high=high)]
 
