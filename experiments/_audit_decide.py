@@ -13,7 +13,6 @@ from absl import logging
 
 from jaxcert.box import Box
 from jaxcert.certifier import float64
-from jaxcert.checks import as_arrays
 from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions, AttackOracle
 from jaxcert.oracle.branch_and_bound import BranchOptions
@@ -58,16 +57,14 @@ class Auditor:
         Spec.classification(0, network.num_outputs)
         self.network = network
         self._required = required_margin
-        self._params32, self._params64 = (
-            as_arrays(network.params, kind) for kind in (np.float32, np.float64)
-        )
-        self._attack = AttackOracle(network.apply, attack)
+        self._model = network.model
+        self._attack = AttackOracle(self._model.f, attack)
         self._apply = jax.jit(network.apply)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Returns the logits at one point, by the network itself in float64."""
         with float64():
-            return np.asarray(self._apply(self._params64, x), np.float64)
+            return np.asarray(self._apply(self._model.double, x), np.float64)
 
     def decide(self, claim: Claim, label: int, deadline: float) -> Finding:
         """Returns the verdict on one box: attacked first, then branch and bound."""
@@ -83,16 +80,15 @@ class Auditor:
                 label, self.network.num_outputs, self._required, np.float64
             )
             spec = jax.tree.map(np.asarray, spec)
-            verdict: Verdict = stages.ask(self._attack, self._params64, box, spec)
+            verdict: Verdict = stages.ask(self._attack, self._model.double, box, spec)
             found = self._confirmed(claim, label, verdict)
         if found is not None:
             return dataclasses.replace(found, found_by="attack")
         with float64():
             # Short chunks: the deadline is looked at between two of them.
             verdict, subproblems = decide(
-                self.network.apply, self._params32, self._params64, box, spec,
-                BranchOptions(steps=10), deadline,
-            )  # fmt: skip
+                self._model, box, spec, BranchOptions(steps=10), deadline
+            )
             found = self._confirmed(claim, label, verdict)
         if found is None:
             found = Finding("sound" if verdict.proved else "unknown")

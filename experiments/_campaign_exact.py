@@ -11,7 +11,6 @@ import time
 from fractions import Fraction
 from typing import Any
 
-import jax
 import numpy as np
 from _campaign_bounds import BOXES_PER_NETWORK, Problems, least_values
 from _campaign_networks import Architecture, Params
@@ -20,7 +19,7 @@ from _campaign_record import Suspicion, Tally, exact_margin, pick
 
 import jaxcert as jc
 from jaxcert.certification import CertifyOptions
-from jaxcert.certifier import float64
+from jaxcert.model import Model
 from jaxcert.oracle.attack import AttackOptions
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
@@ -179,11 +178,9 @@ class Asker:
         if way in ("ibp", "crown"):
             options = CertifyOptions(oracle=way, attack=AttackOptions())
             return jc.verify(self.f, params, whole, spec, options=options)
-        with float64():
-            params32 = jax.tree.map(_single, params)
-            deadline = time.monotonic() + seconds
-            mode = MODES[way]
-            return decide(self.f, params32, params, whole, spec, mode, deadline)[0]
+        model = Model(self.f, params, box[0].shape)
+        deadline = time.monotonic() + seconds
+        return decide(model, whole, spec, MODES[way], deadline)[0]
 
     def ask(
         self,
@@ -231,11 +228,6 @@ class Asker:
             elif exact_margin(self.architecture, params, point, rows, offset) > 0:
                 doubt("refuted", point)
         return verdict.status
-
-
-def _single(v: np.ndarray) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        return np.asarray(v, np.float32)
 
 
 def exact_group(

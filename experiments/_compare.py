@@ -26,7 +26,7 @@ from _published_algorithms import BottomUpDichotomic, Cyclic, DualBottomUp, TopD
 from absl import logging
 
 from jaxcert.box import Box
-from jaxcert.checks import as_arrays, check_inputs, check_labels, checked_domain
+from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.errors import InputError
 from jaxcert.models import load_network
 from jaxcert.network import Network
@@ -132,8 +132,6 @@ def compare(request: Request) -> int:
         domain=checked_domain(ends, network.input_shape),
         required_margin=request.required_margin,
         delta=request.delta,
-        params32=as_arrays(network.params, np.float32),
-        params64=as_arrays(network.params, np.float64),
     )
     check_inputs(selection.x, problem.domain, selection.names)
     auditor = Auditor(network, request.required_margin, _AUDIT_ATTACK)

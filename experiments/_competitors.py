@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,15 +25,12 @@ class Problem:
       domain: box of legal inputs F, numpy float64, shape of one input.
       required_margin: what the margin must exceed all over a box.
       delta: resolution of a face: by how much a published algorithm moves it.
-      params32, params64: the weights in both float types.
     """
 
     network: Network
     domain: Box
     required_margin: float
     delta: float
-    params32: Any
-    params64: Any
 
     def spec(self, label: int) -> Spec:
         """Returns what must hold all over a sound box, numpy float64.

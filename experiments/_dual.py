@@ -17,16 +17,15 @@ from _inputs import Selection, select_inputs
 from _journal import Record
 from absl import logging
 
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
 from jaxcert.certifier import float64
-from jaxcert.checks import as_arrays, check_inputs, check_labels, checked_domain
+from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.errors import InputError
+from jaxcert.model import Model
 from jaxcert.models import load_network
 from jaxcert.network import Network
 from jaxcert.report.disk import append_all, writing
 from jaxcert.report.strict_json import dumps
-from jaxcert.search import stages
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
 from jaxcert.search.reach import ReachOptions, move_one_feature, not_class
 
@@ -91,22 +90,17 @@ class Subject:
 
     Attributes:
       network: as read.
-      f: its function, of which the greatest output wins.
-      params32, params64: its weights in both float types.
+      model: the same, of which the greatest output wins.
       domain: box of legal inputs, numpy float64.
     """
 
     network: Network
-    f: Any
-    params32: Any
-    params64: Any
+    model: Model
     domain: Box
 
     def winner(self, x: np.ndarray) -> np.ndarray:
         """Returns the classes of inputs (n, *d)."""
-        with float64():
-            outputs = stages.outputs(self.f, self.params64, x)
-        return np.argmax(np.asarray(outputs), axis=1)
+        return np.argmax(self.model.outputs(x), axis=1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,12 +157,10 @@ def _subject(request: Request) -> Subject:
             request.domain, ("domain_lower", "domain_upper"), strict=True
         )
     ]
-    params32, params64 = (
-        as_arrays(network.params, kind) for kind in (np.float32, np.float64)
-    )
-    f = Lowest(network.apply) if request.lowest else network.apply
-    domain = checked_domain((ends[0], ends[1]), shape)
-    return Subject(network, f, params32, params64, domain)
+    model = network.model
+    if request.lowest:
+        model = Model(Lowest(network.apply), network.params, shape)
+    return Subject(network, model, checked_domain((ends[0], ends[1]), shape))
 
 
 def _numbers(values: Sequence[str], name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -267,9 +259,7 @@ def _compute_all(
         begin = time.perf_counter()
         task = DualTask(part.domain, todo, points)
         with float64():
-            found = dual_boxes(
-                subject.f, subject.params32, subject.params64, task, options, deadline
-            )
+            found = dual_boxes(subject.model, task, options, deadline)
             for box in found:
                 seconds = time.perf_counter() - begin
                 record = _record(part, box, seconds)
@@ -310,11 +300,10 @@ def _claims(request: Request, subject: Subject, chosen: Selection) -> list[Recor
     labels = subject.winner(chosen.x) if chosen.labels is None else chosen.labels
     claims = []
     with float64():
-        program = program_of(subject.f, subject.params32, subject.domain.lo)
         for name, x, label in zip(chosen.names, chosen.x, labels, strict=True):
             points, valid = jax.device_get(
                 move_one_feature(
-                    program, subject.params64, subject.domain,
+                    subject.model.program, subject.model.double, subject.domain,
                     not_class(int(label), count), x,
                 )
             )  # fmt: skip

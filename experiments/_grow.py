@@ -76,7 +76,7 @@ class Grower:
         if folder is not None:
             with float64():
                 writer = GrownWriter(
-                    certifier.f, certifier.params32, certifier.params64,
+                    certifier.model,
                     certifier.domain, certifier.rates, folder,
                     required_margin=certifier.required_margin, arithmetic=arithmetic,
                 )  # fmt: skip

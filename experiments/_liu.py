@@ -73,9 +73,11 @@ class Liu:
         """Yields the boxes of all inputs, whose radii are optimised at once."""
         radii, axes = np.full(xs.shape, np.nan), tuple(range(1, xs.ndim))
         arguments = (
-            problem.params32, np.asarray(xs, np.float32), np.asarray(labels, np.int32),
+            problem.network.model.single,
+            np.asarray(xs, np.float32),
+            np.asarray(labels, np.int32),
             np.float32(problem.required_margin),
-        )  # fmt: skip
+        )
         with jax.enable_x64(False):
             compiled = _radii.lower(
                 problem.network.apply, problem.network.num_outputs, self.options,

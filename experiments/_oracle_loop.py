@@ -200,18 +200,14 @@ def _begin(state: Any) -> Progress:
 
 
 def _decide(problem: Problem, box: Box, spec: Spec, deadline: float) -> Verdict:
-    verdict, _ = decide(
-        problem.network.apply, problem.params32, problem.params64, box, spec, _BRANCH,
-        deadline,
-    )  # fmt: skip
-    return verdict
+    return decide(problem.network.model, box, spec, _BRANCH, deadline)[0]
 
 
 def _advance(
     search: Search, problem: Problem, spec: Spec, progress: Progress
 ) -> Progress:
-    oracle = QuickOracle(problem.network.apply)
-    return _ask_many(search, oracle, problem.params64, spec, progress)
+    model = problem.network.model
+    return _ask_many(search, QuickOracle(model.f), model.double, spec, progress)
 
 
 @functools.partial(jax.jit, static_argnames=("search", "oracle"))

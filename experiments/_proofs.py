@@ -42,7 +42,7 @@ class Proofs:
         """Returns proofs of a certifier's claims; raises UnsupportedError."""
         with float64():
             writer = CertificateWriter(
-                certifier.f, certifier.params32, certifier.params64,
+                certifier.model,
                 certifier.domain, certifier.rates, folder,
                 required_margin=certifier.required_margin, arithmetic=arithmetic,
             )  # fmt: skip

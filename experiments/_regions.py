@@ -12,7 +12,6 @@ import numpy as np
 from jaxcert.box import Box
 from jaxcert.certifier import Certifier, float64
 from jaxcert.report.regions import Regions
-from jaxcert.search import stages
 from jaxcert.search.dual import DualOptions, DualTask, dual_boxes
 
 _GRID = 300
@@ -34,21 +33,14 @@ def write_regions(certifier: Certifier, output: Path) -> None:
         np.zeros((0, *shape)),
     )  # fmt: skip
     with float64():
-        outputs = stages.outputs(
-            certifier.f, certifier.params64, points.reshape(-1, *shape)
-        )
         boxes: list[Box] = [
             box.outer
             for box in dual_boxes(
-                certifier.f,
-                certifier.params32,
-                certifier.params64,
-                task,
-                DualOptions(),
-                time.monotonic() + _SECONDS,
-            )  # fmt: skip
+                certifier.model, task, DualOptions(), time.monotonic() + _SECONDS
+            )
         ]
-    classes = np.argmax(np.asarray(outputs), axis=1).reshape(_GRID, _GRID)
+    outputs = certifier.model.outputs(points.reshape(-1, *shape))
+    classes = np.argmax(outputs, axis=1).reshape(_GRID, _GRID)
     Regions(
         first, second, classes.astype(np.int32),
         np.stack([np.ravel(box.lo) for box in boxes]),

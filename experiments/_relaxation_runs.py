@@ -23,12 +23,11 @@ from jaxtyping import Array
 import jaxcert as jc
 from jaxcert.bounds.alpha import Layout
 from jaxcert.bounds.crown import Crown, CrownOptions, bound_layers
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import CutOptions, RowOptions, bound_rows
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
 from jaxcert.certifier import float64
-from jaxcert.checks import as_arrays
 from jaxcert.errors import InputError
+from jaxcert.model import Model
 from jaxcert.network import Network
 from jaxcert.oracle.attack import AttackOptions
 from jaxcert.oracle.brackets import layout_of
@@ -104,9 +103,7 @@ class Measurement:
         """Takes a network, and the same as a chain of affine maps for programmes."""
         self.network, self.chain, self.images = network, chain, images
         self.time_limit = time_limit
-        self.params = tuple(
-            as_arrays(network.params, kind) for kind in (np.float32, np.float64)
-        )
+        self.model = network.model
 
     def run(self, method: str, results: Results) -> None:
         """Appends what the method finds to the results, input by input."""
@@ -141,18 +138,18 @@ class Measurement:
         )
 
     def _bounder(self, method: str) -> Callable:
-        f = self.network.apply
-        program = program_of(f, self.params[0], self.images.x[0])
-        layout = layout_of(program)
+        layout = layout_of(self.model.program)
 
-        def by_crown(params: Any, box: jc.Box, label: Array) -> tuple[Array, Array]:
-            verdict = BoundOracle(Crown(f))(params[1], box, self._spec(label), box.lo)
+        def by_crown(model: Model, box: jc.Box, label: Array) -> tuple[Array, Array]:
+            prover = BoundOracle(Crown(model.f))
+            verdict = prover(model.double, box, self._spec(label), box.lo)
             return verdict.bound, verdict.proved
 
-        def by_rows(params: Any, box: jc.Box, label: Array) -> tuple[Array, Array]:
+        def by_rows(model: Model, box: jc.Box, label: Array) -> tuple[Array, Array]:
             k = {"alpha": 1, "krelu2": 2, "krelu3": 3}[method]
             options = RowOptions(CutOptions(k=k))
-            rows, slack = bound_rows(layout, params, box, self._spec(label), options)
+            weights = model.single, model.double
+            rows, slack = bound_rows(layout, weights, box, self._spec(label), options)
             return jnp.min(rows), jnp.min(rows) > slack
 
         one = by_crown if method == "crown" else by_rows
@@ -162,7 +159,7 @@ class Measurement:
         def ask(chosen: list[int]) -> Any:
             boxes = [self.images.box(i) for i in chosen]
             box = jax.tree.map(lambda *side: np.stack(side), *boxes)
-            return jax.device_get(bound(self.params, box, self.images.labels[chosen]))
+            return jax.device_get(bound(self.model, box, self.images.labels[chosen]))
 
         with float64():
             ask((todo * _BLOCK)[:_BLOCK])  # compiled before the clock starts
@@ -177,16 +174,15 @@ class Measurement:
 
     def _triangle(self, todo: list[int]) -> Any:
         """The triangle relaxation over the ranges of alpha-CROWN, by HiGHS."""
-        program = program_of(self.network.apply, self.params[0], self.images.x[0])
-        layout = layout_of(program)
+        layout = layout_of(self.model.program)
         ranges_of = jax.jit(functools.partial(_alpha_ranges, layout))
         for number, i in enumerate(todo):
             box = self.images.box(i)
             with float64():
                 if not number:
-                    jax.block_until_ready(ranges_of(self.params, box))
+                    jax.block_until_ready(ranges_of(self.model, box))
                 begin = time.monotonic()
-                ranges = jax.device_get(ranges_of(self.params, box))
+                ranges = jax.device_get(ranges_of(self.model, box))
             encoding = Encoding(*(np.ravel(side) for side in (box.lo, box.hi)))
             for (weight, bias), z in zip(self.chain.layers[:-1], ranges, strict=True):
                 low, high = z.lo.reshape(-1), z.hi.reshape(-1)
@@ -221,12 +217,9 @@ class Measurement:
             yield self._record(i, status, np.nan, time.monotonic() - begin)
 
 
-def _alpha_ranges(layout: Layout, params: Any, box: jc.Box) -> list[jc.Box]:
+def _alpha_ranges(layout: Layout, model: Model, box: jc.Box) -> list[jc.Box]:
     """Returns the ranges of all ReLU inputs by alpha-CROWN."""
-    values32, values64 = (
-        layout.program.prepare(p, kind)
-        for p, kind in zip(params, (jnp.float32, jnp.float64), strict=True)
-    )
+    values32, values64 = model.values(jnp.float32), model.values(jnp.float64)
     boxes = bound_layers(layout.program, values64, box, CrownOptions()).boxes
     ranges = {i: boxes[i] for i in layout.needed()}
     options = TightenOptions()

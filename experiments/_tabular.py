@@ -300,10 +300,7 @@ def _print_duals(
     with float64(), writing(output / DUAL), open(output / DUAL, "wb", 0) as file:
         for name, where, domain in _places(scale, output, request):
             task = DualTask(domain, range(len(table.classes)), table.x)
-            for box in dual_boxes(
-                certifier.f, certifier.params32, certifier.params64, task,
-                DualOptions(), deadline,
-            ):  # fmt: skip
+            for box in dual_boxes(certifier.model, task, DualOptions(), deadline):
                 record = {"input": name, **_dual_record(table, box)}
                 append_all(file, dumps(record, DUAL).encode() + b"\n")
                 print(f"\n{dual_sentence(table, scale, box, where)}", flush=True)

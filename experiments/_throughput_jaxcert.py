@@ -18,11 +18,10 @@ from jaxcert.bounds.alpha import (
 )
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
 from jaxcert.box import Box, Family, Rates
 from jaxcert.certifier import float64
-from jaxcert.checks import as_arrays
+from jaxcert.model import Model
 from jaxcert.oracle.brackets import close_brackets, layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.instances import ApothemTask
@@ -76,17 +75,15 @@ def _alpha_crown(case: Case) -> Run:
     As at the root of branch and bound: the bounds themselves are evaluated in float64.
     """
     network, spec = case.subject.network, case.spec
-    params32 = as_arrays(network.params, np.float32)
-    program = program_of(network.apply, params32, case.x[0])
+    program = network.model.program
     layout = layout_of(program)
     ascent = AscentOptions(iterations=case.iterations)
     tighten = TightenOptions(iterations=case.iterations)
     signs = jnp.zeros(layout.size, jnp.int8)
 
-    def one(item: tuple[Box, Spec], params32: Any, params64: Any) -> jax.Array:
+    def one(item: tuple[Box, Spec], model: Model) -> jax.Array:
         box, spec = item
-        values32 = program.prepare(params32, jnp.float32)
-        values64 = program.prepare(params64, jnp.float64)
+        values32, values64 = model.values(jnp.float32), model.values(jnp.float64)
         layers = bound_layers(program, values64, box, CrownOptions())
         ranges = {i: layers.boxes[i] for i in layout.needed()}
         ranges = tighten_layers(layout, values32, values64, box, ranges, tighten)
@@ -105,18 +102,15 @@ def _alpha_crown(case: Case) -> Run:
         return jax.vmap(row)(spec.coefficients, spec.offset)
 
     @jax.jit
-    def many(params32: Any, params64: Any, box: Box, spec: Spec) -> jax.Array:
+    def many(model: Model, box: Box, spec: Spec) -> jax.Array:
         chunk = min(case.chunk, len(case.x))
-        return jax.lax.map(
-            lambda item: one(item, params32, params64), (box, spec), batch_size=chunk
-        )
+        return jax.lax.map(lambda item: one(item, model), (box, spec), batch_size=chunk)
 
     box64, spec64 = jax.tree.map(double, (case.box, spec))
-    params64 = as_arrays(network.params, np.float64)
 
     def run() -> np.ndarray:
         with float64():
-            return np.asarray(many(params32, params64, box64, spec64))
+            return np.asarray(many(network.model, box64, spec64))
 
     return run
 
@@ -146,15 +140,10 @@ def _complete(case: Case) -> Run:
         wanted=np.ones(count, bool),
         tolerance=np.inf,
     )
-    params32 = as_arrays(network.params, np.float32)
-    params64 = as_arrays(network.params, np.float64)
 
     def run() -> np.ndarray:
         deadline = time.monotonic() + case.seconds
-        with float64():
-            answer = close_brackets(
-                network.apply, params32, params64, task, BranchOptions(), deadline
-            )
+        answer = close_brackets(network.model, task, BranchOptions(), deadline)
         refuted = np.isfinite(answer.upper)
         return np.where(refuted, -1, np.where(answer.improved, 1, 0))
 

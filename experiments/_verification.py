@@ -27,7 +27,6 @@ from absl import logging
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
-from jaxcert.checks import as_arrays
 from jaxcert.errors import InputError, JaxcertError, UnsupportedError
 from jaxcert.interop.onnx import load_onnx
 from jaxcert.interop.vnnlib import (
@@ -105,16 +104,7 @@ class Answer:
     counterexample: str = ""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
-    """A network with its weights in both float types."""
-
-    network: Network
-    params32: Any
-    params64: Any
-
-
-Load = Callable[[Path], Subject]
+Load = Callable[[Path], Network]
 
 
 def answer(request: Request, begin: float) -> int:
@@ -189,7 +179,7 @@ def _answer(instance: Instance, effort: Effort, load: Load) -> tuple[Row, str]:
     return Row(found.result, time.monotonic() - begin), found.counterexample
 
 
-def load_subject(onnx: Path) -> Subject:
+def load_subject(onnx: Path) -> Network:
     """Returns the network of a file; its notes are logged.
 
     Raises:
@@ -204,10 +194,7 @@ def load_subject(onnx: Path) -> Subject:
                 "export the network without it, and state the property of the logits"
             )
         logging.warning("%s: %s", onnx, note)
-    params32, params64 = (
-        as_arrays(network.params, kind) for kind in (np.float32, np.float64)
-    )
-    return Subject(network, params32, params64)
+    return network
 
 
 def verify_files(
@@ -226,10 +213,9 @@ def verify_files(
       JaxcertError: a file cannot be read or understood, the two do not fit together,
         or the memory does not suffice.
     """
-    subject, prop = load(onnx), load_vnnlib(vnnlib)
+    network, prop = load(onnx), load_vnnlib(vnnlib)
     for note in prop.notes:
         logging.warning("%s", note)
-    network = subject.network
     inputs = math.prod(network.input_shape)
     for what, here, there in (
         ("inputs", prop.num_inputs, inputs),
@@ -241,7 +227,7 @@ def verify_files(
                 "they do not belong together"
             )
     try:
-        answer = verify_property(subject, prop, deadline, effort)
+        answer = verify_property(network, prop, deadline, effort)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise JaxcertError(
@@ -257,21 +243,20 @@ def verify_files(
 
 
 def verify_property(
-    subject: Subject, prop: Property, deadline: float, effort: Effort
+    network: Network, prop: Property, deadline: float, effort: Effort
 ) -> Answer:
     """Returns unsat if every case is proved, sat if the counterexample of one is one.
 
     First all cases are attacked, then branch and bound takes one after the other.
     """
-    f, params64 = subject.network.apply, subject.params64
-    attacker = AttackOracle(f, effort.attack)
+    model = network.model
+    attacker = AttackOracle(model.f, effort.attack)
 
     def attacked(box: Box, case: Case) -> Any:
-        return jax.device_get(stages.ask(attacker, params64, box, case.spec()))
+        return jax.device_get(stages.ask(attacker, model.double, box, case.spec()))
 
     def decided(box: Box, case: Case) -> Any:
-        params = subject.params32, params64
-        return decide(f, *params, box, case.spec(), effort.branch, deadline)[0]
+        return decide(model, box, case.spec(), effort.branch, deadline)[0]
 
     proved: set[int] = set()
     with float64():
@@ -279,9 +264,9 @@ def verify_property(
             for number, case in enumerate(prop.cases):
                 if time.monotonic() >= deadline:
                     return Answer("timeout")
-                verdict = ask(_box(subject, case), case)
+                verdict = ask(_box(network, case), case)
                 if verdict.refuted:
-                    found = counterexample(subject, prop, case, verdict.witness)
+                    found = counterexample(network, prop, case, verdict.witness)
                     if found:
                         return Answer("sat", found)
                 elif verdict.proved:
@@ -289,14 +274,14 @@ def verify_property(
     return Answer("unsat" if len(proved) == len(prop.cases) else "unknown")
 
 
-def counterexample(subject: Subject, prop: Property, case: Case, witness: Any) -> str:
+def counterexample(network: Network, prop: Property, case: Case, witness: Any) -> str:
     """Returns the point in VNN-COMP form if it is one of the property, else ''.
 
     The outputs are computed by the network itself in float64, and the assertions of the
     file are evaluated on them in exact arithmetic.
     """
     x = np.asarray(witness, np.float64)
-    y = np.asarray(jax.jit(subject.network.apply)(subject.params64, x), np.float64)
+    y = np.asarray(jax.jit(network.apply)(network.model.double, x), np.float64)
     flat = x.reshape(-1)
     inside = bool(np.all((case.lo <= flat) & (flat <= case.hi)))
     if inside and prop.violates(x, y):
@@ -305,9 +290,9 @@ def counterexample(subject: Subject, prop: Property, case: Case, witness: Any) -
     return ""
 
 
-def _box(subject: Subject, case: Case) -> Box:
+def _box(network: Network, case: Case) -> Box:
     """Returns the box of a case: X_i are the inputs in row-major order."""
-    shape = subject.network.input_shape
+    shape = network.input_shape
     lo: Any = case.lo.reshape(shape)
     hi: Any = case.hi.reshape(shape)
     return Box(lo, hi)

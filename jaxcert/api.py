@@ -19,12 +19,12 @@ from jaxcert.certifier import (
     Certification,
     Certifier,
     CertifyOptions,
-    as_arrays,
     check_inputs,
     check_labels,
 )
 from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
+from jaxcert.model import Model
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.complete import decide
 from jaxcert.oracle.incomplete import BoundOracle
@@ -208,22 +208,20 @@ def verify(
             f"the box is empty: lo > hi for {int((lo > hi).sum())} of {lo.size} "
             "features"
         )
-    params64 = as_arrays(params, np.float64)
-    method = crown(f) if options.oracle == "crown" else ibp(f)
+    model = Model(f, params, lo.shape)
+    method = crown(model.f) if options.oracle == "crown" else ibp(model.f)
     spec64 = jax.tree.map(lambda v: np.asarray(v, np.float64), spec)
     spec64 = dataclasses.replace(spec64, clause=np.asarray(spec.clause, np.int32))
     with float64():
-        arguments = params64, Box(lo, hi), spec64
+        arguments = model.double, Box(lo, hi), spec64
         bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
         if bounded.status == Status.PROVED:
             return bounded
         if options.attack is not None:
-            attacker = AttackOracle(f, options.attack)
+            attacker = AttackOracle(model.f, options.attack)
             attacked = jax.device_get(stages.ask(attacker, *arguments))
             if attacked.status == Status.REFUTED:
                 return attacked
         if options.oracle == "complete":
-            params32 = as_arrays(params, np.float32)
-            whole = Box(lo, hi)
-            return decide(f, params32, params64, whole, spec64, options.branch)[0]
+            return decide(model, Box(lo, hi), spec64, options.branch)[0]
     return bounded

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from jaxcert.bounds.crown import crown
-from jaxcert.bounds.ibp import ibp, program_of
+from jaxcert.bounds.ibp import ibp
 from jaxcert.box import Box, Family, Rates
 from jaxcert.certification import (
     Certification,
@@ -23,7 +23,6 @@ from jaxcert.certification import (
 )
 from jaxcert.checks import (
     LARGEST,
-    as_arrays,
     check_inputs,
     check_labels,
     checked_domain,
@@ -31,6 +30,7 @@ from jaxcert.checks import (
 )
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
+from jaxcert.model import Model
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
@@ -82,7 +82,6 @@ class Certifier:
         required_margin: float = 0.0,
         options: CertifyOptions | None = None,
     ) -> None:
-        self.f = f
         self.options = options or CertifyOptions()
         self.seconds = Seconds()
         self.input_shape = input_shape
@@ -96,19 +95,18 @@ class Certifier:
                 f"magnitude at most {LARGEST:g}"
             )
         self.tolerance, self.required_margin = float(tolerance), float(required_margin)
-        self.params32 = as_arrays(params, np.float32)
-        self.params64 = as_arrays(params, np.float64)
+        self.model = Model(f, params, input_shape)
         self.domain = checked_domain(domain, input_shape)
         self.rates = checked_rates(rates, input_shape)
-        program = program_of(f, self.params32, np.zeros(input_shape, np.float32))
-        if len(program.output_shape) != 1 or program.output_shape[0] < 2:
+        shape = self.model.program.output_shape
+        if len(shape) != 1 or shape[0] < 2:
             raise InputError(
-                f"the network returns shape {program.output_shape} for one input; "
+                f"the network returns shape {shape} for one input; "
                 "certification needs a vector of at least 2 logits"
             )
-        (self.num_classes,) = program.output_shape
-        method = ibp(f) if self.options.oracle == "ibp" else crown(f)
-        self.prover = BoundOracle(method)
+        (self.num_classes,) = shape
+        bounds = ibp if self.options.oracle == "ibp" else crown
+        self.prover = BoundOracle(bounds(self.model.f))
 
     def batch(
         self,
@@ -167,7 +165,7 @@ class Certifier:
             proved = jax.device_get(
                 stages.search(
                     self.prover, proving, classes,
-                    self.params32, task32, floor, tolerance,
+                    self.model.single, task32, floor, tolerance,
                 )
             )  # fmt: skip
         calls = proved.calls
@@ -175,13 +173,13 @@ class Certifier:
         upper = np.full(len(x), np.inf)
         witness, witness_class = np.full(x.shape, np.nan), np.full(len(x), -1)
         if options.attack is not None:
-            attacker = AttackOracle(self.f, options.attack)
+            attacker = AttackOracle(self.model.f, options.attack)
             with self.seconds.measure("refute"), jax.enable_x64(False):
                 low = np.maximum(proved.lower, 0).astype(np.float32)
                 refuted = jax.device_get(
                     stages.search(
                         attacker, refuting, classes,
-                        self.params32, task32, low, tolerance,
+                        self.model.single, task32, low, tolerance,
                     )
                 )  # fmt: skip
             calls = calls + refuted.calls
@@ -247,8 +245,7 @@ class Certifier:
             raise InputError(
                 f"{len(x)} inputs are more than batch_size = {self.options.batch_size}"
             )
-        program = program_of(self.f, self.params32, x[0])
-        if not is_piecewise_linear(program):
+        if not is_piecewise_linear(self.model.program):
             raise InputError(
                 "boxes grow by branch and bound over the signs of ReLUs; this network "
                 "has other activations"
@@ -277,9 +274,8 @@ class Certifier:
         # What growth asks is no certificate's proof: that is of its end alone.
         branch = dataclasses.replace(self.options.branch, record=False)
         growth = grow_boxes(
-            self.f, self.params32, self.params64, task, options or GrowthOptions(),
-            branch, deadline, progress,
-        )  # fmt: skip
+            self.model, task, options or GrowthOptions(), branch, deadline, progress
+        )
         return growth.rows(count)
 
     def _apothem_task(
@@ -309,15 +305,10 @@ class Certifier:
         )
 
     def _close(self, task: ApothemTask, deadline: float) -> ApothemAnswer:
-        with float64():
-            return close_brackets(
-                self.f, self.params32, self.params64, task, self.options.branch,
-                deadline,
-            )  # fmt: skip
+        return close_brackets(self.model, task, self.options.branch, deadline)
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
-        with float64():
-            logits = np.asarray(stages.outputs(self.f, self.params64, x))
+        logits = self.model.outputs(x)
         if not np.all(np.isfinite(logits)):
             where = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
             raise InputError(
@@ -349,7 +340,7 @@ class Certifier:
             task = self._task(x, label, np.float64)
             return jax.device_get(
                 stages.reprove(
-                    self.prover, self.num_classes, self.params64, task, radius
+                    self.prover, self.num_classes, self.model.double, task, radius
                 )
             )
 
@@ -360,7 +351,7 @@ class Certifier:
             task = self._task(x, label, np.float64)
             distance, witness, logits = jax.device_get(
                 stages.confirm(
-                    self.f, self.num_classes, self.params64, task,
+                    self.model.f, self.num_classes, self.model.double, task,
                     witness.astype(np.float64),
                 )
             )  # fmt: skip

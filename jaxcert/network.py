@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+
+from jaxcert.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Network:
     content_hash: str
     notes: tuple[str, ...] = ()
     types: tuple[str, ...] = ("float32",)
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """The network as bounds and searches take it; see `Model` for errors."""
+        return Model(self.apply, self.params, self.input_shape)
 
 
 def content_hash(architecture_text: str, params: Any) -> str:

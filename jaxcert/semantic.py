@@ -134,8 +134,7 @@ class SemanticCertifier:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be >= 1")
         self.f, self.family, self.batch_size = f, family, batch_size
-        self.params32 = as_arrays(params, np.float32)
-        self.params64 = as_arrays(params, np.float64)
+        self.weights = as_arrays(params, np.float32), as_arrays(params, np.float64)
         self.options = options or ParameterSplitOptions()
 
     def apothems(
@@ -196,7 +195,7 @@ class SemanticCertifier:
         """
         _check_radius(radius)
         _check_tolerance(tolerance)
-        count = jax.eval_shape(self.f, self.params32, np.float32(x[0])).shape[0]
+        count = jax.eval_shape(self.f, self.weights[0], np.float32(x[0])).shape[0]
         eye = np.eye(count)
         rows = np.broadcast_to(np.concatenate([eye, -eye]), (len(x), 2 * count, count))
         spec = row_specs(rows, np.zeros(rows.shape[:2]))
@@ -219,11 +218,11 @@ class SemanticCertifier:
         shape = np.zeros(x.shape[1:], np.float32)
         of_change = program_of(self.family.transform, shape, theta)
         changed = Changed(self.f, self.family.transform)
-        program = program_of(changed, (self.params32, shape), theta)
+        program = program_of(changed, (self.weights[0], shape), theta)
         with float64():
             box = Box.ball(jnp.zeros(theta.shape), radius, self.family.domain,
                            self.family.rates)  # fmt: skip
-            counts = _undecided(program, self.params64, np.float64(x), box)
+            counts = _undecided(program, self.weights[1], np.float64(x), box)
         return np.asarray(counts)[:, _relus(of_change) :].sum(axis=1)
 
     def _batches(
@@ -270,18 +269,18 @@ class SemanticCertifier:
         program = self._program(questions)
         with float64():
             asked = np.maximum(radius, 0)
-            questions = with_slacks(program, self.params64, questions, asked)
+            questions = with_slacks(program, self.weights[1], questions, asked)
             known = None
             if goal == "apothem":
                 single = jax.tree.map(_float32, questions)
-                both, weights = (single, questions), (self.params32, self.params64)
-                found = nearest_violations(program, weights, both, asked)
+                both = single, questions
+                found = nearest_violations(program, self.weights, both, asked)
                 distance, witness = (np.array(v) for v in found)
                 # A violation beyond the radius is none of what is asked.
                 distance[distance > radius] = np.inf
                 known = distance, witness
             return ask(
-                program, self.params64, questions, goal, radius, known, self.options,
+                program, self.weights[1], questions, goal, radius, known, self.options,
                 deadline,
             )  # fmt: skip
 
@@ -289,7 +288,7 @@ class SemanticCertifier:
         changed = Changed(self.f, self.family.transform)
         x = np.asarray(questions.x[0], np.float32)
         theta = np.zeros(len(self.family.names), np.float32)
-        program = program_of(changed, (self.params32, x), theta)
+        program = program_of(changed, (self.weights[0], x), theta)
         wanted = questions.spec.coefficients.shape[-1]
         if program.output_shape != (wanted,):
             raise InputError(

@@ -27,6 +27,7 @@ from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier, float64
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.instances import ApothemTask, Leaves, ProofTrees
+from jaxcert.search.faces import moved_out
 from jaxcert.search.growth import Growth
 from jaxcert.spec import Spec
 
@@ -71,9 +72,7 @@ def prove_boxes(
             wanted=np.asarray(wanted),
             tolerance=certifier.tolerance,
         )
-        return close_brackets(
-            certifier.f, certifier.params32, certifier.params64, task, branch, deadline
-        )
+        return close_brackets(certifier.model, task, branch, deadline)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,13 +189,11 @@ class GrownWriter(CertificateWriter):
     def _faces(self, claim: GrownClaim) -> dict[str, np.ndarray]:
         """Returns the members that speak of the faces."""
         points = np.clip(claim.points, claim.lo, claim.hi)
-        # Rounded toward the box, so that no end is farther than delta.
-        reach = claim.delta * (1 - 2.0**-50)
-        low = np.nextafter(claim.lo - reach * _flat(self._rates.lower), claim.lo)
-        high = np.nextafter(claim.hi + reach * _flat(self._rates.upper), claim.hi)
+        domain, rates = jax.tree.map(_flat, (self._domain, self._rates))
+        farthest = moved_out(Box(claim.lo, claim.hi), domain, rates, claim.delta)  # type: ignore[arg-type]
         below, above = np.split(claim.ends, 2)
-        low = np.maximum(np.maximum(low, _flat(self._domain.lo)), below)
-        high = np.minimum(np.minimum(high, _flat(self._domain.hi)), above)
+        low = np.maximum(farthest.lo, below)
+        high = np.minimum(farthest.hi, above)
         ends = np.concatenate([low, high])
         beyond = np.concatenate([low < claim.lo, high > claim.hi])
         free = np.concatenate(self._free(claim))

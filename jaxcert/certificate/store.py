@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,14 @@ from jaxtyping import Array
 
 from jaxcert.bounds.alpha import Layout, default_slopes
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
 from jaxcert.box import Box, Rates
 from jaxcert.certificate.check import Report
 from jaxcert.certificate.check_cuts import check_certificate
 from jaxcert.certificate.network_file import NetworkFile, network_file
+from jaxcert.devices import float64
 from jaxcert.files import write_atomically
+from jaxcert.model import Model
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.instances import Leaves, ProofTrees, RecordedCuts
 
@@ -90,9 +90,7 @@ class CertificateWriter:
 
     def __init__(
         self,
-        f: Callable[[Any, Any], Any],
-        params32: Any,
-        params64: Any,
+        model: Model,
         domain: Box,
         rates: Rates,
         folder: Path,
@@ -100,11 +98,10 @@ class CertificateWriter:
         arithmetic: str = "real",
         tighten: TightenOptions | None = None,
     ) -> None:
-        """Writes the network file. Must run where float64 is enabled.
+        """Writes the network file.
 
         Args:
-          f: the network's function.
-          params32, params64: its weights in both float types.
+          model: the network.
           domain, rates: of the claims, numpy float64.
           folder: where the files go; made if missing.
           required_margin: what the margin is claimed to exceed.
@@ -115,20 +112,20 @@ class CertificateWriter:
           UnsupportedError: see `network_file`.
           OSError: the folder cannot be written.
         """
-        program = program_of(f, params32, np.zeros(np.shape(domain.lo), np.float32))
-        self._layout = layout_of(program)
-        self._params = params32, params64
-        self._shape = program.input_shape
+        self._layout = layout_of(model.program)
+        self._model = model
+        self._shape = model.input_shape
         self._domain, self._rates = domain, rates
         self._margin, self._arithmetic = float(required_margin), arithmetic
         self._tighten = tighten or TightenOptions()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.network: NetworkFile = network_file(program, params64)
+        self.network: NetworkFile = network_file(model.program, model.double)
         self.network.write(folder)
 
+    @float64()
     def write(self, claim: Claim, trees: ProofTrees | None) -> Written:
-        """Writes the certificate of one claim. Must run where float64 is enabled.
+        """Writes the certificate of one claim.
 
         Args:
           claim: the claim.
@@ -185,7 +182,7 @@ class CertificateWriter:
             jnp.asarray(claim.hi.reshape(self._shape)),
         )
         slopes, default = jax.device_get(
-            _range_slopes(layout, self._tighten, *self._params, box)
+            _range_slopes(layout, self._tighten, self._model, box)
         )
         number = {node.output: k for k, node in enumerate(layout.nodes)}
         count = layout.program.output_shape[0] - 1
@@ -269,12 +266,11 @@ def _file_name(name: str) -> str:
 
 @functools.partial(jax.jit, static_argnames=("layout", "options"))
 def _range_slopes(
-    layout: Layout, options: TightenOptions, params32: Any, params64: Any, box: Box
+    layout: Layout, options: TightenOptions, model: Model, box: Box
 ) -> tuple[dict[int, Array], Array]:
     """Returns recorded slopes for a box that was never branched, and CROWN's slopes."""
     program = layout.program
-    values64 = program.prepare(params64, jnp.float64)
-    values32 = program.prepare(params32, jnp.float32)
+    values32, values64 = model.values(jnp.float32), model.values(jnp.float64)
     layers = bound_layers(program, values64, box, CrownOptions())
     ranges = {i: layers.boxes[i] for i in layout.needed()}
     ranges, slopes = recorded_ranges(layout, values32, values64, box, ranges, options)

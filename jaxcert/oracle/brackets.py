@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,11 +24,13 @@ from jaxcert.bounds.alpha import Layout, Multipliers, Ranges, default_slopes
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.cuts import Cuts
-from jaxcert.bounds.ibp import interval_rows, program_of
+from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.multineuron import cutter
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.bounds.tighten import recorded_ranges, tighten_layers
 from jaxcert.box import Box
+from jaxcert.devices import float64
+from jaxcert.model import Model
 from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk, take_turns
 from jaxcert.oracle.instances import (
     ApothemTask,
@@ -78,8 +79,7 @@ class Root(NamedTuple):
 def roots(
     layout: Layout,
     options: BranchOptions,
-    params32: Any,
-    params: Any,
+    model: Model,
     box: Box,
     spec: Spec,
 ) -> Root:
@@ -87,14 +87,14 @@ def roots(
     program = layout.program
 
     def one(box: Box, spec: Spec) -> Any:
-        values = program.prepare(params, box.lo.dtype)
+        values = model.values(box.lo.dtype)
         layers = bound_layers(program, values, box, CrownOptions())
         by_interval = interval_rows(program, values, layers.boxes, spec)
         rows = layers.lower_values({program.output: spec.coefficients}, spec.offset)
         clauses = spec.clauses(jnp.maximum(rows, by_interval))
         slack = float64_slack(program, values, layers.boxes, spec.coefficients)
         ranges = {i: layers.boxes[i] for i in layout.needed()}
-        values32 = program.prepare(params32, jnp.float32)
+        values32 = model.values(jnp.float32)
         recorded: dict[int, Array] = {}
         cuts: dict[int, Cuts] = {}
         behind: dict[int, tuple[Array, Array]] = {}
@@ -144,27 +144,22 @@ class ApothemAnswer:
     trees: ProofTrees | None = None
 
 
+@float64()
 def close_brackets(
-    f: Callable[[Any, Any], Any],
-    params32: Any,
-    params64: Any,
+    model: Model,
     task: ApothemTask,
     options: BranchOptions,
     deadline: float = np.inf,
 ) -> ApothemAnswer:
     """Returns brackets closed to the tolerance, as far as the deadline allows.
 
-    Must run where float64 is enabled.
-
     Args:
-      f: the network's function; its only nonlinear parts that are split are ReLUs.
-      params32, params64: its weights in both float types.
+      model: the network; its only nonlinear parts that are split are ReLUs.
       task: see `ApothemTask`.
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
     """
-    program = program_of(f, params32, task.family.core.lo[0])
-    layout = layout_of(program)
+    layout = layout_of(model.program)
     options = options.resolved(layout)
     # Finite: inf - inf would close the inputs that have no witness.
     width = min(0.95 * task.tolerance, 1e300)
@@ -179,7 +174,7 @@ def close_brackets(
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
     box = ball(instances, np.maximum(radius, 0))
-    root = roots(layout, options, params32, params64, box, task.spec)
+    root = roots(layout, options, model, box, task.spec)
     open_clauses = ~(np.asarray(root.clauses) > np.asarray(root.slack)[:, None])
     open_clauses &= (task.wanted & (radius > task.lower))[:, None]
     owner, clause = np.nonzero(open_clauses)
@@ -193,7 +188,7 @@ def close_brackets(
     )
     if owner.size and layout.size:
         multipliers = _ascend_roots(
-            layout, options.root, params32, instances, box, state.pool.multipliers,
+            layout, options.root, model, instances, box, state.pool.multipliers,
             state.pool.instance, len(instances.owner),
         )  # fmt: skip
         pool = dataclasses.replace(state.pool, multipliers=multipliers)
@@ -204,12 +199,12 @@ def close_brackets(
     while layout.size and time.monotonic() < deadline:
         if int(state.leaf_count) > 0:
             state = settle_leaves(
-                layout, options, params64, instances, state, task, visits
+                layout, options, model, instances, state, task, visits
             )
         elif int(state.count) == 0:
             break
         before = int(state.processed.sum())
-        state = run_chunk(layout, options, params32, params64, instances, state)
+        state = run_chunk(layout, options, model, instances, state)
         if options.record:
             leaves.append(_drained(state))
             state = dataclasses.replace(state, proved_count=jnp.int32(0))
@@ -276,7 +271,7 @@ def _proof_trees(
 def _ascend_roots(
     layout: Layout,
     options: AscentOptions,
-    params32: Any,
+    model: Model,
     instances: Instances,
     box: Box,
     multipliers: Multipliers,
@@ -284,7 +279,7 @@ def _ascend_roots(
     count: int,
 ) -> Multipliers:
     """Returns the stack's multipliers with the first `count` optimised thoroughly."""
-    values = layout.program.prepare(params32, jnp.float32)
+    values = model.values(jnp.float32)
 
     def one(arguments: tuple[Array, Multipliers]) -> Multipliers:
         index, begin = arguments

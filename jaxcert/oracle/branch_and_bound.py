@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +41,7 @@ from jaxcert.bounds.tighten import (
     refine_undecided,
 )
 from jaxcert.box import Box, Family
+from jaxcert.model import Model
 from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.oracle.instances import Instances, Pool, Proved, SearchState, ball
 from jaxcert.oracle.stack import pop_block, push
@@ -98,15 +98,13 @@ class BranchOptions:
 def step(
     layout: Layout,
     options: BranchOptions,
-    params32: Any,
-    params64: Any,
+    model: Model,
     instances: Instances,
     state: SearchState,
 ) -> SearchState:
     """Returns the state after one block was bounded and branched."""
-    program, block = layout.program, options.block
-    values32 = program.prepare(params32, jnp.float32)
-    values64 = program.prepare(params64, jnp.float64)
+    block = options.block
+    values32, values64 = model.values(jnp.float32), model.values(jnp.float64)
     popped: Pool
     popped, start, valid = pop_block(state.pool, state.count, block)
     owner = instances.owner[popped.instance]
@@ -137,12 +135,10 @@ def step(
             layout, values32, problem, item.signs, start, options.ascent, pace
         )
 
-    def decide(problem: Problem, signs: Array, m: Multipliers, cost: Array) -> Any:
-        return charged_bound(layout, values64, problem, signs, m, cost)
-
     problem = jax.vmap(narrow)(instances.problem(popped.instance, state.box), popped)
     best = jax.vmap(optimise)(problem, popped)
-    bound, charged, (at_input, at_outputs) = jax.vmap(decide)(
+    decide = jax.vmap(functools.partial(charged_bound, layout, values64))
+    bound, charged, (at_input, at_outputs) = decide(
         problem, popped.signs, best, instances.split_cost[owner]
     )
     proved = bound > instances.slack[owner] + charged
@@ -348,8 +344,7 @@ def share_witnesses(
 def run_chunk(
     layout: Layout,
     options: BranchOptions,
-    params32: Any,
-    params64: Any,
+    model: Model,
     instances: Instances,
     state: SearchState,
 ) -> SearchState:
@@ -372,7 +367,7 @@ def run_chunk(
 
     def body(carry: tuple[Array, SearchState]) -> tuple[Array, SearchState]:
         index, state = carry
-        after = step(layout, options, params32, params64, instances, state)
+        after = step(layout, options, model, instances, state)
         return index + 1, after
 
     return lax.while_loop(more, body, (jnp.int32(0), state))[1]
@@ -396,7 +391,7 @@ def take_turns(instances: Instances, state: SearchState) -> SearchState:
 @functools.partial(jax.jit, static_argnames=("layout",), donate_argnames=("state",))
 def resume_leaves(
     layout: Layout,
-    params64: Any,
+    model: Model,
     instances: Instances,
     state: SearchState,
     leaves: Pool,
@@ -409,7 +404,7 @@ def resume_leaves(
     Its points are tried as counterexamples, and the wanted leaves go back on the stack
     with its multipliers, to be proved there; nothing the host says is believed.
     """
-    values64 = layout.program.prepare(params64, jnp.float64)
+    values64 = model.values(jnp.float64)
     state = share_witnesses(
         layout, values64, instances, state, leaves.instance, points, has_point
     )

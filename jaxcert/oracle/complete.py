@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box, Family, Rates
+from jaxcert.devices import float64
+from jaxcert.model import Model
 from jaxcert.oracle.brackets import close_brackets, layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.input_split import decide_by_input
 from jaxcert.oracle.instances import ApothemTask
 from jaxcert.oracle.leaf import is_piecewise_linear
-from jaxcert.program import Program
 from jaxcert.spec import Spec
 from jaxcert.verdict import Reason, Status, Verdict
 
 
+@float64()
 def decide(
-    f: Callable[[Any, Any], Any],
-    params32: Any,
-    params64: Any,
+    model: Model,
     box: Box,
     spec: Spec,
     options: BranchOptions,
@@ -32,33 +28,30 @@ def decide(
 ) -> tuple[Verdict, int]:
     """Returns the verdict on one box and the number of subproblems it took.
 
-    Must run where float64 is enabled. Narrow inputs, and those of networks with smooth
-    activations, are split themselves. Otherwise signs are: the box is the ball around
-    its centre, clipped to itself, and the first witness ends the search.
+    Narrow inputs, and those of networks with smooth activations, are split themselves.
+    Otherwise signs are: the box is the ball around its centre, clipped to itself, and
+    the first witness ends the search.
 
     Args:
-      f: the network's function.
-      params32, params64: its weights in both float types.
+      model: the network.
       box: numpy float64, not empty.
       spec: what must hold, numpy float64.
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
     """
     center = np.asarray(box.center)
-    program = program_of(f, params32, center)
+    program = model.program
     narrow = program.input_size <= options.narrow
     splits_signs = is_piecewise_linear(program) and layout_of(program).size > 0
     if narrow or not splits_signs:
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed = decide_by_input(
-            program, params64, box, spec, options.inputs, deadline
+            program, model.double, box, spec, options.inputs, deadline
         )
-        return _verdict(program, params64, spec, proved, witness, center), processed
+        return _verdict(model, spec, proved, witness, center), processed
     ones = np.ones_like(center)
     answer = close_brackets(
-        f,
-        params32,
-        params64,
+        model,
         ApothemTask(
             family=Family.many(Box.point(center[None]), box, Rates(ones, ones)),
             spec=jax.tree.map(lambda v: np.asarray(v)[None], spec),
@@ -74,13 +67,12 @@ def decide(
     )
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None
-    verdict = _verdict(program, params64, spec, proved, witness, center)
+    verdict = _verdict(model, spec, proved, witness, center)
     return verdict, int(answer.processed[0])
 
 
 def _verdict(
-    program: Program,
-    params: Any,
+    model: Model,
     spec: Spec,
     proved: bool,
     witness: np.ndarray | None,
@@ -93,7 +85,7 @@ def _verdict(
         status, reason = Status.PROVED, Reason.BOUND
     elif witness is not None:
         status, reason, point = Status.REFUTED, Reason.WITNESS, witness
-        logits = program.evaluate(params, jnp.asarray(witness))
+        logits = jnp.asarray(model.outputs(witness[None])[0])
         margin = float(spec.margin(spec.values(logits)))
     return Verdict(
         status=np.int32(status),

@@ -18,6 +18,7 @@ from jaxcert.bounds.alpha import (
     charged_bound,
     narrowed,
 )
+from jaxcert.model import Model
 from jaxcert.oracle.branch_and_bound import BranchOptions, resume_leaves
 from jaxcert.oracle.instances import ApothemTask, Instances, SearchState
 from jaxcert.oracle.leaf import (
@@ -35,7 +36,7 @@ _VISITS = 4
 @functools.partial(jax.jit, static_argnames=("layout",))
 def _is_proved(
     layout: Layout,
-    params64: Any,
+    model: Model,
     problem: Problem,
     signs: Int[Array, " N"],
     multipliers: Multipliers,
@@ -45,7 +46,7 @@ def _is_proved(
 
     The charges are the cost of a unit of each neuron's beta, and the slack.
     """
-    values = layout.program.prepare(params64, jnp.float64)
+    values = model.values(jnp.float64)
     problem, (cost, slack) = dataclasses.replace(problem, cuts={}), charges
     bound, charged, _ = charged_bound(layout, values, problem, signs, multipliers, cost)
     return bound > slack + charged
@@ -54,7 +55,7 @@ def _is_proved(
 def settle_leaves(
     layout: Layout,
     options: BranchOptions,
-    params64: Any,
+    model: Model,
     instances: Instances,
     state: SearchState,
     task: ApothemTask,
@@ -65,7 +66,7 @@ def settle_leaves(
     Args:
       layout: the ReLUs of the program.
       options: how branch and bound runs.
-      params64: weights.
+      model: the network.
       instances, state: see there.
       task: what branch and bound started from.
       visits: how often each leaf was here, by its signs; counted on.
@@ -92,7 +93,9 @@ def settle_leaves(
         problem = instances.problem(leaves.instance[k], state.box)
         own = jax.tree.map(lambda v, k=k: v[k], leaves.ranges)
         problem = narrowed(problem, own)
-        maps = jax.device_get(affine_maps(layout, params64, problem, leaves.signs[k]))
+        maps = jax.device_get(
+            affine_maps(layout, model.double, problem, leaves.signs[k])
+        )
         fixed = leaves.signs[k]
         slack = float(instances.slack[j])
         family = jax.tree.map(lambda v, j=j: v[j], task.family)
@@ -119,7 +122,7 @@ def settle_leaves(
             exact = Multipliers(leaves.multipliers.slope[k], found.beta, found.row)
             charges = instances.split_cost[j], instances.slack[j]
             if not options.record and bool(
-                _is_proved(layout, params64, problem, fixed, exact, charges)
+                _is_proved(layout, model, problem, fixed, exact, charges)
             ):
                 continue
             leaves.multipliers.split[k] = found.beta
@@ -136,5 +139,5 @@ def settle_leaves(
         # Every parked input was given up; pushing would write over open subproblems.
         return dataclasses.replace(state, leaf_count=jnp.zeros_like(state.leaf_count))
     return resume_leaves(
-        layout, params64, instances, state, leaves, points, has_point, wanted
+        layout, model, instances, state, leaves, points, has_point, wanted
     )

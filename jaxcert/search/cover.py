@@ -25,10 +25,12 @@ from jaxcert.bounds.alpha import Layout, Multipliers, Problem, charged_bound
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box, Family, Rates
+from jaxcert.model import Model
 from jaxcert.oracle.brackets import roots
 from jaxcert.oracle.branch_and_bound import BranchOptions, branching, sharpened
 from jaxcert.oracle.instances import Instances, clause_rows
 from jaxcert.oracle.leaf import LeafProof, affine_maps, proving_multipliers
+from jaxcert.program import Values
 from jaxcert.spec import Spec
 
 # Leaves that are bounded together, and how many of them share the box of one input.
@@ -123,12 +125,12 @@ class _Ground:
 def _excess(
     layout: Layout,
     options: BranchOptions,
-    params: tuple[Any, Any],
+    model: Model,
     grounds: _Ground,
     leaves: Leaves,
 ) -> Array:
     """Returns `Exam.excess` of chunks of leaves; their instances are clauses."""
-    values = _prepared(layout, params)
+    values = _prepared(model)
 
     def one(ground: _Ground, leaf: Leaves) -> Array:
         signs, m = leaf.signs, leaf.multipliers
@@ -148,12 +150,12 @@ def _examine(
     options: BranchOptions,
     ascent: AscentOptions | None,
     weights: bool,
-    params: tuple[Any, Any],
+    model: Model,
     grounds: _Ground,
     leaves: Leaves,
 ) -> Exam:
     """Returns the exam of chunks of leaves; their instances are clauses."""
-    values32, values64 = values = _prepared(layout, params)
+    values32, values64 = values = _prepared(model)
 
     def one(ground: _Ground, leaf: Leaves) -> Exam:
         signs, best = leaf.signs, leaf.multipliers
@@ -198,12 +200,8 @@ def _examine(
     return jax.vmap(jax.vmap(one, (None, 0)))(grounds, leaves)
 
 
-def _prepared(layout: Layout, params: tuple[Any, Any]) -> tuple[Any, Any]:
-    program = layout.program
-    return (
-        program.prepare(params[0], jnp.float32),
-        program.prepare(params[1], jnp.float64),
-    )
+def _prepared(model: Model) -> tuple[Values, Values]:
+    return model.values(jnp.float32), model.values(jnp.float64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -228,19 +226,19 @@ class Prover:
     Attributes:
       layout: of the program.
       options: how ranges are found and leaves split.
-      params: weights, float32 and float64.
+      model: the network.
       spec: of every input, leaves (J, ...).
     """
 
     layout: Layout
     options: BranchOptions
-    params: tuple[Any, Any]
+    model: Model
     spec: Spec
 
     def at(self, box: Box) -> Place:
         """Returns what bounds over boxes start from."""
         found = jax.device_get(
-            roots(self.layout, self.options, *self.params, box, self.spec)
+            roots(self.layout, self.options, self.model, box, self.spec)
         )
         count, clauses = len(box.lo), self.spec.num_clauses
         owner = np.repeat(np.arange(count, dtype=np.int32), clauses)
@@ -312,7 +310,7 @@ class Prover:
 
         def ask(ground: _Ground, block: Leaves) -> Exam:
             return _examine(
-                self.layout, self.options, ascent, weights, self.params, ground, block
+                self.layout, self.options, ascent, weights, self.model, ground, block
             )
 
         return self._in_blocks(ask, place, near, near if far is None else far, leaves)
@@ -321,7 +319,7 @@ class Prover:
         """Returns `Exam.excess` of leaves over the place's boxes."""
 
         def ask(ground: _Ground, block: Leaves) -> Array:
-            return _excess(self.layout, self.options, self.params, ground, block)
+            return _excess(self.layout, self.options, self.model, ground, block)
 
         return self._in_blocks(ask, place, place.box, place.box, leaves)
 
@@ -417,7 +415,7 @@ class Prover:
           box: of its input, leaves d.
         """
         problem = place.instances.problem(leaf.instance, place.box)
-        maps = affine_maps(self.layout, self.params[1], problem, leaf.signs)
+        maps = affine_maps(self.layout, self.model.double, problem, leaf.signs)
         return proving_multipliers(jax.device_get(maps), leaf.signs, box)
 
 

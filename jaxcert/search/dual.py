@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxcert.bounds.crown import CrownOptions
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box, Family, Rates
+from jaxcert.devices import float64
 from jaxcert.errors import InputError
+from jaxcert.model import Model
 from jaxcert.oracle.brackets import close_brackets, layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.input_split import InputSplitOptions
@@ -149,21 +150,16 @@ class DualBox:
 
 
 def dual_boxes(
-    f: Callable[[Any, Any], Any],
-    params32: Any,
-    params64: Any,
+    model: Model,
     task: DualTask,
     options: DualOptions,
     deadline: float = np.inf,
 ) -> Iterator[DualBox]:
     """Yields the dual box of every class as soon as it is known, in their order.
 
-    Must run where float64 is enabled.
-
     Args:
-      f: the network's function, `f(params, x) -> logits`. If its inputs are wide, its
-        only nonlinear parts are ReLUs, for brackets to be closed by branch and bound.
-      params32, params64: its weights in both float types.
+      model: the network. If its inputs are wide, its only nonlinear parts are ReLUs,
+        for brackets to be closed by branch and bound.
       task: what is asked.
       options: see there.
       deadline: `time.monotonic()` after which no further work begins; what is proved
@@ -173,10 +169,23 @@ def dual_boxes(
       InputError: the network does not return a vector of at least 2 logits, or has no
         such class.
     """
-    program = program_of(f, params32, task.domain.lo)
+    boxes = _dual_boxes(model, task, options, deadline)
+    while True:
+        # Not around the yield: what runs between two boxes is none of this context.
+        with float64():
+            box = next(boxes, None)
+        if box is None:
+            return
+        yield box
+
+
+def _dual_boxes(
+    model: Model, task: DualTask, options: DualOptions, deadline: float
+) -> Iterator[DualBox]:
+    program = model.program
     classes = _checked_classes(program, task.labels)
     domain = jax.tree.map(np.asarray, task.domain)
-    query = _Query(f, program, params32, params64, domain, options, deadline)
+    query = _Query(model, domain, options, deadline)
     narrow = program.input_size <= options.branch.narrow
     signs = is_piecewise_linear(program) and layout_of(program).size > 0
     if narrow or not signs:
@@ -208,10 +217,7 @@ def _checked_classes(program: Program, labels: Sequence[int]) -> int:
 class _Query:
     """What is the same for all classes."""
 
-    f: Callable[[Any, Any], Any]
-    program: Program
-    params32: Any
-    params64: Any
+    model: Model
     domain: Box
     options: DualOptions
     deadline: float
@@ -244,7 +250,12 @@ def _strong_instances(
     given[: len(points)] = points
     return jax.device_get(
         find_instances(
-            query.program, query.options.reach, query.params64, domain, spec, given
+            query.model.program,
+            query.options.reach,
+            query.model.double,
+            domain,
+            spec,
+            given,
         )
     )
 
@@ -255,7 +266,7 @@ def _attacked(query: _Query, spec: Spec, reach: Reach, hints: np.ndarray) -> Rea
     missing = np.flatnonzero(_faces(reach.box()) != _faces(domain))
     for faces, real in query.batches(missing):
         found, valid = attack_faces(
-            query.f, query.options.reach, query.params64, domain, spec, faces,
+            query.model.f, query.options.reach, query.model.double, domain, spec, faces,
             hints[faces],
         )  # fmt: skip
         reach = reach.joined(found, valid & real)
@@ -310,10 +321,7 @@ def _advance(
     total = 0
     for chosen, real in query.batches(faces):
         task = _face_task(query, spec, reach, chosen, real)
-        answer = close_brackets(
-            query.f, query.params32, query.params64, task, query.options.branch,
-            query.deadline,
-        )  # fmt: skip
+        answer = close_brackets(query.model, task, query.options.branch, query.deadline)
         total += int(answer.processed[real].sum())
         proved = real & answer.improved
         if np.any(proved & (answer.lower >= task.reach)):
@@ -330,7 +338,7 @@ def _advance(
         # A witness was found by halving: it may go the little that is left as well.
         nearest = np.asarray(reach.point)[chosen]
         on_face = snap(
-            query.program, query.params64, query.domain, spec, chosen, nearest
+            query.model.program, query.model.double, query.domain, spec, chosen, nearest
         )
         reach = jax.device_get(reach.joined(*on_face))
         watch.note(np.abs(outer - _faces(reach.box())))
@@ -379,19 +387,18 @@ def _own(faces: Any, chosen: np.ndarray) -> np.ndarray:
 
 def _by_input(query: _Query, task: DualTask, classes: int) -> Iterator[DualBox]:
     """Yields the dual boxes of all classes, found by splitting the domain itself."""
-    search, params, domain = query.options.reach, query.params64, query.domain
+    search, domain = query.options.reach, query.domain
+    program, params = query.model.program, query.model.double
     found, begin = [], time.monotonic()
     watches = [Stopwatch(query.tolerance, begin) for _ in task.labels]
     for label, watch in zip(task.labels, watches, strict=True):
         spec = not_class(label, classes)
         reach = _attacked(query, spec, *_strong_instances(query, spec, task.points))
-        found.append(
-            stretch(query.program, search, params, domain, spec, reach, np.int32(0))
-        )
+        found.append(stretch(program, search, params, domain, spec, reach, np.int32(0)))
         watch.note(np.abs(_faces(domain) - _faces(found[-1].box())))
     reach = jax.tree.map(lambda *v: np.stack(v), *found)
     split = SplitTask(
-        program=query.program, params=params, domain=domain,
+        program=program, params=params, domain=domain,
         labels=tuple(task.labels), num_classes=classes, reach=reach,
         tolerance=query.tolerance,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxcert.box import Box
+from jaxcert.box import Box, Rates
 from jaxcert.program import Program
 from jaxcert.search.proposals import (
     WITNESSES,
@@ -60,6 +60,17 @@ def at_rest(front: Front) -> np.ndarray:
     return np.concatenate([low.reshape(count, -1), high.reshape(count, -1)], axis=1)
 
 
+def moved_out(box: Box, domain: Box, rates: Rates, delta: float) -> Box:
+    """Returns the box with every face moved by delta inside the domain, numpy.
+
+    Rounded toward the box, so that no face is farther. Leaves of any equal shape.
+    """
+    reach = delta * (1 - 2.0**-50)
+    lo = np.nextafter(box.lo - reach * np.asarray(rates.lower), box.lo)
+    hi = np.nextafter(box.hi + reach * np.asarray(rates.upper), box.hi)
+    return Box(np.maximum(lo, domain.lo), np.minimum(hi, domain.hi))  # type: ignore[arg-type]
+
+
 class Faces:
     """What is known to stop the faces of J boxes; F = 2d faces, lower ones first.
 
@@ -99,7 +110,10 @@ class Faces:
         if not len(rows):
             return front
         if faces is not None:
-            points = self._just_beyond(front, rows, faces, points)
+            boxes = [self.moved(front, *of) for of in zip(rows, faces, strict=True)]
+            points = np.stack(
+                [np.clip(p, b.lo, b.hi) for p, b in zip(points, boxes, strict=True)]
+            )
         count, parts = len(rows), []
         for start in range(0, count, _BLOCK):
             index = np.minimum(np.arange(start, start + _BLOCK), count - 1)
@@ -165,30 +179,22 @@ class Faces:
                 self.points[j].append(points[k, used])
 
     def _beyond(self, front: Front) -> np.ndarray:
-        """Returns where every face would be, moved by delta inside the domain, (J, F).
+        """Returns where every face would be, moved by delta, (J, F)."""
+        moved = moved_out(front.box, front.domain, front.rates, self._options.delta)
+        sides = np.asarray(moved.lo), np.asarray(moved.hi)
+        return np.concatenate([v.reshape(len(v), -1) for v in sides], axis=1)
 
-        Rounded toward the box, so that none is farther.
-        """
-        box, domain, rates = front.box, front.domain, front.rates
-        reach = self._options.delta * (1 - 2.0**-50)
-        low = np.nextafter(box.lo - reach * np.asarray(rates.lower), box.lo)
-        high = np.nextafter(box.hi + reach * np.asarray(rates.upper), box.hi)
-        sides = np.maximum(low, domain.lo), np.minimum(high, domain.hi)
-        return np.concatenate([v.reshape(len(low), -1) for v in sides], axis=1)
-
-    def _just_beyond(
-        self, front: Front, rows: np.ndarray, faces: np.ndarray, points: np.ndarray
-    ) -> np.ndarray:
-        """Returns the points, each moved into its box with one face moved by delta."""
-        lo, hi = (
-            np.array(v)[rows].reshape(len(rows), -1)
-            for v in (front.box.lo, front.box.hi)
+    def moved(self, front: Front, row: int, face: int) -> Box:
+        """Returns the box of one input with one face moved by delta, leaves d."""
+        box, domain, rates = (
+            jax.tree.map(lambda v: np.array(v[row]), tree)
+            for tree in (front.box, front.domain, front.rates)
         )
-        ends, each = self._beyond(front)[rows, faces], np.arange(len(rows))
-        below, feature = faces < lo.shape[1], faces % lo.shape[1]
-        lo[each[below], feature[below]] = ends[below]
-        hi[each[~below], feature[~below]] = ends[~below]
-        return np.clip(points.reshape(lo.shape), lo, hi).reshape(points.shape)
+        ends = moved_out(box, domain, rates, self._options.delta)
+        side, feature = divmod(int(face), box.lo.size)
+        faces, end = (box.lo, box.hi)[side], (ends.lo, ends.hi)[side]
+        np.asarray(faces).reshape(-1)[feature] = end.reshape(-1)[feature]
+        return box
 
     def all_ends(self, front: Front) -> np.ndarray:
         """Returns where what stops a face lies beyond it, else the farthest, (J, F)."""

@@ -19,15 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxcert.bounds.ascent import AscentOptions
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box, Family
 from jaxcert.devices import float64, local_devices
+from jaxcert.model import Model
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.rows import select
@@ -77,9 +76,7 @@ _PATIENCE = 6
 
 
 def grow_boxes(
-    f: Callable[[Any, Any], Any],
-    params32: Any,
-    params64: Any,
+    model: Model,
     task: GrowthTask,
     options: GrowthOptions,
     branch: BranchOptions,
@@ -89,8 +86,7 @@ def grow_boxes(
     """Returns maximal boxes, as far as the rounds and the deadline allow.
 
     Args:
-      f: the network's function; ReLUs are its only nonlinear parts.
-      params32, params64: its weights in both float types.
+      model: the network; ReLUs are its only nonlinear parts.
       task: see `GrowthTask`.
       options: see `GrowthOptions`.
       branch: how branch and bound runs.
@@ -107,7 +103,7 @@ def grow_boxes(
     def work(number: int) -> Growth:
         with jax.default_device(device), float64():
             part = task.rows(slices[number])
-            run = _Run(f, (params32, params64), part, options, branch, deadline)
+            run = _Run(model, part, options, branch, deadline)
             for index in range(options.rounds):
                 late = time.monotonic() > deadline or stopped.is_set()
                 if not run.active.any() or late:
@@ -134,17 +130,16 @@ class _Run:
 
     def __init__(
         self,
-        f: Callable[[Any, Any], Any],
-        params: tuple[Any, Any],
+        model: Model,
         task: GrowthTask,
         options: GrowthOptions,
         branch: BranchOptions,
         deadline: float,
     ) -> None:
-        self._options, self._deadline, self._params = options, deadline, params[1]
-        self._program = program_of(f, params[0], task.x[0])
+        self._options, self._deadline, self._params = options, deadline, model.double
+        self._program = model.program
         layout = layout_of(self._program)
-        self._prover = Prover(layout, branch.resolved(layout), params, task.spec)
+        self._prover = Prover(layout, branch.resolved(layout), model, task.spec)
         count, faces = len(task.x), 2 * task.x[0].size
         everywhere = Family.many(task.box, task.domain, task.rates)
         clauses = task.spec.num_clauses
@@ -157,7 +152,7 @@ class _Run:
             points=np.repeat(task.x[:, None], width, axis=1),
             clause=np.tile(np.arange(width) % clauses, (count, 1)).astype(np.int32),
         )  # fmt: skip
-        self._faces = Faces(self._program, params[1], options.delta, task.x.shape)
+        self._faces = Faces(self._program, model.double, options.delta, task.x.shape)
         self._subproblems = np.zeros(count, np.int64)
         self._rounds = np.zeros(count, np.int64)
         self._boldness, self._idle = np.ones(count), np.zeros(count, int)
@@ -425,7 +420,8 @@ class _Run:
         rows, faces = rows[few], faces[few]
         leaves = self._cover.rows(rows)
         boxes = [
-            self._moved(owner[k], face) for k, face in zip(rows, faces, strict=True)
+            self._faces.moved(self._front, owner[k], face)
+            for k, face in zip(rows, faces, strict=True)
         ]
         before = self._prover.examine(self._place, leaves, weights=True)
         each = np.arange(len(rows))
@@ -454,19 +450,6 @@ class _Run:
         multipliers = jax.tree.map(put, self._cover.multipliers, solved.multipliers)
         self._cover = dataclasses.replace(self._cover, multipliers=multipliers)
         return jax.tree.map(put, exam, dataclasses.replace(after, weight=None))
-
-    def _moved(self, j: int, face: int) -> Box:
-        """Returns the box of input j with one face moved by delta."""
-        box, domain, rates = (
-            jax.tree.map(lambda v: np.array(v[j]), tree)
-            for tree in (self._front.box, self._front.domain, self._front.rates)
-        )
-        side, feature = divmod(int(face), box.lo.size)
-        by = (rates.lower, rates.upper)[side].reshape(-1)[feature] * self._options.delta
-        faces = (box.lo, box.hi)[side].reshape(-1)
-        end = (domain.lo, domain.hi)[side].reshape(-1)[feature]
-        faces[feature] = (max, min)[side](faces[feature] + (-by, by)[side], end)
-        return box
 
     def _solved(
         self,

@@ -65,15 +65,6 @@ class Task:
         return batch, Query(0, None, None, 0)  # type: ignore[arg-type]
 
 
-@functools.partial(jax.jit, static_argnames=("f",))
-def outputs(
-    f: Any, params: Any, x: Float[Array, "batch *d"]
-) -> Float[Array, "batch K"]:
-    """Returns the logits of a batch, in the float type of x."""
-    program = program_of(f, params, x[0])
-    return jax.vmap(program.evaluate, in_axes=(None, 0))(params, x)
-
-
 @functools.partial(jax.jit, static_argnames=("oracle", "options", "num_classes"))
 def search(
     oracle: BoundOracle | AttackOracle,

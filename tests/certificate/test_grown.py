@@ -44,10 +44,7 @@ class Made:
 
     def writer(self, folder, arithmetic="real") -> GrownWriter:
         c = self.certifier
-        return GrownWriter(
-            c.f, c.params32, c.params64, c.domain, c.rates, folder,
-            arithmetic=arithmetic,
-        )  # fmt: skip
+        return GrownWriter(c.model, c.domain, c.rates, folder, arithmetic=arithmetic)
 
     def claim(self, row: int) -> GrownClaim:
         return GrownClaim.of(str(row), self.x[row], row, self.found, self.growth, DELTA)

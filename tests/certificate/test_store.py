@@ -115,8 +115,8 @@ def certified(
     answer, trees = certifier.batch_with_proofs(x, None)
     with float64():
         writer = CertificateWriter(
-            f, certifier.params32, certifier.params64, certifier.domain,
-            certifier.rates, folder, required_margin=margin, arithmetic=arithmetic,
+            certifier.model, certifier.domain, certifier.rates,
+            folder, required_margin=margin, arithmetic=arithmetic,
         )  # fmt: skip
         written = [
             writer.write(
@@ -182,8 +182,8 @@ def test_a_box_beyond_the_proof_is_not_written(made, tmp_path):
     certifier = Certifier(f, params, (0.0, 1.0), shape, options=OPTIONS)
     with float64():
         writer = CertificateWriter(
-            f, certifier.params32, certifier.params64, certifier.domain,
-            certifier.rates, tmp_path,
+            certifier.model, certifier.domain, certifier.rates,
+            tmp_path,
         )  # fmt: skip
         claim = made.written[0].claim
         radius = 1.05 * claim.upper

@@ -21,7 +21,6 @@ from in_process import Ended, answered
 
 from jaxcert.architecture import Architecture
 from jaxcert.box import Box
-from jaxcert.checks import as_arrays
 from jaxcert.errors import InputError
 from jaxcert.models import from_params, load_network, save_checkpoint
 
@@ -62,10 +61,7 @@ def problem(diamond) -> Problem:
 
 def problem_of(network, domain: tuple[float, float], delta: float) -> Problem:
     lo, hi = (np.full(network.input_shape, end) for end in domain)
-    params32, params64 = (
-        as_arrays(network.params, kind) for kind in (np.float32, np.float64)
-    )
-    return Problem(network, Box(lo, hi), 0.0, delta, params32, params64)
+    return Problem(network, Box(lo, hi), 0.0, delta)
 
 
 @pytest.fixture

@@ -338,7 +338,7 @@ def test_cuts_are_asked_of_branch_and_bound(run, files, monkeypatch):
     given = []
 
     def decide(*arguments):
-        given.append(arguments[5])
+        given.append(arguments[3])
         raise InputError("that is all")
 
     monkeypatch.setattr(_verification, "decide", decide)

@@ -16,10 +16,10 @@ from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.box import Family
 from jaxcert.certifier import float64
+from jaxcert.model import Model
 from jaxcert.oracle import brackets, complete
 from jaxcert.oracle import instances as setup
 from jaxcert.oracle.branch_and_bound import BranchOptions, resume_leaves, step
@@ -46,8 +46,8 @@ def forward(params, z):
     return np.maximum(z @ w.T + b, 0) @ v.T + c
 
 
-def float32(params):
-    return jax.tree.map(np.float32, params)
+def model_of(params):
+    return Model(f, params, (2,))
 
 
 def violated(params, depth: float = 1e-2):
@@ -57,11 +57,8 @@ def violated(params, depth: float = 1e-2):
 
 
 def decide(params, spec, options, deadline=np.inf):
-    with float64():
-        spec = jax.tree.map(np.asarray, spec)
-        return complete.decide(
-            f, float32(params), params, UNIT, spec, options, deadline
-        )
+    spec = jax.tree.map(np.asarray, spec)
+    return complete.decide(model_of(params), UNIT, spec, options, deadline)
 
 
 def task_of(params, x, reach, offsets, wanted=None):
@@ -82,10 +79,7 @@ def task_of(params, x, reach, offsets, wanted=None):
 
 
 def close(params, task, options, deadline=np.inf):
-    with float64():
-        return brackets.close_brackets(
-            f, float32(params), params, task, options, deadline
-        )
+    return brackets.close_brackets(model_of(params), task, options, deadline)
 
 
 def kinds(answer, reach) -> str:
@@ -169,11 +163,11 @@ def _instances(task, ranges, slack, cost) -> Instances:
 
 def _full_stack(params, rows: int, capacity: int):
     """Instances, and a state with so many subproblems of input 1 on its stack."""
-    layout = brackets.layout_of(program_of(f, float32(params), np.zeros(2)))
+    layout = brackets.layout_of(model_of(params).program)
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     box = jc.Box(np.zeros((2, 2)), np.ones((2, 2)))
     with float64():
-        root = brackets.roots(layout, LEAVES, float32(params), params, box, task.spec)
+        root = brackets.roots(layout, LEAVES, model_of(params), box, task.spec)
         instances = _instances(task, root.ranges, root.slack, root.cost)
         instances, state = setup.start(
             layout, instances, setup.Room(4, 1), np.full(2, 0.5), box, root.slopes, task
@@ -203,8 +197,8 @@ def test_leaves_that_are_given_up_leave_an_almost_full_stack_alone(missing: int)
     nothing = np.zeros(size, bool)
     with float64():
         state = resume_leaves(
-            layout, params, instances, state, leaves, np.zeros((size, 2)), nothing,
-            nothing,
+            layout, model_of(params), instances, state, leaves, np.zeros((size, 2)),
+            nothing, nothing,
         )  # fmt: skip
     assert int(state.count) == rows
     np.testing.assert_array_equal(state.pool.instance[:rows], before[0])
@@ -344,13 +338,11 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
     count = 16
     for seed in range(4):
         params, x, sign = _cancelling(seed, size)
-        layout = brackets.layout_of(program_of(f, float32(params), x))
+        layout = brackets.layout_of(model_of(params).program)
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = task.family.core
         with float64():
-            root = brackets.roots(
-                layout, LEAVES, float32(params), params, box, task.spec
-            )
+            root = brackets.roots(layout, LEAVES, model_of(params), box, task.spec)
             instances = _instances(task, root.ranges, root.slack, root.cost)
             options = dataclasses.replace(LEAVES, block=count)
             instances, state = setup.start(
@@ -366,7 +358,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
             pool.signs[:count, 3] = sign
             pool.multipliers.split[:count, 3] = np.geomspace(1e3, 1e30, count)
             state = dataclasses.replace(state, pool=jax.tree.map(jnp.asarray, pool))
-            after = _step(layout, options, float32(params), params, instances, state)
+            after = _step(layout, options, model_of(params), instances, state)
         # The point of the box is a counterexample: whoever bounded it has found it.
         refuted = np.isfinite(after.upper)
         waiting = np.zeros(count, bool)

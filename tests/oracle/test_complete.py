@@ -527,7 +527,8 @@ def test_weights_that_become_nan_after_the_checks_prove_nothing():
     options = dataclasses.replace(SIGNS, batch_size=1)
     params = network(FLAT, 0)
     certifier = Certifier(f, params, None, (2,), options=options)
-    certifier.params32 = jax.tree.map(lambda v: np.float32(v) * np.nan, params)
+    model = certifier.model
+    model.single = jax.tree.map(lambda v: v * np.nan, model.single)
     answer = certifier.batch(np.full((1, 2), 0.5), None)
     assert answer.lower[0] <= answer.upper[0]
     least = np.inf

@@ -19,6 +19,7 @@ from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.certifier import float64
+from jaxcert.model import Model
 from jaxcert.oracle import brackets
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
@@ -52,10 +53,8 @@ def answers(seeds, shift, options):
         layers = [(w.T, b) for w, b in params]
         least = exact_min_margin(layers, lo, hi, c, 0.0).value
         spec = jc.Spec.rows(c[None], np.array([shift - least]))
-        params32 = jax.tree.map(np.float32, params)
-        with float64():
-            spec = jax.tree.map(np.asarray, spec)
-            verdict, count = decide(f, params32, params, jc.Box(lo, hi), spec, options)
+        spec, model = jax.tree.map(np.asarray, spec), Model(f, params, (3,))
+        verdict, count = decide(model, jc.Box(lo, hi), spec, options)
         found.append((Status(int(verdict.status)), count))
     statuses, counts = zip(*found, strict=True)
     return statuses, np.array(counts)
@@ -75,11 +74,11 @@ def roots(options):
     params = network(np.random.default_rng(0))
     box = jc.Box(-np.ones((1, 3)), np.ones((1, 3)))
     spec = jc.Spec(np.ones((1, 1, 2)), np.ones((1, 1)), np.zeros((1, 1), np.int32), 1)
-    layout = brackets.layout_of(program_of(f, params, np.zeros(3)))
-    params32 = jax.tree.map(np.float32, params)
+    model = Model(f, params, (3,))
+    layout = brackets.layout_of(model.program)
     with float64():
         make = functools.partial(brackets.roots, layout, options.resolved(layout))
-        return jax.eval_shape(make, params32, params, box, spec)
+        return jax.eval_shape(make, model, box, spec)
 
 
 def test_searches_have_cuts_where_they_are_asked_for():

@@ -11,8 +11,8 @@ from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
-from jaxcert.bounds.ibp import program_of
 from jaxcert.certifier import float64
+from jaxcert.model import Model
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.search.cover import Leaves, Prover, children
@@ -34,9 +34,10 @@ def prover(seed: int, sizes: tuple[int, ...] = SIZES):
     labels = [int(np.argmax(f(params64, z))) for z in x]
     specs = [jc.Spec.classification(c, SIZES[-1], 0.0, np.float64) for c in labels]
     spec = jax.tree.map(lambda *v: np.stack(v), *specs)
-    layout = layout_of(program_of(f, params, x[0]))
+    model = Model(f, params, (SIZES[0],))
+    layout = layout_of(model.program)
     options = BranchOptions(refine=4).resolved(layout)
-    return Prover(layout, options, (params, params64), spec), box, params64, labels
+    return Prover(layout, options, model, spec), box, params64, labels
 
 
 def signs_at(params, z) -> np.ndarray:

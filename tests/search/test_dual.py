@@ -15,8 +15,8 @@ from scipy.optimize import linprog
 
 import jaxcert as jc
 from jaxcert.box import Box
-from jaxcert.certifier import Certifier, float64
-from jaxcert.checks import as_arrays
+from jaxcert.certifier import Certifier
+from jaxcert.model import Model
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
@@ -68,14 +68,9 @@ def cube(d: int, half: float = 1.0) -> Box:
 
 
 def run(params, domain, labels, options, function=f, **more) -> list[DualBox]:
-    params32, params64 = (as_arrays(params, t) for t in (np.float32, np.float64))
+    model = Model(function, params, domain.lo.shape)
     points = np.zeros((0, *domain.lo.shape))
-    with float64():
-        found = dual_boxes(
-            function, params32, params64, DualTask(domain, labels, points), options,
-            **more,
-        )  # fmt: skip
-        return list(found)
+    return list(dual_boxes(model, DualTask(domain, labels, points), options, **more))
 
 
 def exact(params, domain, label) -> tuple[np.ndarray, np.ndarray]:
