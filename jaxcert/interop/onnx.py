@@ -31,7 +31,7 @@ from jaxcert.interop.onnx_lowering import (
     Constant,
     Value,
 )
-from jaxcert.interop.onnx_ops import EXACT, MIXED, SUPPORTED
+from jaxcert.interop.onnx_ops import EXACT, LOGITS_NOTE, MIXED, SUPPORTED
 from jaxcert.interop.onnx_types import (
     is_float,
     is_low,
@@ -51,7 +51,7 @@ _FLOAT_TYPES = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
 _FLOAT32_ALONE = ("float32",)
 # What may stand between a final Softmax and the output without changing its meaning.
 _PASS_THROUGH = frozenset(
-    {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+    {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 )
 
 
@@ -85,6 +85,19 @@ def load_onnx(path: str | os.PathLike[str]) -> Network:
         notes=tuple(reader.builder.notes),
         types=reader.types(),
     )
+
+
+def final_softmax(network: Network) -> str | None:
+    """Returns Softmax or LogSoftmax if the file ends in it, where its logits are read.
+
+    Both are strictly increasing in the order of the logits: Y_i >= Y_j holds of the
+    outputs of the file iff it holds of the logits. Of other properties (Y_i >= 0.5,
+    Y_0 + Y_1 >= Y_2) this is false.
+    """
+    for note in network.notes:
+        if note.endswith(LOGITS_NOTE):
+            return note.split()[1]
+    return None
 
 
 def _one_line(message: str) -> str:

@@ -39,7 +39,7 @@ from jaxcert.interop.onnx_shapes import (
     lower_unsqueeze,
     lower_where,
 )
-from jaxcert.interop.onnx_types import is_float, largest, numpy_type, type_name
+from jaxcert.interop.onnx_types import is_float, is_low, largest, numpy_type, type_name
 from jaxcert.interop.onnx_windows import (
     keep_shape,
     lower_batch_norm,
@@ -209,18 +209,23 @@ def _gemm(call: Call) -> Outputs:
     return [keep_shape(result, call.emit("add", result, c))]
 
 
+LOGITS_NOTE = (
+    "replaced by its logits: the class and the sign of every margin are unchanged, and "
+    "a required margin refers to the logits"
+)
+
+
 def _softmax(call: Call) -> Outputs:
     x = call.value()
     axis = axis_of(call.attribute("axis", 1 if call.opset < 13 else -1), len(x.shape))
     reach = math.prod(x.shape[axis:]) if call.opset < 13 else x.shape[axis]
     if not call.is_final:
         raise call.unsupported("stands inside the network")
+    if is_low(x.dtype):
+        raise call.unsupported(f"computes in {x.dtype}, which makes classes equal")
     if reach != math.prod(x.shape):
         raise call.unsupported(f"does not run over all {math.prod(x.shape)} outputs")
-    call.builder.note(
-        f"final {call.op} replaced by its logits: the class and the sign of every "
-        "margin are unchanged, and a required margin refers to the logits"
-    )
+    call.builder.note(f"final {call.op} {LOGITS_NOTE}")
     return [x]
 
 

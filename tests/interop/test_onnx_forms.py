@@ -181,7 +181,7 @@ def whole_model(seed: int) -> Any:
         node("Reshape", ["s", "shape"], ["r"]),
         node("Pad", ["r", "pads"], ["p"]),
         node("Slice", ["p", "axis", "eighteen", "axis"], ["q"]),
-        node("Expand", ["q", "times"], ["e"]),
+        node("Expand", ["q", "axis"], ["e"]),
         node("Tile", ["r", "times"], ["t"]),
         node("Slice", ["t", "zero_i", "eighteen", "axis"], ["u"]),
         node("MatMul", ["u", "w"], ["h"]),
