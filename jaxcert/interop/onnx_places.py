@@ -22,7 +22,7 @@ def _take_range(
     first = min(start, last) if count else 0
     starts[axis] = first
     limits[axis] = max(start, last) + 1 if count else 0
-    strides[axis] = abs(step)
+    strides[axis] = abs(step) if count > 1 else 1
     return call.emit(
         "slice",
         x,
@@ -200,21 +200,22 @@ def lower_pad(call: Call) -> Outputs:
         raise ValueError(f"pads {pads} take more than there is of shape {x.shape}")
     if mode == "constant":
         return [call.emit("pad", x, padding=tuple(padding), value=float(value))]
+    if min(pads) < 0 or (mode == "wrap" and call.opset < 19):
+        raise call.unsupported(f"pads with {pads} in mode {mode!r}")
     return [_pad_with_own(call, x, padding, mode)]
 
 
 def _pad_with_own(
     call: Call, x: Value, padding: list[tuple[int, int]], mode: Any
 ) -> Value:
-    """Pads with elements of x itself; a negative amount takes away."""
+    """Pads with elements of x itself."""
     for axis, (low, high) in enumerate(padding):
         size = x.shape[axis]
         if mode == "reflect" and max(low, high) >= size:
             raise ValueError(f"reflecting {max(low, high)} elements of {size}")
         if max(low, high) > MAX_PLACES:
             raise ValueError(f"its result has more than {MAX_PLACES} elements")
-        grown = np.pad(np.arange(size), (max(low, 0), max(high, 0)), mode)
-        kept = grown[max(-low, 0) : grown.size - max(-high, 0)]
         if (low, high) != (0, 0):
+            kept = np.pad(np.arange(size), (low, high), mode)
             x = call.emit("gather", x, axis=axis, indices=tuple(kept.tolist()))
     return x

@@ -65,8 +65,18 @@ def slices(draw: Any) -> Case:
     count = draw(st.integers(1, len(shape)))
     many = {"min_size": count, "max_size": count}
     starts, ends = draw(st.lists(index(), **many)), draw(st.lists(index(), **many))
+    aim = draw(st.integers(0, 2))  # at ranges that hold something: forwards, backwards
+    if aim == 1:
+        starts, ends = [min(s, 0) for s in starts], [max(e, 4) for e in ends]
+    elif aim == 2:
+        starts, ends = (
+            [s if s < -4 else abs(s) for s in starts],
+            [min(e, -5) for e in ends],
+        )
     axes = draw(st.none() | some_axes(len(shape), count).map(lambda a: a[:count]))
-    steps = draw(st.none() | st.lists(st.integers(-5, 5) | index(), **many))
+    usual = {0: st.integers(-5, 5), 1: st.integers(1, 5), 2: st.integers(-5, -1)}[aim]
+    steps = st.lists(st.one_of(*[usual] * 6, index()), **many)
+    steps = draw(steps if aim == 2 else st.none() | steps)
     if draw(st.booleans()):
         inputs: Any = {"s": ints(*starts), "e": ints(*ends)}
         inputs["a"] = None if axes is None else ints(*axes)
@@ -127,6 +137,8 @@ def pads(draw: Any) -> Case:
         inputs, count = {"a": ints(*axes)}, len(axes)
     amount = st.lists(st.integers(-2, 3), min_size=2 * count, max_size=2 * count)
     amounts = draw(amount)
+    if mode != "constant" and draw(st.integers(0, 3)):
+        amounts = [abs(a) for a in amounts]
     value = draw(st.none() | st.sampled_from([0.0, 0.5, -2.0]))
     if opset < 11:
         settings = {"pads": amounts, "mode": mode}
