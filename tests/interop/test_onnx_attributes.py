@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -285,7 +286,7 @@ def check(model: Any, folder: Path, shape: tuple[int, ...]) -> str:
         return "refused"
     assert expected is not None, f"onnxruntime refuses {model.graph.node}"
     # A batch axis of size 1 is not part of one input.
-    got = network.apply(network.params, x.reshape(network.input_shape))
+    got = jax.jit(network.apply)(network.params, x.reshape(network.input_shape))
     np.testing.assert_array_equal(np.asarray(got), expected.ravel(), str(model.graph))
     return "equal"
 

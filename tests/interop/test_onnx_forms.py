@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from onnx_models import floats, ints, make_model, node, onnx, refused, runtime, scalar
@@ -18,11 +19,12 @@ from jaxcert.network import Network
 def agrees(model: Any, folder: Path, low: float = -2.0) -> Network:
     path = write_model(model, folder)
     network = load_onnx(path)
+    apply = jax.jit(network.apply)
     for seed in range(3):
         random = np.random.default_rng(seed)
         x = random.uniform(low, 2, network.input_shape).astype(np.float32)
         expected = runtime(path.read_bytes(), x, network.apply.has_batch_axis)
-        got = network.apply(network.params, x)
+        got = apply(network.params, x)
         np.testing.assert_allclose(got, expected.ravel(), rtol=2e-6, atol=1e-6)
     return network
 
