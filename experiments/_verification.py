@@ -25,12 +25,13 @@ from _instances import (
 )
 from _worker import DiedError, LateError, Worker
 from absl import logging
+from scipy import special
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
 from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
-from jaxcert.interop.onnx import load_onnx
+from jaxcert.interop.onnx import final_softmax, load_onnx
 from jaxcert.interop.vnnlib import (
     Case,
     Property,
@@ -217,15 +218,12 @@ def load_subject(onnx: Path) -> Network:
 
     Raises:
       InputError: see `load_onnx`, or a weight is not finite.
-      UnsupportedError: see `load_onnx`, or the network ends in a Softmax.
+      UnsupportedError: see `load_onnx`.
     """
     network = load_onnx(onnx)
     for note in network.notes:
         if "replaced by its logits" in note:
-            raise UnsupportedError(
-                f"{onnx} ends in a Softmax, of which a property may state any value: "
-                "export the network without it, and state the property of the logits"
-            )
+            continue  # asked about below, where the property is known
         logging.warning("%s: %s", onnx, note)
     return network
 
@@ -271,6 +269,13 @@ def _verify_files(
 ) -> Answer:
     """Returns the answer to one instance, whenever it is found."""
     network, prop = load(onnx), load_vnnlib(vnnlib)
+    softmax = final_softmax(network)
+    if softmax and not prop.compares_outputs:
+        raise UnsupportedError(
+            f"{onnx} ends in a {softmax}, of which {vnnlib} states more than "
+            "comparisons of one output with another: export the network without it, "
+            "and state the property of the logits"
+        )
     for note in prop.notes:
         logging.warning("%s", note)
     inputs = math.prod(network.input_shape)
@@ -330,10 +335,18 @@ def counterexample(network: Network, prop: Property, case: Case, witness: Any) -
     y = np.asarray(jax.jit(network.apply)(network.model.double, x), np.float64)
     flat = x.reshape(-1)
     inside = bool(np.all((case.lo <= flat) & (flat <= case.hi)))
-    if inside and prop.violates(x, y):
-        return format_counterexample(x, y)
+    shown = _file_outputs(network, y)
+    if inside and prop.violates(x, y) and prop.violates(x, shown):
+        return format_counterexample(x, shown)
     logging.warning("a counterexample did not stand the check in float64: not used")
     return ""
+
+
+def _file_outputs(network: Network, logits: np.ndarray) -> np.ndarray:
+    """Returns what the file itself answers, its final Softmax included."""
+    functions = {"Softmax": special.softmax, "LogSoftmax": special.log_softmax}
+    softmax = final_softmax(network)
+    return functions[softmax](logits) if softmax else logits
 
 
 def _box(network: Network, case: Case) -> Box:
