@@ -83,6 +83,11 @@ class Box:
         """Half of every edge."""
         return (self.hi - self.lo) / 2
 
+    @property
+    def magnitude(self) -> Float[Array, "*d"]:
+        """The greatest |z| of every element."""
+        return jnp.maximum(jnp.abs(self.lo), jnp.abs(self.hi))
+
     def edges(self) -> Float[Array, "*d"]:
         """Returns the edge lengths hi - lo."""
         return self.hi - self.lo

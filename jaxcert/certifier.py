@@ -27,6 +27,8 @@ from jaxcert.checks import (
     check_inputs,
     check_labels,
     checked_domain,
+    checked_number,
+    checked_options,
     checked_rates,
 )
 from jaxcert.devices import float64
@@ -38,6 +40,7 @@ from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.oracle.instances import ApothemTask, ProofTrees
 from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.pinned import own_settings
 from jaxcert.rows import expand, select
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
@@ -74,6 +77,7 @@ class Certifier:
     programs are shared between certifiers of equal architecture and options.
     """
 
+    @own_settings()
     def __init__(
         self,
         f: Callable[[Any, Any], Any],
@@ -81,14 +85,17 @@ class Certifier:
         domain: Box | tuple[ArrayLike, ArrayLike] | None,
         input_shape: tuple[int, ...],
         *,
-        rates: Rates | None = None,
+        rates: Rates | ArrayLike | None = None,
         tolerance: float = 1e-4,
         required_margin: float = 0.0,
         options: CertifyOptions | None = None,
     ) -> None:
-        self.options = options or CertifyOptions()
+        """Checks the arguments, and traces f; see `certify`."""
+        self.options = checked_options(options, CertifyOptions)
         self.seconds = Seconds()
         self.input_shape = input_shape
+        tolerance = checked_number("tolerance", tolerance)
+        required_margin = checked_number("required_margin", required_margin)
         if not 0 < tolerance <= LARGEST:
             raise InputError(
                 f"tolerance is {tolerance}; it must be > 0, at most {LARGEST:g}"
@@ -98,7 +105,7 @@ class Certifier:
                 f"required_margin is {required_margin}; it must be a number of "
                 f"magnitude at most {LARGEST:g}"
             )
-        self.tolerance, self.required_margin = float(tolerance), float(required_margin)
+        self.tolerance, self.required_margin = tolerance, required_margin
         self.model = Model(f, params, input_shape)
         self.domain = checked_domain(domain, input_shape)
         self.rates = checked_rates(rates, input_shape)
@@ -136,6 +143,7 @@ class Certifier:
         """
         return self.batch_with_proofs(x, labels, deadline, strict=strict)[0]
 
+    @own_settings()
     def batch_with_proofs(
         self,
         x: np.ndarray,
@@ -242,6 +250,7 @@ class Certifier:
         )  # fmt: skip
         return self._assemble(found), trees
 
+    @own_settings()
     def grow(
         self,
         x: np.ndarray,

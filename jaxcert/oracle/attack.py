@@ -16,6 +16,7 @@ from jaxcert.bounds.ibp import program_of, propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
 from jaxcert.errors import InputError
+from jaxcert.pinned import own_settings
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict, from_witness
 
@@ -50,6 +51,7 @@ class AttackOracle:
     f: Callable[[Any, Any], Any]
     options: AttackOptions = AttackOptions()
 
+    @own_settings()
     def __call__(
         self,
         params: Any,
@@ -124,7 +126,9 @@ def descend(
         better = margin < best_margin
         best = jnp.where(better, z, best)
         best_margin = jnp.where(better, margin, best_margin)
-        z = box.project(z - fraction * edges * jnp.sign(gradient))
+        # A root has no gradient at 0, where every way may lead down: any will do.
+        down = jnp.where(jnp.isnan(gradient), 1, jnp.sign(gradient))
+        z = box.project(z - fraction * edges * down)
         return (z, best, best_margin), None
 
     first = jnp.asarray(jnp.inf, start.dtype)

@@ -20,7 +20,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxcert.bounds.alpha import Layout, Multipliers, Ranges, default_slopes
+from jaxcert.bounds.alpha import (
+    Layout,
+    Multipliers,
+    Ranges,
+    default_slopes,
+    row_bounds,
+)
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.cuts import Cuts
@@ -60,10 +66,10 @@ def layout_of(program: Program) -> Layout:
 class Root(NamedTuple):
     """What the search starts from; leaves have the inputs in front.
 
-    ranges: of layers; clauses: their CROWN bounds; slack, cost: what those must exceed,
-    and by how much more per unit of beta; slopes: CROWN's; cuts: on several neurons;
-    recorded: the slopes of the ranges, if asked for; behind: scales and slopes of the
-    sums that recorded cuts rest on.
+    ranges: of layers; clauses: their CROWN bounds, of what is recorded if it is; slack,
+    cost: what those must exceed, and by how much more per unit of beta; slopes:
+    CROWN's; cuts: on several neurons; recorded: the slopes of the ranges, if asked for;
+    behind: scales and slopes of the sums that recorded cuts rest on.
     """
 
     ranges: Ranges
@@ -108,6 +114,11 @@ def roots(
             ranges, recorded = recorded_ranges(
                 layout, values32, values, box, ranges, tighten
             )
+            # What closes a clause must be what a leaf without signs says to a checker.
+            lines = layout.parts(default_slopes(layout, ranges).astype(rows.dtype))
+            outputs = {program.output: spec.coefficients}, spec.offset
+            rows, _ = row_bounds(layout, values, box, ranges, outputs, lines)
+            clauses = spec.clauses(rows)
             if maker is not None:
                 cuts, behind = maker.recorded_cuts(box, ranges)
         elif maker is not None:
@@ -246,14 +257,14 @@ def _proof_trees(
     open_clauses: np.ndarray,
     proved: list[Proved],
 ) -> ProofTrees:
-    """Returns the proofs of all inputs.
+    """Returns the proofs of all inputs whose box was improved, of the others nothing.
 
-    Clauses that were not branched, and all of inputs whose box was not improved, have
-    one leaf without signs: the bounds alone prove them.
+    Clauses that were not branched have one leaf without signs: the bounds alone prove
+    them.
     """
     number = {node.output: k for k, node in enumerate(layout.nodes)}
     owner, clause = np.nonzero(open_clauses)
-    j, c = np.nonzero(~(open_clauses & improved[:, None]))
+    j, c = np.nonzero(~open_clauses & improved[:, None])
     nothing = np.zeros((len(j), layout.size), np.float32)
     unused = {
         number[i]: np.zeros((len(j), *cuts.limit.shape[1:]), np.float32)

@@ -114,7 +114,12 @@ def bound_box(
     least = jnp.where(pulled > 0, pulled * box.lo, pulled * box.hi).sum(axes) + const
     rows = jnp.maximum(least, by_interval)
     slack = float64_slack(program, values, layers.boxes, spec.coefficients)
-    proved = spec.margin(rows) > slack
+    bar = slack
+    if program.noisy:
+        bar = float64_slack(
+            program, values, layers.boxes, spec.coefficients, noise=False
+        )
+    proved = spec.margin(rows) > bar
 
     clauses = spec.clauses(rows)
     worst = jnp.argmin(jnp.where(jnp.isnan(clauses), -jnp.inf, clauses))

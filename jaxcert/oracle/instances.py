@@ -247,10 +247,16 @@ class ProofTrees:
     range_slopes: dict[int, np.ndarray]
     cuts: dict[int, RecordedCuts] = dataclasses.field(default_factory=dict)
 
-    def of(self, row: int) -> ProofTrees:
-        """Returns those of one input; slopes and cuts without the leading axis."""
+    def of(self, row: int) -> ProofTrees | None:
+        """Returns those of one input; slopes and cuts without the leading axis.
+
+        None if there is no proof of it here: another one proved its box, or nothing.
+        """
+        own = self.leaves.owner == row
+        if not own.any():
+            return None
         slopes, cuts = jax.tree.map(lambda v: v[row], (self.range_slopes, self.cuts))
-        return ProofTrees(self.leaves.rows(self.leaves.owner == row), slopes, cuts)
+        return ProofTrees(self.leaves.rows(own), slopes, cuts)
 
 
 @dataclasses.dataclass(frozen=True)
