@@ -68,7 +68,7 @@ class Property:
     def violates(
         self,
         x: ArrayLike,
-        y: ArrayLike | Sequence[Fraction],
+        y: ArrayLike | Sequence[float] | Sequence[Fraction],
         tolerance: float = 0.0,
     ) -> bool:
         """Returns whether the values satisfy the assertions of the file.
