@@ -26,12 +26,13 @@ from _instances import (
 )
 from _worker import DiedError, LateError, Worker
 from absl import logging
+from scipy import special
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
 from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
-from jaxcert.interop.onnx import load_onnx
+from jaxcert.interop.onnx import final_softmax, load_onnx
 from jaxcert.interop.vnnlib import (
     Case,
     Property,
@@ -223,15 +224,12 @@ def load_subject(onnx: Path) -> Network:
 
     Raises:
       InputError: see `load_onnx`, or a weight is not finite.
-      UnsupportedError: see `load_onnx`, or the network ends in a Softmax.
+      UnsupportedError: see `load_onnx`.
     """
     network = load_onnx(onnx)
     for note in network.notes:
         if "replaced by its logits" in note:
-            raise UnsupportedError(
-                f"{onnx} ends in a Softmax, of which a property may state any value: "
-                "export the network without it, and state the property of the logits"
-            )
+            continue  # asked about below, where the property is known
         logging.warning("%s: %s", onnx, note)
     return network
 
@@ -277,6 +275,13 @@ def _verify_files(
 ) -> Answer:
     """Returns the answer to one instance, whenever it is found."""
     network, prop = load(onnx), load_vnnlib(vnnlib)
+    softmax = final_softmax(network)
+    if softmax and not prop.compares_outputs:
+        raise UnsupportedError(
+            f"{onnx} ends in a {softmax}, of which {vnnlib} states more than "
+            "comparisons of one output with another: export the network without it, "
+            "and state the property of the logits"
+        )
     for note in prop.notes:
         logging.warning("%s", note)
     inputs = math.prod(network.input_shape)
@@ -339,7 +344,7 @@ class _Inquiry:
         if inside is None:
             return ""
         attacker = AttackOracle(self._network.model.f, self._effort.attack)
-        return _shown(
+        return self._shown(
             find_witness(attacker, self._judge, inside, case.spec(), self._accepts)
         )
 
@@ -376,7 +381,7 @@ class _Inquiry:
         if inside is None:
             return ""
         point = np.clip(np.asarray(witness, np.float64), inside.lo, inside.hi)
-        return _shown(self._judge.search(spec, inside, point[None], self._accepts))
+        return self._shown(self._judge.search(spec, inside, point[None], self._accepts))
 
     def _accepts(self, x: np.ndarray, outputs: Outputs) -> bool:
         """Returns whether a point of a case is a counterexample of the file.
@@ -403,10 +408,19 @@ class _Inquiry:
         shape = self._network.input_shape
         return Box(lo.reshape(shape), hi.reshape(shape))  # type: ignore[arg-type]
 
+    def _shown(self, witness: Witness | None) -> str:
+        """Returns a witness and what the file answers in VNN-COMP form, or nothing."""
+        if witness is None:
+            return ""
+        y = np.array([float(v) for v in witness.outputs])
+        shown = _file_outputs(self._network, y)
+        if shown is not y and not self._prop.violates(witness.point, shown):
+            return ""
+        return format_counterexample(witness.point, shown)
 
-def _shown(witness: Witness | None) -> str:
-    """Returns a witness in VNN-COMP form; '' for none."""
-    if witness is None:
-        return ""
-    y = np.array([float(v) for v in witness.outputs])
-    return format_counterexample(witness.point, y)
+
+def _file_outputs(network: Network, logits: np.ndarray) -> np.ndarray:
+    """Returns what the file itself answers, its final Softmax included."""
+    functions = {"Softmax": special.softmax, "LogSoftmax": special.log_softmax}
+    softmax = final_softmax(network)
+    return functions[softmax](logits) if softmax else logits

@@ -258,7 +258,7 @@ def distance_above(core: Box, rates: Rates, z: Float[np.ndarray, "*d"]) -> float
       rates: numpy float64.
       z: a point; infinite where no box of the family, unclipped, holds it.
     """
-    sides = ((core.lo, z, rates.lower), (z, core.hi, rates.upper))
+    sides: Any = ((core.lo, z, rates.lower), (z, core.hi, rates.upper))
     most = Fraction(0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for side in sides:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -32,8 +33,9 @@ from jaxcert.checks import (
 )
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
+from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.model import Model
-from jaxcert.oracle.attack import AttackOracle
+from jaxcert.oracle.attack import AttackOptions, AttackOracle
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.oracle.instances import ApothemTask, ProofTrees
@@ -46,6 +48,8 @@ from jaxcert.search.apothem import SearchOptions
 from jaxcert.search.growing import grow_boxes
 from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask
 from jaxcert.spec import Spec
+
+Found = TypeVar("Found")
 
 # Radii per step of the attack; it descends from several starts at each.
 _ATTACK_CANDIDATES = 4
@@ -122,6 +126,8 @@ class Certifier:
         x: np.ndarray,
         labels: np.ndarray | None,
         deadline: float = math.inf,
+        *,
+        strict: bool = False,
     ) -> Certification:
         """Returns the answers for at most `batch_size` inputs.
 
@@ -130,12 +136,14 @@ class Certifier:
           labels: shape (n,) or None for the predicted classes.
           deadline: `time.monotonic()` after which branch and bound stops; what is
             proved by then is returned. An array () may come forward meanwhile.
+          strict: leave bounds and attack behind then, too (`jaxcert.limit`), and answer
+            what is known; else they are computed whatever the time.
 
         Raises:
           InputError: wrong shape, NaN, an input outside the domain, a label out of
             range.
         """
-        return self.batch_with_proofs(x, labels, deadline)[0]
+        return self.batch_with_proofs(x, labels, deadline, strict=strict)[0]
 
     @own_settings()
     def batch_with_proofs(
@@ -143,6 +151,8 @@ class Certifier:
         x: np.ndarray,
         labels: np.ndarray | None,
         deadline: float = math.inf,
+        *,
+        strict: bool = False,
     ) -> tuple[Certification, ProofTrees | None]:
         """Returns what `batch` does, and the trees of the proofs.
 
@@ -160,46 +170,73 @@ class Certifier:
         else:
             label = np.concatenate([labels, np.repeat(labels[-1:], size - count)])
             label = label.astype(np.int32)
-        result, trees = self._run(x, label, predicted, deadline)
+        limit = deadline if strict else math.inf
+        result, trees = self._run(x, label, predicted, (deadline, limit))
         return jax.tree.map(lambda v: v[:count], result), trees
 
     def _run(
-        self, x: np.ndarray, label: np.ndarray, predicted: np.ndarray, deadline: float
+        self,
+        x: np.ndarray,
+        label: np.ndarray,
+        predicted: np.ndarray,
+        limits: tuple[float, float],
     ) -> tuple[Certification, ProofTrees | None]:
+        """Returns the answers and proofs.
+
+        The limits are the `time.monotonic()` at which branch and bound looks up, and at
+        which a stage is left behind: then the answer is what others found.
+        """
         options, classes = self.options, self.num_classes
+        deadline, limit = limits
         task32 = self._task(x, label, np.float32)
         proving = SearchOptions(options.candidates, options.max_steps, "prove")
         refuting = SearchOptions(_ATTACK_CANDIDATES, options.max_steps, "refute")
         floor, tolerance = np.zeros(len(x), np.float32), np.float32(self.tolerance)
-        with self.seconds.measure("prove"), jax.enable_x64(False):
-            proved = jax.device_get(
-                stages.search(
-                    self.prover, proving, classes,
-                    self.model.single, task32, floor, tolerance,
-                )
-            )  # fmt: skip
-        calls = proved.calls
-        radius, box = self._reprove(x, label, proved.lower)
-        upper = np.full(len(x), np.inf)
-        witness = np.full(x.shape, np.nan)
-        if options.attack is not None:
-            attacker = AttackOracle(self.model.f, options.attack)
+        none, nowhere = np.zeros(len(x), np.int32), np.full(x.shape, np.nan)
+
+        def prove() -> tuple[Any, np.ndarray, Box]:
+            with self.seconds.measure("prove"), jax.enable_x64(False):
+                proved = jax.device_get(
+                    stages.search(
+                        self.prover, proving, classes,
+                        self.model.single, task32, floor, tolerance,
+                    )
+                )  # fmt: skip
+            return proved, *self._reprove(x, label, proved.lower)
+
+        def refute() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+            attacker = AttackOracle(self.model.f, options.attack or AttackOptions())
             with self.seconds.measure("refute"), jax.enable_x64(False):
-                low = np.maximum(proved.lower, 0).astype(np.float32)
                 refuted = jax.device_get(
                     stages.search(
                         attacker, refuting, classes,
                         self.model.single, task32, low, tolerance,
                     )
                 )  # fmt: skip
-            calls = calls + refuted.calls
-            upper, witness = self._confirm(x, label, refuted.witness)
-        subproblems, trees = np.zeros(len(x), np.int32), None
-        if options.oracle == "complete":
+            return refuted.calls, self._confirm(x, label, refuted.witness)
+
+        def branch() -> ApothemAnswer:
             wanted = (predicted == label) & (radius >= 0)
             with self.seconds.measure("branch"):
                 task = self._apothem_task(x, label, radius, upper, witness, wanted)
-                answer = self._close(task, deadline)
+                return self._close(task, deadline)
+
+        nothing: Any = Box(nowhere, nowhere)
+        calls, low, radius, box = none, floor, np.full(len(x), -1.0), nothing
+        by_bounds = _in_time(prove, limit)
+        if by_bounds is not None:
+            proved, radius, box = by_bounds
+            calls, low = proved.calls, np.maximum(proved.lower, 0).astype(np.float32)
+        upper = np.full(len(x), np.inf)
+        witness = nowhere
+        refuted = None if options.attack is None else _in_time(refute, limit)
+        if refuted is not None:
+            calls = calls + refuted[0]
+            upper, witness = refuted[1]
+        subproblems, trees = none, None
+        complete = options.oracle == "complete"
+        answer = _in_time(branch, limit) if complete else None
+        if answer is not None:
             radius, upper, witness = answer.lower, answer.upper, answer.witness
             subproblems, trees = answer.processed, answer.trees
             improved = expand(answer.improved, x)
@@ -455,6 +492,16 @@ class Certifier:
             labels = np.asarray(labels)
             check_labels(labels, len(x), self.num_classes)
         return x, labels
+
+
+def _in_time(stage: Callable[[], Found], limit: float) -> Found | None:
+    """Returns what a stage finds; None if it is not done by then."""
+    if time.monotonic() >= limit:
+        return None
+    try:
+        return run_until(stage, limit)
+    except TimeLimitError:
+        return None
 
 
 def _reach(x: np.ndarray, domain: Box, rates: Rates) -> np.ndarray:

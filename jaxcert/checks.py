@@ -92,14 +92,23 @@ def _name(names: Sequence[str] | None, index: int) -> str:
 def as_arrays(params: Any, dtype: Any) -> Any:
     """Returns params as numpy arrays, the float ones of the given type.
 
-    Integers and truth values keep their types, random keys stay what they are.
+    Integers get the 32 bits that f is traced with, truth values and random keys stay
+    what they are.
 
     Raises:
-      InputError: a weight is NaN or infinite, or no array.
+      InputError: a weight is NaN or infinite, an integer of more bits, or no array.
     """
 
     def cast(path: Any, leaf: Any) -> Any:
         array = _weight(path, leaf)
+        if jax.dtypes.issubdtype(array.dtype, np.integer) and array.itemsize > 4:
+            short = array.astype(np.int32 if array.dtype.kind == "i" else np.uint32)
+            if (short != array).any():
+                raise InputError(
+                    f"weight {jax.tree_util.keystr(path)} holds integers of more than "
+                    "32 bits, with which f is traced: give smaller ones"
+                )
+            return short
         if not jax.dtypes.issubdtype(array.dtype, np.floating):
             return array
         array = array.astype(np.promote_types(dtype, array.dtype))
@@ -123,8 +132,8 @@ def weight_types(params: Any) -> Any:
     def kind(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
         array = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else _weight(path, leaf)
         floating = jax.dtypes.issubdtype(array.dtype, np.floating)
-        dtype = np.float32 if floating else jax.dtypes.canonicalize_dtype(array.dtype)
-        return jax.ShapeDtypeStruct(array.shape, dtype)
+        kept = jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True)
+        return jax.ShapeDtypeStruct(array.shape, np.float32 if floating else kept)
 
     return jax.tree_util.tree_map_with_path(kind, params)
 

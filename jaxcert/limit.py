@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxcert.errors import InputError, JaxcertError
+from jaxcert.pinned import own_settings
 
 Result = TypeVar("Result")
 
@@ -68,7 +69,7 @@ def run_until(
 
     def run() -> None:
         try:
-            with jax.default_device(device):
+            with own_settings(), jax.default_device(device):
                 done.append(work())
         except BaseException as error:
             failed.append(error)

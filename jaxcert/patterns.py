@@ -40,7 +40,7 @@ class Pattern:
     @property
     def exact(self) -> bool:
         """Whether it is the same function, or rounded once, in every float type."""
-        return self.name in ("relu", "leaky_relu", "hard_tanh")
+        return self.name in ("relu", "leaky_relu", "hard_tanh", "finite")
 
 
 def _elu(x: Any, alpha: Any) -> Any:
@@ -90,12 +90,12 @@ class Matcher:
         float32 most patterns are other functions: every step of them is rounded.
         """
         maker, kind = self._maker[value], self._flat.types[value]
-        if not is_float(kind):
+        shape = self._flat.shapes[value]
+        # JAX traces functions of nothing to constants.
+        if not is_float(kind) or 0 in shape:
             return None
         for index, pattern in enumerate(PATTERNS):
-            traced, x, wildcards, result, maker_of = self._trace(
-                index, self._flat.shapes[value], kind
-            )
+            traced, x, wildcards, result, maker_of = self._trace(index, shape, kind)
             if is_low(kind) and not pattern.exact:
                 continue
             if maker_of[result].name != maker.name:

@@ -74,7 +74,7 @@ class Spec:
         others = others + (others >= label).astype(others.dtype)
         eye = jnp.eye(num_classes, dtype=dtype)
         offset = jnp.full((num_classes - 1,), -1.0, dtype) * required_margin
-        return Spec.rows(eye[label] - eye[others], offset.astype(dtype))
+        return Spec.rows(eye[label][None] - eye[others], offset.astype(dtype))
 
     @staticmethod
     def targeted(

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxcert as jc
+import jaxcert.api
+import jaxcert.certifier
 import jaxcert.memory
 from jaxcert.limit import TimeLimitError, left_behind, run_until
 from jaxcert.memory import free_bytes, resident_bytes, room_for, tree_bytes
@@ -71,3 +74,88 @@ def test_the_limit_of_the_address_space_counts():
 def test_bytes_of_trees():
     shapes = {"a": jax.ShapeDtypeStruct((3, 5), jnp.int8), "b": np.zeros(7)}
     assert tree_bytes(shapes) == 15 + 56
+
+
+# ---------------------------------------------------------------- certify and verify
+
+
+def relu_network(params, x):
+    w, b, v = params
+    return v @ jax.nn.relu(w @ x + b)
+
+
+PARAMS = (
+    np.array([[1.0, -1.0], [1.0, 1.0], [-1.0, 2.0]]),
+    np.array([0.0, -1.0, 0.0]),
+    np.array([[1.0, 1.0, 0.0], [0.0, -1.0, 1.0]]),
+)
+X = np.array([0.8, 0.3])
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """Makes what is named in a module wait for ever, as a long compilation would."""
+    go_on = threading.Event()
+
+    def wait(module, name):
+        monkeypatch.setattr(module, name, lambda *_: go_on.wait(600))
+
+    yield wait
+    go_on.set()
+
+
+def test_verify_answers_what_is_known_when_time_is_over(stuck):
+    spec, box = jc.Spec.classification(0, 2), jc.Box(X - 0.3, X + 0.2)
+    options = jc.CertifyOptions(oracle="complete", attack=None)
+
+    def ask(limit):
+        verdict = jc.verify(
+            relu_network, PARAMS, box, spec, options=options, time_limit=limit
+        )
+        return jc.Status(int(verdict.status)), jc.Reason(int(verdict.reason)), verdict
+
+    sure = ask(None)
+    assert ask(600.0)[:2] == sure[:2] == (jc.Status.REFUTED, jc.Reason.WITNESS)
+    stuck(jaxcert.api, "decide")
+    begin = time.monotonic()
+    status, reason, verdict = ask(2.0)
+    assert (status, reason) == (jc.Status.UNKNOWN, jc.Reason.TIME)
+    assert np.isfinite(verdict.bound) and np.isnan(verdict.witness).all()
+    stuck(jaxcert.api.stages, "ask")
+    status, reason, verdict = ask(0.1)
+    assert (status, reason) == (jc.Status.UNKNOWN, jc.Reason.TIME)
+    assert verdict.bound == -np.inf
+    assert time.monotonic() - begin < 60
+
+
+def test_certify_answers_what_is_known_when_time_is_over(stuck):
+    bounds = jc.CertifyOptions(batch_size=1)
+    complete = jc.CertifyOptions(batch_size=1, oracle="complete")
+
+    def ask(limit, options):
+        return jc.certify(relu_network, PARAMS, X, options=options, time_limit=limit)
+
+    sure, begin = ask(None, bounds), time.monotonic()
+    in_time = ask(600.0, bounds)
+    assert 0 < in_time.lower == sure.lower < in_time.upper == sure.upper < np.inf
+    stuck(jaxcert.certifier, "close_brackets")
+    answer = ask(20.0, complete)  # bounds and attack are compiled already
+    assert (answer.lower, answer.upper) == (sure.lower, sure.upper)
+    stuck(jaxcert.certifier.stages, "search")
+    answer = ask(0.1, bounds)
+    assert answer.outcome == jc.Outcome.UNKNOWN and answer.lower == 0
+    assert np.isnan(answer.box.lo).all() and answer.upper == np.inf
+    assert time.monotonic() - begin < 120
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, np.nan])
+def test_limits_that_are_none(limit):
+    for ask in (
+        lambda: jc.certify(relu_network, PARAMS, X, time_limit=limit),
+        lambda: jc.verify(
+            relu_network, PARAMS, jc.Box.point(X), jc.Spec.classification(0, 2),
+            time_limit=limit,
+        ),
+    ):  # fmt: skip
+        with pytest.raises(jc.InputError, match="time_limit is .* must be > 0"):
+            ask()

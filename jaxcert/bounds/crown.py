@@ -77,6 +77,7 @@ class AffineBounds:
     upper_coefficients: Float[Array, "K *d"]
     upper_offset: Float[Array, " K"]
 
+    @own_settings()
     def concretize(self, box: Box) -> Box:
         """Returns the box of outputs, for a box inside the one of the bounds."""
         lower = concretize_lower(self.lower_coefficients, box) + self.lower_offset

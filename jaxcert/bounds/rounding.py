@@ -95,13 +95,13 @@ class _Errors:
         """Adds the output of one node."""
         self._add(node)
         if node.output in self.error:
-            widest = [jnp.max(self.size[i]) for i in node.inputs if i in self.size]
-            most = 1 + jnp.max(jnp.stack([jnp.max(self.size[node.output]), *widest]))
+            widest = [_most(self.size[i]) for i in node.inputs if i in self.size]
+            most = 1 + jnp.max(jnp.stack([_most(self.size[node.output]), *widest]))
             self.error[node.output] += _lost(self._unit) * most
 
     def total_size(self) -> Array:
         """Returns the sum over all values of their greatest magnitude."""
-        return jnp.sum(jnp.stack([jnp.max(size) for size in self.size.values()]))
+        return jnp.sum(jnp.stack([_most(size) for size in self.size.values()]))
 
     def cost(self, value: int) -> Array:
         """Returns the error that a unit of multiplier on each element brings."""
@@ -173,6 +173,15 @@ class _Errors:
         if value in self.signs:  # NaN stays NaN
             lo = jnp.where(self.signs[value] & (lo < 0), 0, lo)
         return Box(lo, box.hi + error)
+
+
+def _most(size: Array) -> Array:
+    """The greatest magnitude; 0 where there is no element. NaN stays NaN."""
+    return jnp.max(size, initial=0)
+
+
+def _largest(box: Box) -> Array:
+    return jnp.maximum(jnp.abs(box.lo), jnp.abs(box.hi))
 
 
 def _errors(

@@ -45,6 +45,26 @@ class Property:
     assertions: Assertions = dataclasses.field(repr=False)
     notes: tuple[str, ...] = ()
 
+    @property
+    def compares_outputs(self) -> bool:
+        """Whether every comparison that names outputs is one of Y_i with Y_j alone.
+
+        Such a property means the same for any strictly increasing function of the
+        outputs that is common to all of them, as Softmax is for one input.
+        """
+
+        def kept(atom: Atom) -> bool:
+            coefficients = [c for _, c in atom.outputs]
+            return (
+                not atom.inputs
+                and not atom.constant
+                and len(coefficients) == 2
+                and sum(coefficients) == 0
+            )
+
+        atoms = [a for a in self.assertions if isinstance(a, Atom)]
+        return all(kept(a) for a in atoms if a.outputs)
+
     def violates(
         self,
         x: ArrayLike,

@@ -243,6 +243,32 @@ def test_answers(run, files, name):
     assert by_hand[name]
 
 
+@pytest.mark.parametrize("last", ["Softmax", "LogSoftmax"])
+def test_outputs_compared_under_a_softmax(run, tmp_path, last):
+    """A Softmax keeps the order of the outputs, and nothing else that is asked."""
+    write_network(tmp_path / "net.onnx", DIAMOND, (1, 2), last)
+    texts = {
+        "sat": BOX + "(assert (>= (* 2 Y_0) (* 2 Y_1)))",
+        "unsat": BOX.replace("X_1 -1", "X_1 0.25") + "(assert (and (>= Y_1 Y_0)))",
+    }
+    texts["unsat"] = texts["unsat"].replace("X_0 -1", "X_0 0.25")
+    for answer, text in texts.items():
+        (tmp_path / "p.vnnlib").write_text(DECLARED + text)
+        done = run(onnx=tmp_path / "net.onnx", vnnlib=tmp_path / "p.vnnlib")
+        assert done.out.startswith(answer + "\n"), done.out + done.err
+        if answer == "sat":
+            x, y = point(done.out.partition("\n")[2])
+            exact = outputs(DIAMOND, x)
+            exact = exact - np.log(np.sum(np.exp(exact)))
+            exact = np.exp(exact) if last == "Softmax" else exact
+            np.testing.assert_allclose(y, exact, atol=1e-14)
+            assert y[0] >= y[1]
+    for text in ("(>= Y_0 0.5)", "(>= (+ Y_0 Y_1) 1)", "(>= Y_0 (* 2 Y_1))"):
+        (tmp_path / "p.vnnlib").write_text(DECLARED + BOX + f"(assert {text})")
+        done = run(onnx=tmp_path / "net.onnx", vnnlib=tmp_path / "p.vnnlib")
+        one_line_error(done, f"ends in a {last}, of which")
+
+
 def test_gzipped_files_are_found(run, files, tmp_path):
     for name in ("net.onnx", "sat.vnnlib"):
         packed = gzip.compress((files / name).read_bytes())
@@ -374,7 +400,7 @@ def test_cuts_are_asked_of_branch_and_bound(run, files, monkeypatch):
 
 def test_timeouts_of_the_list_and_of_the_flag(run, files, tmp_path):
     instances = files / "timeouts.csv"
-    instances.write_text("net.onnx,sat.vnnlib,0.0001\nnet.onnx,unsat.vnnlib,60\n")
+    instances.write_text("net.onnx,sat.vnnlib,0.0001\nnet.onnx,unsat.vnnlib,600\n")
     done = run(instances=instances, output=tmp_path / "a.csv")
     assert [row["result"] for row in rows(tmp_path / "a.csv")] == ["timeout", "unsat"]
     instances.write_text("net.onnx,sat.vnnlib\n")
