@@ -261,8 +261,10 @@ def distance_above(core: Box, rates: Rates, z: Float[np.ndarray, "*d"]) -> float
     sides: Any = ((core.lo, z, rates.lower), (z, core.hi, rates.upper))
     most = Fraction(0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for side in sides:
-            large, small, rate = (np.asarray(v, np.float64).reshape(-1) for v in side)
+        for large, small, rate in sides:
+            large, small, rate = (
+                np.asarray(v, np.float64).reshape(-1) for v in (large, small, rate)
+            )
             step = np.where(large > small, (large - small) / rate, 0)
             if np.isinf(step).any():
                 return float("inf")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,16 +67,58 @@ class Verdict:
         return self.status == Status.PROVED
 
     @property
-    def refuted(witness: np.ndarray, margin: float) -> Verdict:
-    """Returns REFUTED with a witness, in numpy."""
-    numbers: Any = (
-        np.int32(Status.REFUTED),
-        np.int32(Reason.WITNESS),
-        np.float64(-np.inf),
-        witness,
-        np.float64(margin),
+    def refuted(self) -> Array:
+        """Whether a point of the box violates the spec."""
+        return self.status == Status.REFUTED
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a Verdict has three values and is no bool: ask .proved or .refuted"
+        )
+
+
+def from_bound(bound: Array, x: Array, empty: Array, slack: Array | float) -> Verdict:
+    """Returns PROVED where bound > slack on a box that is not empty, else UNKNOWN.
+
+    Args:
+      bound: lower bound of the margin, scalar.
+      x: any point of the input's shape and dtype (for the shape of the witness).
+      empty: whether the box is empty.
+      slack: what the bound must exceed, >= 0.
+    """
+    proved = (bound > slack) & ~empty
+    reason = jnp.where(jnp.isnan(bound), Reason.NOT_A_NUMBER, Reason.BOUND_TOO_LOOSE)
+    reason = jnp.where(empty, Reason.EMPTY_BOX, reason)
+    return Verdict(
+        status=jnp.where(proved, Status.PROVED, Status.UNKNOWN),
+        reason=jnp.where(proved, Reason.BOUND, reason),
+        bound=bound,
+        witness=jnp.full_like(x, jnp.nan),
+        witness_margin=jnp.full((), jnp.nan, x.dtype),
     )
-    return Verdict(*numbers)
+
+
+def from_witness(witness: Array, margin: Array, found: Array) -> Verdict:
+    """Returns REFUTED with the witness where it was found, else UNKNOWN."""
+    nothing = jnp.full_like(witness, jnp.nan)
+    return Verdict(
+        status=jnp.where(found, Status.REFUTED, Status.UNKNOWN),
+        reason=jnp.where(found, Reason.WITNESS, Reason.NO_WITNESS),
+        bound=jnp.full_like(margin, -jnp.inf),
+        witness=jnp.where(found, witness, nothing),
+        witness_margin=jnp.where(found, margin, jnp.nan),
+    )
+
+
+def refuted(witness: np.ndarray, margin: float) -> Verdict:
+    """Returns REFUTED with a witness, in numpy."""
+    return Verdict(
+        status=np.int32(Status.REFUTED),
+        reason=np.int32(Reason.WITNESS),
+        bound=np.float64(-np.inf),
+        witness=witness,
+        witness_margin=np.float64(margin),
+    )
 
 
 def first_decided(first: Verdict, second: Verdict) -> Verdict:

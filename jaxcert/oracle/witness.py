@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
@@ -217,7 +217,7 @@ class Judge:
         return self.first(spec, points[possible], order=distance[possible])
 
 
-def nearby(z: np.ndarray, box: Box, margin: ArrayLike, gradient: Any) -> np.ndarray:
+def nearby(z: np.ndarray, box: Box, margin: float, gradient: np.ndarray) -> np.ndarray:
     """Returns points of the box where a margin near a point's may be exactly 0.
 
     They are: the point; the corner that the gradient points away from; where the
@@ -233,14 +233,14 @@ def nearby(z: np.ndarray, box: Box, margin: ArrayLike, gradient: Any) -> np.ndar
     gradient = np.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     starts = [z, np.where(gradient > 0, lo, np.where(gradient < 0, hi, z))]
     steepest = np.argsort(-np.abs(gradient).reshape(-1), kind="stable")[:2]
-    gap = float(np.nan_to_num(np.asarray(margin), nan=0.0, posinf=0.0, neginf=0.0))
+    margin = float(margin) if np.isfinite(margin) else 0.0
     with np.errstate(all="ignore"):
         for i in steepest:
             moved = z.copy()
-            moved.reshape(-1)[i] -= gap / gradient.reshape(-1)[i]
+            moved.reshape(-1)[i] -= margin / gradient.reshape(-1)[i]
             starts.append(moved)
         norm = np.sum(gradient**2)
-        starts.append(z - gap / norm * gradient)
+        starts.append(z - margin / norm * gradient)
     found = []
     for start in starts:
         if np.all(np.isfinite(start)):
