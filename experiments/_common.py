@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from jaxcert.errors import InputError, JaxcertError
 from jaxcert.files import expand_home as expand
+from jaxcert.limit import left_behind
 
 __all__ = ["Main", "check_ranges", "expand", "guarded", "one_line", "run"]
 
@@ -27,7 +28,16 @@ def run(main: Main, positional: bool = False) -> None:
     malformed flag one line and exit code 2. Words that are no flags are a mistake,
     unless the script takes them (`positional`).
     """
-    app.run(guarded(main, positional), flags_parser=_parse_flags)
+    try:
+        app.run(guarded(main, positional), flags_parser=_parse_flags)
+    except SystemExit as stopped:
+        if not left_behind():
+            raise
+        # XLA may not be taken down in the middle of a compilation, nor waited for:
+        # all that was to be written is.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stopped.code if isinstance(stopped.code, int) else 0)
 
 
 def guarded(main: Main, positional: bool = False) -> Main:

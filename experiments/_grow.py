@@ -13,11 +13,11 @@ from _measures import apothem, edge_measures
 from absl import logging
 
 from jaxcert.box import Box
-from jaxcert.certificate.check_faces import FacesReport
 from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
-from jaxcert.certificate.store import Claim
+from jaxcert.certificate.store import Written
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier, float64
+from jaxcert.checker.claim import Faces
 from jaxcert.oracle.instances import ProofTrees
 from jaxcert.search.growth import AT_DOMAIN, OPEN, Growth, GrowthOptions
 
@@ -124,7 +124,7 @@ class Grower:
         growth: Growth,
         deadline: float,
         box: tuple[np.ndarray, np.ndarray],
-    ) -> dict[int, FacesReport]:
+    ) -> dict[int, Faces]:
         """Writes certificates, and what they claim into the box.
 
         Returns what the checker said of each file that is kept, by row.
@@ -136,7 +136,7 @@ class Grower:
         deadline = max(deadline, time.monotonic() + _PROOF_SECONDS * own.sum())
         answer = prove_boxes(self.certifier, found.label, growth.box, own, deadline)
         trees_of = answer.trees.of if answer.trees is not None else None
-        faces: dict[int, FacesReport] = {}
+        faces: dict[int, Faces] = {}
         for row in map(int, np.flatnonzero(own)):
             claim = GrownClaim.of(
                 names[row], x[row], row, found, growth, self.options.delta
@@ -145,23 +145,24 @@ class Grower:
             kept = self._kept(writer, claim, trees)
             if kept is None:
                 continue
-            faces[row] = writer.faces
-            self.audited += not writer.faces.proved
+            assert kept.report.faces is not None
+            faces[row] = kept.report.faces
+            self.audited += not faces[row].proved
             # Rounding may have asked for a smaller box.
-            lo[row] = kept.lo.reshape(x[row].shape)
-            hi[row] = kept.hi.reshape(x[row].shape)
+            lo[row] = kept.claim.lo.reshape(x[row].shape)
+            hi[row] = kept.claim.hi.reshape(x[row].shape)
         return faces
 
     def _kept(
         self, writer: GrownWriter, claim: GrownClaim, trees: ProofTrees | None
-    ) -> Claim | None:
-        """Returns what the certificate that is kept claims; None if none is kept."""
+    ) -> Written | None:
+        """Returns the certificate that is kept; None if none is."""
         reason = "there was no time for its proof"
         if trees is not None:
             with float64():
                 written = writer.write_grown(claim, trees)
             if written.path is not None:
-                return written.claim
+                return written
             reason = f"the checker does not accept its proof: {written.report.reason}"
         if self.arithmetic == "real":
             with float64():
@@ -171,7 +172,7 @@ class Grower:
                     "%s: the certificate of its grown box holds the faces alone (%s)",
                     claim.name, reason,
                 )  # fmt: skip
-                return written.claim
+                return written
             reason = written.report.reason
         logging.warning(
             "%s: no certificate of its grown box is written (%s)", claim.name, reason

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import math
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,10 +16,11 @@ import _common
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.report.disk import append_all, write_whole, writing
+from jaxcert.report.disk import append_all, read, write_whole, writing
 
 DECIDED = ("sat", "unsat")
 RESULTS = (*DECIDED, "unknown", "timeout", "error")
+"""What a row says; an error may be followed by its reason, `error: reason`."""
 HEADER = ("onnx", "vnnlib", "result", "seconds")
 
 Key = tuple[str, str]
@@ -57,6 +59,11 @@ class Row:
 
     result: str
     seconds: float
+
+    @property
+    def kind(self) -> str:
+        """The result without a reason, one of RESULTS."""
+        return self.result.partition(":")[0]
 
 
 def existing(path: Path) -> Path:
@@ -137,7 +144,7 @@ class ResultsFile:
         self.notices: list[str] = []
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            before = path.read_bytes() if path.exists() else None
+            before = read(path) if path.exists() else None
         if before is not None:
             if not resume:
                 raise InputError(
@@ -205,12 +212,15 @@ class ResultsFile:
         if not torn_header and rows[:1] != [[*HEADER]]:
             raise other
         for cells in rows[1:]:
-            if len(cells) != len(HEADER) or cells[2] not in RESULTS:
+            if len(cells) != len(HEADER):
                 raise other
             try:
-                self.rows[cells[0], cells[1]] = Row(cells[2], float(cells[3]))
+                row = Row(cells[2], float(cells[3]))
             except ValueError as error:
                 raise other from error
+            if row.kind not in RESULTS or not 0 <= row.seconds < math.inf:
+                raise other
+            self.rows[cells[0], cells[1]] = row
         if len(self.rows) != max(len(rows) - 1, 0):
             raise other
         if whole != before:
@@ -241,7 +251,7 @@ def summary(instances: Sequence[Instance], rows: Mapping[Key, Row]) -> str:
 
     def line(name: str, chosen: Sequence[Instance]) -> list[str]:
         found = [rows[instance.key] for instance in chosen]
-        counts = [sum(row.result == result for row in found) for result in RESULTS]
+        counts = [sum(row.kind == result for row in found) for result in RESULTS]
         cells = [name, len(chosen), *counts, f"{sum(r.seconds for r in found):.1f}"]
         if expected:
             compared = [_compare(i, rows[i.key]) for i in chosen]

@@ -28,6 +28,7 @@ class Proofs:
       size: their bytes.
       seconds: writing them took, the check included.
       checking: seconds of each check.
+      vacuous: how many of them say nothing, because the margin may be negative, say.
     """
 
     writer: CertificateWriter
@@ -36,6 +37,7 @@ class Proofs:
     size: int = 0
     seconds: float = 0.0
     checking: list[float] = dataclasses.field(default_factory=list)
+    vacuous: int = 0
 
     @staticmethod
     def into(folder: Path, certifier: Certifier, arithmetic: str) -> Proofs:
@@ -104,14 +106,18 @@ class Proofs:
         self.written += 1
         self.size += written.size
         self.checking.append(written.checking)
+        self.vacuous += not written.report.accepted
 
     def summary(self) -> str:
         """Returns one paragraph about what was written."""
         if not self.written:
             return "No certificate was written."
+        said = "all accepted"
+        if self.vacuous:
+            said = f"{self.vacuous} of them called vacuous"
         return (
             f"{self.written} certificates of {self.size / self.written / 1000:.1f} kB "
-            f"(mean) and their network\nin {self.writer.folder}; all accepted by the "
+            f"(mean) and their network\nin {self.writer.folder}; {said} by the "
             f"independent checker\n({np.median(self.checking):.3f} s each, median; "
             f"{self.seconds:.1f} s for all with writing)."
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import json
 import math
+import sys
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ from _instances import (
     read_instances,
     summary,
 )
+from _worker import DiedError, LateError, Worker
 from absl import logging
 from scipy import special
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
-from jaxcert.errors import InputError, JaxcertError, UnsupportedError
+from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
 from jaxcert.interop.onnx import final_softmax, load_onnx
 from jaxcert.interop.vnnlib import (
     Case,
@@ -36,14 +39,27 @@ from jaxcert.interop.vnnlib import (
     format_counterexample,
     load_vnnlib,
 )
+from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
-from jaxcert.oracle.attack import AttackOptions, AttackOracle
+from jaxcert.oracle.attack import AttackOptions, AttackOracle, find_witness
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
-from jaxcert.search import stages
+from jaxcert.oracle.linear import is_linear
+from jaxcert.oracle.witness import Judge, Outputs, Witness
+from jaxcert.spec import Spec
 
+# What strict rows must be violated by where a tie was found first, relative to d.
+_GAP = 1e-9
+# How far exact outputs may lie from those of float64, relative to the greatest.
+_AGREEMENT = 1e-6
 CONTRADICTION = 3
 """Exit code of a benchmark with an answer that contradicts the expected one."""
+
+WORKER = (sys.executable, str(Path(__file__).with_name("_verification_worker.py")))
+"""What starts a process that answers the instances of a benchmark."""
+
+# Seconds after the limit at which a worker that cannot even say so is killed.
+_GRACE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +76,13 @@ class Request:
     restarts: int = 5
     steps: int = 30
     cuts: bool = False
+    memory_gb: float | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"timeout is {self.timeout}; it must be > 0")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise InputError(f"memory_gb is {self.memory_gb}; it must be > 0")
         _common.check_ranges(self, restarts=(1, 2**12), steps=(1, 2**12))
         if bool(self.instances) == bool(self.onnx or self.vnnlib):
             raise InputError(
@@ -74,8 +93,10 @@ class Request:
                 raise InputError("--instances needs --output, the CSV file to write")
         elif not (self.onnx and self.vnnlib):
             raise InputError("--onnx and --vnnlib belong together: give both")
-        elif self.output or self.only or self.resume:
-            raise InputError("--output, --only and --resume belong to --instances")
+        elif self.output or self.only or self.resume or self.memory_gb:
+            raise InputError(
+                "--output, --only, --resume and --memory_gb belong to --instances"
+            )
 
     @property
     def effort(self) -> Effort:
@@ -97,7 +118,7 @@ class Answer:
     """What is known about one instance.
 
     Attributes:
-      result: sat, unsat, unknown or timeout.
+      result: sat, unsat, unknown, timeout or error.
       counterexample: in VNN-COMP form, for sat; else ''.
     """
 
@@ -137,10 +158,9 @@ def _benchmark(request: Request) -> int:
     chosen = [i for i in instances if any(request.only in name for name in i.key)]
     if not chosen:
         raise InputError(f"no instance has {request.only!r} in its name: change --only")
-    # Most benchmarks ask many questions about one network, one after the other.
-    load = functools.lru_cache(maxsize=1)(load_subject)
     interrupted = False
-    with ResultsFile(_common.expand(request.output), request.resume) as results:
+    output = _common.expand(request.output)
+    with ResultsFile(output, request.resume) as results, _worker(request) as worker:
         for notice in results.notices:
             logging.warning("%s", notice)
         todo = [i for i in chosen if i.key not in results.rows]
@@ -148,7 +168,7 @@ def _benchmark(request: Request) -> int:
             logging.info("%d instances are done already", len(chosen) - len(todo))
         try:
             for number, instance in enumerate(todo, 1):
-                found = _answer(instance, request.effort, load)
+                found = _answer(instance, worker)
                 path = results.append(instance.key, *found)
                 logging.info(
                     "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
@@ -165,19 +185,38 @@ def _benchmark(request: Request) -> int:
     return CONTRADICTION if contradictions(chosen, results.rows) else 0
 
 
-def _answer(instance: Instance, effort: Effort, load: Load) -> tuple[Row, str]:
-    """Returns result and counterexample; whatever goes wrong is the result 'error'."""
-    begin = time.monotonic()
+def _worker(request: Request) -> Worker:
+    """Returns a worker that is not started yet. This process computes nothing."""
+    given = dataclasses.asdict(request)
+    given["level"] = logging.get_absl_logger().getEffectiveLevel()
+    return Worker((*WORKER, json.dumps(given)))
+
+
+def _answer(instance: Instance, worker: Worker) -> tuple[Row, str]:
+    """Returns result and counterexample; whatever happens costs this instance only."""
+    name = " ".join(instance.key)
     try:
-        onnx, vnnlib = (instance.path(name) for name in instance.key)
-        found = verify_files(onnx, vnnlib, begin + instance.timeout, effort, load)
-    except Exception as error:
-        # Also one of our own mistakes must not cost the answers that follow.
-        kind = "" if isinstance(error, JaxcertError) else f"{type(error).__name__}: "
-        logging.error("%s: %s%s", " ".join(instance.key), kind, error)
-        logging.debug("%s", instance.key, exc_info=True)
-        found = Answer("error")
-    return Row(found.result, time.monotonic() - begin), found.counterexample
+        onnx, vnnlib = (str(instance.path(name)) for name in instance.key)
+    except (OSError, ValueError) as error:
+        logging.error("%s: %s", name, error)
+        return Row("error", 0.0), ""
+    question = {"name": name, "onnx": onnx, "vnnlib": vnnlib}
+    worker.start()
+    begin, counterexample = time.monotonic(), ""
+    try:
+        limit = instance.timeout
+        found = worker.ask(question | {"seconds": limit}, limit + _GRACE)
+        result, counterexample = found["result"], found["counterexample"]
+        seconds = time.monotonic() - begin
+        if found["worn"]:
+            worker.end()
+    except LateError as error:
+        logging.warning("%s: %s: it could not be interrupted", name, error)
+        result, seconds = "timeout", time.monotonic() - begin
+    except DiedError as error:
+        logging.error("%s: the process that worked on it was %s", name, error)
+        result, seconds = f"error: {error}", time.monotonic() - begin
+    return Row(result, seconds), counterexample
 
 
 def load_subject(onnx: Path) -> Network:
@@ -202,8 +241,8 @@ def verify_files(
 
     Args:
       onnx, vnnlib: the files.
-      deadline: `time.monotonic()` after which nothing new is begun. What runs then, a
-        compilation or a chunk of branch and bound, is not cut short.
+      deadline: `time.monotonic()` by which to answer. What runs then and cannot be
+        stopped, such as a compilation, is left behind in a thread (`run_until`).
       effort: of the attack, and of branch and bound.
       load: reads networks.
 
@@ -211,6 +250,30 @@ def verify_files(
       JaxcertError: a file cannot be read or understood, the two do not fit together,
         or the memory does not suffice.
     """
+    try:
+        answer = run_until(
+            lambda: _verify_files(onnx, vnnlib, deadline, effort, load), deadline
+        )
+    except TimeLimitError:
+        return Answer("timeout")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise OutOfMemoryError(
+                f"out of memory on {onnx} with {vnnlib}: use a machine with more"
+            ) from error
+        raise
+    late = time.monotonic() - deadline
+    if late < 0:
+        return answer
+    if answer.result not in ("unknown", "timeout"):
+        logging.info("%s was found %.2f s after the deadline", answer.result, late)
+    return Answer("timeout")
+
+
+def _verify_files(
+    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
+) -> Answer:
+    """Returns the answer to one instance, whenever it is found."""
     network, prop = load(onnx), load_vnnlib(vnnlib)
     softmax = final_softmax(network)
     if softmax and not prop.compares_outputs:
@@ -231,20 +294,7 @@ def verify_files(
                 f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
                 "they do not belong together"
             )
-    try:
-        answer = verify_property(network, prop, deadline, effort)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise JaxcertError(
-                f"out of memory on {onnx} with {vnnlib}: use a machine with more"
-            ) from error
-        raise
-    late = time.monotonic() - deadline
-    if late < 0:
-        return answer
-    if answer.result not in ("unknown", "timeout"):
-        logging.info("%s was found %.2f s after the deadline", answer.result, late)
-    return Answer("timeout")
+    return verify_property(network, prop, deadline, effort)
 
 
 def verify_property(
@@ -252,48 +302,121 @@ def verify_property(
 ) -> Answer:
     """Returns unsat if every case is proved, sat if the counterexample of one is one.
 
-    First all cases are attacked, then branch and bound takes one after the other.
+    First all cases are attacked, then branch and bound takes one after the other. A
+    network without a nonlinear part needs neither: bounds find the corner themselves.
     """
-    model = network.model
-    attacker = AttackOracle(model.f, effort.attack)
-
-    def attacked(box: Box, case: Case) -> Any:
-        return jax.device_get(stages.ask(attacker, model.double, box, case.spec()))
-
-    def decided(box: Box, case: Case) -> Any:
-        return decide(model, box, case.spec(), effort.branch, deadline)[0]
-
-    proved: set[int] = set()
     with float64():
-        for ask in (attacked, decided):
-            for number, case in enumerate(prop.cases):
+        inquiry = _Inquiry(network, prop, deadline, effort)
+        linear = is_linear(network.model.program)
+        asks = (inquiry.decided,) if linear else (inquiry.attacked, inquiry.decided)
+        proved = 0
+        for ask in asks:
+            for case in prop.cases:
                 if time.monotonic() >= deadline:
                     return Answer("timeout")
-                verdict = ask(_box(network, case), case)
-                if verdict.refuted:
-                    found = counterexample(network, prop, case, verdict.witness)
-                    if found:
-                        return Answer("sat", found)
-                elif verdict.proved:
-                    proved.add(number)
-    return Answer("unsat" if len(proved) == len(prop.cases) else "unknown")
+                answer = ask(case)
+                if answer == "proved":
+                    proved += 1
+                elif answer:
+                    return Answer("sat", answer)
+    return Answer("unsat" if proved == len(prop.cases) else "unknown")
 
 
-def counterexample(network: Network, prop: Property, case: Case, witness: Any) -> str:
-    """Returns the point in VNN-COMP form if it is one of the property, else ''.
+class _Inquiry:
+    """Asks about the cases of one property; must be used where float64 is enabled.
 
-    The outputs are computed by the network itself in float64, and the assertions of the
-    file are evaluated on them in exact arithmetic.
+    Proofs are about a case's closed box and its rows with `<=`. Counterexamples are
+    looked for among the inputs that strict bounds allow, and must satisfy strict rows.
+    An answer is "proved", a counterexample in VNN-COMP form, or '' for none.
     """
-    x = np.asarray(witness, np.float64)
-    y = np.asarray(jax.jit(network.apply)(network.model.double, x), np.float64)
-    flat = x.reshape(-1)
-    inside = bool(np.all((case.lo <= flat) & (flat <= case.hi)))
-    shown = _file_outputs(network, y)
-    if inside and prop.violates(x, y) and prop.violates(x, shown):
-        return format_counterexample(x, shown)
-    logging.warning("a counterexample did not stand the check in float64: not used")
-    return ""
+
+    def __init__(
+        self, network: Network, prop: Property, deadline: float, effort: Effort
+    ) -> None:
+        self._network, self._prop = network, prop
+        self._deadline, self._effort = deadline, effort
+        self._judge = Judge(network.model)
+        self._run = jax.jit(network.apply)
+
+    def attacked(self, case: Case) -> str:
+        """Returns what the attack finds."""
+        inside = self._inside(case)
+        if inside is None:
+            return ""
+        attacker = AttackOracle(self._network.model.f, self._effort.attack)
+        return self._shown(
+            find_witness(attacker, self._judge, inside, case.spec(), self._accepts)
+        )
+
+    def decided(self, case: Case) -> str:
+        """Returns what exact intervals or branch and bound say."""
+        spec, box = case.spec(), self._box(case.lo, case.hi)
+        if case.strict.any() and self._judge.exact.excludes(spec, case.strict, box):
+            return "proved"
+        verdict = self._branch(box, spec)
+        if verdict.proved:
+            return "proved"
+        if not verdict.refuted:
+            return ""
+        found = self._confirmed(case, spec, verdict.witness)
+        if not found:
+            logging.warning("a counterexample did not stand the check: not used")
+            inside = self._inside(case)
+            closed = np.array_equal(case.inner, (case.lo, case.hi))
+            if inside is not None and not (closed and not case.strict.any()):
+                # It lies on a strict bound, or at a tie. Others may not.
+                spec = case.spec(_GAP)
+                verdict = self._branch(inside, spec)
+                if verdict.refuted:
+                    found = self._confirmed(case, spec, verdict.witness)
+        return found
+
+    def _branch(self, box: Box, spec: Spec) -> Any:
+        branch = self._effort.branch
+        return decide(self._network.model, box, spec, branch, self._deadline)[0]
+
+    def _confirmed(self, case: Case, spec: Spec, witness: Any) -> str:
+        """Returns a counterexample at or near a witness of the closed case, or ''."""
+        inside = self._inside(case)
+        if inside is None:
+            return ""
+        point = np.clip(np.asarray(witness, np.float64), inside.lo, inside.hi)
+        return self._shown(self._judge.search(spec, inside, point[None], self._accepts))
+
+    def _accepts(self, x: np.ndarray, outputs: Outputs) -> bool:
+        """Returns whether a point of a case is a counterexample of the file.
+
+        The network itself computes the outputs in float64, and the assertions are
+        evaluated on them in exact arithmetic: on the exact outputs, where those
+        decided, which must be about the same.
+        """
+        y = np.asarray(self._run(self._network.model.double, x), np.float64).reshape(-1)
+        if any(isinstance(v, Fraction) for v in outputs):
+            exact = np.array([float(v) for v in outputs])
+            if not np.abs(exact - y).max() <= _AGREEMENT * (1 + np.abs(y).max()):
+                return False
+            return self._prop.violates(x, outputs)
+        return self._prop.violates(x, y)
+
+    def _inside(self, case: Case) -> Box | None:
+        """Returns the inputs that the file allows; None if no float64 number is one."""
+        least, greatest = case.inner
+        return self._box(least, greatest) if np.all(least <= greatest) else None
+
+    def _box(self, lo: np.ndarray, hi: np.ndarray) -> Box:
+        """Returns a box of inputs: X_i are those of the network in row-major order."""
+        shape = self._network.input_shape
+        return Box(lo.reshape(shape), hi.reshape(shape))  # type: ignore[arg-type]
+
+    def _shown(self, witness: Witness | None) -> str:
+        """Returns a witness and what the file answers in VNN-COMP form, or nothing."""
+        if witness is None:
+            return ""
+        y = np.array([float(v) for v in witness.outputs])
+        shown = _file_outputs(self._network, y)
+        if shown is not y and not self._prop.violates(witness.point, shown):
+            return ""
+        return format_counterexample(witness.point, shown)
 
 
 def _file_outputs(network: Network, logits: np.ndarray) -> np.ndarray:
@@ -301,11 +424,3 @@ def _file_outputs(network: Network, logits: np.ndarray) -> np.ndarray:
     functions = {"Softmax": special.softmax, "LogSoftmax": special.log_softmax}
     softmax = final_softmax(network)
     return functions[softmax](logits) if softmax else logits
-
-
-def _box(network: Network, case: Case) -> Box:
-    """Returns the box of a case: X_i are the inputs in row-major order."""
-    shape = network.input_shape
-    lo: Any = case.lo.reshape(shape)
-    hi: Any = case.hi.reshape(shape)
-    return Box(lo, hi)

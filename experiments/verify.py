@@ -4,10 +4,19 @@
     python experiments/verify.py --instances=instances.csv --output=results.csv
 
 The first form prints the answer on the first line and, for sat, the counterexample in
-VNN-COMP form below it. The second one answers a whole benchmark in one process, writes
-onnx, vnnlib, result and seconds row by row, counterexamples beside it, and prints a
-summary; --resume continues, and exit code 3 says that an answer contradicts the
-`expected` column. A FILE that does not exist is looked for as FILE.gz.
+VNN-COMP form below it. The second one answers a whole benchmark, writes onnx, vnnlib,
+result and seconds row by row, counterexamples beside it, and prints a summary; --resume
+continues, and exit code 3 says that an answer contradicts the `expected` column. A FILE
+that does not exist is looked for as FILE.gz.
+
+The time limit holds for reading, compiling, attack and search together. What cannot be
+stopped when it is over is left behind, and the answer is `timeout`.
+
+A benchmark is answered by a worker, a process of its own that keeps what it compiled
+from one instance to the next. An instance that makes it die costs one row, `error:
+killed for memory` (or what else happened), and one that it cannot be called back from
+is killed 3 s after its limit. The next instance then gets a new worker; what that takes
+to start, some seconds, counts for no instance.
 """
 
 from __future__ import annotations
@@ -35,6 +44,9 @@ _ONLY = flags.DEFINE_string("only", "", "Only instances with this in a file's na
 _RESUME = flags.DEFINE_boolean("resume", False, "Continue the results in --output.")
 _RESTARTS = flags.DEFINE_integer("restarts", 5, "Starts of the attack per disjunct.")
 _STEPS = flags.DEFINE_integer("steps", 30, "Gradient steps of the attack.")
+_MEMORY_GB = flags.DEFINE_float(
+    "memory_gb", None, "Most GB of address space of the worker; default: no limit."
+)
 _CUTS = flags.DEFINE_boolean(
     "cuts", False, "Relax neurons in pairs in branch and bound (docs/relaxations.md)."
 )
@@ -59,6 +71,7 @@ def main(argv: Sequence[str], begin: float) -> int:
         restarts=_RESTARTS.value,
         steps=_STEPS.value,
         cuts=_CUTS.value,
+        memory_gb=_MEMORY_GB.value,
     )
     return answer(request, begin)
 

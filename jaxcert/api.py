@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
@@ -22,17 +21,23 @@ from jaxcert.certifier import (
     check_inputs,
     check_labels,
 )
+from jaxcert.checks import as_inputs, as_labels, checked_options
 from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
+from jaxcert.limit import TimeLimitError, deadline_after, run_until
 from jaxcert.model import Model
-from jaxcert.oracle.attack import AttackOracle
+from jaxcert.oracle.attack import AttackOracle, find_witness
 from jaxcert.oracle.complete import decide
 from jaxcert.oracle.incomplete import BoundOracle
+from jaxcert.oracle.witness import Judge
+from jaxcert.pinned import own_settings, pinned
 from jaxcert.search import stages
-from jaxcert.spec import Spec
-from jaxcert.verdict import Status, Verdict
+from jaxcert.shapes import expects_batch, find_input, try_shape
+from jaxcert.spec import Spec, checked_spec
+from jaxcert.verdict import Reason, Status, Verdict, refuted
 
 
+@own_settings()
 def certify(
     f: Callable[[Any, Any], Any],
     params: Any,
@@ -41,10 +46,11 @@ def certify(
     *,
     input_shape: tuple[int, ...] | None = None,
     domain: Box | tuple[ArrayLike, ArrayLike] | None = None,
-    rates: Rates | None = None,
+    rates: Rates | ArrayLike | None = None,
     tolerance: float = 1e-4,
     required_margin: float = 0.0,
     options: CertifyOptions | None = None,
+    time_limit: float | None = None,
 ) -> Certification:
     """Returns a bracket around the apothem of every input, with box and witness.
 
@@ -52,18 +58,25 @@ def certify(
     that was proved; it was re-proved in float64 with a margin for rounding.
 
     Args:
-      f: any JAX function of params and one input that returns logits, shape (K,).
+      f: any JAX function of params and one input that returns logits, shape (K,). It
+        is taken as it is now: what it closes over, the global names and the attributes
+        of objects that it reads belong to it, and f is traced again once they are
+        others. What lies in installed packages is taken not to change.
       params: its weights, a pytree of arrays.
       x: one input, or a batch with a leading axis.
       labels: the class to keep; None for the predicted one.
-      input_shape: shape of one input; needed only for a batch whose inputs f does not
-        take apart from one input of that shape (by default x is a batch iff f accepts
-        x[0]).
+      input_shape: shape of one input. By default, x of one axis is one input if f takes
+        it; x of more axes is a batch if f takes x[0], one input if it takes x alone,
+        and if it takes both, labels tell which or this has to.
       domain: legal inputs, a Box or (lower, upper); default [0, 1]^d.
-      rates: how fast each face moves with the radius; default 1.
+      rates: how fast each face moves with the radius: Rates, or one number or array
+        for both sides; default 1.
       tolerance: how finely each end of the bracket is searched, in radius units.
       required_margin: m, asks margin > m; default 0.
       options: oracle, candidates, batch size, attack.
+      time_limit: seconds after which what is known by then is answered: brackets are
+        wider, and inputs that no stage was done for are UNKNOWN. A compilation that
+        runs then is left behind in a thread (`jaxcert.limit`).
 
     Raises:
       InputError: bad shapes, NaN, input outside the domain, labels out of range.
@@ -81,18 +94,18 @@ def certify(
       >>> round(float(answer.lower), 3), round(float(answer.upper), 3)
       (0.25, 0.25)
     """
-    x = np.asarray(x, np.float64)
-    single, shape = _input_shape(f, params, x, input_shape)
+    deadline = deadline_after(time_limit)
+    x, f = as_inputs(x), pinned(f)
+    keep = None if labels is None else as_labels(labels)
+    single, shape = find_input(f, params, x, keep, input_shape)
     certifier = Certifier(
         f, params, domain, shape, rates=rates, tolerance=tolerance,
         required_margin=required_margin, options=options,
     )  # fmt: skip
-    if single:
-        x = x[None]
-        labels = None if labels is None else np.reshape(np.asarray(labels), (1,))
-    labels = None if labels is None else np.asarray(labels)
-    if labels is not None:
-        check_labels(labels, len(x), certifier.num_classes)
+    x = x[None] if single else x
+    if keep is not None:
+        keep = keep.reshape(1) if single and keep.size == 1 else keep
+        check_labels(keep, len(x), certifier.num_classes)
     check_inputs(x, certifier.domain)
     if not len(x):
         raise InputError("there is no input to certify: x has length 0")
@@ -100,70 +113,60 @@ def certify(
 
     def work(start: int, until: Any) -> Certification:
         chosen = slice(start, start + size)
-        keep = None if labels is None else labels[chosen]
-        return certifier.batch(x[chosen], keep, until)
+        own, strict = None if keep is None else keep[chosen], time_limit is not None
+        return certifier.batch(x[chosen], own, until, strict=strict)
 
-    starts = range(0, len(x), size)
-    with contextlib.closing(spread(work, starts, local_devices())) as answers:
+    starts, devices = range(0, len(x), size), local_devices()
+    with contextlib.closing(spread(work, starts, devices, deadline)) as answers:
         joined = jax.tree.map(lambda *v: np.concatenate(v), *answers)
     return jax.tree.map(lambda v: v[0], joined) if single else joined
 
 
-def _input_shape(
-    f: Callable, params: Any, x: np.ndarray, given: tuple[int, ...] | None
-) -> tuple[bool, tuple[int, ...]]:
-    """Returns (whether x is one input, the shape of one input)."""
-    if given is not None:
-        return x.shape == tuple(given), tuple(given)
+def _checked_box(box: Any) -> Box:
+    """Returns the box in numpy float64.
 
-    def accepts(shape: tuple[int, ...]) -> bool:
-        try:
-            result = jax.eval_shape(f, params, jax.ShapeDtypeStruct(shape, jnp.float32))
-        except (TypeError, ValueError):
-            return False
-        return isinstance(result, jax.ShapeDtypeStruct) and len(result.shape) == 1
-
-    if x.ndim >= 1 and accepts(x.shape[1:]):
-        return False, x.shape[1:]
-    if accepts(x.shape):
-        return True, x.shape
-    raise InputError(
-        f"the network takes neither one input of shape {x.shape} nor a batch of "
-        f"{x.shape[1:]}: give x the network's input shape, with or without a leading "
-        "batch axis"
-    )
-
-
-def _check_fit(
-    f: Callable, params: Any, lo: np.ndarray, hi: np.ndarray, spec: Spec
-) -> None:
-    """Raises InputError unless box, network and spec fit together."""
+    Raises:
+      InputError: it is no Box, ragged, not finite or empty.
+    """
+    if not isinstance(box, Box):
+        raise InputError(
+            f"box must be a Box, got {type(box).__name__}: pass jc.Box(lower, upper)"
+        )
+    lo: Any = as_inputs(box.lo)
+    hi: Any = as_inputs(box.hi)
+    if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
+        raise InputError("the box has NaN or infinite faces: give finite ones")
     if lo.shape != hi.shape:
         raise InputError(
             f"the box has a lower face of shape {lo.shape} and an upper one of "
             f"{hi.shape}: give both the shape of one input"
         )
-    try:
-        result = jax.eval_shape(f, params, jax.ShapeDtypeStruct(lo.shape, jnp.float32))
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    if (lo > hi).any():
         raise InputError(
-            f"the network does not take one input of shape {lo.shape}, the shape of "
-            f"the box ({reason})"
-        ) from error
-    outputs = np.shape(spec.coefficients)[-1]
-    if getattr(result, "shape", None) != (outputs,):
+            f"the box is empty: lo > hi for {int((lo > hi).sum())} of {lo.size} "
+            "features"
+        )
+    return Box(lo, hi)
+
+
+def _check_fit(f: Callable, params: Any, shape: tuple[int, ...], spec: Spec) -> None:
+    """Raises InputError unless network and spec fit inputs of that shape."""
+    trial = try_shape(f, params, shape)
+    hint = "" if trial.fits else expects_batch(f, params, shape)
+    if trial.result is None:
+        raise InputError(
+            f"the network does not take one input of shape {shape}, the shape of "
+            f"the box ({trial.reason}){hint}"
+        )
+    outputs = spec.coefficients.shape[-1]
+    if trial.result != (outputs,):
         raise InputError(
             f"the spec speaks of {outputs} outputs, but the network returns shape "
-            f"{getattr(result, 'shape', None)}: give a spec with one column per output"
-        )
-    if set(np.unique(spec.clause)) != set(range(spec.num_clauses)):
-        raise InputError(
-            f"the spec's rows must name every clause of 0 .. {spec.num_clauses - 1} "
-            "and no other"
+            f"{trial.result}: give a spec with one column per output{hint}"
         )
 
 
+@own_settings()
 def verify(
     f: Callable[[Any, Any], Any],
     params: Any,
@@ -171,21 +174,27 @@ def verify(
     spec: Spec,
     *,
     options: CertifyOptions | None = None,
+    time_limit: float | None = None,
 ) -> Verdict:
     """Returns PROVED, REFUTED with a witness, or UNKNOWN for one box and one spec.
 
     The bounds are asked first, then the attack; both in float64, each with a margin for
-    rounding.
+    rounding. Points that lie within it are judged exactly: a tie is a counterexample.
 
     Args:
-      f: any JAX function of params and one input that returns a vector.
+      f: any JAX function of params and one input that returns a vector; taken as it
+        is now, see `certify`.
       params: its weights.
       box: the set of inputs, of the shape of one input.
       spec: what must hold for every output over the box.
       options: oracle and attack.
+      time_limit: seconds after which the answer is UNKNOWN, with the bound that is
+        known by then. A compilation that runs then is left behind in a thread
+        (`jaxcert.limit`).
 
     Raises:
-      InputError: the box is empty or not finite, or the spec does not fit the network.
+      InputError: the box is empty or not finite, or the spec does not fit the network
+        or asks nothing.
       UnsupportedError: f uses a primitive on x that has no rule.
 
     Example:
@@ -197,31 +206,43 @@ def verify(
       >>> jc.verify(f, w, box, spec).proved.item()
       True
     """
-    options = options or CertifyOptions()
-    lo: Any = np.asarray(box.lo, np.float64)
-    hi: Any = np.asarray(box.hi, np.float64)
-    if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
-        raise InputError("the box has NaN or infinite faces: give finite ones")
-    _check_fit(f, params, lo, hi, spec)
-    if (lo > hi).any():
-        raise InputError(
-            f"the box is empty: lo > hi for {int((lo > hi).sum())} of {lo.size} "
-            "features"
-        )
-    model = Model(f, params, lo.shape)
+    deadline = deadline_after(time_limit)
+    options = checked_options(options, CertifyOptions)
+    box, spec64 = _checked_box(box), checked_spec(spec)
+    f = pinned(f)
+    _check_fit(f, params, box.lo.shape, spec64)
+    model = Model(f, params, box.lo.shape)
     method = crown(model.f) if options.oracle == "crown" else ibp(model.f)
-    spec64 = jax.tree.map(lambda v: np.asarray(v, np.float64), spec)
-    spec64 = dataclasses.replace(spec64, clause=np.asarray(spec.clause, np.int32))
-    with float64():
-        arguments = model.double, Box(lo, hi), spec64
-        bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
-        if bounded.status == Status.PROVED:
-            return bounded
-        if options.attack is not None:
-            attacker = AttackOracle(model.f, options.attack)
-            attacked = jax.device_get(stages.ask(attacker, *arguments))
-            if attacked.status == Status.REFUTED:
-                return attacked
-        if options.oracle == "complete":
-            return decide(model, Box(lo, hi), spec64, options.branch)[0]
-    return bounded
+    known = [_unknown(np.asarray(box.lo), Reason.TIME)]
+
+    def work() -> Verdict:
+        with own_settings(), float64():
+            arguments = model.double, box, spec64
+            bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
+            known[0] = dataclasses.replace(bounded, reason=np.int32(Reason.TIME))
+            if bounded.status == Status.PROVED:
+                return bounded
+            if options.attack is not None:
+                attacker = AttackOracle(model.f, options.attack)
+                witness = find_witness(attacker, Judge(model), box, spec64)
+                if witness is not None:
+                    return refuted(witness.point, witness.margin)
+            if options.oracle == "complete":
+                return decide(model, box, spec64, options.branch, deadline)[0]
+        return bounded
+
+    try:
+        return run_until(work, deadline)
+    except TimeLimitError:
+        return known[0]
+
+
+def _unknown(x: np.ndarray, reason: Reason) -> Verdict:
+    """Returns an UNKNOWN about inputs of x's shape, in numpy."""
+    return Verdict(
+        status=np.int32(Status.UNKNOWN),
+        reason=np.int32(reason),
+        bound=np.float64(-np.inf),
+        witness=np.full(x.shape, np.nan),
+        witness_margin=np.float64(np.nan),
+    )

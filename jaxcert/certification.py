@@ -58,8 +58,16 @@ class CertifyOptions:
                 f"unknown oracle '{self.oracle}'; choose one of {', '.join(ORACLES)}"
             )
         for name in ("candidates", "batch_size", "max_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be >= 1")
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(f"{name} is {value!r}; it must be an integer >= 1")
+        for name, kind in (("attack", AttackOptions), ("branch", BranchOptions)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (name == "attack" and value is None):
+                raise InputError(
+                    f"{name} is {value!r}; it must be {kind.__name__}"
+                    + (", or None for no attack" if name == "attack" else "")
+                )
 
     def buckets(self) -> tuple[int, ...]:
         """Returns the batch sizes that are compiled for."""
@@ -86,7 +94,8 @@ class Certification:
         0 for a misclassified input.
       box: the proved box; NaN if there is none.
       witness: a point whose margin is not above the required one; NaN if none.
-      witness_class: the class predicted at the witness; -1 if none.
+      witness_class: the class that wins at the witness, or ties with the label there;
+        -1 if none.
       oracle_calls: boxes that the oracles were asked about.
       subproblems: subproblems that branch and bound bounded.
     """

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import ArrayLike
 
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp
-from jaxcert.box import Box, Family, Rates
+from jaxcert.box import Box, Family, Rates, distance_above
 from jaxcert.certification import (
     Certification,
     CertifyOptions,
@@ -26,22 +27,29 @@ from jaxcert.checks import (
     check_inputs,
     check_labels,
     checked_domain,
+    checked_number,
+    checked_options,
     checked_rates,
 )
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
+from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.model import Model
-from jaxcert.oracle.attack import AttackOracle
+from jaxcert.oracle.attack import AttackOptions, AttackOracle
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.oracle.instances import ApothemTask, ProofTrees
 from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.oracle.witness import Judge
+from jaxcert.pinned import own_settings
 from jaxcert.rows import expand, select
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
 from jaxcert.search.growing import grow_boxes
 from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask
 from jaxcert.spec import Spec
+
+Found = TypeVar("Found")
 
 # Radii per step of the attack; it descends from several starts at each.
 _ATTACK_CANDIDATES = 4
@@ -70,6 +78,7 @@ class Certifier:
     programs are shared between certifiers of equal architecture and options.
     """
 
+    @own_settings()
     def __init__(
         self,
         f: Callable[[Any, Any], Any],
@@ -77,14 +86,17 @@ class Certifier:
         domain: Box | tuple[ArrayLike, ArrayLike] | None,
         input_shape: tuple[int, ...],
         *,
-        rates: Rates | None = None,
+        rates: Rates | ArrayLike | None = None,
         tolerance: float = 1e-4,
         required_margin: float = 0.0,
         options: CertifyOptions | None = None,
     ) -> None:
-        self.options = options or CertifyOptions()
+        """Checks the arguments, and traces f; see `certify`."""
+        self.options = checked_options(options, CertifyOptions)
         self.seconds = Seconds()
         self.input_shape = input_shape
+        tolerance = checked_number("tolerance", tolerance)
+        required_margin = checked_number("required_margin", required_margin)
         if not 0 < tolerance <= LARGEST:
             raise InputError(
                 f"tolerance is {tolerance}; it must be > 0, at most {LARGEST:g}"
@@ -94,10 +106,11 @@ class Certifier:
                 f"required_margin is {required_margin}; it must be a number of "
                 f"magnitude at most {LARGEST:g}"
             )
-        self.tolerance, self.required_margin = float(tolerance), float(required_margin)
+        self.tolerance, self.required_margin = tolerance, required_margin
         self.model = Model(f, params, input_shape)
         self.domain = checked_domain(domain, input_shape)
         self.rates = checked_rates(rates, input_shape)
+        self._judge = Judge(self.model)
         shape = self.model.program.output_shape
         if len(shape) != 1 or shape[0] < 2:
             raise InputError(
@@ -113,6 +126,8 @@ class Certifier:
         x: np.ndarray,
         labels: np.ndarray | None,
         deadline: float = math.inf,
+        *,
+        strict: bool = False,
     ) -> Certification:
         """Returns the answers for at most `batch_size` inputs.
 
@@ -121,18 +136,23 @@ class Certifier:
           labels: shape (n,) or None for the predicted classes.
           deadline: `time.monotonic()` after which branch and bound stops; what is
             proved by then is returned. An array () may come forward meanwhile.
+          strict: leave bounds and attack behind then, too (`jaxcert.limit`), and answer
+            what is known; else they are computed whatever the time.
 
         Raises:
           InputError: wrong shape, NaN, an input outside the domain, a label out of
             range.
         """
-        return self.batch_with_proofs(x, labels, deadline)[0]
+        return self.batch_with_proofs(x, labels, deadline, strict=strict)[0]
 
+    @own_settings()
     def batch_with_proofs(
         self,
         x: np.ndarray,
         labels: np.ndarray | None,
         deadline: float = math.inf,
+        *,
+        strict: bool = False,
     ) -> tuple[Certification, ProofTrees | None]:
         """Returns what `batch` does, and the trees of the proofs.
 
@@ -150,61 +170,86 @@ class Certifier:
         else:
             label = np.concatenate([labels, np.repeat(labels[-1:], size - count)])
             label = label.astype(np.int32)
-        result, trees = self._run(x, label, predicted, deadline)
+        limit = deadline if strict else math.inf
+        result, trees = self._run(x, label, predicted, (deadline, limit))
         return jax.tree.map(lambda v: v[:count], result), trees
 
     def _run(
-        self, x: np.ndarray, label: np.ndarray, predicted: np.ndarray, deadline: float
+        self,
+        x: np.ndarray,
+        label: np.ndarray,
+        predicted: np.ndarray,
+        limits: tuple[float, float],
     ) -> tuple[Certification, ProofTrees | None]:
+        """Returns the answers and proofs.
+
+        The limits are the `time.monotonic()` at which branch and bound looks up, and at
+        which a stage is left behind: then the answer is what others found.
+        """
         options, classes = self.options, self.num_classes
+        deadline, limit = limits
         task32 = self._task(x, label, np.float32)
         proving = SearchOptions(options.candidates, options.max_steps, "prove")
         refuting = SearchOptions(_ATTACK_CANDIDATES, options.max_steps, "refute")
         floor, tolerance = np.zeros(len(x), np.float32), np.float32(self.tolerance)
-        with self.seconds.measure("prove"), jax.enable_x64(False):
-            proved = jax.device_get(
-                stages.search(
-                    self.prover, proving, classes,
-                    self.model.single, task32, floor, tolerance,
-                )
-            )  # fmt: skip
-        calls = proved.calls
-        radius, box = self._reprove(x, label, proved.lower)
-        upper = np.full(len(x), np.inf)
-        witness, witness_class = np.full(x.shape, np.nan), np.full(len(x), -1)
-        if options.attack is not None:
-            attacker = AttackOracle(self.model.f, options.attack)
+        none, nowhere = np.zeros(len(x), np.int32), np.full(x.shape, np.nan)
+
+        def prove() -> tuple[Any, np.ndarray, Box]:
+            with self.seconds.measure("prove"), jax.enable_x64(False):
+                proved = jax.device_get(
+                    stages.search(
+                        self.prover, proving, classes,
+                        self.model.single, task32, floor, tolerance,
+                    )
+                )  # fmt: skip
+            return proved, *self._reprove(x, label, proved.lower)
+
+        def refute() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+            attacker = AttackOracle(self.model.f, options.attack or AttackOptions())
             with self.seconds.measure("refute"), jax.enable_x64(False):
-                low = np.maximum(proved.lower, 0).astype(np.float32)
                 refuted = jax.device_get(
                     stages.search(
                         attacker, refuting, classes,
                         self.model.single, task32, low, tolerance,
                     )
                 )  # fmt: skip
-            calls = calls + refuted.calls
-            upper, witness, witness_class = self._confirm(x, label, refuted.witness)
-        subproblems, trees = np.zeros(len(x), np.int32), None
-        if options.oracle == "complete":
+            return refuted.calls, self._confirm(x, label, refuted.witness)
+
+        def branch() -> ApothemAnswer:
             wanted = (predicted == label) & (radius >= 0)
             with self.seconds.measure("branch"):
                 task = self._apothem_task(x, label, radius, upper, witness, wanted)
-                answer = self._close(task, deadline)
-            nearer = answer.upper < upper
+                return self._close(task, deadline)
+
+        nothing: Any = Box(nowhere, nowhere)
+        calls, low, radius, box = none, floor, np.full(len(x), -1.0), nothing
+        by_bounds = _in_time(prove, limit)
+        if by_bounds is not None:
+            proved, radius, box = by_bounds
+            calls, low = proved.calls, np.maximum(proved.lower, 0).astype(np.float32)
+        upper = np.full(len(x), np.inf)
+        witness = nowhere
+        refuted = None if options.attack is None else _in_time(refute, limit)
+        if refuted is not None:
+            calls = calls + refuted[0]
+            upper, witness = refuted[1]
+        subproblems, trees = none, None
+        complete = options.oracle == "complete"
+        answer = _in_time(branch, limit) if complete else None
+        if answer is not None:
             radius, upper, witness = answer.lower, answer.upper, answer.witness
             subproblems, trees = answer.processed, answer.trees
             improved = expand(answer.improved, x)
             box = jax.tree.map(partial(np.where, improved), answer.box, box)
-            if nearer.any():
-                logits = self._logits(np.where(expand(nearer, x), witness, x))
-                winner = np.argmax(logits, axis=1)
-                witness_class = np.where(nearer, winner, witness_class)
+        upper = self._distances(x, upper, witness)
+        winner = self._witness_class(x, label, witness)
         found = _Findings(
-            x, label, predicted, radius, box, upper, witness, witness_class, calls,
+            x, label, predicted, radius, box, upper, witness, winner, calls,
             subproblems,
         )  # fmt: skip
         return self._assemble(found), trees
 
+    @own_settings()
     def grow(
         self,
         x: np.ndarray,
@@ -287,15 +332,9 @@ class Certifier:
         witness: np.ndarray,
         wanted: np.ndarray,
     ) -> ApothemTask:
-        count, classes = len(x), self.num_classes
-        others = np.array([[j for j in range(classes) if j != c] for c in label])
-        eye = np.eye(classes)
-        rows: Any = eye[label][:, None] - eye[others]
-        offset: Any = np.full((count, classes - 1), -self.required_margin)
-        clause: Any = np.tile(np.arange(classes - 1), (count, 1))
         return ApothemTask(
             family=Family.many(Box.point(x), self.domain, self.rates),
-            spec=Spec(rows, offset, clause, classes - 1),
+            spec=self._specs(label),
             lower=np.maximum(radius, 0),
             upper=upper,
             witness=witness,
@@ -304,8 +343,19 @@ class Certifier:
             tolerance=self.tolerance,
         )
 
+    def _specs(self, label: np.ndarray) -> Spec:
+        """Returns the specs of a batch of labels, leaves (n, ...)."""
+        count, classes = len(label), self.num_classes
+        others = np.array([[j for j in range(classes) if j != c] for c in label])
+        eye = np.eye(classes)
+        rows: Any = eye[label][:, None] - eye[others]
+        offset: Any = np.full((count, classes - 1), -self.required_margin)
+        clause: Any = np.tile(np.arange(classes - 1), (count, 1))
+        return Spec(rows, offset, clause, classes - 1)
+
     def _close(self, task: ApothemTask, deadline: float) -> ApothemAnswer:
-        return close_brackets(self.model, task, self.options.branch, deadline)
+        branch = self.options.branch
+        return close_brackets(self.model, task, branch, deadline, self._judge)
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
         logits = self.model.outputs(x)
@@ -346,17 +396,49 @@ class Certifier:
 
     def _confirm(
         self, x: np.ndarray, label: np.ndarray, witness: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (distance, witness) of every point that is one; inf where not."""
+        given = witness.astype(np.float64)
         with self.seconds.measure("confirm"), float64():
             task = self._task(x, label, np.float64)
-            distance, witness, logits = jax.device_get(
-                stages.confirm(
-                    self.model.f, self.num_classes, self.model.double, task,
-                    witness.astype(np.float64),
-                )
-            )  # fmt: skip
-        found = np.isfinite(distance)
-        return distance, witness, np.where(found, np.argmax(logits, axis=1), -1)
+            model = self.model
+            found = stages.confirm(model.f, self.num_classes, model.double, task, given)
+            distance, witness = map(np.array, jax.device_get(found))
+            rejected = np.isinf(distance) & np.isfinite(given).all(
+                axis=tuple(range(1, x.ndim))
+            )
+            # What is left of them may be ties, which float64 does not tell from wins.
+            for j in np.flatnonzero(rejected):
+                family = Family(Box.point(x[j]), self.domain, self.rates)
+                at = self.rates.pin(x[j], family.domain.project(given[j]))
+                spec = jax.tree.map(lambda v: v[0], self._specs(label[j : j + 1]))
+                tie = self._judge.nearest(spec, family, np.asarray(at))
+                if tie is not None:
+                    witness[j] = tie.point
+                    distance[j] = distance_above(family.core, self.rates, tie.point)
+        return distance, witness
+
+    def _distances(
+        self, x: np.ndarray, upper: np.ndarray, witness: np.ndarray
+    ) -> np.ndarray:
+        """Returns the least numbers that are no less than the witnesses' distances."""
+        upper = np.array(upper)
+        for j in np.flatnonzero(np.isfinite(upper)):
+            upper[j] = distance_above(Box.point(x[j]), self.rates, witness[j])
+        return upper
+
+    def _witness_class(
+        self, x: np.ndarray, label: np.ndarray, witness: np.ndarray
+    ) -> np.ndarray:
+        """Returns which class wins, or ties with the label, at witnesses; -1: none."""
+        missing = np.isnan(witness).any(axis=tuple(range(1, x.ndim)))
+        if missing.all():
+            return np.full(len(x), -1)
+        logits = np.array(self._logits(np.where(expand(missing, x), x, witness)))
+        if self.required_margin <= 0:
+            # At a tie rounding decides which of the two is greater.
+            logits[np.arange(len(x)), label] = -np.inf
+        return np.where(missing, -1, np.argmax(logits, axis=1))
 
     def _assemble(self, found: _Findings) -> Certification:
         x, box, upper = found.x, found.box, found.upper
@@ -410,6 +492,16 @@ class Certifier:
             labels = np.asarray(labels)
             check_labels(labels, len(x), self.num_classes)
         return x, labels
+
+
+def _in_time(stage: Callable[[], Found], limit: float) -> Found | None:
+    """Returns what a stage finds; None if it is not done by then."""
+    if time.monotonic() >= limit:
+        return None
+    try:
+        return run_until(stage, limit)
+    except TimeLimitError:
+        return None
 
 
 def _reach(x: np.ndarray, domain: Box, rates: Rates) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -11,6 +11,8 @@ from jaxtyping import ArrayLike
 
 from jaxcert.box import Box, Rates
 from jaxcert.errors import InputError
+
+Options = TypeVar("Options")
 
 _SLOWEST = 1e-30
 LARGEST = 3e38
@@ -69,6 +71,20 @@ def check_labels(
         )
 
 
+def as_labels(labels: Any) -> np.ndarray:
+    """Returns labels as a numpy array.
+
+    Raises:
+      InputError: they are of no one shape.
+    """
+    try:
+        return np.asarray(labels)
+    except ValueError:
+        raise InputError(
+            "labels have rows of different lengths: give one integer for each input"
+        ) from None
+
+
 def _name(names: Sequence[str] | None, index: int) -> str:
     return str(index) if names is None else names[index]
 
@@ -76,12 +92,23 @@ def _name(names: Sequence[str] | None, index: int) -> str:
 def as_arrays(params: Any, dtype: Any) -> Any:
     """Returns params as numpy arrays, the float ones of the given type.
 
+    Integers get the 32 bits that f is traced with, truth values and random keys stay
+    what they are.
+
     Raises:
-      InputError: a weight is NaN or infinite.
+      InputError: a weight is NaN or infinite, an integer of more bits, or no array.
     """
 
-    def cast(path: Any, leaf: Any) -> np.ndarray:
-        array = np.asarray(leaf)
+    def cast(path: Any, leaf: Any) -> Any:
+        array = _weight(path, leaf)
+        if jax.dtypes.issubdtype(array.dtype, np.integer) and array.itemsize > 4:
+            short = array.astype(np.int32 if array.dtype.kind == "i" else np.uint32)
+            if (short != array).any():
+                raise InputError(
+                    f"weight {jax.tree_util.keystr(path)} holds integers of more than "
+                    "32 bits, with which f is traced: give smaller ones"
+                )
+            return short
         if not jax.dtypes.issubdtype(array.dtype, np.floating):
             return array
         array = array.astype(np.promote_types(dtype, array.dtype))
@@ -93,6 +120,104 @@ def as_arrays(params: Any, dtype: Any) -> Any:
         return array.astype(dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def weight_types(params: Any) -> Any:
+    """Returns the shapes and types of params as f is traced for them: float32.
+
+    Raises:
+      InputError: a weight is no array.
+    """
+
+    def kind(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        array = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else _weight(path, leaf)
+        floating = jax.dtypes.issubdtype(array.dtype, np.floating)
+        kept = jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True)
+        return jax.ShapeDtypeStruct(array.shape, np.float32 if floating else kept)
+
+    return jax.tree_util.tree_map_with_path(kind, params)
+
+
+def _weight(path: Any, leaf: Any) -> Any:
+    """Returns a leaf of params as an array; random keys stay arrays of JAX."""
+    if isinstance(leaf, jax.Array):
+        key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return leaf if key else np.asarray(leaf)
+    where = f"at {jax.tree_util.keystr(path)}" if path else "instead of arrays"
+    if callable(leaf) and not hasattr(leaf, "__array__"):
+        raise InputError(
+            f"params hold a function {where}: pass the arrays alone and let f hold the "
+            "rest (an Equinox model: params, static = eqx.partition(model, "
+            "eqx.is_array), and eqx.combine in f)"
+        )
+    try:
+        array = np.asarray(leaf)
+        known = jax.dtypes.issubdtype(array.dtype, np.number) or array.dtype == bool
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise InputError(
+            f"params hold {type(leaf).__name__} {where}: pass a pytree whose leaves "
+            "are arrays of numbers, and let f hold the rest"
+        )
+    return array
+
+
+def as_inputs(x: Any) -> np.ndarray:
+    """Returns x as numpy float64.
+
+    Raises:
+      InputError: x is no array of real numbers.
+    """
+    return _real_array("x", x)
+
+
+def _real_array(what: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+        if not array.size:
+            array = array.astype(np.float64)
+        if array.dtype.kind in "USO" or np.iscomplexobj(array):
+            raise TypeError
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        kind = type(value).__name__
+        raise InputError(
+            f"{what} must hold real numbers in one shape, got {kind}: give a number or "
+            "an array"
+        ) from None
+
+
+def checked_number(what: str, value: Any) -> float:
+    """Returns a number that was given as an argument.
+
+    Raises:
+      InputError: it is none.
+    """
+    try:
+        if isinstance(value, str) or np.ndim(value) != 0:
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} is {value!r}; it must be one number") from None
+
+
+def checked_options(options: Any, kind: type[Options]) -> Options:
+    """Returns options, those that are the default where None is given.
+
+    Raises:
+      InputError: they are of another kind.
+    """
+    if options is None:
+        return kind()
+    if not isinstance(options, kind):
+        name = kind.__name__
+        example = f"oracle={options!r}" if isinstance(options, str) else "..."
+        raise InputError(
+            f"options must be {name}, got {type(options).__name__}: pass "
+            f"jc.{name}({example})"
+        )
+    return options
 
 
 def checked_domain(
@@ -107,7 +232,7 @@ def checked_domain(
     ends = (ends.lo, ends.hi) if isinstance(ends, Box) else ends
     try:
         lo, hi = (np.broadcast_to(np.asarray(v, np.float64), shape) for v in ends)
-    except ValueError:
+    except (TypeError, ValueError):
         raise InputError(
             f"the domain does not fit inputs of shape {shape}: give two numbers, or "
             "two arrays of that shape"
@@ -127,18 +252,28 @@ def checked_domain(
     return Box(lo, hi)  # type: ignore[arg-type]
 
 
-def checked_rates(rates: Rates | None, shape: tuple[int, ...]) -> Rates:
+def checked_rates(rates: Rates | ArrayLike | None, shape: tuple[int, ...]) -> Rates:
     """Returns the rates as arrays of the input's shape, numpy float64.
+
+    A number, or an array, is the rate of both faces.
 
     Raises:
       InputError: wrong shape, negative or not finite, all zero, or tiny.
     """
-    ends = (1.0, 1.0) if rates is None else (rates.lower, rates.upper)
+    ends: Any = (1.0, 1.0) if rates is None else (rates, rates)
+    if isinstance(rates, Rates):
+        ends = rates.lower, rates.upper
+    elif isinstance(rates, tuple | dict | str):
+        raise InputError(
+            f"rates must be Rates, got {type(rates).__name__}: pass jc.Rates(lower, "
+            "upper), or one array for both sides"
+        )
     try:
         low, high = (np.broadcast_to(np.asarray(v, np.float64), shape) for v in ends)
-    except ValueError:
+    except (TypeError, ValueError):
         raise InputError(
-            f"the rates do not fit inputs of shape {shape}: give two arrays of it"
+            f"the rates do not fit inputs of shape {shape}: give jc.Rates(lower, upper)"
+            ", two arrays of it, or one for both sides"
         ) from None
     both = np.stack([low, high])
     if not np.isfinite(both).all() or (both < 0).any() or not (both > 0).any():

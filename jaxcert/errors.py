@@ -15,5 +15,9 @@ class InputError(JaxcertError):
     """An input, a flag or a file does not have the form that is asked for."""
 
 
+class OutOfMemoryError(JaxcertError):
+    """The memory does not suffice for what is asked."""
+
+
 class UnsupportedError(JaxcertError):
     """An operator or a primitive has no rule here; the message names the remedy."""

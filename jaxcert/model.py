@@ -13,6 +13,7 @@ from jaxcert.bounds.ibp import program_of
 from jaxcert.checks import as_arrays
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
+from jaxcert.pinned import own_settings, pinned
 from jaxcert.program import Program, Values
 
 
@@ -26,7 +27,7 @@ class Model:
     serves every network of the same architecture.
 
     Attributes:
-      f: `f(params, x) -> y`, of one input.
+      f: `f(params, x) -> y`, of one input, pinned as it was.
       single, double: the weights in float32 and float64, numpy.
       program: what bound propagation works on, for both.
     """
@@ -54,7 +55,7 @@ class Model:
           InputError: a weight is NaN or infinite, or f returns no single array.
           UnsupportedError: f uses a primitive on x that has no rule.
         """
-        self.f = f
+        self.f = pinned(f)
         self.single = as_arrays(params, np.float32)
         self.double = as_arrays(params, np.float64)
         self.program = program_of(f, self.single, np.zeros(input_shape, np.float32))
@@ -88,7 +89,7 @@ class Model:
         self, x: Float[np.ndarray, "batch *d"]
     ) -> Float[np.ndarray, "batch *outputs"]:
         """Returns f of every input of a batch, in float64."""
-        with float64():
+        with own_settings(), float64():
             return np.asarray(_outputs(self, np.asarray(x, np.float64)))
 
     def tree_flatten(self) -> tuple[tuple[Any, Any], tuple[Any, Program]]:

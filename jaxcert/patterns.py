@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.floats import is_float, is_low
 from jaxcert.program import Equation, Flattener, open_jaxpr
 
 _COMMUTES = ("add", "mul", "max", "min")
 # Where it was written, how XLA shards it, and types, which the shapes already settle.
-_IRRELEVANT = ("sharding", "out_sharding", "weak_type", "traced_types")
+_IRRELEVANT = ("sharding", "out_sharding", "weak_type")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Pattern:
     name: str
     function: Callable[..., Any]
     wildcards: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is the same function, or rounded once, in every float type."""
+        return self.name in ("relu", "leaky_relu", "hard_tanh", "finite")
 
 
 def _elu(x: Any, alpha: Any) -> Any:
@@ -55,6 +61,8 @@ PATTERNS = (
     Pattern("gelu_tanh", lambda x: jax.nn.gelu(x, approximate=True)),
     Pattern("elu", _elu, 1),
     Pattern("hard_tanh", jax.nn.hard_tanh),
+    # How logsumexp guards the maximum that it takes away.
+    Pattern("finite", lambda x, c: jnp.where(jnp.isfinite(x), x, c), 1),
 )
 
 
@@ -73,35 +81,49 @@ class Matcher:
     def __init__(self, flat: Flattener) -> None:
         self._flat = flat
         self._maker = {i: e for e in flat.equations for i in e.outputs}
-        self._traced: dict[tuple[int, tuple[int, ...]], Any] = {}
+        self._traced: dict[tuple[int, tuple[int, ...], Any], Any] = {}
 
     def match(self, value: int) -> Match | None:
-        """Returns the first pattern that computes a value, or None."""
-        maker = self._maker[value]
+        """Returns the first pattern that computes a value, or None.
+
+        All of it must be computed in one float type. In one that is narrower than
+        float32 most patterns are other functions: every step of them is rounded.
+        """
+        maker, kind = self._maker[value], self._flat.types[value]
+        shape = self._flat.shapes[value]
+        # JAX traces functions of nothing to constants.
+        if not is_float(kind) or 0 in shape:
+            return None
         for index, pattern in enumerate(PATTERNS):
-            traced, x, wildcards, result, maker_of = self._trace(
-                index, self._flat.shapes[value]
-            )
+            traced, x, wildcards, result, maker_of = self._trace(index, shape, kind)
+            if is_low(kind) and not pattern.exact:
+                continue
             if maker_of[result].name != maker.name:
                 continue
             bound: dict[int, int] = {}
             if _unify(traced, maker_of, result, self._flat, self._maker, value, bound):
                 numbers = [self._flat.scalar(bound[w]) for w in wildcards]
                 known = [n for n in numbers if n is not None]
-                if len(known) == len(numbers) and x in bound:
+                if len(known) == len(numbers) and x in bound and self._one_type(bound):
                     return Match(pattern.name, bound[x], tuple(known))
         return None
 
-    def _trace(self, index: int, shape: tuple[int, ...]) -> Any:
-        key = (index, shape)
+    def _one_type(self, bound: dict[int, int]) -> bool:
+        types = {
+            self._flat.types[i] for i in bound.values() if self._flat.depends_on_x(i)
+        }
+        return sum(is_float(t) for t in types) == 1
+
+    def _trace(self, index: int, shape: tuple[int, ...], kind: Any) -> Any:
+        key = (index, shape, kind)
         if key not in self._traced:
             pattern, flat = PATTERNS[index], Flattener()
-            spec = jax.ShapeDtypeStruct(shape, jnp.float32)
-            scalars = [jax.ShapeDtypeStruct((), jnp.float32)] * pattern.wildcards
+            spec = jax.ShapeDtypeStruct(shape, kind)
+            scalars = [jax.ShapeDtypeStruct((), kind)] * pattern.wildcards
             closed = jax.make_jaxpr(pattern.function)(spec, *scalars)
             jaxpr, consts = open_jaxpr(closed)
-            x = flat.new(shape, depends_on_x=True)
-            wildcards = [flat.new(()) for _ in scalars]
+            x = flat.new(shape, kind, depends_on_x=True)
+            wildcards = [flat.new((), kind) for _ in scalars]
             (result,) = flat.inline(jaxpr, consts, [x, *wildcards])
             maker_of = {i: e for e in flat.equations for i in e.outputs}
             maker_of |= {i: e for e in flat.param_steps for i in e.outputs}

@@ -36,6 +36,7 @@ from jaxcert.oracle.parameter_split import (
     ask,
     with_slacks,
 )
+from jaxcert.pinned import own_settings, pinned
 from jaxcert.program import ActivationNode, Program
 from jaxcert.spec import Spec
 from jaxcert.verdict import Status
@@ -133,10 +134,11 @@ class SemanticCertifier:
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be >= 1")
-        self.f, self.family, self.batch_size = f, family, batch_size
+        self.f, self.family, self.batch_size = pinned(f), family, batch_size
         self.weights = as_arrays(params, np.float32), as_arrays(params, np.float64)
         self.options = options or ParameterSplitOptions()
 
+    @own_settings()
     def apothems(
         self,
         x: np.ndarray,
@@ -161,6 +163,7 @@ class SemanticCertifier:
         lower = np.where(found.radius >= reach, np.inf, np.maximum(found.radius, 0))
         return SemanticApothems(lower, found.upper, found.witness, found.processed)
 
+    @own_settings()
     def verdicts(
         self, x: np.ndarray, spec: Spec, radius: float, deadline: float = np.inf
     ) -> SemanticVerdicts:
@@ -179,6 +182,7 @@ class SemanticCertifier:
         witness = np.where(refuted[:, None], found.witness, np.nan)
         return SemanticVerdicts(status, witness, found.processed)
 
+    @own_settings()
     def output_ranges(
         self,
         x: np.ndarray,
@@ -195,7 +199,7 @@ class SemanticCertifier:
         """
         _check_radius(radius)
         _check_tolerance(tolerance)
-        count = jax.eval_shape(self.f, self.weights[0], np.float32(x[0])).shape[0]
+        (count,) = self._traced(x.shape[1:]).output_shape
         eye = np.eye(count)
         rows = np.broadcast_to(np.concatenate([eye, -eye]), (len(x), 2 * count, count))
         spec = row_specs(rows, np.zeros(rows.shape[:2]))
@@ -207,6 +211,7 @@ class SemanticCertifier:
             open=found.open,
         )
 
+    @own_settings()
     def undecided(self, x: np.ndarray, radius: float) -> np.ndarray:
         """Returns how many ReLUs of f may change their sign up to a radius, (n,).
 
@@ -217,8 +222,7 @@ class SemanticCertifier:
         theta = np.zeros(len(self.family.names), np.float32)
         shape = np.zeros(x.shape[1:], np.float32)
         of_change = program_of(self.family.transform, shape, theta)
-        changed = Changed(self.f, self.family.transform)
-        program = program_of(changed, (self.weights[0], shape), theta)
+        program = self._traced(x.shape[1:])
         with float64():
             box = Box.ball(jnp.zeros(theta.shape), radius, self.family.domain,
                            self.family.rates)  # fmt: skip
@@ -285,15 +289,29 @@ class SemanticCertifier:
             )  # fmt: skip
 
     def _program(self, questions: Questions) -> Program:
-        changed = Changed(self.f, self.family.transform)
-        x = np.asarray(questions.x[0], np.float32)
-        theta = np.zeros(len(self.family.names), np.float32)
-        program = program_of(changed, (self.weights[0], x), theta)
+        program = self._traced(questions.x.shape[1:])
         wanted = questions.spec.coefficients.shape[-1]
         if program.output_shape != (wanted,):
             raise InputError(
                 f"the spec speaks of {wanted} outputs, but the network returns shape "
                 f"{program.output_shape}"
+            )
+        return program
+
+    def _traced(self, shape: tuple[int, ...]) -> Program:
+        """Returns the network behind the change of an input, a function of theta.
+
+        Raises:
+          InputError: the network does not return a vector.
+        """
+        changed = Changed(self.f, self.family.transform)
+        x = np.zeros(shape, np.float32)
+        theta = np.zeros(len(self.family.names), np.float32)
+        program = program_of(changed, (self.weights[0], x), theta)
+        if len(program.output_shape) != 1:
+            raise InputError(
+                f"the network returns shape {program.output_shape} for one changed "
+                "input; what is asked needs a vector"
             )
         return program
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,17 @@ class Spec:
 
     @staticmethod
     def rows(
-        coefficients: Float[Array, "rows outputs"], offset: Float[Array, " rows"]
+        coefficients: Float[ArrayLike, "rows outputs"],
+        offset: Float[ArrayLike, " rows"],
     ) -> Spec:
-        """Returns the spec that asks every row `C y + d > 0` to hold."""
-        count = coefficients.shape[0]
-        return Spec(coefficients, offset, jnp.arange(count), count)
+        """Returns the spec that asks every row `C y + d > 0` to hold.
+
+        Raises:
+          InputError: no row, or shapes that do not fit.
+        """
+        rows, constants = _checked_rows(coefficients, offset)
+        count = rows.shape[0]
+        return Spec(rows, constants, jnp.arange(count), count)
 
     @staticmethod
     def classification(
@@ -64,10 +71,10 @@ class Spec:
         _check_class("label", label, num_classes)
         label = jnp.asarray(label)
         others = jnp.arange(num_classes - 1)
-        others = others + (others >= label)
+        others = others + (others >= label).astype(others.dtype)
         eye = jnp.eye(num_classes, dtype=dtype)
         offset = jnp.full((num_classes - 1,), -1.0, dtype) * required_margin
-        return Spec.rows(eye[label] - eye[others], offset.astype(dtype))
+        return Spec.rows(eye[label][None] - eye[others], offset.astype(dtype))
 
     @staticmethod
     def targeted(
@@ -90,11 +97,17 @@ class Spec:
 
     @staticmethod
     def disjunction(
-        coefficients: Float[Array, "rows outputs"], offset: Float[Array, " rows"]
+        coefficients: Float[ArrayLike, "rows outputs"],
+        offset: Float[ArrayLike, " rows"],
     ) -> Spec:
-        """Returns the spec that asks at least one row `C y + d > 0` to hold."""
-        count = coefficients.shape[0]
-        return Spec(coefficients, offset, jnp.zeros(count, jnp.int32), 1)
+        """Returns the spec that asks at least one row `C y + d > 0` to hold.
+
+        Raises:
+          InputError: no row, or shapes that do not fit.
+        """
+        rows, constants = _checked_rows(coefficients, offset)
+        count = rows.shape[0]
+        return Spec(rows, constants, jnp.zeros(count, jnp.int32), 1)
 
     def values(self, y: Float[Array, " outputs"]) -> Float[Array, " rows"]:
         """Returns C y + d for one output y."""
@@ -116,6 +129,54 @@ class Spec:
         any row gives NaN, which is not > 0.
         """
         return jnp.min(self.clauses(rows))
+
+
+def checked_spec(spec: Any) -> Spec:
+    """Returns the spec in numpy float64.
+
+    Raises:
+      InputError: it is no Spec, it has no row, NaN, or shapes that do not fit.
+    """
+    if not isinstance(spec, Spec):
+        raise InputError(
+            f"spec must be a Spec, got {type(spec).__name__}: make one with "
+            "jc.Spec.classification or jc.Spec.rows"
+        )
+    rows, offset = _checked_rows(spec.coefficients, spec.offset)
+    rows, offset = np.asarray(rows, np.float64), np.asarray(offset, np.float64)
+    if not (np.isfinite(rows).all() and np.isfinite(offset).all()):
+        raise InputError("the spec holds NaN or infinity: give finite rows")
+    clause = np.asarray(spec.clause)
+    named = clause.shape == offset.shape and np.issubdtype(clause.dtype, np.integer)
+    if not named or set(np.unique(clause)) != set(range(spec.num_clauses)):
+        raise InputError(
+            f"the spec's rows must name every clause of 0 .. {spec.num_clauses - 1} "
+            "and no other"
+        )
+    clause = clause.astype(np.int32)
+    return Spec(rows, offset, clause, spec.num_clauses)  # type: ignore[arg-type]
+
+
+def _checked_rows(coefficients: Any, offset: Any) -> tuple[Any, Any]:
+    """Returns rows and offsets as arrays; they may be traced."""
+    try:
+        rows, offset = (
+            v if hasattr(v, "shape") else np.asarray(v, np.float64)
+            for v in (coefficients, offset)
+        )
+    except (TypeError, ValueError):
+        raise InputError(
+            "the spec's rows must be numbers, of one length: give coefficients of "
+            "shape (rows, outputs) and offsets of shape (rows,)"
+        ) from None
+    if len(rows.shape) != 2 or offset.shape != rows.shape[:1]:
+        raise InputError(
+            f"the spec's coefficients have shape {rows.shape} and its offsets "
+            f"{offset.shape}: give shapes (rows, outputs) and (rows,)"
+        )
+    if not rows.shape[0]:
+        raise InputError("the spec has no rows, so that it asks nothing: give one")
+    return rows, offset
 
 
 def _check_class(what: str, value: Int[ArrayLike, ""], num_classes: int) -> None:

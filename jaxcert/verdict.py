@@ -7,6 +7,7 @@ import enum
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -34,7 +35,11 @@ class Reason(enum.IntEnum):
     NO_WITNESS = 5
     """The attack found nothing; an attack proves nothing."""
     LIMIT = 6
-    """Branch and bound ran out of time, of room, or of neurons to split."""
+    """Branch and bound has nothing left to split, and bounds are not tight enough."""
+    TIME = 7
+    """The time limit was reached."""
+    ROOM = 8
+    """The stack of open subproblems is full: there is no memory for a larger one."""
 
 
 @jax.tree_util.register_dataclass
@@ -102,6 +107,17 @@ def from_witness(witness: Array, margin: Array, found: Array) -> Verdict:
         bound=jnp.full_like(margin, -jnp.inf),
         witness=jnp.where(found, witness, nothing),
         witness_margin=jnp.where(found, margin, jnp.nan),
+    )
+
+
+def refuted(witness: np.ndarray, margin: float) -> Verdict:
+    """Returns REFUTED with a witness, in numpy."""
+    return Verdict(
+        status=np.int32(Status.REFUTED),
+        reason=np.int32(Reason.WITNESS),
+        bound=np.float64(-np.inf),
+        witness=witness,
+        witness_margin=np.float64(margin),
     )
 
 

@@ -133,6 +133,117 @@ MISTAKES = {
         lambda: jc.verify(f, W, jc.Box(np.zeros(3), np.ones(2)), SPEC),
         "shape",
     ),
+    "options by name": (
+        lambda: certify(options="complete"),
+        r"options must be CertifyOptions, got str: pass jc.CertifyOptions\(oracle="
+        "'complete'",
+    ),
+    "options of verify": (
+        lambda: jc.verify(f, W, BOX, SPEC, options={"oracle": "crown"}),
+        r"options must be CertifyOptions, got dict: pass jc.CertifyOptions\(\.\.\.\)",
+    ),
+    "attack option": (
+        lambda: jc.CertifyOptions(attack=True),
+        "attack is True; it must be AttackOptions, or None for no attack",
+    ),
+    "branch option": (
+        lambda: jc.CertifyOptions(branch=None),
+        "branch is None; it must be BranchOptions",
+    ),
+    "text of a number": (
+        lambda: jc.CertifyOptions(batch_size="8"),
+        "batch_size is '8'; it must be an integer >= 1",
+    ),
+    "tolerance of text": (
+        lambda: certify(tolerance="1e-4"),
+        "tolerance is '1e-4'; it must be one number",
+    ),
+    "no tolerance": (lambda: certify(tolerance=None), "tolerance is None; it must be"),
+    "tolerances": (lambda: certify(tolerance=[1e-4, 1e-3]), "it must be one number"),
+    "margin of text": (
+        lambda: certify(required_margin="0"),
+        "required_margin is '0'; it must be one number",
+    ),
+    "rates as a pair": (
+        lambda: certify(rates=(np.ones(2), np.ones(2))),
+        r"rates must be Rates, got tuple: pass jc.Rates\(lower, upper\), or one array",
+    ),
+    "rates of text": (lambda: certify(rates="fast"), "rates must be Rates, got str"),
+    "rates of three": (lambda: certify(rates=np.ones(3)), "rates do not fit inputs"),
+    "one end of a domain": (
+        lambda: certify(domain=1.0),
+        r"domain does not fit inputs of shape \(2,\): give two numbers",
+    ),
+    "three ends of a domain": (lambda: certify(domain=(0, 1, 2)), "give two numbers"),
+    "domain of text": (lambda: certify(domain="unit"), "give two numbers"),
+    "domain of nothing": (lambda: certify(domain=(None, 1)), "domain has NaN"),
+    "ragged labels": (
+        lambda: certify(np.stack([X, X]), [[0], [0, 1]]),
+        "labels have rows of different lengths",
+    ),
+    "two labels of one input": (
+        lambda: certify(labels=[0, 1], input_shape=(2,)),
+        r"labels have shape \(2,\).*each of the 1 inputs",
+    ),
+    "input of text": (
+        lambda: certify(["a", "b"]),
+        "x must hold real numbers in one shape, got list",
+    ),
+    "ragged input": (lambda: certify([[0.1], [0.1, 0.2]]), "x must hold real numbers"),
+    "complex input": (lambda: certify(X + 1j), "x must hold real numbers"),
+    "weights of text": (
+        lambda: certify(
+            params={"w": W, "name": "mlp"}, network=lambda p, x: p["w"] @ x
+        ),
+        r"params hold str at \['name'\]: pass a pytree whose leaves are arrays",
+    ),
+    "a module as weights": (
+        lambda: certify(
+            params={"w": W, "act": jax.nn.relu}, network=lambda p, x: p["w"] @ x
+        ),
+        r"params hold a function at \['act'\]: .* eqx.partition\(model, eqx.is_array\)",
+    ),
+    "an object as weights": (
+        lambda: certify(params=object()),
+        "params hold object instead of arrays",
+    ),
+    "no function": (lambda: certify(network=W), "f must be a function f.params, x."),
+    "a pair as a box": (
+        lambda: jc.verify(f, W, (BOX.lo, BOX.hi), SPEC),
+        r"box must be a Box, got tuple: pass jc.Box\(lower, upper\)",
+    ),
+    "rows as a spec": (
+        lambda: jc.verify(f, W, BOX, np.eye(2)),
+        "spec must be a Spec, got ndarray: make one with",
+    ),
+    "spec without rows": (
+        lambda: jc.Spec.rows(np.zeros((0, 2)), np.zeros(0)),
+        "the spec has no rows, so that it asks nothing",
+    ),
+    "spec made without rows": (
+        lambda: jc.verify(
+            f, W, BOX, jc.Spec(np.zeros((0, 2)), np.zeros(0), np.zeros(0, int), 0)
+        ),
+        "the spec has no rows, so that it asks nothing",
+    ),
+    "ragged rows": (
+        lambda: jc.Spec.rows([[1, -1], [1]], [0, 0]),
+        "rows must be numbers, of one length",
+    ),
+    "one offset too many": (
+        lambda: jc.Spec.rows([[1, -1]], [0, 0]),
+        r"coefficients have shape \(1, 2\) and its offsets \(2,\)",
+    ),
+    "nan in a spec": (
+        lambda: jc.verify(f, W, BOX, jc.Spec.rows([[1, nan]], [0])),
+        "the spec holds NaN or infinity",
+    ),
+    "clauses": (
+        lambda: jc.verify(
+            f, W, BOX, jc.Spec(np.eye(2), np.zeros(2), np.array([0, 5]), 2)
+        ),
+        r"rows must name every clause of 0 \.\. 1 and no other",
+    ),
     "crown of a matrix": (
         lambda: jc.crown(lambda w, x: w * x)(W, jc.Box(jnp.zeros(2), jnp.ones(2))),
         r"returns shape \(2, 2\); CROWN bounds a vector",
@@ -166,6 +277,50 @@ def test_a_batch_of_one_stays_a_batch():
 
     assert certify(X[None], network=flat).lower.shape == (1,)
     assert certify(X, network=flat).lower.shape == ()
+
+
+def test_what_may_be_given_in_other_ways_is_taken():
+    answer = certify(tolerance=1e-3)
+    for settings in (
+        {"rates": 1.0},
+        {"rates": np.ones(2)},
+        {"rates": [1, 1]},
+        {"domain": [0, 1]},
+        {"domain": np.array([[0.0, 0.0], [1.0, 1.0]])},
+        {"labels": 0},
+        {"labels": [0]},
+        {"tolerance": np.array(1e-3)},
+    ):
+        again = certify(**{"tolerance": 1e-3, **settings})
+        assert again.lower == answer.lower and again.upper == answer.upper
+    double = certify(rates=np.full(2, 2.0), tolerance=1e-3)
+    assert double.lower == pytest.approx(answer.lower / 2, abs=1e-3)
+    listed = jc.Spec.rows([[1, -1]], [0])
+    assert jc.verify(f, W, BOX, listed).proved
+    bare = jc.Spec([[1, -1]], [0], [0], 1)  # type: ignore[arg-type]
+    assert jc.verify(f, W, BOX, bare).proved
+
+
+def test_index_arrays_and_random_keys_in_params_are_left_alone():
+    params = {"w": W, "order": np.array([1, 0]), "key": jax.random.key(0)}
+
+    def permuted(p, x):
+        return p["w"] @ x[p["order"]]
+
+    spec = jc.Spec.classification(1, 2)
+    assert jc.verify(permuted, params, BOX, spec).proved
+    assert not jc.verify(permuted, params, BOX, SPEC).proved
+    answer = certify(params=params, network=permuted)
+    assert answer.predicted == 1 and answer.lower == pytest.approx(0.25, abs=1e-3)
+
+
+def test_an_empty_intermediate_is_no_obstacle():
+    def network(w, x):
+        return w @ x + jnp.sum(jnp.maximum(x[:0], 0)) + jnp.sum(jnp.tanh(x[:0]))
+
+    for oracle in ("ibp", "crown", "complete"):
+        options = jc.CertifyOptions(oracle=oracle)
+        assert jc.verify(network, W, BOX, SPEC, options=options).proved
 
 
 def test_certify_leaves_the_configuration_alone():

@@ -1,9 +1,17 @@
-"""What `import jaxcert` loads, and that it leaves JAX's configuration alone."""
+"""What imports what: `import jaxcert` is light, and the checker stands alone."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+import jaxcert as jc
+
+ROOT = Path(jc.__file__).parents[1]
 
 HEAVY = ("flax", "tensorflow_datasets", "tensorflow", "onnx", "matplotlib", "scipy",
          "sklearn", "rich", "jinja2", "torch")  # fmt: skip
@@ -24,6 +32,7 @@ def test_import_loads_no_heavy_package_and_changes_no_configuration():
         "before = set(sys.modules)\n"
         "settings = dict(jax.config.values)\n"
         "import jaxcert\n"
+        "for name in dir(jaxcert): getattr(jaxcert, name)\n"
         "added = {m.split('.')[0] for m in set(sys.modules) - before}\n"
         f"print(sorted(added & set({HEAVY!r})))\n"
         "print(dict(jax.config.values) == settings, jax.config.jax_enable_x64)\n"
@@ -59,3 +68,58 @@ def test_a_missing_optional_package_is_named_where_it_is_needed(tmp_path):
         "    print(type(error).__name__)\n"
     )
     assert out in ("InputError", "UnsupportedError")
+
+
+def test_import_loads_no_jax():
+    out = run("import sys, jaxcert; print([n for n in ('jax', 'numpy', 'optax')"
+              " if n in sys.modules])")  # fmt: skip
+    assert out == "[]"
+
+
+def test_type_checkers_and_the_interpreter_see_the_same_names():
+    tree = ast.parse(Path(jc.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    typed = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names:
+            typed[alias.asname or alias.name] = (node.module, alias.name)
+    assert set(jc.__all__) <= set(typed) <= set(dir(jc))
+    assert set(typed) == {*jc._HOME, "activations"}
+    for name, (module, own) in typed.items():
+        home = __import__(module, fromlist=[own])
+        assert getattr(jc, name) is getattr(home, own)
+    with pytest.raises(AttributeError, match="has no attribute 'certfy'"):
+        jc.certfy  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'Boxes'"):
+        from jaxcert import Boxes  # noqa: F401
+
+
+def imported(path: Path) -> set[str]:
+    """Returns the modules that a file imports anywhere in it, in full."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            # A relative one stays in its folder, or the folder above.
+            above = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_nothing_but_writers_of_certificates_imports_the_checker():
+    """And the checker imports nothing of ours: what it judges is not its judge."""
+    seen = 0
+    for path in sorted((ROOT / "jaxcert").rglob("*.py")):
+        names = imported(path)
+        folder = path.relative_to(ROOT / "jaxcert").parts[0]
+        checker = {n for n in names if f"{n}.".startswith("jaxcert.checker.")}
+        if folder == "checker":
+            ours = {n for n in names if f"{n}.".startswith("jaxcert.")}
+            assert ours == checker, f"{path} imports {sorted(ours - checker)}"
+        elif folder != "certificate":
+            assert not checker, f"{path} imports {sorted(checker)}"
+        seen += bool(checker)
+    assert seen > 6

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcert.bounds.relaxations import Activation
+from jaxcert.bounds.weight_errors import weight_error
 from jaxcert.box import Box
 from jaxcert.program import (
     ActivationNode,
@@ -16,6 +17,7 @@ from jaxcert.program import (
     Equation,
     Flattener,
     Node,
+    NoiseNode,
     OpaqueNode,
     ProductNode,
 )
@@ -31,10 +33,12 @@ class Builder:
         self.nodes: list[Node] = []
         self.alias: dict[int, int] = {}
         self.where = ""
+        self._weights: tuple[int, ...] = ()
 
     def at(self, equation: Equation) -> None:
-        """Sets the source line of the nodes to come."""
+        """Sets the source line of the nodes to come, and the weights they may read."""
         self.where = equation.where
+        self._weights = tuple(i for i in equation.inputs if not self.moves(i))
 
     def resolve(self, value: int) -> int:
         """Returns the node output that stands for a value of the traced function."""
@@ -83,17 +87,54 @@ class Builder:
         separable: bool = False,
         hint: Callable[..., Box] | None = None,
         hint_inputs: tuple[int, ...] = (),
+        error: Callable[..., Any] | None = None,
+        reads: bool = True,
     ) -> int:
-        """Adds an affine node."""
+        """Adds an affine node; weights of low precision add their error as noise.
+
+        `reads` is whether it may read values that are fixed in x.
+        """
+        weights = self._weights if reads else ()
+        coarse = tuple(i for i in weights if i in self.flat.coarse)
+        fine = tuple(i for i in weights if i not in self.flat.coarse)
         output = self.flat.new(shape, depends_on_x=True)
+        node = AffineNode(
+            tuple(inputs), output, tuple(shape), name, self.where, hint, hint_inputs,
+            fine, apply, interval, has_offset, separable,
+            tuple(self.flat.shapes[i] for i in inputs), error,
+        )  # fmt: skip
+        self.nodes.append(node)
+        return self._with_errors_of(coarse, node) if coarse else output
+
+    def _with_errors_of(self, weights: tuple[int, ...], node: AffineNode) -> int:
+        """Adds what the errors of these weights do to a node, as noise."""
+
+        def apply(_: Any, *xs: Any) -> Any:
+            return jnp.zeros(node.shape, xs[0].dtype)
+
+        def interval(values: Any, *boxes: Box) -> Box:
+            error = weight_error(node, values, [z.magnitude for z in boxes], weights)
+            return Box(-error, error)
+
+        return self.add_noise(node.output, node.inputs, apply, interval)
+
+    def add_noise(
+        self,
+        value: int,
+        inputs: Sequence[int],
+        apply: Callable[..., Any],
+        interval: Callable[..., Box],
+    ) -> int:
+        """Adds value + e, e in a range that depends on inputs: what rounding does."""
+        shape = self.flat.shapes[value]
+        noise = self.flat.new(shape, depends_on_x=True)
         self.nodes.append(
-            AffineNode(
-                tuple(inputs), output, tuple(shape), name, self.where, hint,
-                hint_inputs, apply, interval, has_offset, separable,
-                tuple(self.flat.shapes[i] for i in inputs),
+            NoiseNode(
+                tuple(inputs), noise, shape, "rounding", self.where,
+                apply=apply, interval=interval,
             )
         )  # fmt: skip
-        return output
+        return self.add(value, noise)
 
     def opaque(
         self,
@@ -108,7 +149,7 @@ class Builder:
         self.nodes.append(
             OpaqueNode(
                 tuple(inputs), output, tuple(shape), name, self.where,
-                apply=apply, interval=interval,
+                weights=self._weights, apply=apply, interval=interval,
             )
         )  # fmt: skip
         return output
@@ -146,8 +187,9 @@ class Builder:
             return Box(apply(z.lo), apply(z.hi))
 
         return self.affine(
-            name, (x,), shape, lambda _, z: apply(z), interval, separable=separable
-        )
+            name, (x,), shape, lambda _, z: apply(z), interval, separable=separable,
+            reads=False,
+        )  # fmt: skip
 
     def broadcast_to(self, x: int, shape: Sequence[int]) -> int:
         """Adds x broadcast to a shape, if it has not got it."""
@@ -168,8 +210,9 @@ class Builder:
 
         shape = self.flat.shapes[x]
         return self.affine(
-            "mul", (x,), shape, lambda _, z: factor * z, interval, separable=True
-        )
+            "mul", (x,), shape, lambda _, z: factor * z, interval, separable=True,
+            reads=False,
+        )  # fmt: skip
 
     def shifted(self, x: int, constant: int, x_sign: float, sign: float) -> int:
         """Adds x_sign * x + sign * constant, for signs +-1 and a value fixed in x."""
@@ -191,7 +234,7 @@ class Builder:
         return self.affine(
             "add", (x, y), self.flat.shapes[x],
             lambda _, p, q: p + q,
-            lambda _, p, q: Box(p.lo + q.lo, p.hi + q.hi), **hint,
+            lambda _, p, q: Box(p.lo + q.lo, p.hi + q.hi), reads=False, **hint,
         )  # fmt: skip
 
     def sub(self, x: int, y: int) -> int:
@@ -199,7 +242,7 @@ class Builder:
         return self.affine(
             "sub", (x, y), self.flat.shapes[x],
             lambda _, p, q: p - q,
-            lambda _, p, q: Box(p.lo - q.hi, p.hi - q.lo),
+            lambda _, p, q: Box(p.lo - q.hi, p.hi - q.lo), reads=False,
         )  # fmt: skip
 
     def finish(self, result: int) -> tuple[tuple[Node, ...], int]:
@@ -218,6 +261,7 @@ class Builder:
     def _constant_result(self, value: int) -> int:
         """An output that does not depend on x is an affine map of slope 0."""
         shape = self.flat.shapes[value]
+        self._weights = (value,)
         (x,) = [i for i in self.flat.shapes if self.moves(i)][:1]
 
         def apply(values: Any, z: Any) -> Any:

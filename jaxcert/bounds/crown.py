@@ -25,6 +25,7 @@ from jaxcert.bounds.ibp import interval_rows, node_interval, program_of
 from jaxcert.bounds.relaxations import Relaxation
 from jaxcert.box import Box
 from jaxcert.errors import InputError
+from jaxcert.pinned import own_settings
 from jaxcert.program import ActivationNode, Program, Values
 from jaxcert.spec import Spec
 
@@ -76,6 +77,7 @@ class AffineBounds:
     upper_coefficients: Float[Array, "K *d"]
     upper_offset: Float[Array, " K"]
 
+    @own_settings()
     def concretize(self, box: Box) -> Box:
         """Returns the box of outputs, for a box inside the one of the bounds."""
         lower = concretize_lower(self.lower_coefficients, box) + self.lower_offset
@@ -291,6 +293,7 @@ class Crown:
     f: Callable[[Any, Any], Any]
     options: CrownOptions = CrownOptions()
 
+    @own_settings()
     def __call__(self, params: Any, box: Box) -> AffineBounds:
         """Returns affine functions that enclose f(params, z) for every z of the box."""
         return _differentiable_bounds(self.f, self.options, params, box)
@@ -302,6 +305,7 @@ class Crown:
         """
         return self.rows_and_boxes(params, box, spec)[0]
 
+    @own_settings()
     def rows_and_boxes(
         self, params: Any, box: Box, spec: Spec
     ) -> tuple[Float[Array, " rows"], dict[int, Box]]:

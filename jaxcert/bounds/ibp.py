@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxcert.bounds.backward import concretize_lower, pull_affine
 from jaxcert.box import Box
 from jaxcert.errors import InputError
+from jaxcert.pinned import own_settings, pinned
 from jaxcert.program import (
     ActivationNode,
     AffineNode,
@@ -40,12 +41,15 @@ def _cached_trace(
 def program_of(f: Callable, params: Any, x: Any) -> Program:
     """Returns the Program of f for the shapes of params and x; traced once per shape.
 
+    Functions that are made alike share it; see `pinned`.
+
     Raises:
       UnsupportedError: f uses a primitive on x that has no rule.
     """
     leaves, tree = jax.tree.flatten(params)
     kinds = tuple((jnp.shape(v), jnp.result_type(v)) for v in leaves)
-    return _cached_trace(f, tree, kinds, tuple(jnp.shape(x)))
+    with own_settings():
+        return _cached_trace(pinned(f), tree, kinds, tuple(jnp.shape(x)))
 
 
 def node_interval(
@@ -74,11 +78,16 @@ def _product_interval(x: Box, y: Box) -> Box:
     return Box(corners.min(axis=0), corners.max(axis=0))
 
 
-def propagate(program: Program, values: Values, box: Box) -> dict[int, Box]:
-    """Returns the interval enclosure of every value of the program."""
+def propagate(
+    program: Program, values: Values, box: Box, *, use_hint: bool = True
+) -> dict[int, Box]:
+    """Returns the interval enclosure of every value of the program.
+
+    Without hints it is what the nodes alone imply, of which a certificate is made.
+    """
     boxes = {program.input: box}
     for node in program.nodes:
-        boxes[node.output] = node_interval(node, values, boxes)
+        boxes[node.output] = node_interval(node, values, boxes, use_hint=use_hint)
     return boxes
 
 
@@ -115,6 +124,7 @@ class Ibp:
 
     f: Callable[[Any, Any], Any]
 
+    @own_settings()
     def __call__(self, params: Any, box: Box) -> Box:
         """Returns a Box that encloses f(params, z) for every z of the box."""
         program = program_of(self.f, params, box.lo)
@@ -125,6 +135,7 @@ class Ibp:
         """Returns a lower bound over the box of every row of the spec."""
         return self.rows_and_boxes(params, box, spec)[0]
 
+    @own_settings()
     def rows_and_boxes(
         self, params: Any, box: Box, spec: Spec
     ) -> tuple[Float[Array, " rows"], dict[int, Box]]:

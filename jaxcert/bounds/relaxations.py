@@ -37,9 +37,13 @@ class Activation:
       value: g, elementwise.
       interval: (l, u) -> (min g, max g) over [l, u], outward or exact.
       relax: (l, u) -> `Relaxation`.
-      steepness: (l, u) -> an upper bound of |g'| over [l, u]; how far rounding before
-        g can carry behind it.
+      steepness: (l, u) -> an upper bound of |g'| over [l, u] and of the slopes of its
+        lines; how far rounding before g can carry behind it.
       piecewise_linear: whether g is the ReLU; the others are never decided by splits.
+      sign: (whether z >= 0) -> whether g(z) >= 0 is certain, rounding or not.
+      modulus: of a g that has values for z >= 0 alone: (l, u, e) -> how far apart g may
+        be, beyond steepness times e, at two points of [l, u] that are e apart. It is
+        what bounds rounding where g' is infinite, as that of a root at 0.
     """
 
     name: str
@@ -48,6 +52,16 @@ class Activation:
     relax: Callable[[Array, Array], Relaxation]
     steepness: Callable[[Array, Array], Array]
     piecewise_linear: bool = False
+    sign: Callable[[Bool[Array, "*n"]], Bool[Array, "*n"]] = jnp.zeros_like
+    modulus: Callable[[Array, Array, Array], Array] | None = None
+
+    def carried(self, lo: Array, hi: Array, error: Array) -> Array:
+        """Returns how far an error of the argument moves g, or its lines, on [lo, hi].
+
+        NaN where g has no value somewhere on [lo, hi].
+        """
+        moved = self.steepness(lo, hi) * error
+        return moved if self.modulus is None else moved + self.modulus(lo, hi, error)
 
     def undecided(self, lo: Array, hi: Array) -> Bool[Array, "*n"]:
         """Returns which neurons would gain from tighter bounds than [lo, hi].
@@ -102,6 +116,7 @@ RELU = Activation(
     relax=_relu_relax,
     steepness=lambda lo, hi: jnp.ones_like(lo),
     piecewise_linear=True,
+    sign=jnp.ones_like,
 )
 
 
@@ -291,11 +306,17 @@ def curved(name: str, g: Callable, curvature: float) -> Activation:
     )
 
 
+def _positive(activation: Activation) -> Activation:
+    """Returns the activation, known to be >= 0 everywhere."""
+    return dataclasses.replace(activation, sign=jnp.ones_like)
+
+
 def _even_interval(g: Callable) -> Callable:
     def interval(lo: Array, hi: Array) -> tuple[Array, Array]:
         a, b = g(lo), g(hi)
-        inside = (lo <= 0) & (hi >= 0)
-        return jnp.where(inside, 0 * (a + b), jnp.minimum(a, b)), jnp.maximum(a, b)
+        inside = (lo <= 0) & (hi >= 0)  # neither end is NaN then
+        least = jnp.where(inside, jnp.zeros_like(a), jnp.minimum(a, b))
+        return least, jnp.maximum(a, b)
 
     return interval
 
@@ -308,7 +329,7 @@ def power(exponent: int) -> Activation:
 
     name = f"integer_pow[{exponent}]"
     if exponent % 2 == 0:
-        return convex(name, g, _even_interval(g))
+        return _positive(convex(name, g, _even_interval(g)))
     # -z^3 has the shape of tanh: convex left of 0 and concave right of it, but it
     # decreases; the argument for the tangent lines does not use the direction.
     return Activation(
@@ -317,6 +338,81 @@ def power(exponent: int) -> Activation:
         _increasing(g),
         _negated(_s_shaped_relax(lambda z: -g(z))),
         _steepest_at_ends(g),
+        sign=lambda known: known,
+    )
+
+
+# Lines on a root are no steeper than it is here: rounding errors of about 2^-50 in
+# their argument then cost no more than the root itself makes of them.
+_STEEPEST_AT = 2.0**-40
+
+
+def root(name: str, g: Callable, exponent: float) -> Activation:
+    """Returns the activation of g(z) = z ** p on z >= 0, for 0 < p < 1.
+
+    Upper line: of slope s = g'(t) for a t >= 2^-40; as g is concave, g(z) - s z is
+    greatest at clip(t, l, u). Lower line: through one end, below the other. g' is
+    infinite at 0, but |a^p - b^p| <= |a - b|^p.
+    """
+
+    def slope_at(z: Array) -> Array:
+        slope = exponent * jnp.maximum(z, _STEEPEST_AT) ** (exponent - 1)
+        return jnp.where(z >= 0, slope, jnp.nan)
+
+    def relax(lo: Array, hi: Array) -> Relaxation:
+        middle = jnp.maximum(lo + (hi - lo) / 2, _STEEPEST_AT)
+        upper, touch = slope_at(middle), jnp.clip(middle, lo, hi)
+        chord, _ = _chord(g, lo, hi, upper)
+        lower = jnp.minimum(chord, slope_at(lo))
+        below = _line_above_ends(g, lower, lo, hi, -1)
+        poison = 0 * (g(lo) + g(hi))
+        return Relaxation(
+            lower, below + poison, upper, g(touch) - upper * touch + poison
+        )
+
+    def modulus(lo: Array, hi: Array, error: Array) -> Array:
+        return jnp.where(lo < _STEEPEST_AT, error**exponent, 0)
+
+    return Activation(
+        name, g, _increasing(g), relax, lambda lo, hi: slope_at(lo),
+        sign=jnp.ones_like, modulus=modulus,
+    )  # fmt: skip
+
+
+def real_power(exponent: float) -> Activation:
+    """Returns z ** p for a p that is no integer: z >= 0 for p > 0, else z > 0."""
+    name = f"pow[{exponent:g}]"
+
+    def g(z: Array) -> Array:
+        return jax.lax.pow(z, jnp.asarray(exponent, z.dtype))
+
+    if 0 < exponent < 1:
+        return root(name, g, exponent)
+    if exponent < 0:
+        return _falling(name, g, exponent)
+
+    def steepness(lo: Array, hi: Array) -> Array:
+        slope = exponent * hi ** (exponent - 1)
+        return jnp.where(lo >= 0, slope, jnp.nan)
+
+    return Activation(
+        name, g, _increasing(g), _convex_relax(g), steepness,
+        sign=jnp.ones_like, modulus=lambda lo, hi, error: jnp.zeros_like(error),
+    )  # fmt: skip
+
+
+def _falling(name: str, g: Callable, exponent: float) -> Activation:
+    """z ** p for p < 0 on z > 0: convex, decreasing, steepest next to the pole at 0."""
+
+    def interval(lo: Array, hi: Array) -> tuple[Array, Array]:
+        pole = ~(lo > 0) | jnp.isnan(hi)
+        return jnp.where(pole, jnp.nan, g(hi)), jnp.where(pole, jnp.nan, g(lo))
+
+    def steepness(lo: Array, hi: Array) -> Array:
+        return jnp.where(lo > 0, -exponent * lo ** (exponent - 1), jnp.nan)
+
+    return Activation(
+        name, g, interval, _convex_relax(g), steepness, sign=jnp.ones_like
     )
 
 
@@ -355,16 +451,28 @@ RECIPROCAL = Activation(
     _reciprocal_relax,
     _reciprocal_steepness,
 )
-SQUARE = convex("square", jnp.square, _even_interval(jnp.square))
-EXP = convex("exp", jnp.exp)
+# where(is_finite(z), z, c): the identity wherever z has a finite range, nothing else.
+FINITE = Activation(
+    "finite",
+    lambda z: z,
+    lambda lo, hi: (lo + 0 * (lo + hi), hi + 0 * (lo + hi)),
+    lambda lo, hi: Relaxation(
+        jnp.ones_like(lo), 0 * (lo + hi), jnp.ones_like(lo), 0 * (lo + hi)
+    ),
+    lambda lo, hi: 1 + 0 * (lo + hi),
+    sign=lambda known: known,
+)
+SQUARE = _positive(convex("square", jnp.square, _even_interval(jnp.square)))
+EXP = _positive(convex("exp", jnp.exp))
 EXPM1 = convex("expm1", jnp.expm1)
 LOG = concave("log", jnp.log)
 LOG1P = concave("log1p", jnp.log1p)
-SQRT = concave("sqrt", jnp.sqrt)
+SQRT = root("sqrt", jnp.sqrt, 0.5)
+RSQRT = _falling("rsqrt", jax.lax.rsqrt, -0.5)
 TANH = s_shaped("tanh", jnp.tanh)
-LOGISTIC = s_shaped("logistic", jax.nn.sigmoid)
+LOGISTIC = _positive(s_shaped("logistic", jax.nn.sigmoid))
 ERF = s_shaped("erf", jax.lax.erf)
-SOFTPLUS = convex("softplus", jax.nn.softplus)
+SOFTPLUS = _positive(convex("softplus", jax.nn.softplus))
 # Greatest |g''|, rounded up: silu 1/2 at 0; gelu 2 / sqrt(2 pi) < 0.8 at 0, and the
 # tanh form of gelu the same at 0 (its other extrema are below 0.3); sine and cosine 1.
 SILU = curved("silu", jax.nn.silu, 0.5001)

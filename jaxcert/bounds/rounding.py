@@ -12,6 +12,8 @@ charged here at every layer. Errors are carried to the output:
     activation  g(z)        L e + u (|g| + L M),  L = sup |g'| on the widened range
     product     x y         M_x e_y + M_y e_x + e_x e_y + u M_x M_y
     decision                how far its range moves when its inputs are widened by e
+    computed weights        what their own errors do (`weight_errors`), added
+    low precision           a bound has it as a range; a value at a point, as an error
 
 Numbers below 2^-1022 may be lost altogether, in weights, products and coefficients:
 every operation adds t (1 + M) to its error, with t the same count times 2^-1022, and
@@ -27,11 +29,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcert.bounds.ibp import node_interval
+from jaxcert.bounds.signs import Signs, known_signs
+from jaxcert.bounds.weight_errors import weight_error
 from jaxcert.box import Box
 from jaxcert.program import (
     ActivationNode,
     AffineNode,
     Node,
+    NoiseNode,
     OpaqueNode,
     ProductNode,
     Program,
@@ -69,29 +74,34 @@ def _lost(unit: float) -> float:
 class _Errors:
     """Magnitude and error of every value, in the order of the program."""
 
-    def __init__(self, unit: float, values: Values, boxes: dict[int, Box]) -> None:
+    def __init__(
+        self, unit: float, values: Values, boxes: dict[int, Box], noise: bool
+    ) -> None:
         self._unit, self._values, self._boxes = unit, values, boxes
+        self._noise = noise
         self.size: dict[int, Array] = {}
         self.error: dict[int, Array] = {}
         # Truth values have no error, but a range of their own once inputs are widened.
         self._truth: dict[int, Box] = {}
+        # Values that no rounding error makes negative.
+        self.signs: Signs = {}
 
     def start(self, value: int) -> None:
         """Sets the input: a box is exact."""
-        self.size[value] = _largest(self._boxes[value])
+        self.size[value] = self._boxes[value].magnitude
         self.error[value] = jnp.zeros_like(self.size[value])
 
     def add(self, node: Node) -> None:
         """Adds the output of one node."""
         self._add(node)
         if node.output in self.error:
-            widest = [jnp.max(self.size[i]) for i in node.inputs if i in self.size]
-            most = 1 + jnp.max(jnp.stack([jnp.max(self.size[node.output]), *widest]))
+            widest = [_most(self.size[i]) for i in node.inputs if i in self.size]
+            most = 1 + jnp.max(jnp.stack([_most(self.size[node.output]), *widest]))
             self.error[node.output] += _lost(self._unit) * most
 
     def total_size(self) -> Array:
         """Returns the sum over all values of their greatest magnitude."""
-        return jnp.sum(jnp.stack([jnp.max(size) for size in self.size.values()]))
+        return jnp.sum(jnp.stack([_most(size) for size in self.size.values()]))
 
     def cost(self, value: int) -> Array:
         """Returns the error that a unit of multiplier on each element brings."""
@@ -104,6 +114,9 @@ class _Errors:
             inputs = [self._wide(i) for i in node.inputs]
             assert isinstance(node, AffineNode | OpaqueNode)
             self._truth[out] = node.interval(self._values, *inputs)
+            if any(~i in self._values for i in node.weights):
+                nothing = jnp.zeros_like(box.lo)
+                self._truth[out] = Box(nothing, ~nothing)
             return
         match node:
             case ActivationNode():
@@ -117,24 +130,34 @@ class _Errors:
             case OpaqueNode():
                 inputs = [self._wide(i) for i in node.inputs]
                 wide = node.interval(self._values, *inputs)
-                self.size[out] = _largest(wide)
-                moved = _largest(Box(wide.lo - box.lo, wide.hi - box.hi))
+                self.size[out] = wide.magnitude
+                moved = Box(wide.lo - box.lo, wide.hi - box.hi).magnitude
                 self.error[out] = moved + self._unit * self.size[out]
-            case _:
-                self.size[out] = _largest(self._symmetric(node, self.size))
+                if isinstance(node, NoiseNode) and self._noise:
+                    # From one end of the range to the other.
+                    self.error[out] += 2 * self.size[out]
+                if any(~i in self._values for i in node.weights):
+                    self.error[out] = jnp.full_like(self.error[out], jnp.inf)
+            case AffineNode():
+                self.size[out] = self._symmetric(node, self.size).magnitude
                 # Half the width leaves b out; what cancels there is far below the rest.
                 carried = self._symmetric(node, self.error).radius
                 self.error[out] = carried + self._unit * self.size[out]
+                if any(~i in self._values for i in node.weights):
+                    sizes = [self.size[i] for i in node.inputs]
+                    self.error[out] += weight_error(
+                        node, self._values, sizes, node.weights
+                    )
 
     def _activation(self, node: ActivationNode) -> None:
         (z,), out = node.inputs, node.output
         wide = self._wide(z)
         steepness = node.activation.steepness(wide.lo, wide.hi)
-        carried = steepness * self.error[z]
+        carried = node.activation.carried(wide.lo, wide.hi, self.error[z])
         if node.activation.piecewise_linear:
             self.size[out] = self.size[z]
         else:
-            self.size[out] = _largest(self._boxes[out]) + carried
+            self.size[out] = self._boxes[out].magnitude + carried
         local = self.size[out] + steepness * self.size[z]
         self.error[out] = carried + self._unit * local
 
@@ -146,7 +169,15 @@ class _Errors:
         if value in self._truth:
             return self._truth[value]
         box, error = self._boxes[value], self.error[value]
-        return Box(box.lo - error, box.hi + error)
+        lo = box.lo - error
+        if value in self.signs:  # NaN stays NaN
+            lo = jnp.where(self.signs[value] & (lo < 0), 0, lo)
+        return Box(lo, box.hi + error)
+
+
+def _most(size: Array) -> Array:
+    """The greatest magnitude; 0 where there is no element. NaN stays NaN."""
+    return jnp.max(size, initial=0)
 
 
 def _largest(box: Box) -> Array:
@@ -154,9 +185,14 @@ def _largest(box: Box) -> Array:
 
 
 def _errors(
-    unit: float, program: Program, values: Values, boxes: dict[int, Box]
+    unit: float,
+    program: Program,
+    values: Values,
+    boxes: dict[int, Box],
+    noise: bool = False,
 ) -> _Errors:
-    errors = _Errors(unit, values, boxes)
+    errors = _Errors(unit, values, boxes, noise)
+    errors.signs = known_signs(program, values, boxes[program.input])
     errors.start(program.input)
     for node in program.nodes:
         errors.add(node)
@@ -203,9 +239,16 @@ def _relus(program: Program) -> list[ActivationNode]:
 
 
 def float64_slack(
-    program: Program, values: Values, boxes: dict[int, Box], rows: Array
+    program: Program,
+    values: Values,
+    boxes: dict[int, Box],
+    rows: Array,
+    *,
+    noise: bool = True,
 ) -> Float[Array, ""]:
     """Returns what a float64 bound of spec rows `C y + d` must exceed, > 0.
+
+    A value at a point that violates a row by as much refutes it.
 
     NaN or infinite where an error cannot be bounded: then nothing exceeds it.
 
@@ -215,9 +258,12 @@ def float64_slack(
       boxes: range of every value over the box, in float64.
       rows: the coefficients C of the spec, shape (rows, outputs). The offset d is taken
         to be of the magnitude of C y; a greater one rounds relatively to itself.
+      noise: whether rounding to narrow types counts, from one way to round to any
+        other. A bound ranges over all of them and may do without; a value at a point
+        was rounded in one way.
     """
     unit = rounding_unit(program) + 2 * _HALF_ULP * sum(rows.shape)
-    errors = _errors(unit, program, values, boxes)
+    errors = _errors(unit, program, values, boxes, noise)
     coefficients = jnp.abs(rows)
     carried = coefficients @ errors.error[program.output]
     local = coefficients @ errors.size[program.output]

@@ -7,13 +7,14 @@ in `rules_affine`, `rules_piecewise`, `rules_smooth` and `rules_decisions`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from jaxcert.bounds import relaxations as r
 from jaxcert.bounds import rules_affine as affine
 from jaxcert.bounds import rules_decisions as decisions
 from jaxcert.bounds import rules_piecewise as piecewise
+from jaxcert.bounds import rules_precision as precision
 from jaxcert.bounds import rules_smooth as smooth
 from jaxcert.bounds.builder import Builder, Rule
 from jaxcert.errors import InputError, UnsupportedError
@@ -49,6 +50,7 @@ def build_nodes(flat: Flattener, result: int) -> tuple[tuple[Node, ...], int]:
             pattern = PATTERN_RULES[found.name]
             builder.at(equation)
             value = pattern(builder, builder.resolve(found.x), *found.numbers)
+            value = precision.as_typed(builder, equation, value, found.name)
             builder.alias[equation.outputs[0]] = value
             continue
         rule = _REGISTERED.get(equation.name) or RULES.get(equation.name)
@@ -57,6 +59,8 @@ def build_nodes(flat: Flattener, result: int) -> tuple[tuple[Node, ...], int]:
         builder.at(equation)
         made = rule(builder, equation)
         values = made if isinstance(made, tuple) else (made,)
+        if len(values) == 1:  # no operation with several results rounds
+            values = (precision.as_typed(builder, equation, values[0]),)
         builder.alias.update(zip(equation.outputs, values, strict=True))
     return builder.finish(result)
 
@@ -97,8 +101,8 @@ RULES: dict[str, Rule] = {
     "pad": _WITH_CONSTANTS,
     "dynamic_update_slice": _WITH_CONSTANTS,
     "select_n": affine.select,
-    "convert_element_type": affine.convert,
-    "reduce_precision": affine.identity,
+    "convert_element_type": precision.convert,
+    "reduce_precision": precision.reduce_precision,
     # piecewise linear
     "max": piecewise.maximum,
     "min": piecewise.minimum,
@@ -137,6 +141,7 @@ RULES: dict[str, Rule] = {
         lambda x, y: (x.hi < y.lo) | (x.lo > y.hi),
         lambda x, y: ~((x.lo == y.hi) & (x.hi == y.lo)),
     ),
+    "is_finite": decisions.is_finite,
     "and": decisions.logical,
     "or": decisions.logical,
     "not": decisions.logical,
@@ -155,6 +160,7 @@ PATTERN_RULES: dict[str, Callable[..., int]] = {
     "silu": lambda b, x: b.activation(r.SILU, x),
     "gelu": lambda b, x: b.activation(r.GELU, x),
     "gelu_tanh": lambda b, x: b.activation(r.GELU_TANH, x),
+    "finite": lambda b, x, _: b.activation(r.FINITE, x),
 }
 
 _REGISTERED: dict[str, Rule] = {}
@@ -179,6 +185,11 @@ def register_rule(primitive: Any, activation: r.Activation) -> None:
             "of your own (jax.extend.core.Primitive) and register that"
         )
     _REGISTERED[name] = _elementwise(activation)
+
+
+def registered() -> Hashable:
+    """Returns what is registered: programs traced under other rules do not serve."""
+    return frozenset(_REGISTERED.items())
 
 
 def _elementwise(activation: r.Activation) -> Rule:

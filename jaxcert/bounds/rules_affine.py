@@ -95,7 +95,7 @@ def div(b: Builder, e: Equation) -> int:
         spread = b.flat.shapes[b.moving(e)[0]] != b.shape(e)
         return b.affine(
             "div", b.moving(e), b.shape(e), apply, _scaled_interval(apply),
-            separable=not spread,
+            separable=not spread, error=_divisor_error(b.operation(e), e.inputs[1]),
         )  # fmt: skip
     y = b.broadcast_to(b.resolve(e.inputs[1]), b.shape(e))
     inverse = b.activation(r.RECIPROCAL, y)
@@ -110,6 +110,17 @@ def div(b: Builder, e: Equation) -> int:
         "div", (inverse,), b.shape(e), apply_scaled, _scaled_interval(apply_scaled),
         separable=True,
     )  # fmt: skip
+
+
+def _divisor_error(apply: Callable[..., Any], divisor: int) -> Callable[..., Any]:
+    """|x / c' - x / c| <= |x / c| e / (|c| - e) for |c' - c| <= e < |c|."""
+
+    def error(values: Any, size: Any) -> Any:
+        c, e = jnp.abs(values[divisor]), values[~divisor]
+        share = jnp.where(c > e, e / (c - e), jnp.inf)
+        return jnp.abs(apply(values, size)) * share
+
+    return error
 
 
 def contraction(b: Builder, e: Equation) -> int:
@@ -132,6 +143,15 @@ def _dot_of_two(b: Builder, e: Equation) -> int:
     """sum_k x_mk y_nk, as products of broadcast operands and a sum."""
     (lc, rc), (lb, rb) = e.params["dimension_numbers"]
     x, y = (b.resolve(i) for i in e.inputs)
+    out = b.shape(e)
+    if x == y and (lc, lb) == (rc, rb) and len(out) == len(lb):
+        # A squared norm: as squares it is known not to be negative.
+        batch, contract = list(lb), list(lc)
+        return b.structural(
+            "dot_general", b.activation(r.SQUARE, x), out,
+            lambda z: z.transpose([*batch, *contract]).reshape((*out, -1)).sum(axis=-1),
+            separable=False,
+        )  # fmt: skip
 
     def laid_out(value: int, batch: Any, contract: Any, side: int) -> tuple[int, Any]:
         shape = b.flat.shapes[value]
@@ -205,25 +225,3 @@ def split(b: Builder, e: Equation) -> tuple[int, ...]:
 
     pairs = itertools.pairwise(int(s) for s in starts)
     return tuple(part(start, stop) for start, stop in pairs)
-
-
-def identity(b: Builder, e: Equation) -> int:
-    """x itself: rounding is no part of the real-valued function."""
-    return b.resolve(e.inputs[0])
-
-
-def convert(b: Builder, e: Equation) -> int:
-    """A cast between float types is the identity; a bool becomes 0 or 1."""
-    x = b.resolve(e.inputs[0])
-    if not jnp.issubdtype(e.params["new_dtype"], jnp.floating):
-        raise unsupported(e)
-    if e.inputs[0] not in b.flat.logical:
-        return x
-
-    def number(z: Any) -> Any:
-        return jnp.where(z, 1.0, 0.0)
-
-    return b.opaque(
-        e.name, (x,), b.shape(e), lambda _, z: number(z),
-        lambda _, z: Box(number(z.lo), number(z.hi)),
-    )  # fmt: skip

@@ -32,6 +32,16 @@ def comparison(certain: Callable[..., Any], possible: Callable[..., Any]) -> Rul
     return rule
 
 
+def is_finite(b: Builder, e: Equation) -> int:
+    """True for every number of a finite range; nothing is known of any other."""
+
+    def interval(_: Any, z: Box) -> Box:
+        certain = jnp.isfinite(z.lo) & jnp.isfinite(z.hi)
+        return Box(certain, jnp.ones_like(certain))
+
+    return b.opaque(e.name, b.moving(e), b.shape(e), b.operation(e), interval)
+
+
 def logical(b: Builder, e: Equation) -> int:
     """and, or: non-decreasing in every operand; not: the ends change places."""
     apply = b.operation(e)

@@ -78,7 +78,8 @@ def absolute(b: Builder, e: Equation) -> int:
 
     def hint(_: Any, z: Box) -> Box:
         a, c = jnp.abs(z.lo), jnp.abs(z.hi)
-        low = jnp.where((z.lo <= 0) & (z.hi >= 0), 0 * (a + c), jnp.minimum(a, c))
+        kink = (z.lo <= 0) & (z.hi >= 0)  # neither end is NaN then
+        low = jnp.where(kink, jnp.zeros_like(a), jnp.minimum(a, c))
         return Box(low, jnp.maximum(a, c))
 
     doubled = b.scale(b.activation(r.RELU, x), 2.0)

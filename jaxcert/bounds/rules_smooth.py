@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcert.bounds import relaxations as r
 from jaxcert.bounds.builder import Builder, Rule
-from jaxcert.errors import UnsupportedError
+from jaxcert.box import Box
 from jaxcert.program import Equation, unsupported
 
 
@@ -18,20 +19,24 @@ def elementwise(activation: r.Activation) -> Rule:
 
 
 def integer_pow(b: Builder, e: Equation) -> int:
-    """x ** n: an even or odd power, or the reciprocal of one."""
+    """x ** n: an even or odd power, the reciprocal of one, or 1 for n = 0."""
     return _power(b, b.resolve(e.inputs[0]), e.params["y"])
 
 
 def _power(b: Builder, x: int, exponent: int) -> int:
     if exponent == 0:
-        raise UnsupportedError(f"x ** 0 is constant ({b.where}): write 1 instead")
+        return b.affine(
+            "pow", (x,), b.flat.shapes[x], lambda _, z: jnp.ones_like(z),
+            lambda _, z: Box(jnp.ones_like(z.lo), jnp.ones_like(z.hi)),
+            has_offset=True, separable=True,
+        )  # fmt: skip
     if exponent < 0:
         return b.activation(r.RECIPROCAL, _power(b, x, -exponent))
     return x if exponent == 1 else b.activation(r.power(exponent), x)
 
 
 def real_pow(b: Builder, e: Equation) -> int:
-    """x ** c: an integer power, a square root, or exp(c log x)."""
+    """x ** c: an integer power, a root, or a real power of x >= 0."""
     exponent = b.flat.scalar(e.inputs[1])
     if exponent is None or not math.isfinite(exponent) or not b.moves(e.inputs[0]):
         raise unsupported(e)
@@ -40,13 +45,12 @@ def real_pow(b: Builder, e: Equation) -> int:
         return _power(b, x, int(exponent))
     if exponent == 0.5:
         return b.activation(r.SQRT, x)
-    return b.activation(r.EXP, b.scale(b.activation(r.LOG, x), exponent))
+    return b.activation(r.real_power(exponent), x)
 
 
 def rsqrt(b: Builder, e: Equation) -> int:
     """1 / sqrt(x)."""
-    root = b.activation(r.SQRT, b.resolve(e.inputs[0]))
-    return b.activation(r.RECIPROCAL, root)
+    return b.activation(r.RSQRT, b.resolve(e.inputs[0]))
 
 
 def erfc(b: Builder, e: Equation) -> int:

@@ -231,9 +231,10 @@ def recorded_ranges(
 ) -> tuple[Ranges, dict[int, Array]]:
     """Returns the ranges that a checker derives from recorded slopes, and the slopes.
 
-    It starts from intervals; the slopes are optimised under the given `ranges`.
+    It starts from intervals, and from no hint of what nodes were made of, which the
+    checker does not know; the slopes are optimised under the given `ranges`.
     """
-    enclosures = propagate(layout.program, values64, box)
+    enclosures = propagate(layout.program, values64, box, use_hint=False)
     intervals = {i: enclosures[i] for i in ranges}
     slopes = _recorded_slopes(layout, values32, box, ranges, intervals, options)
     return _by_slopes(layout, values64, box, intervals, slopes), slopes

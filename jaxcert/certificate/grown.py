@@ -7,29 +7,22 @@ the checker's arithmetic does not see stopped is written down as open.
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxcert.box import Box, Family, Rates
-from jaxcert.certificate.check import Arithmetic, Report, _network
-from jaxcert.certificate.check_faces import (
-    AT_REST,
-    OPEN,
-    FacesReport,
-    check_faces,
-    violations,
-)
-from jaxcert.certificate.store import CertificateWriter, Claim, Written
+from jaxcert.box import Box
+from jaxcert.certificate.store import CertificateWriter, Claim, Written, task_of_boxes
 from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier, float64
+from jaxcert.checker.arithmetic import Arithmetic
+from jaxcert.checker.faces import AT_REST, OPEN, violations
+from jaxcert.checker.network import network_of
 from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
-from jaxcert.oracle.instances import ApothemTask, Leaves, ProofTrees
+from jaxcert.oracle.instances import Leaves, ProofTrees
 from jaxcert.search.faces import moved_out
 from jaxcert.search.growth import Growth
-from jaxcert.spec import Spec
 
 
 def prove_boxes(
@@ -50,27 +43,11 @@ def prove_boxes(
       wanted: which of them to prove, (J,).
       deadline: `time.monotonic()` after which nothing more is proved.
     """
-    count = len(labels)
     # Whoever checks faces knows nothing of cuts.
     branch = dataclasses.replace(certifier.options.branch, record=True, cuts=None)
     with float64():
-        specs = [
-            Spec.classification(
-                int(c), certifier.num_classes, certifier.required_margin, np.float64
-            )
-            for c in labels
-        ]
-        spec = jax.tree.map(lambda *v: np.stack([np.asarray(u) for u in v]), *specs)
-        still: Any = np.zeros(np.shape(boxes.lo))
-        task = ApothemTask(
-            family=Family(boxes, boxes, Rates(still, still)),
-            spec=spec,
-            lower=np.zeros(count),
-            upper=np.full(count, np.inf),
-            witness=np.full(still.shape, np.nan),
-            reach=np.ones(count),
-            wanted=np.asarray(wanted),
-            tolerance=certifier.tolerance,
+        task = task_of_boxes(
+            boxes, labels, certifier.num_classes, certifier.required_margin, wanted
         )
         return close_brackets(certifier.model, task, branch, deadline)
 
@@ -120,16 +97,10 @@ class GrownClaim(Claim):
 
 
 class GrownWriter(CertificateWriter):
-    """Writes the certificates of the grown boxes of one network into a folder.
-
-    Attributes:
-      faces: what the checker said of the last file that was written.
-    """
-
-    faces: FacesReport
+    """Writes the certificates of the grown boxes of one network into a folder."""
 
     def write_grown(self, claim: GrownClaim, trees: ProofTrees | None) -> Written:
-        """Writes the certificate of one grown box; runs where float64 is enabled.
+        """Writes the certificate of one grown box.
 
         Args:
           claim: what it states; its apothem is measured here.
@@ -142,11 +113,7 @@ class GrownWriter(CertificateWriter):
             none = np.zeros(0, np.int32)
             leaves = Leaves(none, none, nothing.astype(np.int8), nothing, nothing)
             trees = ProofTrees(leaves, {})
-        return self.write(self._measured(claim), trees)
-
-    def _checked(self, path: Path) -> Report:
-        self.faces = check_faces(path)
-        return self.faces.box
+        return self._write(self._measured(claim), trees)
 
     def _measured(self, claim: GrownClaim) -> GrownClaim:
         """Returns the claim with the apothem of its box, rounded down."""
@@ -203,7 +170,7 @@ class GrownWriter(CertificateWriter):
         by = np.where(free, OPEN, AT_REST)
         if len(tried):
             raw = (self.folder / self.network.name).read_bytes()
-            network = _network(raw, False)
+            network = network_of(raw, False)
             with np.errstate(all="ignore"):
                 sure = violations(
                     Arithmetic(False), network, moved, claim.label, self._margin

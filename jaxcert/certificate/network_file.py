@@ -1,7 +1,8 @@
 """The network file of certificates: affine maps and ReLUs, written down exactly.
 
 A certificate speaks of the network as it stands in this file, named by its SHA-256. The
-format is stated in `check.py`, which reads it without any other part of jaxcert.
+format is stated in `jaxcert/checker/network.py`, which reads it without any other part
+of jaxcert.
 """
 
 from __future__ import annotations
@@ -58,14 +59,35 @@ class NetworkFile:
             write_atomically(path, packed.getvalue())
 
 
-def network_file(program: Program, params: Any) -> NetworkFile:
+def network_file(
+    program: Program, params: Any, arithmetic: str = "real"
+) -> NetworkFile:
     """Returns the network of a program with these float64 weights.
 
-    Must run where float64 is enabled.
+    Must run where float64 is enabled. Weights that the program computes are written
+    down as it computes them, in the types that it states.
+
+    Args:
+      program: the network.
+      params: its weights.
+      arithmetic: of the certificates, real or float32.
 
     Raises:
-      UnsupportedError: it is not made of affine maps and ReLUs, or is too large.
+      UnsupportedError: it is not made of affine maps and ReLUs, or is too large; or the
+        arithmetic is float32 and it computes weights with rounding: float32 runs
+        differ in these.
     """
+    if program.noisy:
+        raise UnsupportedError(
+            "certificates exist for networks that compute in float32 or wider; this "
+            "one casts to a narrower type. Its answers are proved, but by jaxcert only"
+        )
+    if arithmetic == "float32" and (program.inexact or program.assumptions):
+        raise UnsupportedError(
+            "certificates of float32 arithmetic exist for stored weights; this network "
+            "computes weights from them, which every float32 run rounds in its own "
+            "way. Compute them once and store the results, or claim real arithmetic"
+        )
     if not is_piecewise_linear(program):
         raise UnsupportedError(
             "certificates exist for networks of affine maps and ReLUs alone; this one "

@@ -1,7 +1,7 @@
 """Writing certificates: what was proved, and everything a checker needs to repeat it.
 
-A certificate is written only after the independent checker (`check.py`, for those with
-cuts `check_cuts.py` too) accepted it: that check, in outward-rounded float64, is the
+A certificate is written only after the independent checker (`jaxcert/checker`) found
+that all it claims is so: that check, in outward-rounded float64, is the
 rigorous re-proof of what is reported. If rounding stands in its way, the box shrinks by
 the least that makes it pass.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import time
@@ -26,21 +25,27 @@ from jaxtyping import Array
 from jaxcert.bounds.alpha import Layout, default_slopes
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
-from jaxcert.box import Box, Rates
-from jaxcert.certificate.check import Report
-from jaxcert.certificate.check_cuts import check_certificate
+from jaxcert.box import Box, Family, Rates
 from jaxcert.certificate.network_file import NetworkFile, network_file
+from jaxcert.checker.check import check_certificate
+from jaxcert.checker.claim import Report
 from jaxcert.devices import float64
-from jaxcert.files import write_atomically
+from jaxcert.files import file_stem, write_atomically
 from jaxcert.model import Model
-from jaxcert.oracle.brackets import layout_of
-from jaxcert.oracle.instances import Leaves, ProofTrees, RecordedCuts
+from jaxcert.oracle.brackets import close_brackets, layout_of
+from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.oracle.instances import ApothemTask, Leaves, ProofTrees, RecordedCuts
+from jaxcert.spec import Spec
 
 # How much of the radius may be given up, step by step, until the checker agrees.
 _SHRINK = {
     "real": (0.0, 2.0**-30, 2.0**-22, 2.0**-16, 2.0**-12),
     "float32": (0.0, 2.0**-14, 2.0**-12, 2.0**-10, 2.0**-8, 2.0**-6, 2.0**-4, 0.5),
 }
+
+
+# Of branch and bound, for a box whose proof was not recorded.
+_BRANCH_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,6 +90,37 @@ class Written:
     checking: float = 0.0
 
 
+def task_of_boxes(
+    boxes: Box,
+    labels: np.ndarray,
+    classes: int,
+    margin: float,
+    wanted: np.ndarray | None = None,
+) -> ApothemTask:
+    """Returns the task of proving boxes that are what they are; runs in float64.
+
+    Args:
+      boxes: leaves (J, *d).
+      labels: class of each box, (J,).
+      classes: how many there are.
+      margin: what the margin must exceed.
+      wanted: which of them to prove, (J,); by default all.
+    """
+    count = len(labels)
+    specs = [Spec.classification(int(c), classes, margin, np.float64) for c in labels]
+    still: Any = np.zeros(np.shape(boxes.lo))
+    return ApothemTask(
+        family=Family(boxes, boxes, Rates(still, still)),
+        spec=jax.tree.map(lambda *v: np.stack([np.asarray(u) for u in v]), *specs),
+        lower=np.zeros(count),
+        upper=np.full(count, np.inf),
+        witness=np.full(still.shape, np.nan),
+        reach=np.ones(count),
+        wanted=np.ones(count, bool) if wanted is None else np.asarray(wanted),
+        tolerance=1.0,  # of a radius that cannot change
+    )
+
+
 class CertificateWriter:
     """Writes the certificates of one network into a folder."""
 
@@ -96,7 +132,7 @@ class CertificateWriter:
         folder: Path,
         required_margin: float = 0.0,
         arithmetic: str = "real",
-        tighten: TightenOptions | None = None,
+        branch: BranchOptions | None = None,
     ) -> None:
         """Writes the network file.
 
@@ -106,7 +142,7 @@ class CertificateWriter:
           folder: where the files go; made if missing.
           required_margin: what the margin is claimed to exceed.
           arithmetic: of the claims, real or float32.
-          tighten: how slopes of range bounds are optimised; more than one layer only.
+          branch: how a box is proved whose proof was not recorded.
 
         Raises:
           UnsupportedError: see `network_file`.
@@ -117,10 +153,14 @@ class CertificateWriter:
         self._shape = model.input_shape
         self._domain, self._rates = domain, rates
         self._margin, self._arithmetic = float(required_margin), arithmetic
-        self._tighten = tighten or TightenOptions()
+        self._branch = dataclasses.replace(
+            branch or BranchOptions(), record=True, cuts=None
+        )
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.network: NetworkFile = network_file(model.program, model.double)
+        self.network: NetworkFile = network_file(
+            model.program, model.double, arithmetic
+        )
         self.network.write(folder)
 
     @float64()
@@ -130,12 +170,21 @@ class CertificateWriter:
         Args:
           claim: the claim.
           trees: those of its input, clause j standing for the j-th other class; None
-            if the bounds alone prove all of them.
+            if they were not recorded: then the bounds alone are tried.
+
+        What the checker does not accept is proved once more by branch and bound, of
+        this very box: bounds may rest on what no file records, and a leaf that was
+        proved of a larger box need not have a bound of the smaller one, since CROWN's
+        own slopes follow the ranges.
         """
-        path = self.folder / f"{_file_name(claim.name)}.npz"
-        if trees is None:
-            slopes, leaves = self._unbranched(claim)
-            trees = ProofTrees(leaves, slopes)
+        written = self._write(claim, trees or self._unbranched(claim))
+        if written.path is None and (trees := self._branched(claim)) is not None:
+            written = self._write(claim, trees)
+        return written
+
+    @float64()
+    def _write(self, claim: Claim, trees: ProofTrees) -> Written:
+        path = self.folder / f"{file_stem(claim.name)}.npz"
         ranges = {f"range_slopes_{k}": v for k, v in trees.range_slopes.items()}
         cuts = _cut_arrays(trees)
         for share in _SHRINK[self._arithmetic]:
@@ -149,9 +198,9 @@ class CertificateWriter:
             write_atomically(temporary, packed.getvalue())
             try:
                 begin = time.perf_counter()
-                report = self._checked(temporary)
+                report = check_certificate(temporary)
                 seconds = time.perf_counter() - begin
-                if report.accepted:
+                if report.holds:
                     temporary.replace(path)
                     size = len(packed.getvalue())
                     return Written(smaller, report, path, size, seconds)
@@ -160,9 +209,6 @@ class CertificateWriter:
             if not smaller.lower < np.inf:
                 break
         return Written(claim, report, None)
-
-    def _checked(self, path: Path) -> Report:
-        return check_certificate(path)
 
     def _shrunk(self, claim: Claim, share: float) -> Claim:
         if share == 0 or not np.isfinite(claim.lower):
@@ -174,7 +220,18 @@ class CertificateWriter:
         lo, hi = np.maximum(lo, claim.lo), np.minimum(hi, claim.hi)
         return dataclasses.replace(claim, lower=lower, lo=lo, hi=hi)
 
-    def _unbranched(self, claim: Claim) -> tuple[dict[int, np.ndarray], Leaves]:
+    def _branched(self, claim: Claim) -> ProofTrees | None:
+        """Returns the proof of a box by branch and bound; None if it is not found."""
+        faces: Any = [face.reshape(1, *self._shape) for face in (claim.lo, claim.hi)]
+        task = task_of_boxes(
+            Box(*faces), np.array([claim.label]),
+            self._layout.program.output_shape[0], self._margin,
+        )  # fmt: skip
+        deadline = time.monotonic() + _BRANCH_SECONDS
+        answer = close_brackets(self._model, task, self._branch, deadline)
+        return answer.trees.of(0) if answer.trees is not None else None
+
+    def _unbranched(self, claim: Claim) -> ProofTrees:
         """Returns range slopes, and one leaf without signs for every other class."""
         layout = self._layout
         box = Box(
@@ -182,7 +239,7 @@ class CertificateWriter:
             jnp.asarray(claim.hi.reshape(self._shape)),
         )
         slopes, default = jax.device_get(
-            _range_slopes(layout, self._tighten, self._model, box)
+            _range_slopes(layout, self._branch.tighten, self._model, box)
         )
         number = {node.output: k for k, node in enumerate(layout.nodes)}
         count = layout.program.output_shape[0] - 1
@@ -191,7 +248,7 @@ class CertificateWriter:
             np.zeros(count, np.int32), np.arange(count), blank.astype(np.int8),
             blank + default, blank,
         )  # fmt: skip
-        return {number[i]: np.asarray(s) for i, s in slopes.items()}, leaves
+        return ProofTrees(leaves, {number[i]: np.asarray(s) for i, s in slopes.items()})
 
     def _arrays(self, claim: Claim, leaves: Leaves) -> dict[str, np.ndarray]:
         classes = self._layout.program.output_shape[0]
@@ -253,15 +310,6 @@ def _cut_arrays(trees: ProofTrees) -> dict[str, np.ndarray]:
             f"leaf_cuts_{k}": weights[:, used].astype(np.float32),
         }
     return arrays
-
-
-def _file_name(name: str) -> str:
-    """Returns the input's name, made fit for a file; different names stay different."""
-    stem = name.removesuffix(".csv")
-    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).lstrip(".")
-    if kept == stem:
-        return stem
-    return f"{kept or 'input'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options"))

@@ -20,7 +20,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
-from jaxcert.bounds.alpha import Layout, Multipliers, Ranges, default_slopes
+from jaxcert.bounds.alpha import (
+    Layout,
+    Multipliers,
+    Ranges,
+    default_slopes,
+    row_bounds,
+)
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.cuts import Cuts
@@ -28,10 +34,15 @@ from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.multineuron import cutter
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.bounds.tighten import recorded_ranges, tighten_layers
-from jaxcert.box import Box
+from jaxcert.box import Box, distance_above
 from jaxcert.devices import float64
 from jaxcert.model import Model
-from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk, take_turns
+from jaxcert.oracle.branch_and_bound import (
+    BranchOptions,
+    accept_witnesses,
+    run_chunk,
+    take_turns,
+)
 from jaxcert.oracle.instances import (
     ApothemTask,
     Instances,
@@ -45,7 +56,9 @@ from jaxcert.oracle.instances import (
     clause_rows,
     start,
 )
+from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.settle import settle_leaves
+from jaxcert.oracle.witness import MOST_SUSPECTS, Judge
 from jaxcert.program import Program
 from jaxcert.spec import Spec
 
@@ -59,10 +72,10 @@ def layout_of(program: Program) -> Layout:
 class Root(NamedTuple):
     """What the search starts from; leaves have the inputs in front.
 
-    ranges: of layers; clauses: their CROWN bounds; slack, cost: what those must exceed,
-    and by how much more per unit of beta; slopes: CROWN's; cuts: on several neurons;
-    recorded: the slopes of the ranges, if asked for; behind: scales and slopes of the
-    sums that recorded cuts rest on.
+    ranges: of layers; clauses: their CROWN bounds, of what is recorded if it is; slack,
+    cost: what those must exceed, and by how much more per unit of beta; slopes:
+    CROWN's; cuts: on several neurons; recorded: the slopes of the ranges, if asked for;
+    behind: scales and slopes of the sums that recorded cuts rest on.
     """
 
     ranges: Ranges
@@ -107,6 +120,11 @@ def roots(
             ranges, recorded = recorded_ranges(
                 layout, values32, values, box, ranges, tighten
             )
+            # What closes a clause must be what a leaf without signs says to a checker.
+            lines = layout.parts(default_slopes(layout, ranges).astype(rows.dtype))
+            outputs = {program.output: spec.coefficients}, spec.offset
+            rows, _ = row_bounds(layout, values, box, ranges, outputs, lines)
+            clauses = spec.clauses(rows)
             if maker is not None:
                 cuts, behind = maker.recorded_cuts(box, ranges)
         elif maker is not None:
@@ -131,6 +149,7 @@ class ApothemAnswer:
       upper, witness: the nearest counterexample, (J,) and (J, *d).
       processed: subproblems bounded per input, (J,).
       open: inputs that ran out of time or multipliers: their bracket is not closed.
+      full: whether the search ended because the stack was full.
       trees: the proofs of all inputs, if they were recorded.
     """
 
@@ -141,6 +160,7 @@ class ApothemAnswer:
     witness: np.ndarray
     processed: np.ndarray
     open: np.ndarray
+    full: bool = False
     trees: ProofTrees | None = None
 
 
@@ -150,6 +170,7 @@ def close_brackets(
     task: ApothemTask,
     options: BranchOptions,
     deadline: float = np.inf,
+    judge: Judge | None = None,
 ) -> ApothemAnswer:
     """Returns brackets closed to the tolerance, as far as the deadline allows.
 
@@ -158,7 +179,9 @@ def close_brackets(
       task: see `ApothemTask`.
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
+      judge: of points that rounding leaves in doubt; made here if there is none.
     """
+    suspects = _Suspects(judge or Judge(model), task)
     layout = layout_of(model.program)
     options = options.resolved(layout)
     # Finite: inf - inf would close the inputs that have no witness.
@@ -186,7 +209,7 @@ def close_brackets(
     instances, state = start(
         layout, instances, _room(options), radius, box, root.slopes, task
     )
-    if owner.size and layout.size:
+    if owner.size and layout.size and time.monotonic() < deadline:
         multipliers = _ascend_roots(
             layout, options.root, model, instances, box, state.pool.multipliers,
             state.pool.instance, len(instances.owner),
@@ -195,25 +218,31 @@ def close_brackets(
         state = dataclasses.replace(state, pool=pool)
     visits: dict[bytes, int] = {}
     leaves: list[Proved] = []
+    pace, full = Pace(options.steps, deadline), False
     # Without a ReLU there is nothing to split: what the bounds left open stays open.
     while layout.size and time.monotonic() < deadline:
         if int(state.leaf_count) > 0:
             state = settle_leaves(
-                layout, options, model, instances, state, task, visits
+                layout, options, model, instances, state, task, visits, deadline
             )
         elif int(state.count) == 0:
             break
         before = int(state.processed.sum())
-        state = run_chunk(layout, options, model, instances, state)
+        with pace.chunk() as steps:
+            state = run_chunk(layout, options, model, instances, state, steps)
+            jax.block_until_ready(state)
+        state = suspects.judged(instances, state)
         if options.record:
             leaves.append(_drained(state))
             state = dataclasses.replace(state, proved_count=jnp.int32(0))
         if int(state.processed.sum()) == before and int(state.leaf_count) == 0:
-            break  # the stack is full: what is open stays open
+            full = int(state.count) > 0  # what is open stays open
+            break
         # Every input that waits half done takes room: only while there is plenty.
         if len(task.lower) > 1 and 4 * int(state.count) < len(state.pool.tries):
             state = take_turns(instances, state)
     answer = _answer(instances, jax.device_get(state), task)
+    answer = dataclasses.replace(answer, full=full)
     if options.record:
         trees = _proof_trees(layout, root, answer.improved, open_clauses, leaves)
         answer = dataclasses.replace(answer, trees=trees)
@@ -238,14 +267,14 @@ def _proof_trees(
     open_clauses: np.ndarray,
     proved: list[Proved],
 ) -> ProofTrees:
-    """Returns the proofs of all inputs.
+    """Returns the proofs of all inputs whose box was improved, of the others nothing.
 
-    Clauses that were not branched, and all of inputs whose box was not improved, have
-    one leaf without signs: the bounds alone prove them.
+    Clauses that were not branched have one leaf without signs: the bounds alone prove
+    them.
     """
     number = {node.output: k for k, node in enumerate(layout.nodes)}
     owner, clause = np.nonzero(open_clauses)
-    j, c = np.nonzero(~(open_clauses & improved[:, None]))
+    j, c = np.nonzero(~open_clauses & improved[:, None])
     nothing = np.zeros((len(j), layout.size), np.float32)
     unused = {
         number[i]: np.zeros((len(j), *cuts.limit.shape[1:]), np.float32)
@@ -290,6 +319,36 @@ def _ascend_roots(
     first = jax.tree.map(lambda v: v[:count], multipliers)
     better = lax.map(one, (instance[:count], first), batch_size=64)
     return jax.tree.map(lambda v, b: v.at[:count].set(b), multipliers, better)
+
+
+class _Suspects:
+    """Judges the points that rounding leaves in doubt, on the host."""
+
+    def __init__(self, judge: Judge, task: ApothemTask) -> None:
+        self._judge, self._task = judge, task
+        self._failures = np.zeros(len(task.lower), int)
+
+    def judged(self, instances: Instances, state: SearchState) -> SearchState:
+        """Returns the state with those that are witnesses accepted."""
+        margin, still = np.asarray(state.suspect_margin), np.asarray(state.open)
+        chosen = np.isfinite(margin) & still & (self._failures < MOST_SUSPECTS)
+        if not chosen.any():
+            return state
+        points, upper = np.array(state.suspect), np.asarray(state.upper)
+        distance = np.full(len(margin), np.inf)
+        for j in np.flatnonzero(chosen):
+            family, spec = jax.tree.map(
+                lambda v, j=j: np.asarray(v)[j], (self._task.family, self._task.spec)
+            )
+            found = self._judge.nearest(spec, family, points[j])
+            if found is None:
+                self._failures[j] += 1
+                continue
+            points[j] = found.point
+            distance[j] = distance_above(family.core, family.rates, found.point)
+            if not distance[j] < upper[j]:
+                self._failures[j] += 1
+        return accept_witnesses(instances, state, points, distance)
 
 
 def _answer(

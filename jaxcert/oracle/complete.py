@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,8 @@ from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.input_split import decide_by_input
 from jaxcert.oracle.instances import ApothemTask
 from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.oracle.linear import decide_linear, is_linear
+from jaxcert.oracle.witness import Judge
 from jaxcert.spec import Spec
 from jaxcert.verdict import Reason, Status, Verdict
 
@@ -28,6 +32,7 @@ def decide(
 ) -> tuple[Verdict, int]:
     """Returns the verdict on one box and the number of subproblems it took.
 
+    Networks without a nonlinear part need no search.
     Narrow inputs, and those of networks with smooth activations, are split themselves.
     Otherwise signs are: the box is the ball around its centre, clipped to itself, and
     the first witness ends the search.
@@ -40,15 +45,24 @@ def decide(
       deadline: `time.monotonic()` after which no further chunk begins.
     """
     center = np.asarray(box.center)
-    program = model.program
+    program, judge = model.program, Judge(model)
     narrow = program.input_size <= options.narrow
+    reason = Reason.LIMIT
+    if is_linear(program):
+        spec = jax.tree.map(jnp.asarray, spec)
+        proved, witness, processed = decide_linear(judge, box, spec, deadline)
+        if time.monotonic() >= deadline:
+            reason = Reason.TIME
+        found = _verdict(model, spec, proved, witness, center, reason)
+        return found, processed
     splits_signs = is_piecewise_linear(program) and layout_of(program).size > 0
     if narrow or not splits_signs:
         spec = jax.tree.map(jnp.asarray, spec)
-        proved, witness, processed = decide_by_input(
-            program, model.double, box, spec, options.inputs, deadline
+        proved, witness, processed, reason = decide_by_input(
+            judge, box, spec, options.inputs, deadline
         )
-        return _verdict(model, spec, proved, witness, center), processed
+        found = _verdict(model, spec, proved, witness, center, reason)
+        return found, processed
     ones = np.ones_like(center)
     answer = close_brackets(
         model,
@@ -64,10 +78,15 @@ def decide(
         ),
         options,
         deadline,
+        judge,
     )
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None
-    verdict = _verdict(model, spec, proved, witness, center)
+    if answer.full:
+        reason = Reason.ROOM
+    elif time.monotonic() >= deadline:
+        reason = Reason.TIME
+    verdict = _verdict(model, spec, proved, witness, center, reason)
     return verdict, int(answer.processed[0])
 
 
@@ -77,9 +96,13 @@ def _verdict(
     proved: bool,
     witness: np.ndarray | None,
     center: np.ndarray,
+    reason: Reason,
 ) -> Verdict:
-    """Returns the verdict that a search ends with, in numpy."""
-    status, reason = Status.UNKNOWN, Reason.LIMIT
+    """Returns the verdict that a search ends with, in numpy.
+
+    The reason is that of an UNKNOWN.
+    """
+    status = Status.UNKNOWN
     point, margin = np.full(center.shape, np.nan), np.nan
     if proved:
         status, reason = Status.PROVED, Reason.BOUND

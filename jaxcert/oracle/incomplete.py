@@ -39,7 +39,7 @@ class BoundOracle:
         rows, boxes = self.method.rows_and_boxes(params, box, spec)
         program = program_of(self.method.f, params, box.lo)
         values = program.prepare(params, box.lo.dtype)
-        slack = float64_slack(program, values, boxes, spec.coefficients)
+        slack = float64_slack(program, values, boxes, spec.coefficients, noise=False)
         if box.lo.dtype != jnp.float64:
             slack = jnp.zeros_like(slack)
         return from_bound(spec.margin(rows), box.lo, box.is_empty(), slack)

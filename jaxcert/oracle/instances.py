@@ -17,9 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges
 from jaxcert.bounds.cuts import Cuts
 from jaxcert.box import Box, Family
+from jaxcert.memory import room_for, tree_bytes
 from jaxcert.spec import Spec
 
-# Memory for the stack; it holds at least 4 blocks and at most 2^15 subproblems.
+# Most memory for the stack, and most subproblems on it; it holds at least 4 blocks.
 _STACK_BYTES = 1 << 29
 _MOST_ITEMS = 1 << 15
 
@@ -149,6 +150,8 @@ class SearchState:
       radius: its radius, (J,).
       upper: distance of the nearest witness, inf if none, (J,).
       witness: (J, *d).
+      suspect: the point of least margin that rounding leaves in doubt, (J, *d).
+      suspect_margin: that margin, (J,); inf if there is none.
       open: whether an input is still worked on, (J,).
       stuck: whether it was given up, (J,).
       processed: subproblems bounded so far, per input, (J,).
@@ -164,6 +167,8 @@ class SearchState:
     radius: Float[Array, " J"]
     upper: Float[Array, " J"]
     witness: Float[Array, "J *d"]
+    suspect: Float[Array, "J *d"]
+    suspect_margin: Float[Array, " J"]
     open: Bool[Array, " J"]
     stuck: Bool[Array, " J"]
     processed: Int[Array, " J"]
@@ -246,10 +251,16 @@ class ProofTrees:
     range_slopes: dict[int, np.ndarray]
     cuts: dict[int, RecordedCuts] = dataclasses.field(default_factory=dict)
 
-    def of(self, row: int) -> ProofTrees:
-        """Returns those of one input; slopes and cuts without the leading axis."""
+    def of(self, row: int) -> ProofTrees | None:
+        """Returns those of one input; slopes and cuts without the leading axis.
+
+        None if there is no proof of it here: another one proved its box, or nothing.
+        """
+        own = self.leaves.owner == row
+        if not own.any():
+            return None
         slopes, cuts = jax.tree.map(lambda v: v[row], (self.range_slopes, self.cuts))
-        return ProofTrees(self.leaves.rows(self.leaves.owner == row), slopes, cuts)
+        return ProofTrees(self.leaves.rows(own), slopes, cuts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +301,7 @@ def start(
         instances, owner=pad(instances.owner), rows=pad(instances.rows),
         offset=pad(instances.offset),
     )  # fmt: skip
-    capacity = max(_capacity(layout, instances), 2 * padded, 4 * room.block)
+    capacity = _capacity(layout, instances, max(2 * padded, 4 * room.block))
     # The first clauses end on top of the stack.
     order = np.arange(count, dtype=np.int32)[::-1]
     slope = np.asarray(slopes, np.float32)[instances.owner[order]]
@@ -302,6 +313,8 @@ def start(
         radius=jnp.asarray(radius),
         upper=jnp.asarray(task.upper),
         witness=jnp.asarray(task.witness),
+        suspect=jnp.full(np.shape(task.witness), jnp.nan),
+        suspect_margin=jnp.full(inputs, jnp.inf),
         open=jnp.asarray(task.wanted & (radius > task.lower)),
         stuck=jnp.zeros(inputs, bool),
         processed=jnp.zeros(inputs, jnp.int32),
@@ -313,11 +326,10 @@ def start(
     return instances, state
 
 
-def _capacity(layout: Layout, instances: Instances) -> int:
+def _capacity(layout: Layout, instances: Instances, least: int) -> int:
     """Returns how many subproblems the memory for the stack holds, within limits."""
     item = jax.eval_shape(functools.partial(_empty_pool, layout, 1, _sizes(instances)))
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(item))
-    return min(_MOST_ITEMS, _STACK_BYTES // size)
+    return room_for(tree_bytes(item), least, _MOST_ITEMS, _STACK_BYTES)
 
 
 _Sizes = tuple[int, tuple[tuple[int, tuple[int, ...]], ...]]

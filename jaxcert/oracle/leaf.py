@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import time
 from typing import Any
 
 import jax
@@ -74,17 +76,27 @@ def _finite(maps: tuple[np.ndarray, ...]) -> bool:
     return all(bool(np.isfinite(m).all()) for m in maps)
 
 
+def _limits(deadline: Any) -> dict[str, float]:
+    """Returns HiGHS's options that end it at the deadline."""
+    left = float(deadline) - time.monotonic()
+    return {} if math.isinf(left) and left > 0 else {"time_limit": max(left, 0.0)}
+
+
 def nearest_violation(
     maps: tuple[np.ndarray, ...],
     fixed: Int[np.ndarray, " N"],
     family: Family,
     slack: float,
+    deadline: float = np.inf,
 ) -> np.ndarray | None:
-    """Returns the point nearest to the core with these signs, every row <= -2 slack."""
+    """Returns the point nearest to the core with these signs, every row <= -2 slack.
+
+    None where there is none, and where it is not found by the deadline.
+    """
     from scipy import sparse
     from scipy.optimize import linprog
 
-    if not _finite(maps):
+    if not _finite(maps) or time.monotonic() >= deadline:
         return None
     neurons, neuron_offset, rows, row_offset, _ = maps
     low, high = np.ravel(family.rates.lower), np.ravel(family.rates.upper)
@@ -110,7 +122,10 @@ def nearest_violation(
     bounds = [*zip(low, high, strict=True), (0, None)]
     goal = np.zeros(count + 1)
     goal[-1] = 1
-    result = linprog(goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs")
+    result = linprog(
+        goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs",
+        options=_limits(deadline),
+    )  # fmt: skip
     return result.x[:count] if result.status == 0 else None
 
 
@@ -137,16 +152,19 @@ class LeafProof:
 
 
 def proving_multipliers(
-    maps: tuple[np.ndarray, ...], fixed: Int[np.ndarray, " N"], box: Box
+    maps: tuple[np.ndarray, ...],
+    fixed: Int[np.ndarray, " N"],
+    box: Box,
+    deadline: float = np.inf,
 ) -> LeafProof | None:
     """Returns the multipliers that maximise the leaf's lower bound over a box.
 
     From the duals of: minimise t subject to rows(z) <= t and the signs. None where the
-    program is not solved.
+    program is not solved, or not by the deadline.
     """
     from scipy.optimize import linprog
 
-    if not _finite(maps):
+    if not _finite(maps) or time.monotonic() >= deadline:
         return None
     neurons, neuron_offset, rows, row_offset, _ = maps
     chosen = np.flatnonzero(fixed)
@@ -182,7 +200,7 @@ def proving_multipliers(
     # It takes but a few steps; what presolve does takes longer than they.
     result = linprog(
         goal, A_ub=below, b_ub=limit, bounds=np.stack([lowest, highest], axis=1),
-        method="highs", options={"presolve": False},
+        method="highs", options={"presolve": False, **_limits(deadline)},
     )  # fmt: skip
     if result.status != 0:
         return None

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxcert.box import Box, Rates
 from jaxcert.errors import InputError
+from jaxcert.memory import room_for
+from jaxcert.program import Program
 from jaxcert.spec import Spec
 
 
@@ -23,9 +25,9 @@ class ParameterSplitOptions:
     """How the parameter boxes are split.
 
     Attributes:
-      block: boxes bounded per step.
+      block: most boxes bounded per step.
       steps: most steps per call (a chunk).
-      capacity: boxes on the stack.
+      capacity: most boxes on the stack.
       pieces: equal parts of every parameter's range, on either side of the centre,
         from which the search starts.
     """
@@ -34,6 +36,21 @@ class ParameterSplitOptions:
     steps: int = 16
     capacity: int = 1 << 16
     pieces: int = 2
+
+    def fitted(self, program: Program, rows: int) -> ParameterSplitOptions:
+        """Returns the options with block and stack as large as the memory allows.
+
+        Args:
+          program: of the parameters.
+          rows: of the spec that is bounded over every box.
+        """
+        sizes = [program.input_size, *(node.size for node in program.nodes)]
+        # Affine forms of every value from below and above; rows at two values.
+        step = 4 * program.input_size * sum(sizes) + 4 * rows * max(sizes)
+        block = room_for(8 * (step + 12 * sum(sizes)), 1, self.block)
+        item = 8 * (2 * program.input_size + rows) + 4
+        capacity = room_for(item, min(4 * block, self.capacity), self.capacity)
+        return dataclasses.replace(self, block=block, capacity=capacity)
 
 
 @jax.tree_util.register_dataclass

@@ -34,7 +34,8 @@ from jaxcert.bounds.backward import concretize_lower, pull_to_input
 from jaxcert.bounds.forward import forward_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
-from jaxcert.box import Box
+from jaxcert.box import Box, outward
+from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.parameter_questions import (
     ParameterSplitOptions,
     ParameterState,
@@ -130,15 +131,16 @@ def _run_chunk(
     params: Any,
     questions: Questions,
     state: ParameterState,
+    steps: Int[Array, ""],
 ) -> ParameterState:
-    """Returns the state after at most `options.steps` steps."""
+    """Returns the state after at most so many steps."""
     block = options.block
 
     def more(carry: tuple[Array, ParameterState]) -> Array:
         index, state = carry
         start = jnp.maximum(state.count - block, 0)
         room = start + 2 * block <= options.capacity
-        return (state.count > 0) & room & (index < options.steps)
+        return (state.count > 0) & room & (index < steps)
 
     def body(carry: tuple[Array, ParameterState]) -> tuple[Array, ParameterState]:
         index, state = carry
@@ -223,7 +225,7 @@ def _learn(
         return dataclasses.replace(state, bar=state.bar.at[owner].min(lower))
     violates = jnp.min(at - state.bar[owner], axis=1) <= -slack
     distance = jax.vmap(questions.rates.distance, (None, 0))(questions.centre, points)
-    distance = jnp.where(valid & violates, jnp.nextafter(distance, jnp.inf), jnp.inf)
+    distance = jnp.where(valid & violates, outward(distance), jnp.inf)
     upper = state.upper.at[owner].min(distance)
     wins = (distance == upper[owner]) & (distance < state.upper[owner])
     # One winner each: two writes to one row could mix.
@@ -272,8 +274,8 @@ def ask(
     Raises:
       InputError: more boxes to start from than the stack holds.
     """
-    options = options or ParameterSplitOptions()
     n, rows = questions.spec.offset.shape
+    options = (options or ParameterSplitOptions()).fitted(program, rows)
     k = len(questions.centre)
     upper, witness = known or (np.full(n, np.inf), np.full((n, k), np.nan))
     radius = np.array(radius, np.float64)
@@ -282,9 +284,12 @@ def ask(
     radius[known_one] = np.minimum(radius[known_one], nearest)
     bar = np.full((n, rows), np.inf if goal == "minimum" else 0.0)
     state = start_state(questions, options, radius, bar, upper, witness)
+    pace = Pace(options.steps, deadline)
     while time.monotonic() < deadline:
         before = int(state.processed.sum())
-        state = _run_chunk(program, options, goal, params, questions, state)
+        with pace.chunk() as steps:
+            state = _run_chunk(program, options, goal, params, questions, state, steps)
+            jax.block_until_ready(state)
         if int(state.processed.sum()) == before:
             break
     return _answer(questions, state)

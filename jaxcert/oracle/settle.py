@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxcert.bounds.alpha import (
     charged_bound,
     narrowed,
 )
+from jaxcert.memory import free_bytes
 from jaxcert.model import Model
 from jaxcert.oracle.branch_and_bound import BranchOptions, resume_leaves
 from jaxcert.oracle.instances import ApothemTask, Instances, SearchState
@@ -31,6 +33,13 @@ from jaxcert.oracle.leaf import (
 
 # How often the host solves one leaf before its input is given up.
 _VISITS = 4
+
+
+def _has_room(layout: Layout) -> bool:
+    """Returns whether the affine maps of a leaf fit: neurons times the widest value."""
+    program = layout.program
+    widest = max([program.input_size, *(node.size for node in program.nodes)])
+    return 4 * 8 * layout.size * widest < free_bytes() // 2
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
@@ -60,8 +69,11 @@ def settle_leaves(
     state: SearchState,
     task: ApothemTask,
     visits: dict[bytes, int],
+    deadline: float = np.inf,
 ) -> SearchState:
     """Returns the state after the parked leaves were solved by linear programming.
+
+    If that takes longer than the deadline they stay parked, which is to stay open.
 
     Args:
       layout: the ReLUs of the program.
@@ -70,6 +82,7 @@ def settle_leaves(
       instances, state: see there.
       task: what branch and bound started from.
       visits: how often each leaf was here, by its signs; counted on.
+      deadline: `time.monotonic()` after which no further leaf is solved.
     """
     leaves = jax.tree.map(np.array, jax.device_get(state.leaves))
     count, capacity = int(state.leaf_count), len(leaves.tries)
@@ -78,13 +91,15 @@ def settle_leaves(
     shape = task.family.core.lo.shape[1:]
     points = np.zeros((capacity, *shape))
     has_point, wanted = np.zeros(capacity, bool), np.zeros(capacity, bool)
-    solvable = is_piecewise_linear(layout.program)
+    solvable = is_piecewise_linear(layout.program) and _has_room(layout)
     room = int(state.count) + capacity <= len(state.pool.tries)
     for k in range(count):
         instance = int(leaves.instance[k])
         j = int(instances.owner[instance])
         if not still[j]:
             continue
+        if time.monotonic() >= deadline:
+            return state
         key = leaves.instance[k].tobytes() + leaves.signs[k].tobytes()
         visits[key] = visits.get(key, 0) + 1
         if not solvable or not room or visits[key] > _VISITS:
@@ -104,18 +119,24 @@ def settle_leaves(
             j: int = j, maps: Any = maps, fixed: Any = fixed, family: Any = family
         ) -> LeafProof | None:
             box = family.box(max(radius[j], 0.0), outward=True)
-            return proving_multipliers(maps, fixed, box)
+            return proving_multipliers(maps, fixed, box, deadline)
 
         found = proof()
         # Only a leaf that the box violates needs the slower search for where.
         if found is None or found.bound <= 2 * slack:
-            point = nearest_violation(maps, fixed, family, slack)
+            point = nearest_violation(maps, fixed, family, slack, deadline)
+            tie = point is None
+            if tie:
+                # Where no point is beyond the slack one may still be exactly at 0: it
+                # becomes a suspect, and lowers no radius before it was judged.
+                point = nearest_violation(maps, fixed, family, 0.0, deadline)
             if point is not None:
                 points[k] = family.domain.project(point.reshape(shape))
                 away = float(family.distance(points[k]))
                 has_point[k] = away < state.upper[j]
-                radius[j] = min(radius[j], away - float(instances.width))
-                found = proof()
+                if not tie:
+                    radius[j] = min(radius[j], away - float(instances.width))
+                    found = proof()
         if found is not None:
             # The stack holds float32, whose multipliers may be too coarse for what is
             # tight; a certificate can hold no others.

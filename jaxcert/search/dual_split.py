@@ -26,6 +26,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxcert.box import Box
 from jaxcert.oracle.input_split import InputSplitOptions, bound_box
+from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.stack import pop_block, push
 from jaxcert.program import Program
 from jaxcert.search.reach import Reach, ReachOptions, not_class, stretch
@@ -147,8 +148,9 @@ def run_chunk(
     specs: Spec,
     tolerance: Float[Array, "*d"],
     state: SplitState,
+    steps: Int[Array, ""],
 ) -> SplitState:
-    """Returns the state after at most `options.steps` steps.
+    """Returns the state after at most so many steps.
 
     Stops early when no cell is left, or when the stack has no room for the halves of
     one more block.
@@ -159,14 +161,15 @@ def run_chunk(
       specs: of `not_class`, one per class, leaves (C, ...).
       tolerance: per feature.
       state: donated.
+      steps: most of them.
     """
     block, classes = options.block, specs.offset.shape[0]
 
     def more(carry: tuple[Array, SplitState]) -> Array:
         index, state = carry
         start = jnp.maximum(state.count - block, 0)
-        room = start + 2 * block <= options.capacity
-        return (state.count > 0) & room & (index < options.steps)
+        room = start + 2 * block <= state.stack.owner.size
+        return (state.count > 0) & room & (index < steps)
 
     def body(carry: tuple[Array, SplitState]) -> tuple[Array, SplitState]:
         index, state = carry
@@ -179,7 +182,7 @@ def run_chunk(
         )
         bound = functools.partial(bound_box, program, options.crown, params)
         own = jax.tree.map(lambda v: v[owner], specs)
-        proved, point, found, feature = jax.vmap(bound)(cells, own)
+        proved, point, found, feature, _ = jax.vmap(bound)(cells, own)
         survives = valid & ~done & ~proved
         low, high = jax.vmap(Box.split)(cells, feature)
         # Halves that equal their parent: the cell cannot be cut any more.
@@ -260,13 +263,18 @@ def split_domain(
     tolerance = jnp.asarray(_SPARE * task.tolerance)
     specs = [not_class(c, task.num_classes) for c in task.labels]
     spec: Spec = jax.tree.map(lambda *v: jnp.stack(v), *specs)
-    state = _start(task, options)
+    options = options.fitted(task.program, len(spec.offset[0]))
+    state, pace = _start(task, options), Pace(options.steps, deadline)
     turn = 0
     while int(state.count) > 0 and time.monotonic() < deadline:
         before = np.asarray(state.processed), int(state.count)
         if 2 * int(state.count) < options.capacity:
             state = farthest_first(tolerance, state)
-        state = run_chunk(task.program, options, task.params, spec, tolerance, state)
+        with pace.chunk() as steps:
+            state = run_chunk(
+                task.program, options, task.params, spec, tolerance, state, steps
+            )
+            jax.block_until_ready(state)
         unchanged = np.array_equal(before[0], np.asarray(state.processed))
         if unchanged and before[1] == int(state.count):
             break
@@ -297,16 +305,22 @@ def _note(watches: Sequence[Stopwatch], state: SplitState) -> None:
 
 
 def _start(task: SplitTask, options: InputSplitOptions) -> SplitState:
-    """Returns the stack with cells that cover what lies beyond the instances."""
+    """Returns the stack with cells that cover what lies beyond the instances.
+
+    One cell of each class where the stack has no room for one per face.
+    """
     shape, count = task.domain.lo.shape, len(task.labels)
     inner = jax.device_get(jax.vmap(Reach.box)(task.reach))
-    found = [
-        (cell, k)
-        for k in range(count)
-        for cell in _outside(task.domain, inner.lo[k], inner.hi[k])
-    ]
-    lo, hi = np.zeros((2, options.capacity, *shape))
-    owner = np.zeros(options.capacity, np.int32)
+    found = [(task.domain, k) for k in range(count)]
+    if 2 * task.domain.lo.size * count + 2 * options.block <= options.capacity:
+        found = [
+            (cell, k)
+            for k in range(count)
+            for cell in _outside(task.domain, inner.lo[k], inner.hi[k])
+        ]
+    capacity = max(options.capacity, len(found) + 2 * options.block)
+    lo, hi = np.zeros((2, capacity, *shape))
+    owner = np.zeros(capacity, np.int32)
     for row, (cell, k) in enumerate(found):
         lo[row], hi[row], owner[row] = cell.lo, cell.hi, k
     box: Any = Box(jnp.asarray(lo), jnp.asarray(hi))

@@ -12,10 +12,10 @@ from cases import random_network
 from cases import relu_network as f
 
 import jaxcert as jc
-from jaxcert.certificate.check import check_certificate
-from jaxcert.certificate.check_faces import check_faces
 from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
 from jaxcert.certifier import Certifier, float64
+from jaxcert.checker.check import check_certificate
+from jaxcert.checker.claim import Status
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.search.growth import GrowthOptions
 
@@ -78,18 +78,18 @@ def test_every_grown_box_is_accepted_with_its_faces(made, tmp_path):
         for row in made.rows():
             written = writer.write_grown(made.claim(row), made.answer.trees.of(row))
             assert written.path is not None, written.report.reason
-            report = check_faces(written.path)
-            assert report.box.accepted and report.proved
+            report = check_certificate(written.path)
+            assert report.accepted and report.faces.proved
             blocked = made.growth.blocked[row]
-            assert report.witnessed == (blocked >= 0).sum()
-            assert report.on_domain + report.fixed == (blocked == -1).sum()
+            assert report.faces.witnessed == (blocked >= 0).sum()
+            assert report.faces.on_domain + report.faces.fixed == (blocked == -1).sum()
             assert np.array_equal(written.claim.lo, made.growth.box.lo[row])
             assert np.array_equal(written.claim.hi, made.growth.box.hi[row])
-            stopped, fixed = stopped + report.witnessed, fixed + report.fixed
+            stopped += report.faces.witnessed
+            fixed += report.faces.fixed
     assert stopped > 20 and fixed > 2
-    report = check_faces(written.path, exact=True)
-    assert report.box.accepted, report.box.reason
-    assert not check_certificate(written.path).accepted
+    report = check_certificate(written.path, exact=True)
+    assert report.accepted, report.reason
 
 
 def test_grown_boxes_agree_with_a_milp(made):
@@ -118,8 +118,9 @@ def test_without_a_proof_the_faces_are_claimed_alone(made, tmp_path):
     with float64():
         row = int(made.rows()[0])
         written = made.writer(tmp_path).write_grown(made.claim(row), None)
-    report = check_faces(written.path)
-    assert report.box.accepted and not report.proved and report.witnessed > 2
+    report = check_certificate(written.path)
+    assert report.status is Status.UNPROVED and report.faces.witnessed > 2
+    assert not report.faces.proved and not report.accepted
 
 
 def test_a_proof_of_another_box_is_not_written(made, tmp_path):
@@ -142,12 +143,12 @@ def test_a_box_that_must_shrink_keeps_honest_faces(made, tmp_path):
             written = writer.write_grown(made.claim(row), made.answer.trees.of(row))
             if written.path is None:
                 continue
-            report, claim = check_faces(written.path), written.claim
-            assert report.box.accepted and report.box.arithmetic == "float32"
+            report, claim = check_certificate(written.path), written.claim
+            assert report.accepted and report.arithmetic == "float32"
             assert (claim.lo >= made.growth.box.lo[row]).all()
             on_domain = made.growth.box.lo[row] == 0
             assert np.array_equal(claim.lo[on_domain], np.zeros(on_domain.sum()))
             free = (made.growth.blocked[row] != -1).sum()
-            assert report.witnessed + report.open == free
+            assert report.faces.witnessed + report.faces.open == free
             kept += claim.lower < made.claim(row).upper
     assert kept >= 4

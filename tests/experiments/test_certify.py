@@ -25,8 +25,7 @@ import pytest
 from in_process import answered
 
 from jaxcert.bounds.multineuron import CutOptions
-from jaxcert.certificate.check import check_certificate
-from jaxcert.certificate.check_faces import check_faces
+from jaxcert.checker.check import check_certificate
 from jaxcert.data import load_dataset
 from jaxcert.report import BOX_KEYS, GROWN_KEYS, RECORD_KEYS, Run, read_run
 
@@ -615,18 +614,18 @@ def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
             grown["faces_on_domain"] + grown["faces_stopped"] + grown["faces_open"]
             == 2 * run.x[row].size
         )
-        report = check_faces(out / "grown" / f"{record['input']}.npz")
-        assert report.box.accepted and report.proved == grown["proof"]
-        assert report.witnessed == grown["faces_stopped"]
+        report = check_certificate(out / "grown" / f"{record['input']}.npz")
+        assert report.accepted and report.faces.proved == grown["proof"]
+        assert report.faces.witnessed == grown["faces_stopped"]
     page = (out / "report.html").read_text()
     assert "grown" in page and "grown-edges.png" in page
-    checked = answered(lambda _: check.main(["check.py", str(out)]), "check.py", capsys)
+    checked = answered(lambda _: check.main([str(out)]), "check.py", capsys)
     assert checked.code == 0 and f"{len(own)} with their proof" in checked.out
     path = out / "grown" / f"{own[0]['input']}.npz"
     with np.load(path) as stored:
         arrays = dict(stored)
     np.savez(path, **{**arrays, "face_by": arrays["face_by"][:-1]})
-    checked = answered(lambda _: check.main(["check.py", str(out)]), "check.py", capsys)
+    checked = answered(lambda _: check.main([str(out)]), "check.py", capsys)
     assert checked.code == 1 and "REJECTED" in checked.out and "face_by" in checked.out
     other = run_certify("--inputs=0:2", "--proofs", "--resume", f"--output={out}")
     assert other.code == 1 and "grow is 'maximal' there" in other.err
@@ -641,9 +640,9 @@ def test_a_grown_box_of_float32_without_its_proof_is_none(
     own = [r for r in read_run(tmp_path / "proved").records if r["grown"]]
     for record in own:
         path = tmp_path / "proved" / "grown" / f"{record['input']}.npz"
-        report = check_faces(path)
-        assert report.box.accepted and report.proved and record["grown"]["proof"]
-        assert report.box.arithmetic == "float32"
+        report = check_certificate(path)
+        assert report.accepted and report.faces.proved and record["grown"]["proof"]
+        assert report.arithmetic == "float32"
     assert own
 
     def unproved(certifier, labels, boxes, wanted, deadline):

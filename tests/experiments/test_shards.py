@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcert.certificate.check import check_certificate
+from jaxcert.checker.check import check_certificate
 from jaxcert.report import BOX_KEYS, read_run
 
 COUNT = 11  # batches of 4, 4 and 3: the last is padded to another size

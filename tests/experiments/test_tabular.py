@@ -17,7 +17,7 @@ from _tabular_text import box_sentence, dual_sentence, rounded, rounded_outward
 from in_process import answered
 
 from jaxcert.box import Box
-from jaxcert.certificate.check_faces import check_faces
+from jaxcert.checker.check import check_certificate
 from jaxcert.errors import InputError
 from jaxcert.models import load_network
 from jaxcert.report import read_run
@@ -139,8 +139,8 @@ def test_a_run_is_proved_checked_and_said(done):
         predicted = _tabular._predicted(network, points)
         assert (predicted == record["predicted"]).all()
         (path,) = (output / "grown").glob(f"row_{record['input'][4:]}-*.npz")
-        report = check_faces(path)
-        assert report.box.accepted and report.proved
+        report = check_certificate(path)
+        assert report.accepted and report.faces.proved
         assert f"Class {record['predicted']} is guaranteed while" in text
     lines = (output / "dual.jsonl").read_text().splitlines()
     duals = {d["class"]: d for d in map(json.loads, lines)}

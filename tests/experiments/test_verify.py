@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import _common
 import _verification
 import numpy as np
 import pytest
+from _worker import Worker
 from in_process import Ended, answered
 
 from jaxcert.bounds.multineuron import CutOptions
@@ -85,11 +86,34 @@ PROPERTIES = {
 Run = Callable[..., Ended]
 
 
+@pytest.fixture(scope="module")
+def workers(environment) -> Iterator[Callable[..., Worker]]:
+    """Gives every benchmark of equal options the same worker: starting takes long."""
+    made: dict[tuple[str, ...], Kept] = {}
+
+    def given(command: Sequence[str]) -> Worker:
+        words = tuple(command)
+        return made.setdefault(words, Kept(["env", *assigned, *words]))
+
+    assigned = [f"{k}={environment[k]}" for k in environment if k.startswith("JAX_")]
+    yield given
+    for worker in made.values():
+        Worker.end(worker)
+
+
+class Kept(Worker):
+    """A worker that outlives the benchmark it was started for."""
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
-def run(capsys, monkeypatch) -> Run:
+def run(capsys, monkeypatch, workers) -> Run:
     """Answers a request as the process of the script would, but for its flags."""
     # This process belongs to all tests; their compilations are not to be kept.
     monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(_verification, "Worker", workers)
 
     def ended(**request: Any) -> Ended:
         request |= {k: str(v) for k, v in request.items() if isinstance(v, Path)}
@@ -376,7 +400,7 @@ def test_cuts_are_asked_of_branch_and_bound(run, files, monkeypatch):
 
 def test_timeouts_of_the_list_and_of_the_flag(run, files, tmp_path):
     instances = files / "timeouts.csv"
-    instances.write_text("net.onnx,sat.vnnlib,0.0001\nnet.onnx,unsat.vnnlib,60\n")
+    instances.write_text("net.onnx,sat.vnnlib,0.0001\nnet.onnx,unsat.vnnlib,600\n")
     done = run(instances=instances, output=tmp_path / "a.csv")
     assert [row["result"] for row in rows(tmp_path / "a.csv")] == ["timeout", "unsat"]
     instances.write_text("net.onnx,sat.vnnlib\n")
@@ -404,34 +428,95 @@ def test_contradictions_and_unsolved(run, files, tmp_path):
     assert last == "CONTRADICTION: net.onnx sat.vnnlib: sat, expected unsat"
 
 
-def test_a_broken_file_is_one_error(run, files, tmp_path, monkeypatch):
+def test_a_broken_file_is_one_error(run, files, tmp_path):
     (files / "broken.vnnlib").write_text(DECLARED + BOX + "(assert (>= Y_0 1")
     (files / "broken.onnx").write_bytes(b"not a network")
     instances = files / "broken.csv"
     instances.write_text(
         "net.onnx,broken.vnnlib,60\nbroken.onnx,sat.vnnlib,60\n"
-        "none.onnx,sat.vnnlib,60\nnet.onnx,boxes_sat.vnnlib,60\n"
-        "net.onnx,sat.vnnlib,60\n"
+        "none.onnx,sat.vnnlib,60\nnet.onnx,sat.vnnlib,60\n"
     )
-    check = _verification.counterexample
-
-    def mistaken(subject, prop, case, witness):
-        if len(prop.cases) > 1:
-            raise TypeError("a mistake of ours")
-        return check(subject, prop, case, witness)
-
-    monkeypatch.setattr(_verification, "counterexample", mistaken)
     done = run(instances=instances, output=tmp_path / "r.csv")
     assert done.code == 0
     results = [row["result"] for row in rows(tmp_path / "r.csv")]
-    assert results == ["error", "error", "error", "error", "sat"]
+    assert results == ["error", "error", "error", "sat"]
     for part in (
         r"error: net.onnx broken.vnnlib: .*never closed",
         r"error: broken.onnx sat.vnnlib: ",
         r"error: none.onnx sat.vnnlib: there is no file",
-        r"error: net.onnx boxes_sat.vnnlib: TypeError: a mistake of ours",
     ):
         assert re.search(part, done.err), part
+
+
+# What the worker of `hurt` does to itself, by a part of the property's name.
+HURTING = """
+import os, signal, sys
+sys.path[:0] = [{folder!r}]
+import _verification_worker as worker
+import numpy as np
+
+find = worker.verify_files
+
+def hurt(onnx, vnnlib, deadline, *rest):
+    if "mistake" in vnnlib.name:
+        raise TypeError("a mistake of ours")
+    if "kill" in vnnlib.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "crash" in vnnlib.name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "abort" in vnnlib.name:
+        os.write(2, b"terminate called after throwing an instance of std::bad_alloc")
+        os.abort()
+    if "hold" in vnnlib.name:
+        # A call into C that keeps Python's lock: no thread can answer meanwhile.
+        import ctypes
+        ctypes.PyDLL(None).sleep(1000)
+    if "eat" in vnnlib.name:
+        import _verification
+        _verification._verify_files = lambda *_: np.ones(10**15)
+    return find(onnx, vnnlib, deadline, *rest)
+
+worker.verify_files = hurt
+worker.main(sys.argv[1])
+"""
+
+
+def test_an_instance_that_kills_the_process_costs_one_row(
+    run, files, tmp_path, monkeypatch
+):
+    names = ("mistake", "kill", "crash", "abort", "eat", "hold")
+    script = tmp_path / "hurting.py"
+    script.write_text(HURTING.format(folder=str(SCRIPT.parent)))
+    monkeypatch.setattr(_verification, "WORKER", (sys.executable, str(script)))
+    lines = []
+    for name in names:
+        (files / f"{name}.vnnlib").write_text(DECLARED + PROPERTIES["sat"][1])
+        lines.append(f"net.onnx,{name}.vnnlib,{2 if name == 'hold' else 60}")
+    instances = files / "hurting.csv"
+    instances.write_text("\n".join([*lines, "net.onnx,sat.vnnlib,60"]) + "\n")
+    output = tmp_path / "r.csv"
+    done = run(instances=instances, output=output)
+    assert done.code == 0, done.err
+    found = {
+        row["vnnlib"].removesuffix(".vnnlib"): row["result"] for row in rows(output)
+    }
+    assert found == {
+        "mistake": "error",
+        "kill": "error: killed for memory",
+        "crash": "error: killed by SIGSEGV",
+        "abort": "error: killed for memory",
+        "eat": "error: out of memory",
+        "hold": "timeout",
+        "sat": "sat",
+    }
+    assert "net.onnx mistake.vnnlib: TypeError: a mistake of ours" in done.err
+    assert "net.onnx crash.vnnlib: the process that worked on it was killed" in done.err
+    table = dict(zip(*map(str.split, done.out.splitlines()[:2]), strict=True))
+    assert (table["error"], table["timeout"], table["sat"]) == ("5", "1", "1")
+    # Rows with a reason are answers too: nothing is done again.
+    before = output.read_bytes()
+    again = run(instances=instances, output=output, resume=True)
+    assert again.code == 0 and output.read_bytes() == before, again.err
 
 
 def test_only(run, files, tmp_path):
@@ -487,15 +572,15 @@ def test_damaged_files_are_kept(run, files, tmp_path, row):
 
 def test_interrupted(run, files, tmp_path, monkeypatch):
     instances = write_list(files / "stop.csv", ["sat", "unsat", "rows_sat"])
-    find, calls = _verification.verify_files, []
+    ask, calls = Worker.ask, []
 
     def interrupted(*arguments):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return find(*arguments)
+        return ask(*arguments)
 
-    monkeypatch.setattr(_verification, "verify_files", interrupted)
+    monkeypatch.setattr(Worker, "ask", interrupted)
     output = tmp_path / "r.csv"
     done = run(instances=instances, output=output)
     assert done.code == 130 and "continue with --resume" in done.out

@@ -20,7 +20,7 @@ from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.box import Family
 from jaxcert.certifier import float64
 from jaxcert.model import Model
-from jaxcert.oracle import brackets, complete
+from jaxcert.oracle import brackets, complete, leaf, settle
 from jaxcert.oracle import instances as setup
 from jaxcert.oracle.branch_and_bound import BranchOptions, resume_leaves, step
 from jaxcert.oracle.instances import ApothemTask, Instances
@@ -117,11 +117,13 @@ def clock(readings: int):
 # ---------------------------------------------------------------- deadlines and room
 
 
-@pytest.mark.parametrize("readings", range(13))
+@pytest.mark.parametrize("readings", [*range(13), 20, 30])
 def test_a_deadline_at_any_moment_claims_nothing_false(readings: int, monkeypatch):
     for seed in (2, 3):
         params = network(seed)
-        monkeypatch.setattr(brackets, "time", clock(readings))
+        now = clock(readings)
+        for module in (brackets, settle, leaf):
+            monkeypatch.setattr(module, "time", now)
         verdict, _ = decide(params, violated(params), LEAVES, deadline=1.0)
         assert verdict.status != Status.PROVED, seed
         if readings == 0:

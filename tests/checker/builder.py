@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +335,38 @@ def make_case(
         "apothem_lower": float(r), "apothem_upper": upper, "refine": refine,
     }  # fmt: skip
     return Case(layers, network, Stored(head, arrays))
+
+
+DEEP = (5, 6, 6, 3)
+CASES = {
+    "shallow": lambda: make_case(3),
+    "few": lambda: make_case(1),
+    "margin": lambda: make_case(3, margin=0.05),
+    "slack": lambda: make_case(1, margin=-0.1),
+    "float32": lambda: make_case(3, arithmetic="float32"),
+    "terms": lambda: make_case(2, kinds=("index", "sparse")),
+    "deep": lambda: make_case(3, DEEP),
+    "refined": lambda: make_case(3, DEEP, refine=True),
+    "four": lambda: make_case(5, (6, 10, 4)),
+    "linear": lambda: make_case(4, (4, 3)),
+}
+
+
+def change(case: Case, *changes: Callable[[Stored], object]) -> Case:
+    """Returns the case with its certificate changed."""
+    stored = case.certificate.copy()
+    for alter in changes:
+        alter(stored)
+    return Case(case.layers, case.network, stored)
+
+
+def set_to(name: str, index, value) -> Callable[[Stored], None]:
+    def alter(stored: Stored) -> None:
+        stored.arrays[name] = stored.arrays[name].copy()
+        stored.arrays[name][index] = value
+
+    return alter
+
+
+def replaced(stored: Stored, **head) -> None:
+    stored.head |= head

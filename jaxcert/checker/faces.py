@@ -1,12 +1,12 @@
-"""An independent check of grown boxes: numpy, the standard library, and `check.py`.
+"""The check of grown boxes: of the box, and of what stops its faces.
 
-A grown box claims, next to what `check.py` states, of each of its 2d faces that it lies
+A grown box claims, next to what `boxes.py` states, of each of its 2d faces that it lies
 on the domain's boundary, or that it cannot move on: a point of the box of which one
 feature is moved past that face, by at most delta times its rate and inside the domain,
 has y_c - y_j <= m for some j. Where neither holds the face is open, and says so. A box
 without open faces is maximal: no face of it can move by delta and stay sound.
 
-Files are certificates as in `check.py`, with some members more:
+Files are certificates as in `boxes.py`, with some members more:
   header: "delta": > 0, "proved": bool; if it is false there are no leaves: the box was
     not recorded with its proof, and only its faces are claimed.
   face_points float64 (P, d), points of the box; face_by int32 (2d,), lower faces first:
@@ -17,93 +17,38 @@ Files are certificates as in `check.py`, with some members more:
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
+
+import io
 import math
 import os
-import time
 import zipfile
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxcert.certificate.check import (
-    _BLOCK,
-    _LARGEST,
-    Arithmetic,
-    Certificate,
-    Report,
-    _excess,
-    _Network,
-    _Rejected,
-    _whole,
-    need,
-    take,
-)
+from .arithmetic import BLOCK, LARGEST, Arithmetic, excess
+from .boxes import Certificate
+from .claim import Expected, Faces, Status
+from .network import Network
+from .reading import need, read, take, whole
 
 AT_REST, OPEN = -1, -2
 
 
-@dataclass(frozen=True)
-class FacesReport:
-    """What was found; of a rejected file nothing but the reason.
-
-    Attributes:
-      box: what `check.py` would say of the box; its leaves are 0 if it is not proved.
-      proved: whether the file proves the box, and not its faces alone.
-      delta: how far no face can move, in input units times the rates.
-      on_domain: faces on the domain's boundary.
-      fixed: other faces, of rate 0.
-      witnessed: faces that a violation stops.
-      open: faces of which nothing is known.
-    """
-
-    box: Report
-    proved: bool = False
-    delta: float = math.nan
-    on_domain: int = 0
-    fixed: int = 0
-    witnessed: int = 0
-    open: int = 0
-
-
 def has_faces(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file is the certificate of a grown box. Never raises."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "face_by.npy" in archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return False
+    """Returns whether a file is the certificate of a grown box."""
+    with zipfile.ZipFile(io.BytesIO(read(path))) as archive:
+        return "face_by.npy" in archive.namelist()
 
 
-def check_faces(
-    path: str | os.PathLike[str], *, network: str | None = None, exact: bool = False
-) -> FacesReport:
-    """Returns whether the file proves what it claims, and if not, why. Never raises.
-
-    The arguments are those of `check.check_certificate`.
-    """
-    begin, found, faces, reason = time.perf_counter(), {}, {}, ""
-    try:
-        with np.errstate(all="ignore"):
-            grown = _Grown(path, network, exact)
-            found, faces = grown.check(), grown.faces()
-            if not grown.proved:
-                found["apothem_lower"] = math.nan
-    except _Rejected as rejected:
-        reason, found = str(rejected), {}
-    except Exception as error:  # whatever a damaged file provokes: not accepted
-        reason, found = f"damaged file: {type(error).__name__}: {str(error)[:200]}", {}
-    seconds = time.perf_counter() - begin
-    return FacesReport(Report(not reason, " ".join(reason.split()), seconds, **found),
-                       **faces)  # fmt: skip
-
-
-class _Grown(Certificate):
+class GrownCertificate(Certificate):
     """A certificate of a box and its faces."""
 
-    def __init__(self, path, network: str | None, exact: bool) -> None:
-        super().__init__(path, network, exact)
-        self.delta = float(_whole(self.head["delta"], 0, 2.0**53, "delta", (float,)))
+    def __init__(self, path, expected: Expected, exact: bool) -> None:
+        super().__init__(path, expected, exact)
+        self.delta = float(whole(self.head["delta"], 0, 2.0**53, "delta", (float,)))
         need(self.delta > 0, "delta is 0")
         self.proved = self.head["proved"]
         need(type(self.proved) is bool, f"proved is {str(self.proved)[:40]!r}")
@@ -124,7 +69,16 @@ class _Grown(Certificate):
             return super().leaves()
         need(not len(self.a["leaf_target"]), "there are leaves, but proved is false")
 
-    def faces(self) -> dict[str, Any]:
+    def check(self) -> dict[str, Any]:
+        found = super().check() | {"faces": self.faces()}
+        return found if self.proved else found | {"apothem_lower": math.nan}
+
+    def judged(self) -> tuple[Status, str]:
+        if not self.proved:
+            return Status.UNPROVED, "its faces are audited, the box is not proved"
+        return super().judged()
+
+    def faces(self) -> Faces:
         """Returns what is known of the faces."""
         a, by, size = self.a, self.by, self.net.sizes[0]
         need((by >= OPEN) & (by < len(self.points)), "face_by is out of range")
@@ -138,7 +92,7 @@ class _Grown(Certificate):
         for part, side in ((slice(size), "lo"), (slice(size, None), "hi")):
             end, stopped = self.ends[part], by[part] >= 0
             low, high = (end, a["lo"]) if side == "lo" else (a["hi"], end)
-            far = _excess(high, low, self.delta, a[f"rate_{side}"]) > 0
+            far = excess(high, low, self.delta, a[f"rate_{side}"]) > 0
             legal = (a["domain_lo"] <= end) & (end <= a["domain_hi"])
             for wrong, what in (
                 (far, "farther than delta from the face"),
@@ -149,14 +103,15 @@ class _Grown(Certificate):
         stopped = np.flatnonzero(by >= 0)
         bad = stopped[~self.violated(stopped)]
         need(not len(bad), f"nothing stops the faces {bad[:4].tolist()}")
-        return {
-            "proved": self.proved,
-            "delta": self.delta,
-            "on_domain": int(on_domain.sum()),
-            "fixed": int(fixed.sum()),
-            "witnessed": int((by[~(on_domain | fixed)] >= 0).sum()),
-            "open": int((by[~(on_domain | fixed)] == OPEN).sum()),
-        }
+        moves = by[~(on_domain | fixed)]
+        return Faces(
+            proved=self.proved,
+            delta=self.delta,
+            on_domain=int(on_domain.sum()),
+            fixed=int(fixed.sum()),
+            witnessed=int((moves >= 0).sum()),
+            open=int((moves == OPEN).sum()),
+        )
 
     def violated(self, faces) -> np.ndarray:
         """Returns whether the moved points of these faces violate the margin."""
@@ -173,18 +128,18 @@ class _Grown(Certificate):
         return kept
 
 
-def _block(b: Arithmetic, net: _Network) -> int:
-    return max(1, (_BLOCK >> 4 if b.exact else _BLOCK) // max(net.sizes))
+def _block(b: Arithmetic, net: Network) -> int:
+    return max(1, (BLOCK >> 4 if b.exact else BLOCK) // max(net.sizes))
 
 
-def violations(b: Arithmetic, net: _Network, points, label: int, margin: float):
+def violations(b: Arithmetic, net: Network, points, label: int, margin: float):
     """Returns of which points (P, d) it is certain that y_j - y_c + margin >= 0.
 
     Values are enclosed, node by node, between lo and hi, of shape (size, P).
     """
     z = b.number(points.T)
     lo, hi = [z], [z]
-    sane = np.all(abs(z) < _LARGEST, axis=0)
+    sane = np.all(abs(z) < LARGEST, axis=0)
     for node in net.nodes:
         if node.relu >= 0:
             v = node.terms[0][0]
@@ -194,7 +149,7 @@ def violations(b: Arithmetic, net: _Network, points, label: int, margin: float):
             for v, w, _ in node.terms:
                 low = b.down(low + b.least(w, lo[v], hi[v]))
                 high = b.up(high - b.least(-w, lo[v], hi[v]))
-        sane &= np.all((-low < _LARGEST) & (high < _LARGEST), axis=0)
+        sane &= np.all((-low < LARGEST) & (high < LARGEST), axis=0)
         lo.append(low)
         hi.append(high)
     gap = b.down(b.down(lo[-1] - hi[-1][label]) + b.number(margin))

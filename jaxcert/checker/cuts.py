@@ -1,4 +1,4 @@
-"""The check of certificates with cuts: numpy, the standard library, and `check.py`.
+"""The check of boxes whose proof has cuts, inequalities on several neurons.
 
 A cut is an inequality p . x + q . max(x, 0) <= c on the inputs x of K = 2 or 3 neurons
 of one ReLU layer that holds everywhere in the box. A certificate of version 2 names the
@@ -26,23 +26,20 @@ itself plus mu times the brackets (`through`).
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
+
 import functools
 import itertools
-import os
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from jaxcert.certificate.check import (
-    Arithmetic,
-    Bounds,
-    Certificate,
-    Report,
-    need,
-    report_on,
-    take,
-)
+from .arithmetic import Arithmetic
+from .bounds import Bounds
+from .boxes import Certificate
+from .reading import need, take
 
 _ARRAYS = tuple(
     f"cut_{name}" for name in ("neurons", "inputs", "outputs", "scales", "slopes")
@@ -52,14 +49,7 @@ _SCALES = 2.0**-200, 2.0**200
 _NUMBERS, _COUNT = 2**25, 2**10  # at most, in a matrix of a layer; cuts of a group
 
 
-def check_certificate(
-    path: str | os.PathLike[str], *, network: str | None = None, exact: bool = False
-) -> Report:
-    """Returns what `check.check_certificate` does, also of certificates with cuts."""
-    return report_on(_CutCertificate, path, network, exact)
-
-
-class _CutCertificate(Certificate):
+class CutCertificate(Certificate):
     """A certificate of either version; `layers` are its cuts by number of the ReLU."""
 
     newest = 2

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
+from builder import Case, logits, make_case
 
-from jaxcert.certificate import check_faces as module
-from jaxcert.certificate.check import check_certificate
-from jaxcert.certificate.check_faces import AT_REST, OPEN, check_faces, has_faces
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from builder import Case, logits, make_case  # noqa: E402
+from jaxcert.checker.arithmetic import Arithmetic
+from jaxcert.checker.boxes import report_on
+from jaxcert.checker.check import check_certificate
+from jaxcert.checker.claim import Expected, Status
+from jaxcert.checker.cuts import CutCertificate
+from jaxcert.checker.faces import AT_REST, OPEN, violations
+from jaxcert.checker.network import Network
 
 DELTA = 0.9
 
@@ -80,20 +78,20 @@ def cases() -> dict[str, Case]:
 def test_stopped_faces_are_accepted_and_counted(cases, tmp_path, name, exact):
     case = cases[name]
     path = case.write(tmp_path)
-    report = check_faces(path, exact=exact)
-    assert report.box.accepted, report.box.reason
+    report = check_certificate(path, exact=exact)
+    assert report.accepted, report.reason
     by = case.certificate.arrays["face_by"]
-    assert report.proved and report.delta == DELTA
-    assert report.witnessed == (by >= 0).sum() >= 2
-    assert report.on_domain == (by == AT_REST).sum()
-    assert report.open == (by == OPEN).sum() and report.fixed == 0
-    assert report.box.leaves == len(case.certificate.arrays["leaf_target"])
-    assert has_faces(path)
+    assert report.faces.proved and report.faces.delta == DELTA
+    assert report.faces.witnessed == (by >= 0).sum() >= 2
+    assert report.faces.on_domain == (by == AT_REST).sum()
+    assert report.faces.open == (by == OPEN).sum() and report.faces.fixed == 0
+    assert report.leaves == len(case.certificate.arrays["leaf_target"])
 
 
 def test_the_check_of_boxes_refuses_what_it_does_not_read(cases, tmp_path):
-    report = check_certificate(cases["shallow"].write(tmp_path))
-    assert not report.accepted and "face_by" in report.reason
+    path = cases["shallow"].write(tmp_path)
+    report = report_on(CutCertificate, path, Expected(), False)
+    assert report.status is Status.REJECTED and "face_by" in report.reason
 
 
 def first_stopped(c) -> int:
@@ -190,7 +188,7 @@ MUTANTS = {
     "a face missing": (shorter("face_by"), "'face_by' has shape"),
     "an end missing": (shorter("face_ends"), "'face_ends' has shape"),
     "no points": (dropped("face_points"), "there is no array 'face_points'"),
-    "no faces": (dropped("face_by"), "there is no array 'face_by'"),
+    "no faces": (dropped("face_by"), "'face_points'] do not belong to"),
     "another class": (other_class, ""),
     "a leaf less": (one_bound_less, ""),
     "delta 0": (header("delta", 0.0), "delta is 0"),
@@ -211,9 +209,9 @@ def test_mutants_are_rejected_for_their_reason(cases, tmp_path, name):
     case = cases["shallow"]
     case = Case(case.layers, case.network, case.certificate.copy())
     mutate(case.certificate)
-    report = check_faces(case.write(tmp_path))
-    assert not report.box.accepted and reason in report.box.reason, report.box.reason
-    assert report.witnessed == 0 and not report.proved
+    report = check_certificate(case.write(tmp_path))
+    assert report.status is Status.REJECTED and reason in report.reason, report.reason
+    assert report.faces is None and report.claim == ""
 
 
 def test_a_box_without_its_proof_says_so(cases, tmp_path):
@@ -222,12 +220,52 @@ def test_a_box_without_its_proof_says_so(cases, tmp_path):
     case.certificate.head["proved"] = False
     for name in ("leaf_target", "leaf_signs", "leaf_slopes", "leaf_betas"):
         case.certificate.arrays[name] = case.certificate.arrays[name][:0]
-    report = check_faces(case.write(tmp_path))
-    assert report.box.accepted and not report.proved and report.witnessed >= 2
-    assert np.isnan(report.box.apothem_lower) and report.box.leaves == 0
+    report = check_certificate(case.write(tmp_path))
+    assert report.status is Status.UNPROVED and report.holds and not report.accepted
+    assert not report.faces.proved and report.faces.witnessed >= 2
+    assert np.isnan(report.apothem_lower) and report.leaves == 0
+    assert "its faces are audited, the box is not proved" in report.claim
     case.certificate.head["proved"] = True
-    report = check_faces(case.write(tmp_path))
-    assert not report.box.accepted and "leave a part" in report.box.reason
+    report = check_certificate(case.write(tmp_path))
+    assert report.status is Status.REJECTED and "leave a part" in report.reason
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_grown_box_equal_to_the_domain_without_a_proof_is_not_accepted(
+    cases, tmp_path, exact
+):
+    """All faces lie on the domain's boundary: nothing else would be asked of it."""
+    case = cases["shallow"]
+    case = Case(case.layers, case.network, case.certificate.copy())
+    a, size = case.certificate.arrays, len(case.certificate.arrays["x"])
+    a |= {"lo": a["domain_lo"], "hi": a["domain_hi"]}
+    a |= {
+        "face_points": np.zeros((0, size)),
+        "face_by": np.full(2 * size, AT_REST, np.int32),
+        "face_ends": np.zeros(2 * size),
+    }
+    a.pop("witness", None)
+    for name in ("leaf_target", "leaf_signs", "leaf_slopes", "leaf_betas"):
+        a[name] = a[name][:0]
+    claims = {"proved": False, "apothem_lower": None, "apothem_upper": None}
+    case.certificate.head |= claims
+    report = check_certificate(case.write(tmp_path), exact=exact)
+    assert report.status is Status.UNPROVED and not report.accepted
+    assert report.reason == "its faces are audited, the box is not proved"
+    case.certificate.head["proved"] = True
+    report = check_certificate(case.write(tmp_path), exact=exact)
+    assert report.status is Status.REJECTED and "leave a part" in report.reason
+
+
+def test_a_grown_claim_is_said_in_words(cases, tmp_path):
+    report = check_certificate(cases["shallow"].write(tmp_path))
+    faces = report.faces
+    kind = "grown" if faces.open else "maximal"
+    words = (
+        f"everywhere in a box; {kind} to 0.9 rates: {faces.on_domain} faces on the "
+        f"domain, {faces.witnessed} stopped, {faces.open} open; domain ["
+    )
+    assert words in report.claim, report.claim
 
 
 def test_damaged_files_are_rejected(cases, tmp_path):
@@ -236,8 +274,8 @@ def test_damaged_files_are_rejected(cases, tmp_path):
     random = np.random.default_rng(0)
     for place in random.integers(0, len(raw), 60):
         path.write_bytes(raw[:place])
-        assert not check_faces(path).box.accepted
-    assert not has_faces(path) and not has_faces(tmp_path / "none.npz")
+        assert check_certificate(path).status is Status.REJECTED
+    assert "FileNotFound" in check_certificate(tmp_path / "none.npz").reason
 
 
 def test_violations_are_certain(cases, tmp_path):
@@ -250,24 +288,10 @@ def test_violations_are_certain(cases, tmp_path):
     points = np.random.default_rng(1).uniform(-1, 2, (200, 5))
     found = {}
     for exact in (False, True):
-        b, network = module.Arithmetic(exact), module._Network(raw, exact)
-        found[exact] = module.violations(b, network, points, label, 0.0)
+        b, network = Arithmetic(exact), Network(raw, exact)
+        found[exact] = violations(b, network, points, label, 0.0)
     assert not (found[False] & ~found[True]).any()
     assert (found[False] == found[True]).mean() > 0.99 and 20 < found[True].sum() < 180
     points[:3] = 1e60
-    sure = module.violations(
-        module.Arithmetic(False), module._Network(raw, False), points, label, 0.0
-    )
+    sure = violations(Arithmetic(False), Network(raw, False), points, label, 0.0)
     assert not sure[:3].any()
-
-
-def test_it_imports_only_numpy_the_standard_library_and_the_other_checker():
-    tree = ast.parse(Path(module.__file__).read_text())
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    foreign = {n for n in names if n.partition(".")[0] not in sys.stdlib_module_names}
-    assert foreign == {"numpy", "jaxcert.certificate.check"}

@@ -1,0 +1,67 @@
+"""Signs: which values are >= 0 for reasons that no rounding can touch.
+
+The computed range of x^2 + y^2 begins at 0, give or take a rounding error; the value
+itself is never negative. A root of it has a value all over the box only because of
+that. So the sign is told from what the operations are, apart from computed ranges.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxcert.bounds.ibp import node_interval
+from jaxcert.box import Box
+from jaxcert.program import ActivationNode, AffineNode, Node, Program, Values
+
+Signs = dict[int, Array]
+"""By value id: which elements are known to be >= 0."""
+
+
+def known_signs(program: Program, values: Values, box: Box) -> Signs:
+    """Returns which elements of the values before a root are >= 0 all over the box.
+
+    Nothing, where no activation asks for it (`Activation.modulus`).
+    """
+    wanted: set[int] = set()
+    for node in reversed(program.nodes):
+        root = isinstance(node, ActivationNode) and node.activation.modulus is not None
+        if root or node.output in wanted:
+            wanted.update(node.inputs, node.hint_inputs)
+    signs, extremes = {}, {}
+    if program.input in wanted:
+        signs[program.input] = box.lo >= 0
+        extremes[program.input] = _extremes(signs[program.input], box.lo.dtype)
+    for node in program.nodes:
+        if node.output not in wanted:
+            continue
+        if isinstance(node, ActivationNode):
+            known = node.activation.sign(signs[node.inputs[0]])
+        else:
+            lo = node_interval(node, values, extremes).lo
+            if lo.dtype == bool:  # truth values: both are possible
+                extremes[node.output] = Box(jnp.zeros_like(lo), jnp.ones_like(lo))
+                continue
+            known = lo > 0 if _adds_constant(node) else lo >= 0
+        signs[node.output] = known
+        extremes[node.output] = _extremes(known, box.lo.dtype)
+    return signs
+
+
+def _extremes(known: Array, dtype: Any) -> Box:
+    """[0, inf] where the sign is known, [-inf, inf] elsewhere.
+
+    Every rule computes the ends of a range from the ends of its operands. From 0 and
+    infinity that takes no rounding: sums, maxima and multiples of them are 0, infinite
+    or NaN, which is no sign.
+    """
+    least = jnp.where(known, 0, -jnp.inf).astype(dtype)
+    return Box(least, jnp.full_like(least, jnp.inf))
+
+
+def _adds_constant(node: Node) -> bool:
+    """Whether a constant enters that was flushed to 0 from below, for all we know."""
+    two_values = node.name in ("add", "add_any") and len(node.inputs) == 2
+    return isinstance(node, AffineNode) and node.has_offset and not two_values

@@ -1,0 +1,97 @@
+"""Arithmetic that errs on the safe side.
+
+It is rational, or IEEE float64 rounded to nearest, in which A @ B is off by at
+most gamma_n |A| |B|, gamma_n = n u / (1 - n u), u = 2^-53, in any order of summation,
+fused or not (Higham, Accuracy and Stability, chapter 3), and by underflow; all else is
+stepped outward.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+BLOCK = 2**22  # numbers in one block of rows, at most
+LARGEST = 2.0**150  # of a value
+_TINY = 2.0**-800  # above every sum of underflows, of 2^-1022 per operation
+
+
+class Arithmetic:
+    """Fractions in object arrays if `exact`, else float64 stepped outward."""
+
+    def __init__(self, exact: bool) -> None:
+        self.exact = exact
+        self.zero, self.one, self.half = map(self.number, (0.0, 1.0, 0.5))
+
+    def number(self, array):
+        """Returns the same numbers."""
+        if self.exact:
+            return each(lambda value: Fraction(float(value)), array)
+        return np.asarray(array, np.float64)
+
+    def up(self, x):
+        """Returns >= every number that one operation may have rounded to x."""
+        return x if self.exact else np.nextafter(x + _TINY, np.inf)
+
+    def down(self, x):
+        """Returns <= every number that one operation may have rounded to x."""
+        return -self.up(-x)
+
+    def dot(self, a, b):
+        """Returns a @ b as computed."""
+        if not self.exact:
+            return a @ b
+        (p, s), (q, t) = (_integers(matrix) for matrix in (a, b))
+        return each(lambda value: Fraction(value, s * t), p @ q)
+
+    def bound(self, a, b):
+        """Returns >= a @ b, for b >= 0 and a >= 0 whose entries may be rounded once.
+
+        (1 - gamma_{n+1}) a @ b <= fl(a @ b), and 1 <= (1 - gamma_{n+1}) (1 + 2(n+4)u).
+        """
+        share = 1 if self.exact else 1 + (len(b) + 4) * 2.0**-52
+        return self.up(self.dot(a, b) * share)
+
+    def charge(self, a, reach, n=1):
+        """Returns >= |error of a @ w| @ size, for reach >= |w| @ size, w of n rows.
+
+        |error| <= gamma_n |a| |w|, gamma_n <= 2 n u. No w: of a, rounded once.
+        """
+        if self.exact:
+            return Fraction(0)
+        return self.up((n + 4) * 2.0**-52 * self.bound(abs(a), reach))
+
+    def least(self, a, lo, hi):
+        """Returns <= a @ v for lo <= v <= hi: a mid - |a| rad, lo >= mid - rad, ..."""
+        mid = (lo + hi) * self.half
+        rad = np.maximum(self.up(hi - mid), self.up(mid - lo))
+        spread = self.up(self.bound(abs(a), rad) + self.charge(a, abs(mid), len(mid)))
+        return self.down(self.dot(a, mid) - spread)
+
+
+def each(function, a):
+    return np.asarray(np.frompyfunc(function, 1, 1)(a), object)
+
+
+def _integers(a):
+    """Returns integers p and a scale s with a = p / s."""
+    scale = math.lcm(*{value.denominator for value in a.flat})
+    return each(lambda v: v.numerator * (scale // v.denominator), a), scale
+
+
+def excess(a, b, scale: float, rate):
+    """Returns the signs of (a - b) - scale rate, exactly.
+
+    Rounding is monotone: it hides the sign only where the rounded sides are equal.
+    """
+    left, right = a - b, scale * rate
+    sign = np.where(left > right, 1, -1)
+    for i in np.flatnonzero(left == right):
+        exact = Fraction(a[i]) - Fraction(b[i]) - Fraction(scale) * Fraction(rate[i])
+        sign[i] = (exact > 0) - (exact < 0)
+    return sign

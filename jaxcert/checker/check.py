@@ -1,0 +1,35 @@
+"""The check of one file, of whichever kind it is."""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
+
+import os
+
+from .boxes import Certificate, report_on
+from .claim import Expected, Report
+from .cuts import CutCertificate
+from .faces import GrownCertificate, has_faces
+
+
+def check_certificate(
+    path: str | os.PathLike[str],
+    *,
+    expected: Expected | None = None,
+    exact: bool = False,
+) -> Report:
+    """Returns whether the file proves what it claims, and if not, why. Never raises.
+
+    Args:
+      path: a certificate of any kind. The network file that it names lies in the same
+        folder and must have the sha256 that it states.
+      expected: what the claim must be, where the caller insists.
+      exact: compute in rational numbers, instead of float64.
+    """
+    return report_on(_of_its_kind, path, expected or Expected(), exact)
+
+
+def _of_its_kind(path, expected: Expected, exact: bool) -> Certificate:
+    kind = GrownCertificate if has_faces(path) else CutCertificate
+    return kind(path, expected, exact)

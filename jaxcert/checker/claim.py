@@ -1,0 +1,219 @@
+"""What a certificate claims, in words, and whether that is what a caller insists on.
+
+A proof may be flawless and yet say nothing: about a class that need not win, or about
+no point but the input. Such a claim is called vacuous, never accepted.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
+
+import decimal
+import enum
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .reading import need
+
+Span = tuple[float, float]
+"""The least and the greatest of what the features have."""
+
+
+class Status(enum.Enum):
+    """What is to be thought of a file."""
+
+    ACCEPTED = "accepted"
+    """It proves what it claims, and that says something."""
+    VACUOUS = "vacuous"
+    """It proves what it claims, but that says nothing."""
+    UNPROVED = "not proved"
+    """Its faces are as it claims; the box has no proof, and says that it has none."""
+    REJECTED = "rejected"
+    """Something that it claims is not proved by it."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What was found of the faces of a grown box.
+
+    Attributes:
+      proved: whether the file proves the box, and not its faces alone.
+      delta: how far no stopped face can move, in input units times the rates.
+      on_domain: faces on the domain's boundary.
+      fixed: other faces, of rate 0.
+      witnessed: faces that a violation stops.
+      open: faces of which nothing is known.
+    """
+
+    proved: bool
+    delta: float
+    on_domain: int
+    fixed: int
+    witnessed: int
+    open: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found; of a rejected file nothing but the reason.
+
+    Attributes:
+      status: see there.
+      reason: why it is not accepted; empty if it is.
+      seconds: how long the check took.
+      network_sha256: of the network that the claim is about.
+      label, classes: the class that wins, and how many there are.
+      required_margin: what its margin is greater than.
+      arithmetic: real or float32.
+      domain_lo, domain_hi, rates: of the features.
+      features, free: how many features there are, and how many may move at all.
+      apothem_lower: least distance of a face that may move; inf if all of them lie on
+        the domain's boundary, NaN if the box is not proved.
+      apothem_upper: distance of the counterexample; inf if none is stored.
+      leaves: of the proof.
+      faces: those of a grown box; None of any other.
+    """
+
+    status: Status
+    reason: str
+    seconds: float
+    network_sha256: str = ""
+    label: int = -1
+    classes: int = 0
+    required_margin: float = math.nan
+    arithmetic: str = ""
+    domain_lo: Span = (math.nan, math.nan)
+    domain_hi: Span = (math.nan, math.nan)
+    rates: Span = (math.nan, math.nan)
+    features: int = 0
+    free: int = 0
+    apothem_lower: float = math.nan
+    apothem_upper: float = math.nan
+    leaves: int = 0
+    faces: Faces | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it proves a box, and says something by that."""
+        return self.status is Status.ACCEPTED
+
+    @property
+    def holds(self) -> bool:
+        """Whether all that the file claims is so, be it much or nothing."""
+        return self.status is not Status.REJECTED
+
+    @property
+    def claim(self) -> str:
+        """The whole claim in words; empty of a rejected file."""
+        if not self.holds:
+            return ""
+        ends = _same(self.domain_lo), _same(self.domain_hi)
+        return (
+            f"class {self.label} of {self.classes} wins by a margin > "
+            f"{_exact(self.required_margin)} everywhere in a box; {self._objective()}; "
+            f"domain [{ends[0]}, {ends[1]}], {self.free} of {self.features} features "
+            f"free, rates {_same(self.rates)}; {self.arithmetic} arithmetic; network "
+            f"{self.network_sha256[:16]}; {self._proof()}"
+        )
+
+    def _objective(self) -> str:
+        upper, faces = self.apothem_upper, self.faces
+        if faces is None:
+            least = f"apothem at least {_rounded(self.apothem_lower, 'FLOOR')}"
+            if self.apothem_lower == math.inf:
+                least = "apothem inf: every face that may move is the domain's"
+            if upper == math.inf:
+                return f"{least}, no counterexample is claimed"
+            return f"{least}, a counterexample at {_rounded(upper, 'CEILING')}"
+        kind = "grown" if faces.open else "maximal"
+        fixed = f"{faces.fixed} fixed, " if faces.fixed else ""
+        return (
+            f"{kind} to {_exact(faces.delta)} rates: {faces.on_domain} faces on the "
+            f"domain, {fixed}{faces.witnessed} stopped, {faces.open} open"
+        )
+
+    def _proof(self) -> str:
+        if self.status is Status.UNPROVED:
+            return "its faces are audited, the box is not proved"
+        return f"proved by {self.leaves} leaves"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a caller insists on; None where anything will do.
+
+    Attributes:
+      network: the sha256 of the network, in full. Which one is meant only the caller
+        can know.
+      margin: the claim's must be at least this.
+      domain: the least and the greatest value of every feature, exactly.
+      rates: of every face, exactly.
+      arithmetic: real or float32.
+    """
+
+    network: str | None = None
+    margin: float | None = None
+    domain: Span | None = None
+    rates: float | None = None
+    arithmetic: str | None = None
+
+    def demand(self, margin: float, arithmetic: str, features) -> None:
+        """Rejects a claim that is another one; `features` are arrays by name."""
+        words = "the caller expects"
+        good = self.margin is None or margin >= self.margin
+        need(good, f"required_margin is {margin}, {words} at least {self.margin}")
+        good = self.arithmetic in (None, arithmetic)
+        need(good, f"arithmetic is {arithmetic}, {words} {self.arithmetic}")
+        given = {"rate_lo": self.rates, "rate_hi": self.rates}
+        if self.domain is not None:
+            given |= dict(zip(("domain_lo", "domain_hi"), self.domain, strict=True))
+        for name, value in given.items():
+            good = value is None or features[name] == value
+            need(good, f"{name} is not {value}, which {words},")
+
+
+def free_features(a) -> np.ndarray:
+    """Returns which features may leave x within the domain, given arrays by name."""
+    down = (a["rate_lo"] > 0) & (a["domain_lo"] < a["x"])
+    return down | ((a["rate_hi"] > 0) & (a["x"] < a["domain_hi"]))
+
+
+def vacuous(classes: int, margin: float, a) -> str:
+    """Returns why a claim says nothing, if it does; `a` are its arrays by name."""
+    if classes < 2:
+        return "the network has no other class"
+    if margin < 0:
+        return f"the required margin is {margin}, below 0: the class need not win"
+    if not (np.r_[a["rate_lo"], a["rate_hi"]] > 0).any():
+        return "all rates are 0"
+    if not free_features(a).any():
+        return "no feature is free to move in the domain"
+    if np.array_equal(a["lo"], a["hi"]):
+        return "the box holds the input alone"
+    return ""
+
+
+def span(*arrays) -> Span:
+    """Returns the least and the greatest number."""
+    numbers = np.concatenate(arrays)
+    return float(numbers.min()), float(numbers.max())
+
+
+def _exact(number: float) -> str:
+    return repr(float(number)).removesuffix(".0")
+
+
+def _same(ends: Span) -> str:
+    low, high = map(_exact, ends)
+    return low if low == high else f"{low} .. {high}"
+
+
+def _rounded(number: float, way: str) -> str:
+    """Returns six digits, rounded so that the claim does not grow by it."""
+    if not math.isfinite(number):
+        return str(number)
+    context = decimal.Context(prec=6, rounding=f"ROUND_{way}")
+    return f"{float(context.create_decimal(number)):.6g}"

@@ -1,0 +1,106 @@
+"""The network that a certificate speaks of: affine maps and ReLUs.
+
+Value 0 is the input, node k makes value k+1 from earlier ones, the last value holds the
+logits; values are flat vectors. The file (version 1) has
+  `header`, JSON as uint8: {"format": "jaxcert network", "version": 1,
+    "input_shape": [...], "nodes": [{"op": "affine", "size": n, "terms": [TERM...],
+    "offset": NAME or null} or {"op": "relu", "size": n, "input": v}, ...]}, where TERM
+    has an "input" v and a "kind": "dense" with "weight" (n, size of v); "index" with
+    "index" int32 (n,), y_i = v[index_i], or 0 for -1; "sparse" with CSR "data",
+    "column", "start";
+  the arrays that it names.
+Its sha256 is taken over the header, then over all other members in the order of names:
+f"{name}|{dtype.str}|{shape}", and the bytes of the array.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":
+    raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
+
+import functools
+import hashlib
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from .arithmetic import Arithmetic
+from .reading import need, take, unpacked, whole
+
+NUMBERS = 2**25  # at most, in all matrices
+
+
+class Network:
+    """The network of a file's bytes, as nodes that make the values 1, 2, ...
+
+    value = sum over terms (v, w, |w|) of w @ v, plus offset; or max(v, 0) of one term.
+    A ReLU is number `relu` and has the neurons `part`, for an affine node that is -1.
+    `direct` says that all v are affine images of the input.
+    """
+
+    def __init__(self, raw: bytes, exact: bool) -> None:
+        b, (text, head, arrays) = Arithmetic(exact), unpacked(raw, "network")
+        digest = hashlib.sha256(text)
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{name}|{array.dtype.str}|{array.shape}".encode())
+            digest.update(array.tobytes())
+        self.sha256 = digest.hexdigest()
+        lengths = [whole(n, 1, NUMBERS, "input_shape") for n in head["input_shape"]]
+        self.sizes, self.neurons = [math.prod(lengths)], 0
+        self.nodes: list[Any] = []
+        direct, used, most = [True], self.sizes[0], NUMBERS >> 3 if exact else NUMBERS
+        for k, spec in enumerate(head["nodes"]):
+            what, relu = f"network: node {k}", spec.get("op") == "relu"
+            need(relu or spec.get("op") == "affine", f"{what}: op {spec.get('op')!r}")
+            size = whole(spec.get("size"), 1, NUMBERS, f"{what}: size")
+            node = SimpleNamespace(size=size, terms=[], relu=-1, direct=True)
+            used += size
+            for term in [spec] if relu else spec["terms"]:
+                v = whole(term.get("input"), 0, k + 1, f"{what}: input")
+                used += 0 if relu else size * self.sizes[v]
+                need(used <= most, f"{what}: more than {most} weights")
+                w = b.zero if relu else _matrix(term, size, self.sizes[v], arrays)
+                w = b.number(w)
+                node.terms.append((v, w, abs(w)))
+                node.direct &= direct[v]
+            need(used <= most, f"{what}: more than {most} numbers")
+            if relu:
+                need(size == self.sizes[v], f"{what}: its input has another size")
+                node.relu = sum(other.relu >= 0 for other in self.nodes)
+                node.part = slice(self.neurons, self.neurons + size)
+                self.neurons += size
+            else:
+                offset = np.zeros(size if node.terms else 0)
+                if spec["offset"] is not None or not node.terms:
+                    offset = take(arrays, spec["offset"], "f4 f8", (size,))
+                node.offset = b.number(offset)
+            self.nodes.append(node)
+            self.sizes.append(size)
+            direct.append(node.direct and not relu)
+
+
+network_of = functools.lru_cache(maxsize=4)(Network)  # by the bytes themselves
+
+
+def _matrix(term, rows: int, columns: int, arrays):
+    """Returns the matrix of a term."""
+    matrix, kind = np.zeros((rows, columns)), term.get("kind")
+    if kind == "dense":
+        return take(arrays, term.get("weight"), "f4 f8", matrix.shape)
+    if kind == "index":
+        column = take(arrays, term.get("index"), "i4", (rows,))
+        need((column >= -1) & (column < columns), "network: index out of range")
+        matrix[np.arange(rows), column] = column >= 0
+        return matrix
+    need(kind == "sparse", f"network: a term of kind {kind!r}")
+    start = take(arrays, term.get("start"), "i4", (rows + 1,)).astype(np.int64)
+    need((np.diff(start) >= 0) & (start[0] == 0), "network: no row start")
+    data = take(arrays, term.get("data"), "f4 f8", (int(start[-1]),))
+    column = take(arrays, term.get("column"), "i4", data.shape)
+    need((column >= 0) & (column < columns), "network: column out of range")
+    places = np.repeat(np.arange(rows), np.diff(start)) * columns + column
+    need(len(np.unique(places)) == len(places), "network: an entry occurs twice")
+    matrix.flat[places] = data
+    return matrix

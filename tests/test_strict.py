@@ -1,0 +1,104 @@
+"""The caller's strict settings of JAX hold for his function, and not for bounds."""
+
+from __future__ import annotations
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcert as jc
+
+W = np.array([[1.0, 0.5], [0.0, 1.0], [-1.0, 0.25]], np.float32)
+X = np.array([[0.75, 0.25], [0.5, 0.5]])
+MODES = {
+    "jax_debug_nans": True,
+    "jax_debug_infs": True,
+    "jax_enable_x64": True,
+    "jax_numpy_rank_promotion": "raise",
+    "jax_numpy_dtype_promotion": "strict",
+}
+
+
+@contextlib.contextmanager
+def settings(**chosen):
+    """Sets them for the whole process, as a user does."""
+    before = {name: getattr(jax.config, name) for name in chosen}
+    try:
+        for name, value in chosen.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def f(p, x):
+    return p["w"] @ jnp.maximum(x, 0) + p["b"]
+
+
+def params():
+    return {"w": jnp.asarray(W), "b": jnp.zeros(3)}
+
+
+def answers():
+    options = jc.CertifyOptions(batch_size=2)
+    certified = jc.certify(f, params(), X, tolerance=1e-3, options=options)
+    spec = jc.Spec.classification(0, 3)
+    wide = jc.Box(np.zeros(2), np.ones(2))
+    refuted = jc.verify(f, params(), wide, spec)
+    narrow = jc.Box(np.array([0.6, 0.0]), np.array([1.0, 0.2]))
+    proved = jc.verify(f, params(), narrow, spec)
+    unit = jc.Box.unit((2,))
+    bounds = jc.ibp(f)(params(), unit), jc.crown(f)(params(), unit).concretize(unit)
+    return certified, refuted, proved, bounds
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return answers()
+
+
+@pytest.mark.parametrize("chosen", [{n: v} for n, v in MODES.items()] + [MODES])
+def test_strict_settings_change_no_answer(chosen, plain):
+    with settings(**chosen):
+        certified, refuted, proved, bounds = answers()
+        for name, value in chosen.items():
+            assert getattr(jax.config, name) == value
+    assert refuted.refuted and proved.proved
+    np.testing.assert_allclose(certified.lower, plain[0].lower, atol=1e-3)
+    np.testing.assert_array_equal(certified.outcome, plain[0].outcome)
+    for ours, theirs in zip(bounds, plain[3], strict=True):
+        np.testing.assert_allclose(ours.lo, theirs.lo, atol=1e-6)
+        np.testing.assert_allclose(ours.hi, theirs.hi, atol=1e-6)
+
+
+def test_the_network_itself_is_traced_as_strictly_as_its_owner_asks():
+    def careless(p, x):
+        return p["w"] @ x + jnp.ones((1, 3))[0] * jnp.ones((2, 3))
+
+    def loose(p, x):
+        return (p["w"] @ x) * jnp.arange(3)
+
+    box = jc.Box.unit((2,))
+    jc.ibp(careless)(params(), box)
+    jc.ibp(loose)(params(), box)
+    with settings(jax_numpy_rank_promotion="raise"), pytest.raises(ValueError):
+        jc.ibp(careless)(params(), box)
+    with settings(jax_numpy_dtype_promotion="strict"):
+        with pytest.raises(Exception, match="strict"):
+            jc.ibp(loose)(params(), box)
+        with pytest.raises(jc.InputError, match="TypePromotionError"):
+            jc.certify(loose, params(), X[0])
+
+
+def test_integer_weights_work_where_integers_are_wide():
+    def permuted(p, x):
+        return p["w"] @ x[p["order"]]
+
+    weights = {"w": W[:2], "order": np.array([1, 0])}
+    with settings(jax_enable_x64=True):
+        answer = jc.certify(permuted, weights, X[0])
+    assert answer.predicted == 1
