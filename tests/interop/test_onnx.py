@@ -830,7 +830,7 @@ UNSUPPORTED = {
         "computes its exponent from the network's input",
     ),
     "pad mode": (
-        [node("Pad", ["x", "q"], ["y"], mode="reflect")],
+        [node("Pad", ["x", "less"], ["y"], mode="reflect")],
         r"pads with \(0, 0, 0, -1\) in mode 'reflect'",
     ),
     "training": (
@@ -886,7 +886,7 @@ def test_unsupported(what: str, tmp_path: Path) -> None:
     weights = {
         "s": ints(2, 3),
         "p": ints(0, 0, 0, 1),
-        "q": ints(0, 0, 0, -1),
+        "less": ints(0, 0, 0, -1),
         "r": scalar(0.5),
         "t": np.array(True),
     }
