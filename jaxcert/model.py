@@ -14,7 +14,7 @@ from jaxcert.checks import as_arrays
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.pinned import own_settings, pinned
-from jaxcert.program import Program, Values
+from jaxcert.program import Program, Values, with_types
 
 
 @jax.tree_util.register_pytree_node_class
@@ -58,7 +58,11 @@ class Model:
         self.f = pinned(f)
         self.single = as_arrays(params, np.float32)
         self.double = as_arrays(params, np.float64)
-        self.program = program_of(f, self.single, np.zeros(input_shape, np.float32))
+        # A float64 network is decided as that, and a bfloat16 weight makes f round to
+        # bfloat16 where it says so: the weights' own types say how f is traced.
+        self.f = with_types(self.f, params)
+        zeros = np.zeros(input_shape, np.float32)
+        self.program = program_of(self.f, self.single, zeros)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -480,6 +480,36 @@ def stated_types(params: Any, x: Any = None) -> tuple[LeafType, ...]:
     return (*kinds, (np.dtype(np.float64 if double else np.float32), False))
 
 
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """A function with the types that its arguments have; called, it is that function.
+
+    Attributes:
+      f: `f(params, x) -> y`.
+      types: what `stated_types` returned.
+    """
+
+    f: Callable[[Any, Any], Any]
+    types: tuple[LeafType, ...]
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        """Returns f(params, x), weights of narrow types being held in these."""
+        leaves, tree = jax.tree.flatten(params)
+        held = [
+            jnp.asarray(v, kind) if is_float(kind) and is_low(kind) else v
+            for v, (kind, _) in zip(leaves, self.types, strict=False)
+        ]
+        return self.f(jax.tree.unflatten(tree, held), x)
+
+
+def with_types(f: Callable[[Any, Any], Any], params: Any) -> Callable[[Any, Any], Any]:
+    """Returns f, as `Stated` if tracing it with float32 alone would be another one."""
+    types = stated_types(params)
+    plain = all(not is_float(kind) or kind == np.float32 for kind, _ in types)
+    weak = any(weak and is_float(kind) for kind, weak in types)
+    return f if plain and not weak else Stated(f, types)
+
+
 def trace(
     f: Callable[[Any, Any], Any],
     params: Any,

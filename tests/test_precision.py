@@ -537,11 +537,12 @@ def test_real_certificates_speak_of_the_weights_as_f_computes_them():
 
 def steep(p, x):
     """relu((1 + 1e-9) x) 1e9 - relu(x) 1e9: x in doubles, 0 in float32."""
-    y = jax.nn.relu(p["w"] * x[0]) * p["scale"] - jax.nn.relu(x[0]) * p["scale"]
+    # A constant that f writes down is one of its types, as a weight is.
+    y = jax.nn.relu((1 + 1e-9) * x[0]) * p["scale"] - jax.nn.relu(x[0]) * p["scale"]
     return jnp.stack([y, 0.5 + 0 * x[0]])
 
 
-STEEP = {"w": np.float64(1 + 1e-9), "scale": np.float64(1e9)}
+STEEP = {"scale": np.float64(1e9)}
 
 
 def traced(f, params, x) -> Program:
@@ -580,3 +581,33 @@ def test_narrowing_to_float32_inside_a_double_function_is_a_cast():
     with jax.enable_x64(True):
         y = program.evaluate(np.ones(1), jnp.full(1, 1 + 1e-9, jnp.float64))
     assert float(y[0]) == 1.0
+
+
+@pytest.mark.parametrize("oracle", ["crown", "complete"])
+def test_a_double_network_is_decided_as_that(oracle):
+    options = jc.CertifyOptions(oracle=oracle)
+    box = jc.Box(np.zeros(1), np.ones(1))
+    # y_0 = x in doubles; in float32 it is 0 everywhere.
+    high = jc.Spec.rows(np.array([[-1.0, 0.0]]), np.array([0.5]))
+    verdict = jc.verify(steep, STEEP, box, high, options=options)
+    assert bool(verdict.refuted) and float(verdict.witness[0]) > 0.49
+    upper = jc.Box(np.full(1, 0.6), np.ones(1))
+    first = jc.Spec.classification(0, 2)
+    assert bool(jc.verify(steep, STEEP, upper, first, options=options).proved)
+    # With float32 weights the same function is another one, and so is the answer.
+    single = jax.tree.map(np.float32, STEEP)
+    assert bool(jc.verify(steep, single, upper, first, options=options).refuted)
+
+
+def test_weights_of_narrow_types_make_f_round():
+    def f(p, x):
+        return jnp.stack(
+            [x.astype(p.dtype).astype(jnp.float32)[0], jnp.float32(0.5004)]
+        )
+
+    box = jc.Box(np.array([0.5007]), np.array([0.5009]))
+    options = jc.CertifyOptions(oracle="crown")
+    spec = jc.Spec.classification(0, 2)
+    low = jc.verify(f, jnp.ones(1, jnp.bfloat16), box, spec, options=options)
+    assert not bool(low.proved)
+    assert bool(jc.verify(f, jnp.ones(1), box, spec, options=options).proved)

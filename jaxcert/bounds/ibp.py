@@ -18,10 +18,12 @@ from jaxcert.pinned import own_settings, pinned
 from jaxcert.program import (
     ActivationNode,
     AffineNode,
+    LeafType,
     Node,
     OpaqueNode,
     ProductNode,
     Program,
+    Stated,
     Values,
     trace,
 )
@@ -30,26 +32,32 @@ from jaxcert.spec import Spec
 
 @functools.lru_cache(maxsize=256)
 def _cached_trace(
-    f: Callable, tree: Any, leaves: tuple[Any, ...], x: tuple[int, ...]
+    f: Callable,
+    tree: Any,
+    leaves: tuple[Any, ...],
+    x: tuple[int, ...],
+    types: tuple[LeafType, ...] | None,
 ) -> Program:
     params = jax.tree.unflatten(
         tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves]
     )
-    return trace(f, params, jax.ShapeDtypeStruct(x, jnp.float32))
+    return trace(f, params, jax.ShapeDtypeStruct(x, jnp.float32), types)
 
 
 def program_of(f: Callable, params: Any, x: Any) -> Program:
     """Returns the Program of f for the shapes of params and x; traced once per shape.
 
-    Functions that are made alike share it; see `pinned`.
+    Functions that are made alike share it; see `pinned`. A `Stated` one is traced with
+    its types, any other with float32.
 
     Raises:
       UnsupportedError: f uses a primitive on x that has no rule.
     """
     leaves, tree = jax.tree.flatten(params)
+    f, types = (f.f, f.types) if isinstance(f, Stated) else (f, None)
     kinds = tuple((jnp.shape(v), jnp.result_type(v)) for v in leaves)
     with own_settings():
-        return _cached_trace(pinned(f), tree, kinds, tuple(jnp.shape(x)))
+        return _cached_trace(pinned(f), tree, kinds, tuple(jnp.shape(x)), types)
 
 
 def node_interval(

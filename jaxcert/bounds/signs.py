@@ -45,6 +45,8 @@ def known_signs(program: Program, values: Values, box: Box) -> Signs:
                 extremes[node.output] = Box(jnp.zeros_like(lo), jnp.ones_like(lo))
                 continue
             known = lo > 0 if _adds_constant(node) else lo >= 0
+            if any(~i in values for i in node.weights):  # of either sign, perhaps
+                known = jnp.zeros_like(known)
         signs[node.output] = known
         extremes[node.output] = _extremes(known, box.lo.dtype)
     return signs
