@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: certify test lint format
+.PHONY: certify test test-all lint format
 
 # Certifies 100 real digit images; see out/digits/report.html.
 certify: $(READY)
@@ -14,6 +14,10 @@ certify: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# With the campaigns, which take long.
+test-all: $(READY)
+	$(RUN) -m pytest -n 2 --dist loadfile -m ''
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

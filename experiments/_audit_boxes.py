@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
+from jaxcert.array_files import read_npz
 from jaxcert.checks import LARGEST, check_inputs, checked_domain
 from jaxcert.errors import InputError
+from jaxcert.files import read_text
 from jaxcert.inputs import load_inputs
 
 _FORMS = (
@@ -151,10 +151,7 @@ def published_claims(
 
 def _read_log(path: Path) -> dict[str, float]:
     """Returns the min edge by input, in the order of the log."""
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} as text ({error})") from error
+    lines = read_text(path, kind="the log of a run").splitlines()
     edges: dict[str, float] = {}
     others = 0
     for number, line in enumerate(lines, 1):
@@ -204,11 +201,7 @@ def _from_csv(path: Path, shape: tuple[int, ...]) -> Iterator[Claim]:
 
 
 def _from_npz(path: Path, shape: tuple[int, ...]) -> Iterator[Claim]:
-    try:
-        with np.load(path, allow_pickle=False) as loaded:
-            arrays = {key: loaded[key] for key in loaded.files}
-    except (ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a readable .npz file: {error}") from error
+    arrays = read_npz(path, "Name an .npz file of boxes")
     for key in ("lo", "hi"):
         if key not in arrays:
             raise InputError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import types
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from _journal import Journal, Kind, Record
 
+from jaxcert.array_files import read_npz
 from jaxcert.errors import InputError
 from jaxcert.report.disk import write_npz, writing
 
@@ -111,14 +110,10 @@ class AuditFiles(Journal):
         found = {}
         for path in paths:
             try:
-                with np.load(path, allow_pickle=False) as stored:
-                    arrays = {key: stored[key] for key in stored.files}
+                arrays = read_npz(path, "Choose another --output")
                 for row, name in enumerate(arrays["input"].tolist()):
                     found[name] = {key: array[row] for key, array in arrays.items()}
-            except (
-                ValueError, KeyError, OSError, IndexError, EOFError,
-                zipfile.BadZipFile, zlib.error,
-            ) as error:  # fmt: skip
+            except (LookupError, TypeError) as error:  # other arrays than ours
                 raise InputError(
                     f"{path} is damaged ({error}). Choose another --output"
                 ) from error

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from _campaign_networks import Architecture, Params
 from _campaign_numbers import LONG
+from _campaign_own import own_least
 from _campaign_record import Suspicion, Tally, pick, stack
 from _campaign_weights import BOXES, REGIMES, draw_box, draw_center, draw_params
 
@@ -225,8 +226,14 @@ def least_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the least value found of every row, longdouble (M, R), and its points.
 
-    Infinite where no point could be judged: longdouble overflows there, too.
+    Infinite where no point could be judged: longdouble overflows there, too. Networks
+    that round on the way are judged by themselves, see `own_least`.
     """
+    if problems.architecture.own:
+        return own_least(
+            problems.architecture, problems.params, problems.lo, problems.hi,
+            problems.rows, rng,
+        )  # fmt: skip
     shape, count = problems.architecture.shape, len(problems.lo)
     size = int(np.prod(shape))
     low, high = problems.lo[:, None], problems.hi[:, None]

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from _campaign_bounds import Problems, least_values
-from _campaign_exact import MODES
+from _campaign_exact import MODES, Asker
 from _campaign_networks import Architecture
 from _campaign_record import Suspicion, Tally, exact_margin, stack
 from _campaign_weights import REGIMES, draw_center, draw_params
 
 import jaxcert as jc
-from jaxcert.errors import InputError
+from jaxcert.errors import InputError, UnsupportedError
 from jaxcert.verdict import Status
 
 _INPUTS, _DOMAIN = 4, 2.0
 
 
 def certify_group(
-    rng: np.random.Generator, architecture: Architecture, networks: int, oracle: str
+    rng: np.random.Generator,
+    architecture: Architecture,
+    networks: int,
+    oracle: str,
+    regimes: tuple[str, ...] = REGIMES,
+    route: str = "jax",
 ) -> Tally:
     """Returns what certify claims: lower ends as PROVED, upper ones as REFUTED."""
-    f, tally = architecture.function(), Tally()
+    asker, tally = Asker(architecture, route), Tally()
     options = jc.CertifyOptions(
         oracle=oracle, batch_size=_INPUTS, max_steps=12, branch=MODES["inputs"]
     )
     shape, parts = architecture.shape, []
     for _ in range(networks):
         x = np.stack([draw_center(rng, shape) for _ in range(_INPUTS)])
-        regime = str(rng.choice(REGIMES))
+        x = x.astype(architecture.float_type).astype(np.float64)
+        regime = str(rng.choice(regimes))
         params = draw_params(rng, architecture, x[0], regime)
         tally.networks += 1
         try:
-            answer = jc.certify(
-                f, params, x, domain=(-_DOMAIN, _DOMAIN), tolerance=1e-3,
-                options=options,
-            )  # fmt: skip
+            with asker.context():
+                answer = jc.certify(
+                    *asker.network(params), x, domain=(-_DOMAIN, _DOMAIN),
+                    tolerance=1e-3, options=options,
+                )  # fmt: skip
         except InputError:
             tally.note("logits not finite")
             continue
+        except UnsupportedError:
+            tally.note("refused", networks)
+            return tally
         for i in range(_INPUTS):
             label = int(answer.label[i])
             rows = np.eye(3)[label] - np.delete(np.eye(3), label, axis=0)
@@ -52,7 +64,8 @@ def certify_group(
                 answer.witness[i], f"certify {oracle}, {regime}",
             )  # fmt: skip
     if parts:
-        _check_boxes(tally, architecture, parts, rng, f)
+        _check_boxes(tally, architecture, parts, rng, asker.f)
+    tally.suspicions = [dataclasses.replace(s, route=route) for s in tally.suspicions]
     return tally
 
 

@@ -7,14 +7,20 @@ any depth: the least margin is that of a vertex, and nothing is rounded.
 
 from __future__ import annotations
 
+import tempfile
 import time
+from contextlib import nullcontext
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from _campaign_bounds import BOXES_PER_NETWORK, Problems, least_values
+from _campaign_layers import LAYERS
 from _campaign_networks import Architecture, Params
 from _campaign_numbers import FRACTIONS, LONG
+from _campaign_onnx import to_onnx
 from _campaign_record import Suspicion, Tally, exact_margin, pick
 
 import jaxcert as jc
@@ -25,6 +31,7 @@ from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
 from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.spec import Spec
+from jaxcert.verdict import Status
 
 # Where a convex kink lies, and (slope, intercept) left and right of each.
 _HALF, _LOW, _HIGH = Fraction(1, 2), Fraction(-1, 2), Fraction(3, 4)
@@ -46,7 +53,7 @@ Piece = tuple[list[tuple[Fraction, Fraction]], np.ndarray]
 """A polygon (vertices in order), and the affine map (n, 3) of the layer's values."""
 
 
-def _at(line: np.ndarray, vertex: tuple[Fraction, Fraction]) -> Fraction:
+def at(line: np.ndarray, vertex: tuple[Fraction, Fraction]) -> Fraction:
     return line[0] * vertex[0] + line[1] * vertex[1] + line[2]
 
 
@@ -54,7 +61,7 @@ def _cut(
     vertices: list[tuple[Fraction, Fraction]], line: np.ndarray
 ) -> tuple[list[tuple[Fraction, Fraction]], list[tuple[Fraction, Fraction]]]:
     """Returns the parts of a polygon where the line is <= 0 and >= 0."""
-    values = [_at(line, v) for v in vertices]
+    values = [at(line, v) for v in vertices]
     if all(v <= 0 for v in values):
         return vertices, []
     if all(v >= 0 for v in values):
@@ -78,15 +85,20 @@ def _constant(value: Any) -> np.ndarray:
     return np.array([Fraction(0), Fraction(0), Fraction(value)], object)
 
 
-def _through(kind: str, p: Any, piece: Piece) -> list[Piece]:
+def _through(layer: str, p: Any, piece: Piece) -> list[Piece]:
     """Returns the pieces of a layer's values on one piece of its inputs."""
     vertices, rows = piece
+    kind, *words = layer.split()
     if kind in ("dense", "residual"):
         out = np.matmul(p[0], rows)
         out[:, 2] += p[1]
         if kind == "dense":
             return [(vertices, out)]
         return [(v, r + rows) for v, r in _through("relu", (), (vertices, out))]
+    if kind in LAYERS:
+        evaluate = LAYERS[kind].numpy
+        assert evaluate is not None and kind == "gap", kind
+        return [(vertices, evaluate(FRACTIONS, words, p, rows.T).T)]
     if kind == "scale":
         gamma, beta, mean, spread = p
         out = rows * (gamma / spread)[:, None]
@@ -125,14 +137,10 @@ def _branches(
     return [*found, (rest, rows[i] * slope + _constant(intercept))]
 
 
-def exact_minimum(
-    architecture: Architecture,
-    params: Params,
-    lo: np.ndarray,
-    hi: np.ndarray,
-    row: np.ndarray,
-) -> tuple[Fraction, np.ndarray]:
-    """Returns min of `row y` over a box of two features, and a point, in fractions."""
+def pieces_of(
+    architecture: Architecture, params: Params, lo: np.ndarray, hi: np.ndarray
+) -> list[Piece]:
+    """Returns the closed polygons on which a network of two features is affine."""
     low, high = FRACTIONS.convert(lo), FRACTIONS.convert(hi)
     corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]),
                (low[0], high[1])]  # fmt: skip
@@ -141,13 +149,24 @@ def exact_minimum(
     pieces: list[Piece] = [(corners, identity)]
     for layer, p in zip(architecture.layers, params, strict=True):
         lifted = tuple(FRACTIONS.convert(v) for v in p)
-        kind = layer.partition(" ")[0]
-        pieces = [q for piece in pieces for q in _through(kind, lifted, piece)]
+        pieces = [q for piece in pieces for q in _through(layer, lifted, piece)]
+    return pieces
+
+
+def exact_minimum(
+    architecture: Architecture,
+    params: Params,
+    lo: np.ndarray,
+    hi: np.ndarray,
+    row: np.ndarray,
+) -> tuple[Fraction, np.ndarray]:
+    """Returns min of `row y` over a box of two features, and a point, in fractions."""
     margin = FRACTIONS.convert(row)
     values = [
-        (_at(np.matmul(margin, rows), v), v) for vertices, rows in pieces
+        (at(np.matmul(margin, rows), v), v)
+        for vertices, rows in pieces_of(architecture, params, lo, hi)
         for v in vertices
-    ]  # fmt: skip
+    ]
     least, vertex = min(values, key=lambda pair: pair[0])
     return least, np.array([float(z) for z in vertex])
 
@@ -156,10 +175,28 @@ def exact_minimum(
 
 
 class Asker:
-    """Asks the library about boxes, whatever way its users can."""
+    """Asks the library about boxes, whatever way its users can.
 
-    def __init__(self, architecture: Architecture) -> None:
+    Routes: "jax", f and its weights as they are; "double", the same where float64 is
+    enabled, so that f computes in it; "onnx", the network as a file of doubles.
+    """
+
+    def __init__(self, architecture: Architecture, route: str = "jax") -> None:
         self.architecture, self.f = architecture, architecture.function()
+        self.route = route
+        self._loaded: tuple[Any, Any] = (None, None)
+
+    def network(self, params: Params) -> tuple[Any, Any]:
+        """Returns the function and the weights that the library is handed."""
+        if self.route != "onnx":
+            return self.f, params
+        if self._loaded[0] is not params:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "network.onnx"
+                path.write_bytes(to_onnx(self.architecture, params, np.float64))
+                self._loaded = params, jc.load_onnx(path)
+        loaded = self._loaded[1]
+        return loaded.apply, loaded.params
 
     def verdict(
         self,
@@ -175,12 +212,18 @@ class Asker:
         bounds and attack, but with a deadline after so many seconds.
         """
         whole = jc.Box(*box)  # type: ignore[arg-type]
-        if way in ("ibp", "crown"):
-            options = CertifyOptions(oracle=way, attack=AttackOptions())
-            return jc.verify(self.f, params, whole, spec, options=options)
-        model = Model(self.f, params, box[0].shape)
-        deadline = time.monotonic() + seconds
-        return decide(model, whole, spec, MODES[way], deadline)[0]
+        f, weights = self.network(params)
+        with self.context():
+            if way in ("ibp", "crown"):
+                options = CertifyOptions(oracle=way, attack=AttackOptions())
+                return jc.verify(f, weights, whole, spec, options=options)
+            model = Model(f, weights, box[0].shape)
+            deadline = time.monotonic() + seconds
+            return decide(model, whole, spec, MODES[way], deadline)[0]
+
+    def context(self) -> Any:
+        """Returns the context in which f computes what it is judged by."""
+        return jax.enable_x64(True) if self.route == "double" else nullcontext()
 
     def ask(
         self,
@@ -194,6 +237,9 @@ class Asker:
         seconds: float = _SECONDS,
     ) -> Any:
         """Returns the status after holding the verdict against what is known.
+
+        Where the least margin is known, notes count what stays unknown although it is
+        true, or although the spec is violated at the point.
 
         Args:
           tally: counts it.
@@ -209,11 +255,15 @@ class Asker:
         spec_ = jc.Spec.rows(rows, offset)  # type: ignore[arg-type]
         verdict = self.verdict(params, (lo, hi), spec_, way, seconds)
         tally.count(verdict.status)
+        if least is not None and verdict.status == Status.UNKNOWN:
+            held = exact_margin(self.architecture, params, known, rows, offset) > 0
+            if least > 0 or not held:
+                tally.note(f"{'true' if held else 'violated'} but unknown, {way}")
 
         def doubt(claim: str, point: Any) -> None:
             tally.suspicions.append(
                 Suspicion(claim, way, self.architecture, params, lo, hi, rows, offset,
-                          point)
+                          point, self.route)
             )  # fmt: skip
 
         if verdict.proved:
@@ -262,23 +312,35 @@ def exact_group(
 
 def complete_group(problems: Problems, rng: np.random.Generator) -> Tally:
     """Returns complete verdicts of networks of any width, judged at points."""
+    ways = ["inputs"] if problems.lo[0].size <= 8 else []
+    ways += ["signs"] if problems.architecture.piecewise or not ways else []
+    return points_group(problems, rng, tuple(ways))
+
+
+def points_group(
+    problems: Problems,
+    rng: np.random.Generator,
+    ways: tuple[str, ...],
+    shifts: tuple[float, ...] = (-1e-3, -1e-9, -1e-15, 0, 1e-9, 1e-2),
+) -> Tally:
+    """Returns verdicts on specs that the worst point found just misses or meets."""
     tally = Tally(networks=len(problems.lo) // BOXES_PER_NETWORK)
     asker = Asker(problems.architecture)
     least, points = least_values(problems, rng, asker.f)
-    ways = ["inputs"] if problems.lo[0].size <= 8 else []
-    ways += ["signs"] if problems.architecture.piecewise or not ways else []
     for m in range(len(problems.lo)):
         r = int(rng.integers(problems.rows.shape[1]))
         if not np.isfinite(float(least[m, r])):
             tally.note("unjudged")
             continue
         scale = 1 + abs(float(least[m, r]))
-        for shift in rng.choice([-1e-3, -1e-9, -1e-15, 0, 1e-9, 1e-2], 2, False):
+        for shift in rng.choice(shifts, 2, False):
             offset = (LONG.convert(shift * scale) - least[m, r]).astype(np.float64)
             spec = problems.rows[m, r : r + 1], np.array([offset])
             box = problems.lo[m], problems.hi[m]
             for way in ways:
-                asker.ask(
+                status = asker.ask(
                     tally, pick(problems.params, m), box, spec, way, None, points[m, r]
                 )
+                if status == Status.UNKNOWN and shift < -1e-12:
+                    tally.note(f"violated by {-shift:g} but unknown, {way}")
     return tally

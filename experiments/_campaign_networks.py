@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _campaign_layers import LAYERS, Layer
 from _campaign_numbers import DECIMALS, FRACTIONS, Numbers, digits
 from jax import lax
 
@@ -122,7 +123,7 @@ class Architecture:
 
     Layers: "dense n", "residual" (z + relu(W z + b)), "scale" (a batch norm in eval
     mode), "folded" (the same, folded to s z + (beta - mean s)), "conv c" (3 x 3, same
-    padding), "pool" (max, 2 x 2), "flat", and the names in OPS.
+    padding), "pool" (max, 2 x 2), "flat", and the names in OPS and in LAYERS.
     """
 
     shape: tuple[int, ...]
@@ -131,12 +132,41 @@ class Architecture:
     @functools.cached_property
     def rational(self) -> bool:
         """Whether exact fractions evaluate it."""
-        return all(OPS[name].rational for name in self.layers if name in OPS)
+        plain = all(OPS[name].rational for name in self.layers if name in OPS)
+        return plain and all(layer.rational for layer in self._worded)
 
     @functools.cached_property
     def piecewise(self) -> bool:
         """Whether it is piecewise linear."""
-        return not any(name in PRODUCTS or name in SMOOTH for name in self.layers)
+        plain = not any(name in PRODUCTS or name in SMOOTH for name in self.layers)
+        return plain and all(layer.rational for layer in self._worded)
+
+    @functools.cached_property
+    def own(self) -> bool:
+        """Whether it rounds on the way, so that only f itself can say what it is."""
+        return any(layer.numpy is None for layer in self._worded)
+
+    @property
+    def judge(self) -> str:
+        """What evaluates it without doubt."""
+        if self.own:
+            return "the types of f"
+        return "fractions" if self.rational else "100 digits"
+
+    @property
+    def float_type(self) -> Any:
+        """The float type of its weights; that of its inputs where it rounds."""
+        return np.float32 if self.own and not self.double else np.float64
+
+    @property
+    def double(self) -> bool:
+        """Whether it rounds what is computed in float64."""
+        return self.own and "cast float32" in self.layers
+
+    @property
+    def _worded(self) -> list[Layer]:
+        names = [layer.partition(" ")[0] for layer in self.layers]
+        return [LAYERS[name] for name in names if name in LAYERS]
 
     def parameter_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
         """Returns the shapes of the parameters of every layer."""
@@ -158,6 +188,8 @@ class Architecture:
                 shape = shape[0] // 2, shape[1] // 2, shape[2]
             elif kind == "flat":
                 shape = (int(np.prod(shape)),)
+            elif kind in LAYERS:
+                made, shape = LAYERS[kind].shapes(layer.split()[1:], shape)
             elif OPS[kind].halves:
                 shape = (shape[0] // 2,)
             shapes.append(made)
@@ -168,7 +200,7 @@ class Architecture:
 
         def f(params: Any, x: Any) -> Any:
             for layer, p in zip(self.layers, params, strict=True):
-                x = _apply_jax(layer.partition(" ")[0], p, x)
+                x = _apply_jax(layer, p, x)
             return x
 
         return f
@@ -179,7 +211,7 @@ class Architecture:
         Both are arrays of these numbers already.
         """
         for layer, p in zip(self.layers, params, strict=True):
-            x = apply_numpy(numbers, layer.partition(" ")[0], p, x)
+            x = apply_numpy(numbers, layer, p, x)
         return x
 
     def exact(self, params: Params, x: np.ndarray) -> np.ndarray:
@@ -193,7 +225,10 @@ class Architecture:
             return self.evaluate(numbers, lifted, numbers.convert(x[None, None]))[0, 0]
 
 
-def _apply_jax(kind: str, p: Any, x: Any) -> Any:
+def _apply_jax(layer: str, p: Any, x: Any) -> Any:
+    kind, *words = layer.split()
+    if kind in LAYERS:
+        return LAYERS[kind].jax(words, p, x)
     match kind:
         case "dense":
             return p[0] @ x + p[1]
@@ -220,7 +255,13 @@ def _apply_jax(kind: str, p: Any, x: Any) -> Any:
     return OPS[kind].jax(x)
 
 
-def apply_numpy(n: Numbers, kind: str, p: Any, x: Any) -> Any:
+def apply_numpy(n: Numbers, layer: str, p: Any, x: Any) -> Any:
+    """Returns what a layer makes of x, (M, P, *shape), in the given numbers."""
+    kind, *words = layer.split()
+    if kind in LAYERS:
+        evaluate = LAYERS[kind].numpy
+        assert evaluate is not None, f"only f itself can judge {layer}"
+        return evaluate(n, words, p, x)
     match kind:
         case "dense":
             return np.matmul(x, p[0].swapaxes(1, 2)) + p[1][:, None]

@@ -12,12 +12,19 @@ from typing import Any
 import jax
 import numpy as np
 from _campaign_networks import Architecture, Params
+from _campaign_own import own_margin
 
+from jaxcert.array_files import read_npz
 from jaxcert.files import write_atomically
+from jaxcert.report.disk import read_json
 from jaxcert.verdict import Status
 
 # So many suspicions of a group are judged exactly; the rest is taken for the same.
 _MOST_JUDGED = 100
+# Claims that were held against an exact answer already.
+_CERTAIN = (
+    "witness outside", "box too small", "proved, exactly not", "refuted, exactly not",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +33,16 @@ class Suspicion:
 
     Attributes:
       claim: what was claimed: "proved" (judged at a point), "proved, exactly not",
-        "refuted", "bound", "witness outside" or "box too small".
+        "refuted" (likewise), "refuted, exactly not", "bound", "witness outside" or
+        "box too small".
       oracle: which oracle claimed it, on which kind of network and box.
       architecture, params: the network.
       lo, hi: the box.
       rows, offset: the spec `rows y + offset > 0`, all rows of which must hold.
       point: of the box; the rows are judged there.
+      route: the way to the library: see `_campaign_exact.Asker`.
+      text: of the VNN-LIB file that was asked about; then rows and offset are of one
+        of its disjuncts.
     """
 
     claim: str
@@ -43,23 +54,36 @@ class Suspicion:
     rows: np.ndarray
     offset: np.ndarray
     point: np.ndarray
+    route: str = "jax"
+    text: str = ""
 
-    def margin(self) -> Fraction | Decimal:
-        """Returns the least row at the point, in fractions or 100 digits."""
+    def margin(self) -> Fraction | Decimal | float:
+        """Returns the least row at the point: see `exact_margin`."""
         return exact_margin(
             self.architecture, self.params, self.point, self.rows, self.offset
         )
 
     def stands(self) -> bool:
         """Whether the claim is false indeed."""
-        if self.claim in ("witness outside", "box too small", "proved, exactly not"):
+        if self.claim in _CERTAIN:
             return True
+        if self.architecture.own:
+            return self._stands_for_itself()
         margin = self.margin()
         if margin != margin:
             return False
         if self.claim == "refuted":
             return margin > 0
         return margin < 0 if self.claim == "bound" else margin <= 0
+
+    def _stands_for_itself(self) -> bool:
+        asked = self.architecture, self.params, self.point, self.rows, self.offset
+        margin, doubt = own_margin(*asked)
+        if self.claim != "refuted":
+            return margin + Fraction(doubt) <= 0
+        # A witness may be a number that only wider inputs can hold.
+        wide, doubt_there = own_margin(*asked, wide=True)
+        return margin > doubt and wide > doubt_there
 
 
 def exact_margin(
@@ -68,8 +92,13 @@ def exact_margin(
     point: np.ndarray,
     rows: np.ndarray,
     offset: np.ndarray,
-) -> Fraction | Decimal:
-    """Returns the least of `rows y + offset` at a point, without rounding."""
+) -> Fraction | Decimal | float:
+    """Returns the least of `rows y + offset` at a point, without rounding.
+
+    Of the outputs in the types that f states, where it rounds on the way.
+    """
+    if architecture.own:
+        return own_margin(architecture, params, point, rows, offset)[0]
     number = Fraction if architecture.rational else Decimal
     y = architecture.exact(params, np.asarray(point, np.float64))
     values = []
@@ -127,7 +156,9 @@ def save(folder: Path, name: str, violation: Suspicion) -> None:
         "shape": violation.architecture.shape,
         "layers": violation.architecture.layers,
         "exact_margin": f"{float(margin):.17g}",
-        "exact_in": "fractions" if violation.architecture.rational else "100 digits",
+        "exact_in": violation.architecture.judge,
+        "route": violation.route,
+        "text": violation.text,
         "reproduce": f"soundness_campaign.py --reproduce={name}.json",
     }
     write_atomically(folder / f"{name}.json", json.dumps(text, indent=1).encode())
@@ -135,15 +166,19 @@ def save(folder: Path, name: str, violation: Suspicion) -> None:
 
 def load(path: Path) -> Suspicion:
     """Returns a violation as `save` wrote it."""
-    text = json.loads(path.read_text())
+    text = read_json(path, "Name a violation that the campaign wrote")
     architecture = Architecture(tuple(text["shape"]), tuple(text["layers"]))
-    with np.load(path.with_suffix(".npz")) as arrays:
-        params = tuple(
-            tuple(arrays[f"p{i}_{j}"] for j in range(len(shapes)))
-            for i, shapes in enumerate(architecture.parameter_shapes())
-        )
-        named = {k: arrays[k] for k in ("lo", "hi", "rows", "offset", "point")}
-    return Suspicion(text["claim"], text["oracle"], architecture, params, **named)
+    remedy = "Name a violation that the campaign wrote"
+    arrays = read_npz(path.with_suffix(".npz"), remedy)
+    params = tuple(
+        tuple(arrays[f"p{i}_{j}"] for j in range(len(shapes)))
+        for i, shapes in enumerate(architecture.parameter_shapes())
+    )
+    named = {k: arrays[k] for k in ("lo", "hi", "rows", "offset", "point")}
+    return Suspicion(
+        text["claim"], text["oracle"], architecture, params, **named,
+        route=text["route"], text=text["text"],
+    )  # fmt: skip
 
 
 def stack(trees: list[Any]) -> Any:

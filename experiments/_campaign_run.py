@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _campaign_bounds as bounds
 import _campaign_certify as certify
 import _campaign_exact as exact
+import _campaign_kinds as arithmetic
 import _campaign_planted as planted
+import _campaign_strict as strict
 import jax
 import numpy as np
 from _campaign_networks import Architecture, draw_architecture
@@ -23,7 +26,8 @@ from jaxcert.errors import InputError
 from jaxcert.verdict import Status
 
 KINDS = ("bounds", "parameters", "underflow", "exact", "complete", "certify",
-         "planted", "published")  # fmt: skip
+         "planted", "published", "casts", "computed", "double", "ties", "strict",
+         "layernorm")  # fmt: skip
 DEFAULT_KINDS = tuple(kind for kind in KINDS if kind != "parameters")
 _PER_GROUP = 240
 _FAMILIES = (
@@ -130,6 +134,8 @@ def jobs(networks: int, kinds: tuple[str, ...], peer: Path | None) -> Iterator[J
         "certify": lambda: _certify_jobs(tenth),
         "planted": lambda: _planted_jobs(max(networks // 130, 3), part // 2 + 1),
         "published": lambda: _published_jobs(peer, min(tenth, 6)),
+        **{kind: partial(getattr(arithmetic, kind), 3 * networks // 10)
+           for kind in KINDS[8:]},
     }  # fmt: skip
     for kind in KINDS:
         if kind in kinds:
@@ -261,12 +267,20 @@ def reproduce(
 ) -> int:
     """Prints the exact margin of a saved violation and what the oracles say now.
 
-    Returns 1 if one of them proves what is false.
+    Returns 1 if one of them proves what is false, or if a property is answered as it
+    was.
     """
     found = load(path)
     print(f"{found.claim} by {found.oracle}: {found.architecture}")
+    if found.text:
+        result, counterexample = strict.answer(
+            found.architecture, found.params, found.text, 60.0
+        )
+        print(found.text, result, counterexample, sep="\n")
+        proved = found.claim.startswith("proved")
+        return int(result == ("unsat" if proved else "sat"))
     print(f"exact margin {float(found.margin()):.17g} at {found.point.tolist()}")
-    asker = exact.Asker(found.architecture)
+    asker = exact.Asker(found.architecture, found.route)
     spec: Any = exact.Spec.rows(found.rows, found.offset)  # type: ignore[arg-type]
     wrong = 0
     for way in ways:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from _campaign_layers import LAYERS
 from _campaign_networks import Architecture, Params, apply_numpy
 from _campaign_numbers import Numbers
 
@@ -12,6 +13,7 @@ REGIMES = (
     "plain", "plain", "scaled", "huge", "small", "denormal", "dead", "nearly_dead",
     "constant", "duplicate", "ties", "dyadic", "cancel", "cancel",
 )  # fmt: skip
+_DOUBLE = ("underflow", "double", "twins")
 
 
 def draw_params(
@@ -23,8 +25,8 @@ def draw_params(
       rng: where they are drawn from.
       architecture: of the network.
       x: a point; regime "cancel" has kinks and cancellations right there.
-      regime: one of REGIMES, or "underflow", "flushed" (made for four dense layers) or
-        "offsets".
+      regime: one of REGIMES, or "underflow", "flushed" (made for four dense layers),
+        "offsets", or "double" and "twins", whose weights no float32 can hold.
     """
     drawn = [
         [rng.normal(size=s) / np.sqrt(max(int(np.prod(s[1:])), 1)) for s in shapes]
@@ -33,17 +35,24 @@ def draw_params(
     for layer, p in zip(architecture.layers, drawn, strict=True):
         if layer in ("scale", "folded"):
             p[3] = np.abs(p[3]) + 0.1
-    matrices = [p for p in drawn if len(p) == 2]
-    _shape_weights(rng, matrices, regime)
+        kind = layer.partition(" ")[0]
+        draw = LAYERS[kind].draw if kind in LAYERS else None
+        if draw is not None:
+            p[:] = draw(rng, p)
+    matrices = [p for p in drawn if len(p) == 2 and p[0].ndim > 1]
+    if matrices:
+        _shape_weights(rng, matrices, regime)
     if regime == "offsets":
         for layer, p in zip(architecture.layers, drawn, strict=True):
             if layer == "folded":
                 p[2] = p[2] * 1e7
                 p[1] = p[2] * (p[0] / p[3]) + p[1]
-    single = rng.random() < 0.7 and regime not in ("underflow",)
+    single = rng.random() < 0.7 and regime not in _DOUBLE
     rounded = [tuple(_rounded(v, single) for v in p) for p in drawn]
     if regime == "cancel":
         rounded = _cancelled(rng, architecture, rounded, x, single)
+    if architecture.own and not architecture.double:
+        return tuple(tuple(v.astype(np.float32) for v in p) for p in rounded)
     return tuple(rounded)
 
 
@@ -57,7 +66,7 @@ def _shape_weights(
     rng: np.random.Generator, matrices: list[list[np.ndarray]], regime: str
 ) -> None:
     """Changes weights and biases of the dense and conv layers in place."""
-    pick = int(rng.integers(len(matrices)))
+    pick = 0 if regime == "twins" else int(rng.integers(len(matrices)))
     w, b = matrices[pick]
     neuron = int(rng.integers(len(b)))
     mine = (..., neuron) if w.ndim == 4 else (neuron,)
@@ -97,6 +106,12 @@ def _shape_weights(
             w[twin], b[other] = w[mine], b[neuron]
             if after is not None:
                 after[:, other] = -after[:, neuron] * (1 + rng.integers(2) * 2.0**-20)
+        case "twins":
+            # Two neurons that float32 cannot tell apart, and their difference.
+            other, sharp = (neuron + 1) % len(b), 10.0 ** rng.uniform(8, 10)
+            w[other], b[other] = w[mine] * (1 + 1 / sharp), b[neuron]
+            if after is not None:
+                after[:, other], after[:, neuron] = sharp, -sharp
         case "ties":
             last, bias = matrices[-1]
             last[1], bias[1] = last[0], bias[0]
@@ -140,13 +155,13 @@ def _cancelled(
         kind = layer.partition(" ")[0]
         if kind in ("dense", "conv"):
             w = _rounded(p[0] * size, single)
-            y = apply_numpy(plain, kind, (w[None], 0 * p[1][None]), z)
+            y = apply_numpy(plain, layer, (w[None], 0 * p[1][None]), z)
             back = -y.reshape(-1, len(p[1]))[0]
             ulps = rng.integers(-1, 2, len(back)) * 2.0**-52 * np.abs(back)
             p = w, _rounded(np.nan_to_num(back + ulps), single)
         with np.errstate(all="ignore"):
             lifted = tuple(v[None] for v in p)
-            z = np.nan_to_num(apply_numpy(plain, kind, lifted, z))
+            z = np.nan_to_num(apply_numpy(plain, layer, lifted, z))
         made.append(p)
     return made
 

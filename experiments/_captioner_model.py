@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxcert.array_files import read_npz
 from jaxcert.data import Dataset
 from jaxcert.errors import InputError
 from jaxcert.report.disk import write_npz
@@ -160,12 +160,11 @@ def load(path: Path) -> Any:
     """
     shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Captioner(nnx.Rngs(0)))))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = read_npz(path, "")
         expected = {_name(keys): leaf.shape for keys, leaf in _leaves(shapes)}
         if {key: array.shape for key, array in arrays.items()} != expected:
             raise ValueError("other arrays")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (InputError, ValueError) as error:
         raise InputError(
             f"{path} is no captioner of this program ({error}): remove it, and a new "
             "one is trained"

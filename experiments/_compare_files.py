@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from _journal import Journal, Kind, Record
 
+from jaxcert.array_files import read_npz
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.report.disk import write_npz, writing
@@ -58,13 +58,10 @@ class CompareFiles(Journal):
           InputError: its file is missing or damaged.
         """
         path = self._path(algorithm, row)
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return Box(stored["lo"][0], stored["hi"][0])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InputError(
-                f"{path} is missing or damaged ({error}). Choose another --output"
-            ) from error
+        stored = read_npz(path, "Choose another --output", ("lo", "hi"))
+        if not all(len(face) if face.ndim else 0 for face in stored.values()):
+            raise InputError(f"{path} holds no box. Choose another --output")
+        return Box(stored["lo"][0], stored["hi"][0])
 
     def _path(self, algorithm: str, row: int) -> Path:
         return self.folder / BOXES / algorithm / f"{row:06d}.npz"

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import dataclasses
 import io
+import math
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import _common
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.report.disk import append_all, write_whole, writing
+from jaxcert.report.disk import append_all, read, write_whole, writing
 
 DECIDED = ("sat", "unsat")
 RESULTS = (*DECIDED, "unknown", "timeout", "error")
@@ -143,7 +144,7 @@ class ResultsFile:
         self.notices: list[str] = []
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            before = path.read_bytes() if path.exists() else None
+            before = read(path) if path.exists() else None
         if before is not None:
             if not resume:
                 raise InputError(
@@ -217,7 +218,7 @@ class ResultsFile:
                 row = Row(cells[2], float(cells[3]))
             except ValueError as error:
                 raise other from error
-            if row.kind not in RESULTS:
+            if row.kind not in RESULTS or not 0 <= row.seconds < math.inf:
                 raise other
             self.rows[cells[0], cells[1]] = row
         if len(self.rows) != max(len(rows) - 1, 0):

@@ -8,7 +8,6 @@ dropped and redone.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from absl import logging
 
 from jaxcert.errors import InputError
+from jaxcert.files import parse_json
 from jaxcert.report import strict_json
 from jaxcert.report.disk import append_all, read, read_json, write_whole, writing
 
@@ -113,7 +113,7 @@ class Journal:
             append_all(file, "".join(line + "\n" for line in lines).encode("ascii"))
             os.fsync(file.fileno())
         for line in lines:
-            self._take(strict_json.decode(json.loads(line)))
+            self._take(strict_json.decode(parse_json(line)))
 
     def _held(self) -> str:
         """Returns the beginning of the refusal to overwrite."""
@@ -154,7 +154,7 @@ class Journal:
 
     def _read(self, number: int, line: bytes) -> str | None:
         try:
-            record = strict_json.decode(json.loads(line))
+            record = strict_json.decode(parse_json(line))
             if not isinstance(record, dict):
                 raise ValueError("no object")
             if self.kind.keys and set(record) != set(self.kind.keys):
@@ -162,7 +162,9 @@ class Journal:
             return self._take(record)
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
+        except (
+            ValueError, LookupError, TypeError, AttributeError, ArithmeticError
+        ) as error:  # fmt: skip
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise InputError(
                 f"{self.path}, line {number}: not {self.kind.line} of this program "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,20 @@ class Ledger(Journal):
     """
 
     def __init__(
-        self, folder: Path, name: str, config: Mapping[str, Any], resume: bool
+        self,
+        folder: Path,
+        name: str,
+        config: Mapping[str, Any],
+        resume: bool,
+        check: Callable[[Record], None] | None = None,
     ) -> None:
-        """Begins FOLDER/NAME.jsonl, or continues it; its settings lie in NAME.json."""
+        """Begins FOLDER/NAME.jsonl, or continues it; its settings lie in NAME.json.
+
+        Args:
+          check: raises ValueError for a row that this program does not write.
+        """
         self.rows: list[Record] = []
+        self._check_row = check
         kind = Kind(f"{name}.jsonl", f"{name}.json", "rows", "a row")
         super().__init__(kind, folder, resume, config)
 
@@ -29,6 +39,8 @@ class Ledger(Journal):
         self._write(rows)
 
     def _take(self, record: Record) -> None:
+        if self._check_row is not None:
+            self._check_row(record)
         self.rows.append(record)
 
     # A folder may hold several ledgers, so that it is the file that is spoken of.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxcert.errors import InputError, UnsupportedError
+from jaxcert.files import read_bounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +43,10 @@ def read_mlp(path: str) -> Mlp:
     """Returns the network of an ONNX file that is a chain of affine maps and ReLUs."""
     import onnx
 
-    data = Path(path).read_bytes()
+    data = read_bounded(
+        path, 2**31, gzipped=None, kind="an .onnx file", remedy="check the file"
+    )
     try:
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         graph = onnx.load_model_from_string(data).graph
     except Exception as error:  # whatever protobuf and zlib raise on damaged files
         raise InputError(f"{path} is not a readable ONNX file ({error})") from error

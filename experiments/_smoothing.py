@@ -123,6 +123,8 @@ class Subject:
 def smooth(request: Request) -> int:
     """Certifies what is asked about, prints the tables; returns the exit code."""
     subjects = list(_subjects(request))
+    for subject in subjects:
+        request.options(subject.scale, len(subject.chosen.names)).check_samples()
     norm = NOISES[request.noise].norm
     settings = {
         "noise": request.noise, "n0": request.n0, "n": request.n,

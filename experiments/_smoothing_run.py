@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from jaxcert.array_files import read_npz
+from jaxcert.errors import InputError
 from jaxcert.report.disk import write_npz, writing
 from jaxcert.smoothing import Smoother, Tally
 
@@ -125,9 +126,10 @@ def _stored(path: Path, names: list[str]) -> tuple[Tally, dict[int, np.ndarray]]
 
     Samples are numbered, so that counting anew from 0 would give the same counts.
     """
+    if not path.exists():
+        return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = read_npz(path, "")
         if arrays.pop("names").tolist() != names:
             return None
         earlier = {
@@ -135,9 +137,10 @@ def _stored(path: Path, names: list[str]) -> tuple[Tally, dict[int, np.ndarray]]
             for key in list(arrays)
             if key.startswith("at ")
         }
-        return Tally(**arrays), earlier
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        counts = dataclasses.asdict(found := Tally(**arrays)).values()
+        if any(a.dtype.kind not in "iu" or not a.ndim for a in counts):
+            raise ValueError("other counts")
+        return found, earlier
+    except (InputError, ValueError, KeyError, TypeError):
         logging.warning("%s is damaged: its inputs are counted anew", path)
         return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcert.report.charts import SCHEMES, chart, legend
+from jaxcert.report.charts import SCHEMES, chart
 
 Row = dict[str, Any]
 _SHARES = ("clean", "attacked", "certified")
@@ -21,8 +21,9 @@ def varying(rows: Sequence[Row]) -> list[str]:
 def table(rows: Sequence[Row], width: int = 80) -> str:
     """Returns one line per setting, the most certified first, in `width` columns.
 
-    Columns are the hyperparameters that vary, as many as fit, and shares in percent; a
-    `*` marks the settings on the front (no other is at least as good in both).
+    Columns are the hyperparameters that vary, as many as fit, the radius at which all
+    were attacked and certified, and shares in percent; a `*` marks the settings on the
+    front (no other is at least as good in both).
     """
     best = front(rows)
     ranked = sorted(rows, key=lambda r: (r["certified"] is None, -_value(r)))
@@ -30,17 +31,18 @@ def table(rows: Sequence[Row], width: int = 80) -> str:
     widths = {
         n: max(len(n), *(len(_text(r["setting"][n])) for r in rows)) + 2 for n in names
     }
-    room = width - 34
+    room = width - 42
     shown = []
     for name in names:
         room -= widths[name]
         if room >= 0:
             shown.append(name)
     lines = ["".join(f"{n:>{widths[n]}}" for n in shown)]
-    lines[0] += "".join(f"{name:>10}" for name in _SHARES)
+    lines[0] += f"{'radius':>8}" + "".join(f"{name:>10}" for name in _SHARES)
     lines.append("-" * len(lines[0]))
     for row in ranked:
         line = "".join(f"{_text(row['setting'][n]):>{widths[n]}}" for n in shown)
+        line += f"{_text(row['radius']):>8}"
         if row["certified"] is None:
             lines.append(line + f"{'diverged':>10}")
             continue
@@ -65,15 +67,13 @@ def _text(value: Any) -> str:
 def front(rows: Sequence[Row]) -> list[Row]:
     """Returns the settings that no other beats in clean and certified accuracy.
 
-    Sorted by clean accuracy. Of the settings that were certified at other radii only
-    those of the same radius are compared.
+    Sorted by clean accuracy.
     """
     known = [r for r in rows if r["certified"] is not None]
 
     def beaten(row: Row) -> bool:
         return any(
-            other["radius"] == row["radius"]
-            and other["clean"] >= row["clean"]
+            other["clean"] >= row["clean"]
             and other["certified"] >= row["certified"]
             and (other["clean"], other["certified"]) != (row["clean"], row["certified"])
             for other in known
@@ -83,43 +83,29 @@ def front(rows: Sequence[Row]) -> list[Row]:
 
 
 def write_front(rows: Sequence[Row], stem: Path) -> None:
-    """Writes clean against certified accuracy, one colour and front per radius."""
+    """Writes clean against certified accuracy, and the front of both."""
     best = front(rows)
-    radii = sorted({r["radius"] for r in rows if r["certified"] is not None})
-    colours = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+    known = [r for r in rows if r["certified"] is not None]
     for scheme in SCHEMES:
         fig, ax = chart(scheme, 7.2, 4.8)
-        for number, radius in enumerate(radii):
-            colour = colours[number % len(colours)]
-            mine = [r for r in rows if r["radius"] == radius and r["clean"] is not None]
-            edge = [r for r in best if r["radius"] == radius]
-            ax.plot(
-                [100 * r["clean"] for r in edge],
-                [100 * r["certified"] for r in edge],
-                color=colour, lw=1.6, drawstyle="steps-post", alpha=0.7,
-            )  # fmt: skip
-            ax.scatter(
-                [100 * r["clean"] for r in mine],
-                [100 * r["certified"] for r in mine],
-                color=colour, s=36, label=f"radius {radius:g}",
-            )  # fmt: skip
+        ax.plot(
+            [100 * r["clean"] for r in best],
+            [100 * r["certified"] for r in best],
+            color=scheme.proved, lw=1.6, drawstyle="steps-post", alpha=0.7,
+        )  # fmt: skip
+        ax.scatter(
+            [100 * r["clean"] for r in known],
+            [100 * r["certified"] for r in known],
+            color=scheme.proved, s=36,
+        )  # fmt: skip
         ax.set_xlabel("clean accuracy (%)")
-        ax.set_ylabel("certified accuracy (%)")
+        ax.set_ylabel(f"certified accuracy at radius {rows[0]['radius']:g} (%)")
         ax.margins(0.06)
-        if radii:
-            legend(ax, scheme, loc="best")
         fig.savefig(stem.with_name(stem.name + scheme.suffix + ".png"))
 
 
 def write_heat_map(rows: Sequence[Row], axes: tuple[str, str], stem: Path) -> None:
-    """Writes the best certified accuracy over two hyperparameters.
-
-    Of settings that are certified at different radii only those of the greatest count,
-    unless an axis is what the radius follows from.
-    """
-    radius = max(r["radius"] for r in rows)
-    if not {"train_eps", "cert_eps"} & set(axes):
-        rows = [r for r in rows if r["radius"] == radius]
+    """Writes the best certified accuracy over two hyperparameters."""
     cells: dict[tuple[Any, Any], float] = {}
     for row in rows:
         if row["certified"] is not None:
@@ -149,6 +135,7 @@ def write_heat_map(rows: Sequence[Row], axes: tuple[str, str], stem: Path) -> No
                         j, i, f"{value:.1f}", ha="center", va="center", color=colour
                     )
         bar = fig.colorbar(image, ax=ax)
-        bar.set_label("certified accuracy (%), the best", color=scheme.ink)
+        radius = rows[0]["radius"]
+        bar.set_label(f"best certified accuracy at {radius:g} (%)", color=scheme.ink)
         bar.ax.tick_params(colors=scheme.ink)
         fig.savefig(stem.with_name(stem.name + scheme.suffix + ".png"))

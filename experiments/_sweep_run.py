@@ -33,12 +33,14 @@ class Sweep:
       train, test: the data.
       folder: where networks and unfinished groups are kept.
       log: takes what the user should read.
+      radius: at which every network is attacked and certified.
     """
 
     train: Dataset
     test: Dataset
     folder: Path
     log: Callable[[str], None]
+    radius: float
 
     def run(self, group: Sequence[Setting]) -> list[Row]:
         """Returns the rows of settings that share a program.
@@ -87,19 +89,20 @@ class Sweep:
         options = EvaluationOptions(bound=group[0].bound)  # type: ignore[arg-type]
         found: list[Evaluation | None] = [None] * len(group)
         whole = [
-            (index, member.network, group[index].radius)
+            (index, member.network)
             for index, member in enumerate(members)
             if member.network is not None
         ]
         if not whole:
             return found
-        indices, networks, radii = zip(*whole, strict=True)
+        indices, networks = zip(*whole, strict=True)
         if takes_turns(group[0].architecture(self.train)):
             answers = tuple(
-                evaluate(network, self.test, radius, options)
-                for network, radius in zip(networks, radii, strict=True)
+                evaluate(network, self.test, self.radius, options)
+                for network in networks
             )
         else:
+            radii = (self.radius,) * len(networks)
             answers = evaluate_population(networks, self.test, radii, options)
         for index, answer in zip(indices, answers, strict=True):
             found[index] = answer
@@ -116,7 +119,7 @@ class Sweep:
         row: Row = {
             "id": setting.id,
             "setting": dataclasses.asdict(setting),
-            "radius": setting.radius,
+            "radius": self.radius,
             "clean": None, "attacked": None, "certified": None,
             "images": len(self.test.labels),
             "loss": member.history[-1].loss,
@@ -138,3 +141,23 @@ class Sweep:
             "network": f"networks/{path.name}",
             "content_hash": member.network.content_hash,
         }
+
+
+def check_row(row: Row, radius: float, images: int) -> None:
+    """Raises ValueError unless a stored row is one that `Sweep` writes.
+
+    Args:
+      row: as it was read.
+      radius, images: those of the sweep.
+    """
+    if Setting(**row["setting"]).id != row["id"]:
+        raise ValueError("its setting is not the one of its id")
+    if row["radius"] != radius or row["images"] != images:
+        raise ValueError(f"certified on {row['images']} images at {row['radius']}")
+    shares = [row[name] for name in ("certified", "attacked", "clean")]
+    if shares == [None] * 3:
+        return  # its training diverged
+    if not all(isinstance(share, float) for share in shares):
+        raise ValueError("a share is no number")
+    if not 0 <= shares[0] <= shares[1] <= shares[2] <= 1:
+        raise ValueError("certified, attacked and clean are not in order")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcert.architecture import Architecture
+from jaxcert.architecture import Architecture, usual_kernel
 from jaxcert.data import Dataset
 from jaxcert.errors import InputError
 from jaxcert.evaluate import BOUNDS
@@ -28,7 +28,6 @@ class Setting:
       channels: of the first convolution; the second has twice as many.
       method, epochs, batch_size, lr, train_eps, warmup, ramp, kappa, beta, pgd_steps,
         seed: of the training; kappa and beta are those after the ramp.
-      cert_eps: radius of attack and certification; None for train_eps.
       bound: what certifies.
     """
 
@@ -47,7 +46,6 @@ class Setting:
     beta: float = 0.0
     pgd_steps: int = 7
     seed: int = 0
-    cert_eps: float | None = None
     bound: str = "crown_ibp"
 
     def __post_init__(self) -> None:
@@ -59,13 +57,8 @@ class Setting:
                     f"--grid: {name} is {getattr(self, name)!r}; choose one of "
                     f"{', '.join(known)}"
                 )
-        if self.depth < 0 or self.radius < 0:
-            raise InputError("--grid: depth and cert_eps must be at least 0")
-
-    @property
-    def radius(self) -> float:
-        """The radius of attack and certification."""
-        return self.train_eps if self.cert_eps is None else self.cert_eps
+        if self.depth < 0:
+            raise InputError("--grid: depth must be at least 0")
 
     @property
     def id(self) -> str:
@@ -90,7 +83,7 @@ class Setting:
             num_classes=len(data.class_names),
             hidden=(self.width,) * self.depth,
             channels=(self.channels, 2 * self.channels) if cnn else (),
-            kernel=4 if cnn else 3,
+            kernel=usual_kernel(data.images.shape[1:]) if cnn else 3,
             strides=(2, 2) if cnn else (),
         )
 
@@ -185,6 +178,11 @@ def _axes(text: str) -> dict[str, _List | _Range]:
     axes: dict[str, _List | _Range] = {}
     for part in filter(None, (part.strip() for part in text.split(";"))):
         name, separator, values = (word.strip() for word in part.partition("="))
+        if name == "cert_eps":
+            raise InputError(
+                "--grid: networks are compared at one radius: give it as --epsilon, "
+                "not as cert_eps"
+            )
         if not separator or name not in _FIELDS:
             raise InputError(
                 f"--grid: {part!r} is not NAME=VALUES with one of {', '.join(_FIELDS)}"

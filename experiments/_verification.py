@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from _instances import (
 )
 from _worker import DiedError, LateError, Worker
 from absl import logging
+from scipy import special
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
 from jaxcert.certifier import float64
 from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
-from jaxcert.interop.onnx import load_onnx
+from jaxcert.interop.onnx import final_softmax, load_onnx
 from jaxcert.interop.vnnlib import (
     Case,
     Property,
@@ -39,12 +41,17 @@ from jaxcert.interop.vnnlib import (
 )
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
-from jaxcert.oracle.attack import AttackOptions, AttackOracle
+from jaxcert.oracle.attack import AttackOptions, AttackOracle, find_witness
 from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.oracle.complete import decide
 from jaxcert.oracle.linear import is_linear
-from jaxcert.search import stages
+from jaxcert.oracle.witness import Judge, Outputs, Witness
+from jaxcert.spec import Spec
 
+# What strict rows must be violated by where a tie was found first, relative to d.
+_GAP = 1e-9
+# How far exact outputs may lie from those of float64, relative to the greatest.
+_AGREEMENT = 1e-6
 CONTRADICTION = 3
 """Exit code of a benchmark with an answer that contradicts the expected one."""
 
@@ -217,15 +224,12 @@ def load_subject(onnx: Path) -> Network:
 
     Raises:
       InputError: see `load_onnx`, or a weight is not finite.
-      UnsupportedError: see `load_onnx`, or the network ends in a Softmax.
+      UnsupportedError: see `load_onnx`.
     """
     network = load_onnx(onnx)
     for note in network.notes:
         if "replaced by its logits" in note:
-            raise UnsupportedError(
-                f"{onnx} ends in a Softmax, of which a property may state any value: "
-                "export the network without it, and state the property of the logits"
-            )
+            continue  # asked about below, where the property is known
         logging.warning("%s: %s", onnx, note)
     return network
 
@@ -271,6 +275,13 @@ def _verify_files(
 ) -> Answer:
     """Returns the answer to one instance, whenever it is found."""
     network, prop = load(onnx), load_vnnlib(vnnlib)
+    softmax = final_softmax(network)
+    if softmax and not prop.compares_outputs:
+        raise UnsupportedError(
+            f"{onnx} ends in a {softmax}, of which {vnnlib} states more than "
+            "comparisons of one output with another: export the network without it, "
+            "and state the property of the logits"
+        )
     for note in prop.notes:
         logging.warning("%s", note)
     inputs = math.prod(network.input_shape)
@@ -294,51 +305,122 @@ def verify_property(
     First all cases are attacked, then branch and bound takes one after the other. A
     network without a nonlinear part needs neither: bounds find the corner themselves.
     """
-    model = network.model
-    attacker = AttackOracle(model.f, effort.attack)
-
-    def attacked(box: Box, case: Case) -> Any:
-        return jax.device_get(stages.ask(attacker, model.double, box, case.spec()))
-
-    def decided(box: Box, case: Case) -> Any:
-        return decide(model, box, case.spec(), effort.branch, deadline)[0]
-
-    proved: set[int] = set()
-    linear = is_linear(model.program)
     with float64():
-        for ask in (decided,) if linear else (attacked, decided):
-            for number, case in enumerate(prop.cases):
+        inquiry = _Inquiry(network, prop, deadline, effort)
+        linear = is_linear(network.model.program)
+        asks = (inquiry.decided,) if linear else (inquiry.attacked, inquiry.decided)
+        proved = 0
+        for ask in asks:
+            for case in prop.cases:
                 if time.monotonic() >= deadline:
                     return Answer("timeout")
-                verdict = ask(_box(network, case), case)
-                if verdict.refuted:
-                    found = counterexample(network, prop, case, verdict.witness)
-                    if found:
-                        return Answer("sat", found)
-                elif verdict.proved:
-                    proved.add(number)
-    return Answer("unsat" if len(proved) == len(prop.cases) else "unknown")
+                answer = ask(case)
+                if answer == "proved":
+                    proved += 1
+                elif answer:
+                    return Answer("sat", answer)
+    return Answer("unsat" if proved == len(prop.cases) else "unknown")
 
 
-def counterexample(network: Network, prop: Property, case: Case, witness: Any) -> str:
-    """Returns the point in VNN-COMP form if it is one of the property, else ''.
+class _Inquiry:
+    """Asks about the cases of one property; must be used where float64 is enabled.
 
-    The outputs are computed by the network itself in float64, and the assertions of the
-    file are evaluated on them in exact arithmetic.
+    Proofs are about a case's closed box and its rows with `<=`. Counterexamples are
+    looked for among the inputs that strict bounds allow, and must satisfy strict rows.
+    An answer is "proved", a counterexample in VNN-COMP form, or '' for none.
     """
-    x = np.asarray(witness, np.float64)
-    y = np.asarray(jax.jit(network.apply)(network.model.double, x), np.float64)
-    flat = x.reshape(-1)
-    inside = bool(np.all((case.lo <= flat) & (flat <= case.hi)))
-    if inside and prop.violates(x, y):
-        return format_counterexample(x, y)
-    logging.warning("a counterexample did not stand the check in float64: not used")
-    return ""
+
+    def __init__(
+        self, network: Network, prop: Property, deadline: float, effort: Effort
+    ) -> None:
+        self._network, self._prop = network, prop
+        self._deadline, self._effort = deadline, effort
+        self._judge = Judge(network.model)
+        self._run = jax.jit(network.apply)
+
+    def attacked(self, case: Case) -> str:
+        """Returns what the attack finds."""
+        inside = self._inside(case)
+        if inside is None:
+            return ""
+        attacker = AttackOracle(self._network.model.f, self._effort.attack)
+        return self._shown(
+            find_witness(attacker, self._judge, inside, case.spec(), self._accepts)
+        )
+
+    def decided(self, case: Case) -> str:
+        """Returns what exact intervals or branch and bound say."""
+        spec, box = case.spec(), self._box(case.lo, case.hi)
+        if case.strict.any() and self._judge.exact.excludes(spec, case.strict, box):
+            return "proved"
+        verdict = self._branch(box, spec)
+        if verdict.proved:
+            return "proved"
+        if not verdict.refuted:
+            return ""
+        found = self._confirmed(case, spec, verdict.witness)
+        if not found:
+            logging.warning("a counterexample did not stand the check: not used")
+            inside = self._inside(case)
+            closed = np.array_equal(case.inner, (case.lo, case.hi))
+            if inside is not None and not (closed and not case.strict.any()):
+                # It lies on a strict bound, or at a tie. Others may not.
+                spec = case.spec(_GAP)
+                verdict = self._branch(inside, spec)
+                if verdict.refuted:
+                    found = self._confirmed(case, spec, verdict.witness)
+        return found
+
+    def _branch(self, box: Box, spec: Spec) -> Any:
+        branch = self._effort.branch
+        return decide(self._network.model, box, spec, branch, self._deadline)[0]
+
+    def _confirmed(self, case: Case, spec: Spec, witness: Any) -> str:
+        """Returns a counterexample at or near a witness of the closed case, or ''."""
+        inside = self._inside(case)
+        if inside is None:
+            return ""
+        point = np.clip(np.asarray(witness, np.float64), inside.lo, inside.hi)
+        return self._shown(self._judge.search(spec, inside, point[None], self._accepts))
+
+    def _accepts(self, x: np.ndarray, outputs: Outputs) -> bool:
+        """Returns whether a point of a case is a counterexample of the file.
+
+        The network itself computes the outputs in float64, and the assertions are
+        evaluated on them in exact arithmetic: on the exact outputs, where those
+        decided, which must be about the same.
+        """
+        y = np.asarray(self._run(self._network.model.double, x), np.float64).reshape(-1)
+        if any(isinstance(v, Fraction) for v in outputs):
+            exact = np.array([float(v) for v in outputs])
+            if not np.abs(exact - y).max() <= _AGREEMENT * (1 + np.abs(y).max()):
+                return False
+            return self._prop.violates(x, outputs)
+        return self._prop.violates(x, y)
+
+    def _inside(self, case: Case) -> Box | None:
+        """Returns the inputs that the file allows; None if no float64 number is one."""
+        least, greatest = case.inner
+        return self._box(least, greatest) if np.all(least <= greatest) else None
+
+    def _box(self, lo: np.ndarray, hi: np.ndarray) -> Box:
+        """Returns a box of inputs: X_i are those of the network in row-major order."""
+        shape = self._network.input_shape
+        return Box(lo.reshape(shape), hi.reshape(shape))  # type: ignore[arg-type]
+
+    def _shown(self, witness: Witness | None) -> str:
+        """Returns a witness and what the file answers in VNN-COMP form, or nothing."""
+        if witness is None:
+            return ""
+        y = np.array([float(v) for v in witness.outputs])
+        shown = _file_outputs(self._network, y)
+        if shown is not y and not self._prop.violates(witness.point, shown):
+            return ""
+        return format_counterexample(witness.point, shown)
 
 
-def _box(network: Network, case: Case) -> Box:
-    """Returns the box of a case: X_i are the inputs in row-major order."""
-    shape = network.input_shape
-    lo: Any = case.lo.reshape(shape)
-    hi: Any = case.hi.reshape(shape)
-    return Box(lo, hi)
+def _file_outputs(network: Network, logits: np.ndarray) -> np.ndarray:
+    """Returns what the file itself answers, its final Softmax included."""
+    functions = {"Softmax": special.softmax, "LogSoftmax": special.log_softmax}
+    softmax = final_softmax(network)
+    return functions[softmax](logits) if softmax else logits

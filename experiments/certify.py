@@ -104,6 +104,9 @@ _DELTA = flags.DEFINE_float(
 _DEVICES = flags.DEFINE_integer(
     "devices", 0, "Devices of this process to compute on; 0: all.", lower_bound=0
 )
+_RADIUS = flags.DEFINE_float(
+    "radius", None, "Radius of the first sentence; default: one that half reach."
+)
 _AGAIN = flags.DEFINE_boolean(
     "again", False, "Certify a second time, to print times without compilation."
 )
@@ -181,6 +184,8 @@ def _options() -> CertifyOptions:
     """Returns how to certify; raises InputError for a flag out of range."""
     if _OBJECTIVE.value != OBJECTIVE:
         raise InputError(f"unknown objective '{_OBJECTIVE.value}'; choose {OBJECTIVE}")
+    if _RADIUS.value is not None and not 0 <= _RADIUS.value < math.inf:
+        raise InputError(f"radius is {_RADIUS.value}; it must be >= 0")
     if not _TIME_LIMIT.value >= 0:
         raise InputError(f"time_limit is {_TIME_LIMIT.value}; it must be >= 0")
     if not 0 <= _SEED.value < 2**32:
@@ -236,7 +241,8 @@ def _show(
     for notice in files.notices:
         logging.warning("%s", notice)
     records = read_run(files.directory).records
-    print(table(records, summarise(records), tolerance=_TOLERANCE.value))
+    summary = summarise(records, radius=_RADIUS.value)
+    print(table(records, summary, tolerance=_TOLERANCE.value))
     if proofs is not None:
         print(f"\n{proofs.summary()}")
     if grower is not None:

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import math
 import time
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +25,9 @@ from _milp_encoding import Answer, check_box
 from _milp_network import Mlp, read_mlp
 from absl import flags, logging
 
+from jaxcert.array_files import read_npz
 from jaxcert.errors import InputError, JaxcertError
+from jaxcert.files import parse_json, read_text
 
 _MODEL = flags.DEFINE_string("model", None, "The .onnx (or .onnx.gz) file of the run.")
 _RUN = flags.DEFINE_string("run", None, "The --output folder of certify.py.")
@@ -55,7 +56,7 @@ def read_claims(folder: Path) -> list[Claim]:
         return _read_claims(folder)
     except JaxcertError:
         raise
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder} is no finished run of certify.py ({error!r}): finish it with "
             "--resume"
@@ -66,12 +67,13 @@ def _read_claims(folder: Path) -> list[Claim]:
     lines = folder / "certificates.jsonl"
     if not lines.is_file():
         raise InputError(f"{folder} holds no certificates.jsonl: name a finished run")
-    records = [json.loads(line) for line in lines.read_text().splitlines() if line]
-    settings = json.loads((folder / "run.json").read_text())["config"]
+    text = read_text(lines, kind="the lines of a run")
+    records = [parse_json(line) for line in text.splitlines() if line]
+    settings = parse_json(read_text(folder / "run.json", kind="a run.json"))["config"]
     domain = (float(settings["domain_lower"]), float(settings["domain_upper"]))
-    with np.load(folder / "boxes.npz", allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in ("x", "lo", "hi", "witness")}
-        names = stored["input"].tolist()
+    keys = ("x", "lo", "hi", "witness", "input")
+    arrays = read_npz(folder / "boxes.npz", "Finish the run with --resume", keys)
+    names = arrays["input"].tolist()
     if names != [record["input"] for record in records]:
         raise InputError(f"{folder}: boxes.npz and certificates.jsonl differ in rows")
     flat = [arrays[n].reshape(len(names), -1) for n in ("x", "lo", "hi", "witness")]

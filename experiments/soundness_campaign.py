@@ -17,6 +17,15 @@ rational), and small networks by exact least margins. Kinds of groups:
     certify     brackets, boxes and witnesses of certify
     planted     spikes and trained networks with a known counterexample
     published   the Fashion network with the nearly dead neuron, if --peer is there
+    casts       bfloat16, float16, float8, reduce_precision and mixed products
+    computed    weights that f computes from others: cancellation, folded batch norms
+    double      weights and constants that float32 cannot hold
+    ties        dyadic networks with margins of exactly zero
+    strict      VNN-LIB properties with strict bounds, decided exactly
+    layernorm   LayerNorm with a tiny eps, RMSNorm, softmax
+
+Each of the last six has three networks for ten of --networks. Networks that round are
+judged by f itself, operation by operation and compiled, in the types that it states.
 
 Writes one line per group to OUTPUT/groups.jsonl and every violation, with what is
 needed to reproduce it, to OUTPUT/violations. The exit code is 1 if there is any.

@@ -5,6 +5,7 @@
     python experiments/sweep.py --output=out/random --random=40 \\
         --grid="lr=1e-4..1e-2:log;train_eps=0..0.2;width=64,128"
 
+All are certified at one radius, --epsilon, or their shares could not be compared.
 Settings of one shape train and are certified in one program, --population at a time;
 other shapes (width, depth, method, epochs, batch_size ...) are programs of their own.
 Every setting is one line of sweep.jsonl as soon as it is known; --resume continues
@@ -15,6 +16,7 @@ front.png; the networks lie in networks/.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from pathlib import Path
 from _common import expand, run
 from _ledger import Ledger
 from _sweep_report import table, varying, write_front, write_heat_map
-from _sweep_run import Sweep
+from _sweep_run import Sweep, check_row
 from _sweep_settings import Setting, grouped, settings
 from absl import flags, logging
 
@@ -42,6 +44,12 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
 _LIMIT = flags.DEFINE_integer(
     "limit", None, "Use only the first so many images of each split.", lower_bound=1
 )
+_EPSILON = flags.DEFINE_float(
+    "epsilon",
+    0.1,
+    "Radius at which every network is attacked and certified, however it was trained.",
+    lower_bound=0.0,
+)
 _AXES = flags.DEFINE_list("axes", [], "The two hyperparameters of the heat map.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
 _RESUME = flags.DEFINE_boolean("resume", False, "Continue the sweep in --output.")
@@ -58,13 +66,15 @@ def main(argv: Sequence[str]) -> int:
     for setting in wanted:
         setting.architecture(train)  # raises where an image is used up
     folder = expand(_OUTPUT.value)
-    config = {"dataset": _DATASET.value, "limit": _LIMIT.value}
-    ledger = Ledger(folder, "sweep", config, _RESUME.value)
+    radius = _EPSILON.value
+    config = {"dataset": _DATASET.value, "limit": _LIMIT.value, "epsilon": radius}
+    check = functools.partial(check_row, radius=radius, images=len(test.labels))
+    ledger = Ledger(folder, "sweep", config, _RESUME.value, check)
     known = {row["id"] for row in ledger.rows}
     missing = [setting for setting in wanted if setting.id not in known]
     groups, left = grouped(missing, _POPULATION.value), len(missing)
     logging.info("%d of %d settings, in %d programs", left, len(wanted), len(groups))
-    sweep = Sweep(train, test, folder, logging.info)
+    sweep = Sweep(train, test, folder, logging.info, radius)
     begin, done = time.monotonic(), 0
     for group in groups:
         ledger.append(*sweep.run(group))

@@ -19,7 +19,7 @@ import jax
 from _common import run
 from absl import flags, logging
 
-from jaxcert.architecture import Architecture
+from jaxcert.architecture import Architecture, usual_kernel
 from jaxcert.data import DATASETS, Dataset, load_dataset
 from jaxcert.errors import InputError
 from jaxcert.evaluate import EvaluationOptions, evaluate
@@ -31,7 +31,9 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
 _ARCH = flags.DEFINE_enum("arch", "cnn", ["mlp", "cnn"], "Kind of network.")
 _HIDDEN = flags.DEFINE_list("hidden", ["128"], "Widths of the hidden dense layers.")
 _CHANNELS = flags.DEFINE_list("channels", ["32", "64"], "Channels per convolution.")
-_KERNEL = flags.DEFINE_integer("kernel", 4, "Side of the convolution kernels.")
+_KERNEL = flags.DEFINE_integer(
+    "kernel", None, "Side of the kernels; default: 4, or 3 for images below 10 pixels."
+)
 _STRIDES = flags.DEFINE_list("strides", ["2"], "Stride of all, or per convolution.")
 _PADDING = flags.DEFINE_enum("padding", "VALID", ["VALID", "SAME"], "Padding.")
 _POOL = flags.DEFINE_enum("pool", "none", ["none", "max", "avg"], "2 x 2 pooling.")
@@ -81,16 +83,16 @@ def main(argv: Sequence[str]) -> int:
         _first(load_dataset(_DATASET.value, split, _DATA_DIR.value), _LIMIT.value)
         for split in ("train", "test")
     )
-    cnn = _ARCH.value == "cnn"
+    cnn, shape = _ARCH.value == "cnn", train_set.images.shape[1:]
     channels = _integers("channels", _CHANNELS.value) if cnn else ()
     strides = _integers("strides", _STRIDES.value) if cnn else ()
     architecture = Architecture(
         kind=_ARCH.value,  # type: ignore[arg-type]
-        input_shape=train_set.images.shape[1:],
+        input_shape=shape,
         num_classes=len(train_set.class_names),
         hidden=_integers("hidden", _HIDDEN.value),
         channels=channels,
-        kernel=_KERNEL.value,
+        kernel=usual_kernel(shape) if _KERNEL.value is None else _KERNEL.value,
         strides=strides * len(channels) if len(strides) == 1 else strides,
         padding=_PADDING.value,  # type: ignore[arg-type]
         pool=_POOL.value,  # type: ignore[arg-type]

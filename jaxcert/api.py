@@ -26,14 +26,15 @@ from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
 from jaxcert.limit import TimeLimitError, deadline_after, run_until
 from jaxcert.model import Model
-from jaxcert.oracle.attack import AttackOracle
+from jaxcert.oracle.attack import AttackOracle, find_witness
 from jaxcert.oracle.complete import decide
 from jaxcert.oracle.incomplete import BoundOracle
+from jaxcert.oracle.witness import Judge
 from jaxcert.pinned import own_settings, pinned
 from jaxcert.search import stages
 from jaxcert.shapes import expects_batch, find_input, try_shape
 from jaxcert.spec import Spec, checked_spec
-from jaxcert.verdict import Reason, Status, Verdict
+from jaxcert.verdict import Reason, Status, Verdict, refuted
 
 
 @own_settings()
@@ -178,7 +179,7 @@ def verify(
     """Returns PROVED, REFUTED with a witness, or UNKNOWN for one box and one spec.
 
     The bounds are asked first, then the attack; both in float64, each with a margin for
-    rounding.
+    rounding. Points that lie within it are judged exactly: a tie is a counterexample.
 
     Args:
       f: any JAX function of params and one input that returns a vector; taken as it
@@ -223,9 +224,9 @@ def verify(
                 return bounded
             if options.attack is not None:
                 attacker = AttackOracle(model.f, options.attack)
-                attacked = jax.device_get(stages.ask(attacker, *arguments))
-                if attacked.status == Status.REFUTED:
-                    return attacked
+                witness = find_witness(attacker, Judge(model), box, spec64)
+                if witness is not None:
+                    return refuted(witness.point, witness.margin)
             if options.oracle == "complete":
                 return decide(model, box, spec64, options.branch, deadline)[0]
         return bounded

@@ -11,6 +11,15 @@ import numpy as np
 from jaxcert.errors import InputError
 
 
+def usual_kernel(input_shape: tuple[int, ...]) -> int:
+    """Returns the side of kernels of stride 2 of which two fit into images.
+
+    4 for images of 10 pixels or more, 3 for smaller ones, such as scikit-learn's digits
+    of 8 x 8.
+    """
+    return 4 if min(input_shape[:2]) >= 10 else 3
+
+
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """The shape of a network: hashable, and equal to its own JSON read back.

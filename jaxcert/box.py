@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -239,6 +240,40 @@ class Family:
         """Returns the point that lies this part of the way from the core to z."""
         begin = self.core.project(z)
         return self.domain.project(begin + part * (z - begin))
+
+
+def outward(distance: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Returns computed distances rounded up by more than their own rounding.
+
+    A difference and a quotient are computed with a relative error of at most 2^-52.
+    """
+    return jnp.nextafter(distance * (1 + 2.0**-51), jnp.inf)
+
+
+def distance_above(core: Box, rates: Rates, z: Float[np.ndarray, "*d"]) -> float:
+    """Returns the least float64 number that is no less than the exact distance of z.
+
+    Args:
+      core: box(0) of the family, numpy float64.
+      rates: numpy float64.
+      z: a point; infinite where no box of the family, unclipped, holds it.
+    """
+    sides: Any = ((core.lo, z, rates.lower), (z, core.hi, rates.upper))
+    most = Fraction(0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for large, small, rate in sides:
+            large, small, rate = (
+                np.asarray(v, np.float64).reshape(-1) for v in (large, small, rate)
+            )
+            step = np.where(large > small, (large - small) / rate, 0)
+            if np.isinf(step).any():
+                return float("inf")
+            # Only those within rounding of the greatest can be the exact greatest.
+            for i in np.flatnonzero((step > 0) & (step >= step.max() * (1 - 2.0**-48))):
+                exact = Fraction(large[i]) - Fraction(small[i])
+                most = max(most, exact / Fraction(rate[i]))
+    found = float(most)
+    return found if Fraction(found) >= most else float(np.nextafter(found, np.inf))
 
 
 def _time(slack: Array, rate: Array) -> Array:

@@ -94,7 +94,8 @@ class Certification:
         0 for a misclassified input.
       box: the proved box; NaN if there is none.
       witness: a point whose margin is not above the required one; NaN if none.
-      witness_class: the class predicted at the witness; -1 if none.
+      witness_class: the class that wins at the witness, or ties with the label there;
+        -1 if none.
       oracle_calls: boxes that the oracles were asked about.
       subproblems: subproblems that branch and bound bounded.
     """

@@ -15,7 +15,7 @@ from jaxtyping import ArrayLike
 
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp
-from jaxcert.box import Box, Family, Rates
+from jaxcert.box import Box, Family, Rates, distance_above
 from jaxcert.certification import (
     Certification,
     CertifyOptions,
@@ -40,6 +40,7 @@ from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.oracle.instances import ApothemTask, ProofTrees
 from jaxcert.oracle.leaf import is_piecewise_linear
+from jaxcert.oracle.witness import Judge
 from jaxcert.pinned import own_settings
 from jaxcert.rows import expand, select
 from jaxcert.search import stages
@@ -109,6 +110,7 @@ class Certifier:
         self.model = Model(f, params, input_shape)
         self.domain = checked_domain(domain, input_shape)
         self.rates = checked_rates(rates, input_shape)
+        self._judge = Judge(self.model)
         shape = self.model.program.output_shape
         if len(shape) != 1 or shape[0] < 2:
             raise InputError(
@@ -202,7 +204,7 @@ class Certifier:
                 )  # fmt: skip
             return proved, *self._reprove(x, label, proved.lower)
 
-        def refute() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        def refute() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
             attacker = AttackOracle(self.model.f, options.attack or AttackOptions())
             with self.seconds.measure("refute"), jax.enable_x64(False):
                 refuted = jax.device_get(
@@ -226,26 +228,23 @@ class Certifier:
             proved, radius, box = by_bounds
             calls, low = proved.calls, np.maximum(proved.lower, 0).astype(np.float32)
         upper = np.full(len(x), np.inf)
-        witness, witness_class = nowhere, np.full(len(x), -1)
+        witness = nowhere
         refuted = None if options.attack is None else _in_time(refute, limit)
         if refuted is not None:
             calls = calls + refuted[0]
-            upper, witness, witness_class = refuted[1]
+            upper, witness = refuted[1]
         subproblems, trees = none, None
         complete = options.oracle == "complete"
         answer = _in_time(branch, limit) if complete else None
         if answer is not None:
-            nearer = answer.upper < upper
             radius, upper, witness = answer.lower, answer.upper, answer.witness
             subproblems, trees = answer.processed, answer.trees
             improved = expand(answer.improved, x)
             box = jax.tree.map(partial(np.where, improved), answer.box, box)
-            if nearer.any():
-                logits = self._logits(np.where(expand(nearer, x), witness, x))
-                winner = np.argmax(logits, axis=1)
-                witness_class = np.where(nearer, winner, witness_class)
+        upper = self._distances(x, upper, witness)
+        winner = self._witness_class(x, label, witness)
         found = _Findings(
-            x, label, predicted, radius, box, upper, witness, witness_class, calls,
+            x, label, predicted, radius, box, upper, witness, winner, calls,
             subproblems,
         )  # fmt: skip
         return self._assemble(found), trees
@@ -333,15 +332,9 @@ class Certifier:
         witness: np.ndarray,
         wanted: np.ndarray,
     ) -> ApothemTask:
-        count, classes = len(x), self.num_classes
-        others = np.array([[j for j in range(classes) if j != c] for c in label])
-        eye = np.eye(classes)
-        rows: Any = eye[label][:, None] - eye[others]
-        offset: Any = np.full((count, classes - 1), -self.required_margin)
-        clause: Any = np.tile(np.arange(classes - 1), (count, 1))
         return ApothemTask(
             family=Family.many(Box.point(x), self.domain, self.rates),
-            spec=Spec(rows, offset, clause, classes - 1),
+            spec=self._specs(label),
             lower=np.maximum(radius, 0),
             upper=upper,
             witness=witness,
@@ -350,8 +343,19 @@ class Certifier:
             tolerance=self.tolerance,
         )
 
+    def _specs(self, label: np.ndarray) -> Spec:
+        """Returns the specs of a batch of labels, leaves (n, ...)."""
+        count, classes = len(label), self.num_classes
+        others = np.array([[j for j in range(classes) if j != c] for c in label])
+        eye = np.eye(classes)
+        rows: Any = eye[label][:, None] - eye[others]
+        offset: Any = np.full((count, classes - 1), -self.required_margin)
+        clause: Any = np.tile(np.arange(classes - 1), (count, 1))
+        return Spec(rows, offset, clause, classes - 1)
+
     def _close(self, task: ApothemTask, deadline: float) -> ApothemAnswer:
-        return close_brackets(self.model, task, self.options.branch, deadline)
+        branch = self.options.branch
+        return close_brackets(self.model, task, branch, deadline, self._judge)
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
         logits = self.model.outputs(x)
@@ -392,17 +396,49 @@ class Certifier:
 
     def _confirm(
         self, x: np.ndarray, label: np.ndarray, witness: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (distance, witness) of every point that is one; inf where not."""
+        given = witness.astype(np.float64)
         with self.seconds.measure("confirm"), float64():
             task = self._task(x, label, np.float64)
-            distance, witness, logits = jax.device_get(
-                stages.confirm(
-                    self.model.f, self.num_classes, self.model.double, task,
-                    witness.astype(np.float64),
-                )
-            )  # fmt: skip
-        found = np.isfinite(distance)
-        return distance, witness, np.where(found, np.argmax(logits, axis=1), -1)
+            model = self.model
+            found = stages.confirm(model.f, self.num_classes, model.double, task, given)
+            distance, witness = map(np.array, jax.device_get(found))
+            rejected = np.isinf(distance) & np.isfinite(given).all(
+                axis=tuple(range(1, x.ndim))
+            )
+            # What is left of them may be ties, which float64 does not tell from wins.
+            for j in np.flatnonzero(rejected):
+                family = Family(Box.point(x[j]), self.domain, self.rates)
+                at = self.rates.pin(x[j], family.domain.project(given[j]))
+                spec = jax.tree.map(lambda v: v[0], self._specs(label[j : j + 1]))
+                tie = self._judge.nearest(spec, family, np.asarray(at))
+                if tie is not None:
+                    witness[j] = tie.point
+                    distance[j] = distance_above(family.core, self.rates, tie.point)
+        return distance, witness
+
+    def _distances(
+        self, x: np.ndarray, upper: np.ndarray, witness: np.ndarray
+    ) -> np.ndarray:
+        """Returns the least numbers that are no less than the witnesses' distances."""
+        upper = np.array(upper)
+        for j in np.flatnonzero(np.isfinite(upper)):
+            upper[j] = distance_above(Box.point(x[j]), self.rates, witness[j])
+        return upper
+
+    def _witness_class(
+        self, x: np.ndarray, label: np.ndarray, witness: np.ndarray
+    ) -> np.ndarray:
+        """Returns which class wins, or ties with the label, at witnesses; -1: none."""
+        missing = np.isnan(witness).any(axis=tuple(range(1, x.ndim)))
+        if missing.all():
+            return np.full(len(x), -1)
+        logits = np.array(self._logits(np.where(expand(missing, x), x, witness)))
+        if self.required_margin <= 0:
+            # At a tie rounding decides which of the two is greater.
+            logits[np.arange(len(x)), label] = -np.inf
+        return np.where(missing, -1, np.argmax(logits, axis=1))
 
     def _assemble(self, found: _Findings) -> Certification:
         x, box, upper = found.x, found.box, found.upper

@@ -7,8 +7,6 @@ import io
 import json
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.array_files import ArrayArchive
 from jaxcert.errors import InputError
-from jaxcert.files import write_atomically
+from jaxcert.files import parse_json, write_atomically
 
 _HEADER = "header"
 _HEADER_LIMIT = 1 << 20
-_UNPACK_ERRORS = (EOFError, MemoryError, zlib.error)
+
+# What building the shapes of a damaged header may raise; RecursionError and what JAX
+# raises are RuntimeErrors.
+_DAMAGE = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError,
+    MemoryError,
+)  # fmt: skip
 
 Header = dict[str, Any]
 
@@ -125,35 +130,31 @@ def read_checkpoint(
     """
     if not path.is_file():
         raise InputError(f"no checkpoint {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = {info.filename: info.file_size for info in archive.infolist()}
-            if sizes.get(f"{_HEADER}.npy", _HEADER_LIMIT) >= _HEADER_LIMIT:
-                raise InputError(f"{path} is not a {kind.name}: no header")
-            header = json.loads(_read_array(archive, _HEADER).tobytes())
+    remedy = f"It is no {kind.name}, or was truncated or changed: copy it again"
+    with ArrayArchive(path, remedy) as archive:
+        if archive.sizes.get(_HEADER, _HEADER_LIMIT) >= _HEADER_LIMIT:
+            raise InputError(f"{path} is not a {kind.name}: no header")
+        try:
+            header = parse_json(archive.read(_HEADER).tobytes())
             shapes = _expected_shapes(path, kind, header, expected)
-            arrays = {}
-            for key, shape in by_path(shapes).items():
-                # A member much larger than its array is never unpacked.
-                if f"{key}.npy" not in sizes:
-                    raise InputError(f"{path}: no array {key} for its architecture")
-                if sizes[f"{key}.npy"] > 4 * math.prod(shape.shape) + 4096:
-                    raise InputError(
-                        f"{path}: array {key} is larger than its architecture needs"
-                    )
-                arrays[key] = _read_array(archive, key)
-                if arrays[key].dtype != np.float32:
-                    raise InputError(
-                        f"{path}: array {key} is {arrays[key].dtype}, not float32"
-                    )
-    except zipfile.BadZipFile as error:
-        raise InputError(
-            f"{path} is truncated or not a {kind.name}: {error}"
-        ) from error
-    except InputError:
-        raise
-    except (ValueError, OSError, KeyError, RuntimeError, *_UNPACK_ERRORS) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            raise archive.damaged(error, "header: ") from error
+        arrays = {}
+        for key, shape in by_path(shapes).items():
+            # An array much larger than its architecture says is never unpacked.
+            if key not in archive.sizes:
+                raise InputError(f"{path}: no array {key} for its architecture")
+            if archive.sizes[key] > 4 * math.prod(shape.shape) + 4096:
+                raise InputError(
+                    f"{path}: array {key} is larger than its architecture needs"
+                )
+            arrays[key] = archive.read(key)
+            if arrays[key].dtype != np.float32:
+                raise InputError(
+                    f"{path}: array {key} is {arrays[key].dtype}, not float32"
+                )
     params = jax.tree_util.tree_map_with_path(
         lambda keys, _: arrays["/".join(str(key.key) for key in keys)], shapes
     )
@@ -169,11 +170,6 @@ def check_hash(path: str | os.PathLike[str], header: Header, found: str) -> None
         )
 
 
-def _read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
-    with archive.open(f"{key}.npy") as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
 def _expected_shapes(
     path: Path, kind: Format, header: Any, expected: Callable[[Header], Any]
 ) -> Any:
@@ -184,6 +180,8 @@ def _expected_shapes(
             f"{path} has checkpoint version {header.get('version')}; this jaxcert "
             f"reads version {kind.version}"
         )
+    if not isinstance(header.get("metadata", {}), dict):
+        raise InputError(f"{path}: metadata must be an object")
     try:
         return expected(header)
     except InputError as error:

@@ -7,9 +7,9 @@ import gzip
 import hashlib
 import http.client
 import io
-import json
 import math
 import os
+import struct
 import urllib.request
 import zlib
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxcert.errors import InputError
-from jaxcert.files import expand_home, write_atomically
+from jaxcert.files import expand_home, parse_json, read_text, write_atomically
 from jaxcert.inputs import Inputs, Labels, load_inputs, parse_selection
 
 __all__ = [
@@ -211,8 +211,9 @@ def _read_tfds(name: str, split: str, directory: Path) -> Dataset | str:
         return f"no {directory / name}/VERSION/dataset_info.json"
     folder = prepared[-1].parent
     try:
-        file_format = json.loads(prepared[-1].read_text()).get("fileFormat")
-    except (ValueError, AttributeError, OSError) as error:
+        text = read_text(prepared[-1], kind="a dataset_info.json")
+        file_format = parse_json(text).get("fileFormat")
+    except (ValueError, AttributeError) as error:
         raise InputError(f"cannot read {prepared[-1]}: {error}") from error
     if file_format != "array_record":
         return (
@@ -333,7 +334,7 @@ def _read_idx_file(path: Path, magic: int) -> np.ndarray:
             # One byte more than announced, never all that a hostile file unpacks to.
             size = math.prod(shape)
             data = file.read(min(size, 1 << 30) + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
         raise InputError(f"{path} is not a complete gzip file: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -1,14 +1,43 @@
-"""Files that are either the old one or the new one, never half of it."""
+"""Files: read within bounds, and written so that none is ever half of the new one."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import json
 import os
 import stat
+import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 from jaxcert.errors import InputError
+
+MOST_BYTES = 2**32
+"""Most bytes that a packed file of arrays or lines may unpack to."""
+MOST_RATIO = 400
+"""How many times its own size it may unpack to, once that is above `FREE_BYTES`."""
+FREE_BYTES = 2**28
+"""What every file may unpack to, however small it is."""
+
+
+def unpacked_limit(size: int, most: int | None = None, free: int = FREE_BYTES) -> int:
+    """Returns how many bytes a file of `size` bytes may unpack to.
+
+    A file of 3 MB that unpacks to 3 GiB is a mistake or an attack. Weights that are
+    mostly zero do reach 180 times their packed size. What is stored as it is needs no
+    limit: whoever could store it can read it.
+
+    Args:
+      size: of the file.
+      most: the limit itself, from a caller who knows; None for the rule: `MOST_RATIO`
+        times the size, at least `free` and at most `MOST_BYTES`, never below the size.
+      free: what is always allowed.
+    """
+    if most is not None:
+        return most
+    return max(size, min(MOST_BYTES, max(free, MOST_RATIO * size)))
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
@@ -26,7 +55,13 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
 
 
 def read_bounded(
-    path: str, limit: int, *, gzipped: bool | None, kind: str, remedy: str
+    path: str | os.PathLike[str],
+    limit: int,
+    *,
+    gzipped: bool | None,
+    kind: str,
+    remedy: str,
+    free: int | None = None,
 ) -> bytes:
     """Returns the bytes of a file, unpacked if it is gzipped.
 
@@ -36,41 +71,116 @@ def read_bounded(
       gzipped: whether it is; None to look at its first bytes.
       kind: what it should be, for messages: "an .onnx file".
       remedy: what to do with one that is too large.
+      free: bytes that any gzip file may unpack to; above, `MOST_RATIO` times its size
+        is the limit, if that is less than `limit`. None for `limit` alone.
 
     Raises:
       InputError: it is missing, no file, too large, damaged, or cannot be read.
     """
-    too_large = InputError(
-        f"{path} is larger than {limit} bytes, the most that is read: {remedy}"
-    )
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is not a file: name {kind}")
         if status.st_size > limit:
-            raise too_large
+            raise _too_large(path, limit, remedy)
         with open(path, "rb") as file:
             if gzipped is None:
                 gzipped = file.read(2) == b"\x1f\x8b"
                 file.seek(0)
-            if gzipped:
+            if not gzipped:
+                data = file.read(limit + 1)
+            else:
+                if free is not None:
+                    limit = min(limit, max(free, MOST_RATIO * status.st_size))
                 with gzip.open(file) as unpacked:
                     data = unpacked.read(limit + 1)
-            else:
-                data = file.read(limit + 1)
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}: check the path") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
         raise InputError(
             f"{path} is a damaged or truncated gzip file: copy it again"
         ) from error
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror}): check its permissions"
+            f"{path} cannot be read ({error.strerror or error}): check its permissions"
+        ) from error
+    except (ValueError, MemoryError, OverflowError) as error:
+        raise InputError(
+            f"{path} cannot be read ({_brief(error)}): check the file"
         ) from error
     if len(data) > limit:
-        raise too_large
+        raise _too_large(path, limit, remedy)
     return data
+
+
+def read_text(
+    path: str | os.PathLike[str], *, kind: str, most: int | None = None
+) -> str:
+    """Returns the text of a file in UTF-8, without the mark that some begin with.
+
+    Args:
+      path: the file.
+      kind: what it should be, for messages: "a .csv file".
+      most: most bytes that are read; None for `MOST_BYTES`.
+
+    Raises:
+      InputError: it is missing, no file, too large, or no text.
+    """
+    data = read_bounded(
+        path, most or MOST_BYTES, gzipped=False, kind=kind, remedy="check the file"
+    )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: not text in UTF-8. Name {kind}"
+        ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Returns what JSON text says.
+
+    Raises:
+      ValueError: it is not JSON as the standard has it (no NaN, no infinity, no name
+        twice in an object), or nested or large beyond all reason.
+    """
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("nested too deeply, or too large") from error
+
+
+def _no_constant(token: str) -> None:
+    raise ValueError(f"{token} is no JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _too_large(path: str | os.PathLike[str], limit: int, remedy: str) -> InputError:
+    return InputError(
+        f"{path} is larger than {limit} bytes, the most that is read: {remedy}"
+    )
+
+
+def _brief(error: BaseException) -> str:
+    """Returns what an error says, in one line of some hundred characters."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def file_stem(name: str) -> str:
+    """Returns an input's name, made fit for a file; different names stay different."""
+    stem = name.removesuffix(".csv")
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).lstrip(".")
+    if kept == stem:
+        return stem
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{kept or 'input'}-{digest[:8]}"
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

@@ -6,15 +6,14 @@ import dataclasses
 import math
 import os
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxcert.array_files import read_npy, read_npz
 from jaxcert.errors import InputError
-from jaxcert.files import expand_home
+from jaxcert.files import expand_home, read_text
 
 Labels = Int[np.ndarray, " n"]
 
@@ -36,7 +35,11 @@ class Inputs:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
-def load_inputs(path: str | os.PathLike[str], input_shape: tuple[int, ...]) -> Inputs:
+def load_inputs(
+    path: str | os.PathLike[str],
+    input_shape: tuple[int, ...],
+    most_bytes: int | None = None,
+) -> Inputs:
     """Returns the inputs of a folder of CSV files, one CSV file or an array file.
 
     A CSV file holds one input: its values in row-major order, separated by commas or
@@ -50,6 +53,8 @@ def load_inputs(path: str | os.PathLike[str], input_shape: tuple[int, ...]) -> I
     Args:
       path: the folder or file.
       input_shape: shape of one input of the network.
+      most_bytes: most that an `.npz` may unpack to; None: 400 times its size, but at
+        least 256 MiB and at most 4 GiB (uncompressed ones are read at any size).
 
     Raises:
       InputError: no such path, or contents of another form; names the file.
@@ -67,7 +72,7 @@ def load_inputs(path: str | os.PathLike[str], input_shape: tuple[int, ...]) -> I
         if suffix == ".csv":
             return _load_csv([path], input_shape)
         if suffix in (".npy", ".npz"):
-            return _load_arrays(path, input_shape)
+            return _load_arrays(path, input_shape, most_bytes)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     raise InputError(f"{path}: inputs come as a folder of .csv, a .csv, .npy or .npz")
@@ -100,10 +105,7 @@ def _load_csv(files: list[Path], input_shape: tuple[int, ...]) -> Inputs:
 
 
 def _parse_csv(file: Path, count: int) -> np.ndarray | None:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not a text file of numbers") from error
+    text = read_text(file, kind="a text file of numbers")
     words = text.replace(",", " ").split()
     if not words:
         return None
@@ -123,16 +125,14 @@ def _parse_csv(file: Path, count: int) -> np.ndarray | None:
     return values
 
 
-def _load_arrays(path: Path, input_shape: tuple[int, ...]) -> Inputs:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"x": loaded}
-        else:
-            with loaded:
-                arrays = {key: loaded[key] for key in loaded.files}
-    except (ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a readable array file: {error}") from error
+def _load_arrays(
+    path: Path, input_shape: tuple[int, ...], most_bytes: int | None
+) -> Inputs:
+    remedy = "Copy it again, or write it with numpy.save or numpy.savez"
+    if path.suffix.lower() == ".npy":
+        arrays = {"x": read_npy(path, remedy)}
+    else:
+        arrays = read_npz(path, remedy, most=most_bytes)
     x = arrays.get("x", arrays.get("images"))
     if x is None:
         raise InputError(

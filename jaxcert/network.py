@@ -24,13 +24,14 @@ class Network:
     Attributes:
       apply: `apply(params, x) -> logits`, x of shape `input_shape` (one input, no batch
         axis), logits of shape `(num_outputs,)`.
-      params: pytree of float32 arrays.
+      params: pytree of float arrays, in the types in which they are stored.
       input_shape: shape of one input.
       num_outputs: number of logits.
       name: what to call it in tables and reports.
       content_hash: SHA-256 (hex) over architecture and weights.
       notes: sentences the user should read, such as "final Softmax replaced by its
         logits".
+      types: names of the float types that the network computes in, the widest first.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -40,6 +41,7 @@ class Network:
     name: str
     content_hash: str
     notes: tuple[str, ...] = ()
+    types: tuple[str, ...] = ("float32",)
 
     @functools.cached_property
     def model(self) -> Model:

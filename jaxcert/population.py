@@ -8,7 +8,6 @@ import io
 import json
 import math
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxcert.array_files import ArrayArchive
 from jaxcert.data import Dataset
 from jaxcert.errors import InputError
 from jaxcert.files import write_atomically
@@ -190,16 +190,27 @@ def _restored(path: Path, like: State) -> tuple[State, list[list[EpochRecord]]]:
       InputError: the file is damaged or of another population.
     """
     leaves, tree = jax.tree.flatten(like)
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            text = json.loads(stored["history"].tobytes())
-            found = [stored[f"leaf{i}"] for i in range(len(leaves))]
-        history = [[EpochRecord(*record) for record in mine] for mine in text]
-    except (
-        ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
-        raise InputError(f"{path} is damaged ({error}): remove it") from error
-    fits = all(a.shape == b.shape for a, b in zip(found, leaves, strict=True))
+    with ArrayArchive(path, "Remove it: training begins anew then") as stored:
+        text = stored.read("history").tobytes()
+        found = [stored.read(f"leaf{i}") for i in range(len(leaves))]
+        try:
+            history = [[_epoch_record(*r) for r in mine] for mine in json.loads(text)]
+        except (ValueError, TypeError, RecursionError, MemoryError) as error:
+            raise stored.damaged(error, "history: ") from error
+    fits = (
+        all(
+            a.shape == b.shape and a.dtype == np.asarray(b).dtype
+            for a, b in zip(found, leaves, strict=True)
+        )
+        and len({len(mine) for mine in history}) == 1
+    )
     if not fits or len(history) != len(like.step):
         raise InputError(f"{path} is the state of another population: remove it")
     return jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in found]), history
+
+
+def _epoch_record(epoch: Any, *numbers: Any) -> EpochRecord:
+    """Returns a stored record; raises TypeError or ValueError if it is none."""
+    if type(epoch) is not int or not all(type(n) in (int, float) for n in numbers):
+        raise ValueError("an epoch's record holds something else than numbers")
+    return EpochRecord(epoch, *map(float, numbers))

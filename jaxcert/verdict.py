@@ -7,6 +7,7 @@ import enum
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -106,6 +107,17 @@ def from_witness(witness: Array, margin: Array, found: Array) -> Verdict:
         bound=jnp.full_like(margin, -jnp.inf),
         witness=jnp.where(found, witness, nothing),
         witness_margin=jnp.where(found, margin, jnp.nan),
+    )
+
+
+def refuted(witness: np.ndarray, margin: float) -> Verdict:
+    """Returns REFUTED with a witness, in numpy."""
+    return Verdict(
+        status=np.int32(Status.REFUTED),
+        reason=np.int32(Reason.WITNESS),
+        bound=np.float64(-np.inf),
+        witness=witness,
+        witness_margin=np.float64(margin),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcert.errors import InputError
+from jaxcert.files import file_stem
 from jaxcert.report import (
     BOX_KEYS,
     RECORD_KEYS,
@@ -31,6 +32,7 @@ from jaxcert.report.regions import Regions
 from jaxcert.report.stored import part_paths
 from jaxcert.report.summary import format_number, format_percent
 
+EDGES = ("min_edge", "mean_edge", "max_edge", "log_volume")
 CONFIG = {
     "model": "net.onnx",
     "model_hash": "ab" * 32,
@@ -69,24 +71,42 @@ def record(name, lower=0.05, upper=0.06, status="certified", label=3, **changes)
     return {**values, **changes}
 
 
-def arrays(records, shape=(8, 8), seed=0):
-    """Returns x, lo, hi, witness, witness_class for the records."""
+def arrays(records, shape=(8, 8), seed=0, config=CONFIG):
+    """Returns x, lo, hi, witness, witness_class for the records.
+
+    What their lines say of edges is made to agree with the boxes.
+    """
     rng = np.random.default_rng(seed)
-    x = rng.random((len(records), *shape))
-    lower = [min(r["apothem_lower"], 1.0) for r in records]
-    r = np.reshape(lower, (-1, *[1] * len(shape)))
-    witness = np.clip(x + 1.2 * r, 0, 1)
-    classes = np.full(len(records), 5)
+    lower, upper = (config[key] for key in ("domain_lower", "domain_upper"))
+    known = np.isfinite([lower, upper]).all()
+    x = rng.random((len(records), *shape)) * (upper - lower if known else 1)
+    x += lower if known else 0
+    lo, hi, witness = np.full((3, *x.shape), np.nan)
+    rates = np.reshape(config.get("rates", np.ones(shape)), shape)
+    classes = np.full(len(records), -1)
     for i, rec in enumerate(records):
-        if rec["status"] == "misclassified" or math.isinf(rec["apothem_upper"]):
-            witness[i], classes[i] = np.nan, -1
-    return x, np.clip(x - r, 0, 1), np.clip(x + r, 0, 1), witness, classes
+        if rec["status"] == "certified":
+            r = rec["apothem_lower"] * rates
+            lo[i] = np.clip(x[i] - r, lower, upper)
+            hi[i] = np.clip(x[i] + r, lower, upper)
+            edges = hi[i] - lo[i]
+            found = edges.min(), edges.mean(), edges.max(), np.log(edges).sum()
+            rec |= zip(EDGES, map(float, found), strict=True)
+        else:
+            rec |= dict.fromkeys(EDGES)
+        if rec["status"] != "misclassified" and math.isfinite(rec["apothem_upper"]):
+            flat = x[i].ravel().copy()
+            at = np.argmin(abs(flat - (lower + upper) / 2)) if known else 0
+            way = 1 if not known or flat[at] < (lower + upper) / 2 else -1
+            flat[at] += way * rec["apothem_upper"] * rates.ravel()[at]
+            witness[i], classes[i] = flat.reshape(shape), 5
+    return x, lo, hi, witness, classes
 
 
 def write(path, records, shape=(8, 8), config=CONFIG, finish=True):
     with RunFiles(path, resume=False, config=config) as files:
         if records:
-            files.append(records, *arrays(records, shape))
+            files.append(records, *arrays(records, shape, config=config))
         if finish:
             files.finish()
 
@@ -143,8 +163,21 @@ def test_boxes_need_no_pickle_and_keep_their_type(tmp_path):
 
 
 def test_infinities_are_strings_and_come_back(tmp_path):
-    infinite = record("Infinity", math.inf, math.inf, log_volume=-math.inf)
-    write(tmp_path, [infinite, record("1", 0.1, np.float32(math.inf))])
+    x = np.full((2, 8, 8), 0.5)
+    x[:, 0, 0] = 0.0
+    lo, hi = np.zeros((2, 8, 8)), np.ones((2, 8, 8))
+    # A feature that the domain fixes has an edge of 0.
+    config = {**CONFIG, "domain_lower": lo[0], "domain_upper": hi[0]}
+    hi[:, 0, 0] = 0.0
+    lo[1, 1:], hi[1, 1:] = 0.4, 0.6
+    lo[1, 0, 1:], hi[1, 0, 1:] = 0.4, 0.6
+    edges = {"max_edge": 1.0, "mean_edge": 63 / 64, "min_edge": 0.0}
+    infinite = record("Infinity", math.inf, math.inf, log_volume=-math.inf, **edges)
+    edges = {"max_edge": 0.2, "mean_edge": 0.2 * 63 / 64, "min_edge": 0.0}
+    other = record("1", 0.1, np.float32(math.inf), log_volume=-math.inf, **edges)
+    with RunFiles(tmp_path, resume=False, config=config) as files:
+        files.append([infinite, other], x, lo, hi)
+        files.finish()
     text = (tmp_path / "certificates.jsonl").read_text()
 
     def refuse(token):
@@ -189,12 +222,13 @@ def test_a_torn_line_is_dropped_and_redone(tmp_path):
             f"{path}: the last line is torn (the run was killed); it is dropped"
         ]
         other = [a[3:].copy() for a in rows]
-        other[0] += 1
+        for array in other[:4]:
+            array[:] = array[:, ::-1]
         files.append(records[3:], *other)
         files.finish()
     assert path.read_bytes() == whole
     # Of the two answers to input 3 the newer one counts.
-    np.testing.assert_array_equal(read_run(tmp_path).x[3], rows[0][3] + 1)
+    np.testing.assert_array_equal(read_run(tmp_path).x[3], rows[0][3, ::-1])
 
 
 def test_every_length_of_a_killed_file_is_recovered(tmp_path):
@@ -436,10 +470,11 @@ def test_summary_against_numbers_done_by_hand():
         0.0,
     ]
     assert sentence(s) == (
-        "2 of 4 inputs certified: every feature may move by at least 0.0600 at once "
-        "(mean; least 0.0200), with the prediction proved unchanged. Counterexamples "
-        "are stored at 0.0800 (mean). 1 is misclassified (apothem 0, no box). 1 is "
-        "unknown: neither proved nor refuted, so nothing is claimed."
+        "2 of 4 inputs proved at radius 0.02: each feature may move by 0.02 at once, "
+        "and the prediction stays. 2 certified, each at a radius of its own: mean "
+        "0.0600, weakest 0.0200. Counterexamples are stored at 0.0800 (mean). 1 is "
+        "misclassified (apothem 0, no box). 1 is unknown: neither proved nor refuted, "
+        "so nothing is claimed."
     )
 
 
@@ -454,9 +489,28 @@ def test_summary_of_nothing_and_of_errors_only():
     )
 
 
+def test_the_headline_is_true_of_the_inputs_that_it_counts():
+    # 99 strong inputs and a weak one: their mean is no guarantee.
+    records = [record(str(i), 0.2, 0.3) for i in range(99)] + [record("w", 6e-4, 1e-3)]
+    assert sentence(summarise(records)).startswith(
+        "99 of 100 inputs proved at radius 0.2: each feature may move by 0.2 at once, "
+        "and the prediction stays. 100 certified, each at a radius of its own: mean "
+        "0.1980, weakest 6.00e-04."
+    )
+    asked = sentence(summarise(records, radius=0.25))
+    assert asked.startswith("0 of 100 inputs proved at radius 0.25: ")
+    assert "at least" not in asked
+    for lower in (1e-7, 3e-3, 0.0999, 0.1, 0.3, 7.0, 5e4):
+        radius = summarise([record("0", lower, 2 * lower)])["radius"]
+        assert lower / 2.5 < radius <= lower and f"{radius:e}"[0] in "125"
+
+
 def test_infinite_apothems_are_said_in_words():
     text = sentence(summarise([record("0", math.inf, math.inf)]))
-    assert "by any amount inside the domain" in text
+    assert text.startswith(
+        "1 of 1 input proved on the whole domain: each feature may take any value in "
+        "it, and the prediction stays. No counterexample"
+    )
     assert "No counterexample is known." in text
 
 
@@ -527,7 +581,9 @@ def test_the_table_says_what_it_means():
     assert "inf       inf" in few and "?[31mred?" in few
     records = many(100)
     text = table(records, summarise(records))
-    assert "50 of 100 inputs certified: every feature may move by at least" in text
+    words = " ".join(text.split())
+    assert "of 100 inputs proved at radius 0.05: each feature may move by" in words
+    assert "50 certified, each at a radius of its own: mean 0." in words
     assert "* without infinite upper ends" in text
     row = next(line for line in text.split("\n") if line.startswith("all"))
     assert row.split()[1:5] == ["100", "50", "25", "25"]
@@ -614,7 +670,8 @@ def test_slack_tiles_hatch_the_domain_boundary(tmp_path):
 
     x = np.full((1, 8, 8), 0.5)
     x[0, 0, :] = 0.0
-    one = [record("0", 0.1, 0.2)]
+    edges = (0.1, 0.1875, 0.2, 8 * math.log(0.1) + 56 * math.log(0.2))
+    one = [record("0", 0.1, math.inf, **dict(zip(EDGES, edges, strict=True)))]
     with RunFiles(tmp_path, False, CONFIG) as files:
         files.append(one, x, np.clip(x - 0.1, 0, 1), np.clip(x + 0.1, 0, 1))
     write_report(tmp_path)
@@ -634,7 +691,8 @@ def test_report_of_features_names_the_least_slack(tmp_path):
         "domain_upper": [1.0] * 39 + [2.0],
         "feature_names": [f"cost $ {i}" for i in range(40)],
     }
-    write(tmp_path, records, (40,), config)
+    with RunFiles(tmp_path, resume=False, config=config) as files:
+        files.append(records, *arrays(records, (40,)))
     page = Page(write_report(tmp_path))
     assert "The 24 of 40 features with the least slack." in page.text
     assert len([s for s in page.sources if "features" in s]) == 4
@@ -741,12 +799,20 @@ def test_importing_the_report_loads_nothing_heavy():
 # --- grown boxes ---------------------------------------------------------------------
 
 
-def with_grown(records, shape):
+def with_grown(records, shape, config=CONFIG):
     """Returns what `append` takes, with boxes that grew by half of what is left."""
-    x, lo, hi, witness, classes = arrays(records, shape)
+    x, lo, hi, witness, classes = arrays(records, shape, config=config)
     own = np.array([r["grown"] is not None for r in records])
     mask = own.reshape(-1, *[1] * len(shape))
     grown = np.where(mask, lo / 2, np.nan), np.where(mask, (1 + hi) / 2, np.nan)
+    rates = np.reshape(config.get("rates", np.ones(shape)), shape)
+    for i in np.flatnonzero(own):
+        edges = grown[1][i] - grown[0][i]
+        down, up = (x[i] - grown[0][i]) / rates, (grown[1][i] - x[i]) / rates
+        down, up = down[grown[0][i] > 0], up[grown[1][i] < 1]
+        found = edges.min(), edges.mean(), edges.max(), np.log(edges).sum()
+        records[i]["grown"] |= zip(EDGES, map(float, found), strict=True)
+        records[i]["grown"]["apothem"] = float(np.concatenate([down, up]).min())
     return x, lo, hi, witness, classes, grown
 
 
@@ -758,7 +824,7 @@ def grown_records(proof):
         "seconds": 1.5, "proof": proof,
     }  # fmt: skip
     return [
-        record("0", grown=values),
+        record("0", grown=dict(values)),
         record("1", status="misclassified", grown=None),
         record("2", lower=0.1, upper=0.2, grown={**values, "mean_edge": 0.71}),
     ]
@@ -797,7 +863,9 @@ def test_report_of_grown_images(tmp_path, proof):
     for name in ("grown-lower", "grown-upper", "grown-edges"):
         assert page.count(f"-{name}.png") == 2
         assert len(list((tmp_path / "pictures").glob(f"*-{name}.png"))) == 2
-    assert "Grown (min edge): mean edge 0.5000 instead of 0.0500" in page
+    means = records[0]["grown"]["mean_edge"], records[0]["mean_edge"]
+    large, small = (format_number(mean, "down") for mean in means)
+    assert f"Grown (min edge): mean edge {large} instead of {small}" in page
     assert "124 stopped by a counterexample at most 0.001 beyond, 1 open" in page
     assert ("certificate of the box and its faces" in page) == (proof is True)
     assert ("certificate of its faces alone" in page) == (proof is False)
@@ -807,7 +875,7 @@ def test_report_of_two_features_draws_the_plane(tmp_path):
     records = grown_records(True)
     config = {**CONFIG, "rates_are": "standard deviations", "rates": [1.0, 2.0]}
     with RunFiles(tmp_path, resume=False, config=config) as files:
-        files.append(records, *with_grown(records, (2,)))
+        files.append(records, *with_grown(records, (2,), config))
         files.finish()
     axis = np.linspace(0, 1, 5)
     everywhere = np.zeros((9, 2)), np.ones((9, 2))
@@ -819,3 +887,154 @@ def test_report_of_two_features_draws_the_plane(tmp_path):
     (tmp_path / "regions.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"regions.npz is damaged .* Delete it"):
         write_report(tmp_path)
+
+
+# --- lines that disagree with what is stored beside them -----------------------------
+
+
+def retold(path, change):
+    """Rewrites every line of a run after a change."""
+    lines = path / "certificates.jsonl"
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    for each in records:
+        change(each)
+    lines.write_text("".join(json.dumps(each) + "\n" for each in records))
+
+
+def edit(**changes):
+    return lambda each: each.update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            edit(apothem_lower=0.9, apothem_upper=0.95),
+            "apothem_lower is 0.9, but its box",
+        ),
+        (edit(apothem_lower=0.0501), "apothem_lower is 0.0501, but its box has the ap"),
+        (edit(apothem_lower=0.0499), "apothem_lower is 0.0499, but its box has the ap"),
+        (edit(apothem_lower=0.05 * (1 + 1e-12)), "apothem_lower is 0.0500000"),
+        (edit(apothem_upper="Infinity"), "apothem_upper is inf, but its witness is at"),
+        (edit(apothem_upper=0.3), "apothem_upper is 0.3, but its witness is at 0.0"),
+        (edit(min_edge=0.2), "min_edge is 0.2, of its box 0.0"),
+        (edit(mean_edge=None), "mean_edge is None, of its box"),
+        (edit(log_volume=-1.0), "log_volume is -1.0, of its box"),
+        (edit(status="unknown"), "apothem_lower is 0.05, of an input that is unknown"),
+        (
+            edit(status="misclassified"),
+            "status is misclassified, of label 3 predicted 3",
+        ),
+        (edit(predicted=4), "status is certified, of label 3 predicted 4"),
+        (
+            edit(status="unknown", apothem_lower=0.0),
+            "status is unknown, but a box is stored",
+        ),
+        (
+            edit(oracle="complete"),
+            "oracle is 'complete', in the run's settings 'crown'",
+        ),
+        (edit(subproblems=-1), "subproblems is -1, which it cannot be"),
+        (edit(seconds="soon"), "seconds is 'soon', which it cannot be"),
+    ],
+)
+def test_a_line_that_disagrees_with_its_box_is_refused(tmp_path, change, text):
+    write(tmp_path, [record("0"), record("1")])
+    retold(tmp_path, change)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for open_it in (read_run, write_report, lambda p: RunFiles(p, True, CONFIG)):
+        with pytest.raises(InputError, match="certificates.jsonl, line 1") as refused:
+            open_it(tmp_path)
+        assert text in str(refused.value) and "--resume" in str(refused.value)
+    after = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    assert after == before  # nothing is lost or overwritten
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda a: a["lo"].fill(np.nan),
+            "certified, but no box around x in the domain",
+        ),
+        (lambda a: a["hi"].__isub__(1e-9), "but its box has the apothem"),
+        (lambda a: a["x"].__iadd__(1e-9), "but its box has the apothem"),
+        (lambda a: a["lo"].fill(0.0), "but its box has the apothem"),
+        (
+            lambda a: a["lo"].__isub__(2.0),
+            "certified, but no box around x in the domain",
+        ),
+        (lambda a: a["witness"].fill(np.nan), "the witness and its class are not both"),
+        (
+            lambda a: a["witness_class"].fill(-1),
+            "the witness and its class are not both",
+        ),
+        (lambda a: a["witness"].__iadd__(2.0), "the witness lies outside the domain"),
+    ],
+)
+def test_a_box_that_disagrees_with_its_line_is_refused(tmp_path, change, text):
+    write(tmp_path, [record("0"), record("1")])
+    with np.load(tmp_path / "boxes.npz") as stored:
+        boxes = dict(stored)
+    change(boxes)
+    np.savez(tmp_path / "boxes.npz", **boxes)
+    for open_it in (read_run, lambda p: RunFiles(p, True, CONFIG)):
+        with pytest.raises(InputError, match=f"line 1, input '0': .*{text}"):
+            open_it(tmp_path)
+
+
+def test_a_line_names_itself_also_after_blank_ones(tmp_path):
+    write(tmp_path, [record("0"), record("1")])
+    lines = tmp_path / "certificates.jsonl"
+    first, second = lines.read_text().splitlines()
+    lines.write_text(f"{first}\n\n\n{second.replace('0.05', '0.051', 1)}\n")
+    with pytest.raises(InputError, match="line 4, input '1': apothem_lower is 0.051"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("apothem", 0.9), ("min_edge", 0.0), ("log_volume", 3.0)]
+)
+def test_a_grown_record_that_disagrees_is_refused(tmp_path, key, value):
+    records = grown_records(True)
+    with RunFiles(tmp_path, resume=False, config=CONFIG) as files:
+        files.append(records, *with_grown(records, (8, 8)))
+        files.finish()
+    retold(tmp_path, lambda each: each["grown"] and each["grown"].update({key: value}))
+    with pytest.raises(InputError, match=rf"line 1, input '0': grown.{key} is "):
+        read_run(tmp_path)
+
+
+def proof_of(path, rec, x, lo, hi, **changes):
+    head = {
+        "label": rec["label"], "required_margin": 0.0, "arithmetic": "real",
+        "apothem_lower": rec["apothem_lower"], "apothem_upper": rec["apothem_upper"],
+    }  # fmt: skip
+    arrays = {"x": x, "lo": lo, "hi": hi} | changes.pop("arrays", {})
+    header = np.frombuffer(json.dumps(head | changes).encode(), np.uint8)
+    path.parent.mkdir(exist_ok=True)
+    flat = {key: array.reshape(-1) for key, array in arrays.items()}
+    np.savez(path, header=header, **flat)
+
+
+def test_a_line_agrees_with_its_certificate(tmp_path):
+    rec, path = record("a b.csv"), tmp_path / "proofs" / f"{file_stem('a b.csv')}.npz"
+    x, lo, hi, witness, classes = arrays([rec])
+    with RunFiles(tmp_path, resume=False, config=CONFIG) as files:
+        files.append([rec], x, lo, hi, witness, classes)
+        files.finish()
+    proof_of(path, rec, x[0], lo[0], hi[0])
+    assert len(read_run(tmp_path).records) == 1
+    for changes, text in (
+        ({"label": 4}, "label is 3, in .*proofs.* 4"),
+        ({"apothem_lower": 0.04}, "apothem_lower is 0.05, in .*npz 0.04"),
+        ({"apothem_upper": None}, "apothem_upper is 0.06, in .*npz None"),
+        ({"arithmetic": "float32"}, "arithmetic is 'real', in .* 'float32'"),
+        ({"arrays": {"hi": hi[0] + 1e-16 + 2e-16}}, "hi is another one in "),
+    ):
+        proof_of(path, rec, x[0], lo[0], hi[0], **changes)
+        with pytest.raises(InputError, match=f"line 1, input 'a b.csv': {text}"):
+            RunFiles(tmp_path, True, CONFIG)
+    path.write_bytes(b"PK")
+    with pytest.raises(InputError, match="proofs/.* is damaged .*Remove it and line"):
+        read_run(tmp_path)

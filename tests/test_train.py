@@ -307,6 +307,12 @@ def test_the_script_writes_a_checkpoint_and_an_onnx_file(script, tmp_path):
     )
 
 
+def test_the_default_architecture_fits_the_digits(script):
+    done = script("--dataset=digits", "--epochs=1", "--limit=200")
+    assert done.returncode == 0, done.stderr
+    assert "clean" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

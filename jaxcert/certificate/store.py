@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import time
@@ -31,7 +30,7 @@ from jaxcert.certificate.network_file import NetworkFile, network_file
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Report
 from jaxcert.devices import float64
-from jaxcert.files import write_atomically
+from jaxcert.files import file_stem, write_atomically
 from jaxcert.model import Model
 from jaxcert.oracle.brackets import close_brackets, layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
@@ -185,7 +184,7 @@ class CertificateWriter:
 
     @float64()
     def _write(self, claim: Claim, trees: ProofTrees) -> Written:
-        path = self.folder / f"{_file_name(claim.name)}.npz"
+        path = self.folder / f"{file_stem(claim.name)}.npz"
         ranges = {f"range_slopes_{k}": v for k, v in trees.range_slopes.items()}
         cuts = _cut_arrays(trees)
         for share in _SHRINK[self._arithmetic]:
@@ -311,15 +310,6 @@ def _cut_arrays(trees: ProofTrees) -> dict[str, np.ndarray]:
             f"leaf_cuts_{k}": weights[:, used].astype(np.float32),
         }
     return arrays
-
-
-def _file_name(name: str) -> str:
-    """Returns the input's name, made fit for a file; different names stay different."""
-    stem = name.removesuffix(".csv")
-    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).lstrip(".")
-    if kept == stem:
-        return stem
-    return f"{kept or 'input'}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options"))

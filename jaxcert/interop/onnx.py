@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcert.errors import InputError, JaxcertError, UnsupportedError
@@ -19,7 +21,6 @@ from jaxcert.interop.onnx_file import (
     read_bytes,
     refuse_external_data,
     tensor_array,
-    type_name,
 )
 from jaxcert.interop.onnx_graph import OnnxGraph
 from jaxcert.interop.onnx_lowering import (
@@ -30,7 +31,14 @@ from jaxcert.interop.onnx_lowering import (
     Constant,
     Value,
 )
-from jaxcert.interop.onnx_ops import SUPPORTED
+from jaxcert.interop.onnx_ops import EXACT, LOGITS_NOTE, MIXED, SUPPORTED
+from jaxcert.interop.onnx_types import (
+    is_float,
+    is_low,
+    numpy_type,
+    type_name,
+    type_names,
+)
 from jaxcert.network import Network, content_hash
 
 OLDEST_OPSET = 7
@@ -40,17 +48,19 @@ NEWEST_OPSET = 28
 
 _EXPORT_AGAIN = "export the network again"
 _FLOAT_TYPES = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
+_FLOAT32_ALONE = ("float32",)
 # What may stand between a final Softmax and the output without changing its meaning.
 _PASS_THROUGH = frozenset(
-    {"Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
+    {"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"}
 )
 
 
 def load_onnx(path: str | os.PathLike[str]) -> Network:
     """Returns the network that an ONNX file (or a gzipped one) describes.
 
-    The network maps one input, without batch axis, to its flattened outputs. Weights
-    become float32 parameters; a final Softmax is replaced by its logits (see `notes`).
+    The network maps one input, without batch axis, to its flattened outputs. Its
+    parameters have the types of the file, and a cast to a narrower float is part of it:
+    `types` names them all. A final Softmax is replaced by its logits (see `notes`).
 
     Raises:
       InputError: the file cannot be read, is damaged, refers to other files, or is not
@@ -73,7 +83,21 @@ def load_onnx(path: str | os.PathLike[str]) -> Network:
         name=title,
         content_hash=content_hash(repr(graph), params),
         notes=tuple(reader.builder.notes),
+        types=reader.types(),
     )
+
+
+def final_softmax(network: Network) -> str | None:
+    """Returns Softmax or LogSoftmax if the file ends in it, where its logits are read.
+
+    Both are strictly increasing in the order of the logits: Y_i >= Y_j holds of the
+    outputs of the file iff it holds of the logits. Of other properties (Y_i >= 0.5,
+    Y_0 + Y_1 >= Y_2) this is false.
+    """
+    for note in network.notes:
+        if note.endswith(LOGITS_NOTE):
+            return note.split()[1]
+    return None
 
 
 def _one_line(message: str) -> str:
@@ -123,23 +147,35 @@ class _Reader:
                 f"output '{output.name}' of {self.path} is empty (shape "
                 f"{value.shape}): {_EXPORT_AGAIN}"
             )
-        if not has_batch_axis and len(input_shape) > 1:
-            self._refuse_fixed_batch(input_shape, value.shape)
         graph = OnnxGraph(
             input_shape, has_batch_axis, tuple(self.builder.nodes), value.name
         )
+        if not has_batch_axis and len(input_shape) > 1:
+            self._refuse_fixed_batch(graph, value.shape)
+        if self.types() != _FLOAT32_ALONE:
+            self.builder.note(f"the file computes in {' and '.join(self.types())}")
         return graph, self.builder.params, num_outputs
 
+    def types(self) -> tuple[str, ...]:
+        """Returns the float types that the network computes in, the widest first."""
+        return type_names(self.builder.types)
+
     def _operator_set(self) -> int:
-        versions = {
+        versions = [
             o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")
-        }
-        if len(versions) != 1:
+        ]
+        if not versions:
             raise InputError(
-                f"{self.path} names no single version of the ONNX operators: copy the "
-                f"whole file, or {_EXPORT_AGAIN}"
+                f"{self.path} names no version of the ONNX operators: copy the whole "
+                f"file, or {_EXPORT_AGAIN}"
             )
-        (version,) = versions
+        version = versions[-1]
+        if len(set(versions)) > 1:
+            named = ", ".join(map(str, versions))
+            self.builder.note(
+                f"the file names the versions {named} of the ONNX operators; the last "
+                "is read, as onnxruntime does"
+            )
         if not OLDEST_OPSET <= version <= NEWEST_OPSET:
             raise UnsupportedError(
                 f"{self.path} uses version {version} of the ONNX operators, and "
@@ -164,36 +200,45 @@ class _Reader:
                 f"input '{name}' of {self.path} is of type {typename}, not float: "
                 "export the network without the conversion to float"
             )
-        if typename != "FLOAT":
-            self.builder.note(
-                "the file computes in another precision than float32; here it is read "
-                "as a float32 network"
-            )
         if not kind.HasField("shape") or not kind.shape.dim:
             raise InputError(
                 f"input '{name}' of {self.path} has no shape: export the network with "
                 "a fixed input shape"
             )
-        dims = [d.dim_value for d in kind.shape.dim]  # 0 where the file gives no number
+        # 0 or less where the file gives no number
+        dims = [max(d.dim_value, 0) for d in kind.shape.dim]
         has_batch_axis = len(dims) > 1 and dims[0] in (0, 1)
         shape = tuple(dims[1:] if has_batch_axis else dims)
         if min(shape) < 1:
-            shown = [d.dim_value or d.dim_param or "?" for d in kind.shape.dim]
+            shown = [
+                n or d.dim_param or "?"
+                for n, d in zip(dims, kind.shape.dim, strict=True)
+            ]
             raise InputError(
                 f"input '{name}' of {self.path} has the shape {shown}, and only a "
                 "batch axis in front may be open: export it with a fixed input shape"
             )
         full = (1, *shape) if has_batch_axis else shape
-        self.values[name] = Computed("x", full)
+        dtype = cast(np.dtype, numpy_type(kind.elem_type))
+        self.builder.types.add(dtype)
+        value: Value = Computed("x", full, dtype)
+        self.values[name] = (
+            self.builder.rounded(value, dtype) if is_low(dtype) else value
+        )
         return has_batch_axis, shape
 
-    def _refuse_fixed_batch(
-        self, shape: tuple[int, ...], result: tuple[int, ...]
-    ) -> None:
-        # A first dimension that comes out unchanged is a batch, not an image side.
-        if len(result) > 1 and result[0] == shape[0]:
+    def _refuse_fixed_batch(self, graph: OnnxGraph, result: tuple[int, ...]) -> None:
+        rows = graph.input_shape[0]
+        if len(result) < 2 or result[0] != rows:
+            return
+        # A batch is what keeps its rows apart: a NaN in one row stays in this row. It
+        # gets everywhere it is multiplied, by 0 as well.
+        x = jnp.zeros(graph.input_shape).at[0].set(jnp.nan)
+        with jax.debug_nans(False):
+            output = np.asarray(graph(self.builder.params, x)).reshape(rows, -1)
+        if not np.isnan(output[1:]).any():
             raise InputError(
-                f"{self.path} takes a fixed batch of {shape[0]} inputs: export it with "
+                f"{self.path} takes a fixed batch of {rows} inputs: export it with "
                 "batch size 1 or an open batch axis"
             )
 
@@ -208,11 +253,10 @@ class _Reader:
                 raise InputError(
                     f"{self.path} defines '{tensor.name}' twice: {_EXPORT_AGAIN}"
                 )
-            self.values[tensor.name] = Constant(
-                tensor_array(tensor, self.path),
-                ("initializer", tensor.name),
-                tensor.name,
-            )
+            array = tensor_array(tensor, self.path)
+            self.builder.room += 2 * array.size
+            key = ("initializer", tensor.name)
+            self.values[tensor.name] = Constant(array, key, tensor.name)
 
     def _index_nodes(self) -> None:
         for index, node in enumerate(self.graph.node):
@@ -349,11 +393,33 @@ class _Reader:
             num_outputs=len(node.output),
             is_final=index in self.final,
         )
+        stated = self._stated_type(call)
+        self.builder.folds_floats = not any(
+            isinstance(v, Computed) for v in call.inputs
+        )
         results = rule.lower(call)
+        if stated is not None and is_low(stated):
+            results = [self._in_type(call, v, stated) for v in results]
         if call.unread():
             raise call.unsupported(f"has the attribute '{call.unread()[0]}'")
         # A second output (a mask, indices) stays undefined: its reader is refused.
         self.values.update(zip(node.output, results, strict=False))
+
+    def _stated_type(self, call: Call) -> np.dtype | None:
+        """Returns the float type that the operator computes in, None where none is."""
+        types = [v.dtype for v in call.inputs if v is not None and is_float(v.dtype)]
+        if len(set(types)) > 1 and call.op not in MIXED:
+            names = " and ".join(dict.fromkeys(t.name for t in types))
+            raise ValueError(f"its inputs are of types {names}")
+        return types[0] if types else None
+
+    def _in_type(self, call: Call, value: Value, dtype: np.dtype) -> Value:
+        """Returns a result, computed in float32, rounded to the type below it."""
+        if call.op == "Cast" or not is_float(value.dtype):
+            return value
+        if isinstance(value, Computed) and call.op in EXACT:
+            return value
+        return self.builder.rounded(value, dtype)
 
     def _input(self, name: str, where: str) -> Value | None:
         if name and name not in self.values:

@@ -9,12 +9,10 @@ import numpy as np
 
 from jaxcert.errors import InputError, UnsupportedError
 from jaxcert.files import read_bounded
+from jaxcert.interop.onnx_types import numpy_type, type_name
 
 MAX_BYTES = 2**31
 """Largest file that is read, before and after decompression: the format's own limit."""
-
-_WHOLE_TYPES = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32")
-_HALF_TYPES = ("FLOAT16", "BFLOAT16")
 
 
 def read_bytes(path: str) -> bytes:
@@ -92,16 +90,8 @@ def refuse_external_data(model: Any, path: str) -> None:
                 )
 
 
-def type_name(data_type: int) -> str:
-    """Returns the name of an ONNX element type, "unknown" for a number without one."""
-    import onnx
-
-    types = onnx.TensorProto.DataType
-    return types.Name(data_type) if data_type in types.values() else "unknown"
-
-
 def tensor_array(tensor: Any, path: str) -> np.ndarray:
-    """Returns the numbers of a tensor: float32 or float64, int64, or bool.
+    """Returns the numbers of a tensor, in the type that the file states.
 
     Raises:
       InputError: the numbers are not as many as the shape says.
@@ -109,11 +99,10 @@ def tensor_array(tensor: Any, path: str) -> np.ndarray:
     """
     import onnx
 
-    kind = type_name(tensor.data_type)
-    if kind not in ("FLOAT", "DOUBLE", "BOOL", *_HALF_TYPES, *_WHOLE_TYPES):
+    if numpy_type(tensor.data_type) is None:
         raise UnsupportedError(
-            f"weight '{tensor.name}' of {path} is of type {kind}: export the network "
-            "in float32"
+            f"weight '{tensor.name}' of {path} is of type "
+            f"{type_name(tensor.data_type)}: export the network in float32"
         )
     try:
         array = onnx.numpy_helper.to_array(tensor)
@@ -124,6 +113,4 @@ def tensor_array(tensor: Any, path: str) -> np.ndarray:
             f"weight '{tensor.name}' of {path} does not hold as many numbers as its "
             f"shape {tuple(tensor.dims)} says: copy or export it again"
         ) from error
-    if kind in _HALF_TYPES:
-        return array.astype(np.float32)
-    return array.astype(np.int64) if kind in _WHOLE_TYPES else array
+    return array

@@ -3,6 +3,10 @@
 The graph is the architecture alone. Names, opsets, and the attribute or input form of
 an operand are gone, shapes are static, and every float weight is a parameter, so two
 files that describe equal architectures give equal graphs and share compiled programs.
+
+The type of the operands is the type of the result, so that one graph serves a search in
+float32 and a proof in float64. What the file computes in a type below float32 is
+computed in float32 at least and then rounded to that type by a node of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxcert.errors import InputError
+from jaxcert.interop.onnx_types import WIDE, is_low
 
 Attributes = tuple[tuple[str, Any], ...]
 
@@ -69,12 +74,10 @@ class OnnxGraph:
                 f"the network takes one input of shape {self.input_shape}, not "
                 f"{jnp.shape(x)}: reshape it, and use jax.vmap for a batch"
             )
-        values: dict[str, Any] = dict(params)
-        values["x"] = (
-            jnp.reshape(x, (1, *self.input_shape))
-            if (self.has_batch_axis)
-            else jnp.asarray(x)
-        )
+        values = {name: _at_least_float32(value) for name, value in params.items()}
+        values["x"] = _at_least_float32(x)
+        if self.has_batch_axis:
+            values["x"] = jnp.reshape(values["x"], (1, *self.input_shape))
         for i, node in enumerate(self.nodes):
             operands = [values[v] if isinstance(v, str) else v for v in node.inputs]
             values[f"n{i}"] = evaluate(node.op, node.attributes, operands)
@@ -84,6 +87,11 @@ class OnnxGraph:
 def evaluate(op: str, attributes: Attributes, operands: list[Any]) -> Any:
     """Returns the result of one operation of `OPERATORS`."""
     return OPERATORS[op](*operands, **dict(attributes))
+
+
+def _at_least_float32(value: Any) -> Any:
+    value = jnp.asarray(value)
+    return value.astype(WIDE) if is_low(value.dtype) else value
 
 
 def _same_rank(*operands: Any) -> list[Any]:
@@ -98,15 +106,28 @@ def _same_rank(*operands: Any) -> list[Any]:
 
 
 def _same_dtype(*operands: Any) -> list[Any]:
-    if len({v.dtype for v in operands}) == 1:
+    types = [v.dtype for v in operands if not isinstance(v, float)]
+    if len(set(types)) <= 1:
         return list(operands)
-    dtype = functools.reduce(jnp.promote_types, (v.dtype for v in operands))
-    return [v.astype(dtype) for v in operands]
+    dtype = functools.reduce(jnp.promote_types, types)
+    return [v if isinstance(v, float) else v.astype(dtype) for v in operands]
+
+
+def _cast(x: Any, dtype: str) -> Any:
+    # Without float64, in a search, the widest type there is stands for it.
+    return x.astype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def _round(x: Any, dtype: str, limit: float | None) -> Any:
+    """Rounds to a type below float32, and keeps the type in which x is stored."""
+    if limit is not None:
+        x = _clip(x, -limit, limit)
+    return x.astype(dtype).astype(x.dtype)
 
 
 def _elementwise(function: Callable[..., Any]) -> Callable[..., Any]:
     def apply(*operands: Any) -> Any:
-        return function(*_same_rank(*operands))
+        return function(*_same_dtype(*_same_rank(*operands)))
 
     return apply
 
@@ -127,7 +148,7 @@ def _pow(x: Any, exponent: float) -> Any:
 
 def _prelu(x: Any, slope: Any) -> Any:
     # Split into two ReLUs: the slope is a weight, so its sign is not known here.
-    x, slope = _same_rank(x, slope)
+    x, slope = _same_dtype(*_same_rank(x, slope))
     return jnp.maximum(x, 0.0) + slope * jnp.minimum(x, 0.0)
 
 
@@ -214,6 +235,12 @@ def _pad(x: Any, padding: tuple[tuple[int, int], ...], value: float) -> Any:
     return lax.pad(x, np.array(value, x.dtype), [(lo, hi, 0) for lo, hi in padding])
 
 
+def _select(x: Any, y: Any, mask: bytes, shape: tuple[int, ...]) -> Any:
+    chosen = np.frombuffer(mask, bool).reshape(shape)
+    x, y = _same_dtype(x, y)
+    return jnp.where(chosen, jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape))
+
+
 def _concat(*operands: Any, axis: int) -> Any:
     return lax.concatenate(_same_dtype(*operands), axis)
 
@@ -236,6 +263,14 @@ OPERATORS: Mapping[str, Callable[..., Any]] = {
     "gelu": lambda x, tanh: jax.nn.gelu(x, approximate=tanh),
     "clip": _clip,
     "pow": _pow,
+    "sin": jnp.sin,
+    "cos": jnp.cos,
+    "sign": jnp.sign,
+    "floor": jnp.floor,
+    "ceil": jnp.ceil,
+    "round_even": jnp.round,
+    "cast": _cast,
+    "round": _round,
     # elementwise, two operands
     "add": _elementwise(jnp.add),
     "sub": _elementwise(jnp.subtract),
@@ -245,7 +280,7 @@ OPERATORS: Mapping[str, Callable[..., Any]] = {
     "max": _elementwise(jnp.maximum),
     "prelu": _prelu,
     # linear maps and reductions
-    "matmul": jnp.matmul,
+    "matmul": lambda x, y: jnp.matmul(*_same_dtype(x, y)),
     "conv": _conv,
     "max_pool": functools.partial(_pool, kind="max"),
     "avg_pool": _avg_pool,
@@ -261,4 +296,5 @@ OPERATORS: Mapping[str, Callable[..., Any]] = {
     "gather": _gather,
     "pad": _pad,
     "concat": _concat,
+    "select": _select,
 }

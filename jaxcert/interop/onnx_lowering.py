@@ -5,18 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
 import numpy as np
 
 from jaxcert.errors import InputError, UnsupportedError
+from jaxcert.interop.onnx_folding import MAX_FOLDED, MAX_FOLDED_TOGETHER, fold
 from jaxcert.interop.onnx_graph import Attributes, Node, evaluate
+from jaxcert.interop.onnx_types import (
+    WIDE,
+    cast_array,
+    is_float,
+    is_low,
+    largest,
+    saturation,
+)
 
 MAX_ELEMENTS = 2**28
 """Most elements that one intermediate value of a network may have."""
-MAX_FOLDED = 2**24
-"""Most elements that a constant computed while reading may have."""
 REMEDY = (
     "re-export the network with the operators of "
     "jaxcert.interop.onnx_ops.SUPPORTED, or write it as a JAX function f(params, x)"
@@ -40,97 +47,54 @@ class Constant:
         return self.array.shape
 
     @property
+    def dtype(self) -> np.dtype:
+        """Type of the constant."""
+        return self.array.dtype
+
+    @property
     def is_float(self) -> bool:
         """Whether it is a float, and so a weight rather than a static setting."""
-        return np.issubdtype(self.array.dtype, np.floating)
+        return is_float(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class Computed:
-    """A value that the network computes: its name in the graph and its shape.
+    """A value that the network computes: its name in the graph, its shape and type.
 
     `varies` tells whether it depends on the input, or on the weights alone.
     """
 
     name: str
     shape: tuple[int, ...]
+    dtype: np.dtype
     varies: bool = True
 
 
 Value: TypeAlias = Constant | Computed
 
 
-def _integer_divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if np.any(b == 0):
-        raise ValueError("integer division by zero")
-    return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
-
-
-def _fold_slice(
-    x: np.ndarray,
-    starts: Sequence[int],
-    limits: Sequence[int],
-    strides: Sequence[int],
-    reverse: tuple[int, ...],
-) -> np.ndarray:
-    part = x[tuple(slice(*s) for s in zip(starts, limits, strides, strict=True))]
-    return np.flip(part, reverse) if reverse else part
-
-
-# Rearrangements are exact, so weights are rearranged here once and for all.
-_FOLD_ANY: Mapping[str, Callable[..., Any]] = {
-    "reshape": lambda x, shape: np.reshape(x, shape),
-    "transpose": lambda x, permutation: np.transpose(x, permutation),
-    "broadcast": lambda x, shape: np.broadcast_to(x, shape),
-    "slice": _fold_slice,
-    "gather": lambda x, axis, indices: np.take(x, indices, axis),
-    "concat": lambda *xs, axis: np.concatenate(xs, axis),
-}
-# Arithmetic is folded for integers (shapes, indices) only: on floats it would round,
-# and the network is the real-valued function of the weights as they are stored.
-_FOLD_INTEGER: Mapping[str, Callable[..., Any]] = {
-    "neg": np.negative,
-    "abs": np.abs,
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "div": _integer_divide,
-    "min": np.minimum,
-    "max": np.maximum,
-    "reduce_sum": lambda x, axes, keepdims: np.sum(x, axis=axes, keepdims=keepdims),
-    "reduce_max": lambda x, axes, keepdims: np.max(x, axis=axes, keepdims=keepdims),
-    "reduce_min": lambda x, axes, keepdims: np.min(x, axis=axes, keepdims=keepdims),
-    "reduce_prod": lambda x, axes, keepdims: np.prod(x, axis=axes, keepdims=keepdims),
-    "equal": np.equal,
-    "where": np.where,
-}
-
-
-def _fold_size(
-    op: str, attributes: Mapping[str, Any], constants: Sequence[Constant]
-) -> int:
-    """Returns a bound on the size of a folded value, 0 where it does not grow."""
-    first = constants[0]
-    if op == "broadcast":
-        return math.prod(attributes["shape"])
-    if op == "concat":
-        return sum(c.array.size for c in constants)
-    if op == "gather":
-        rows = first.array.size // max(first.shape[attributes["axis"]], 1)
-        return rows * len(attributes["indices"])
-    if op in _FOLD_ANY:
-        return 0
-    return math.prod(max(c.array.size, 1) for c in constants)
-
-
 class Builder:
-    """Collects the nodes and the parameters of the graph that is being read."""
+    """Collects the nodes and the parameters of the graph that is being read.
+
+    Attributes:
+      path: the file, for messages.
+      nodes: of the graph, so far.
+      params: weights of the graph, so far, in the types of the file.
+      notes: sentences the user should read.
+      types: float types of the values that the network computes and of its weights.
+      room: how many elements the constants still to be computed may have.
+      folds_floats: whether the operator being read has constants alone as inputs: then
+        its arithmetic is done here, in the types of the file, as a runtime does it.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.nodes: list[Node] = []
         self.params: dict[str, np.ndarray] = {}
         self.notes: list[str] = []
+        self.types: set[np.dtype] = set()
+        self.folds_floats = False
+        self.room = MAX_FOLDED_TOGETHER
         self._names: dict[tuple[Any, ...], str] = {}
 
     def note(self, text: str) -> None:
@@ -141,13 +105,14 @@ class Builder:
     def emit(self, op: str, *operands: Value | float, **attributes: Any) -> Value:
         """Returns the value of an operation, folded where it is a constant."""
         settings: Attributes = tuple(sorted(attributes.items()))
-        constants = [v for v in operands if isinstance(v, Constant)]
-        if len(constants) == len(operands):
-            fold = _FOLD_ANY.get(op)
-            if fold is None and not any(c.is_float for c in constants):
-                fold = _FOLD_INTEGER.get(op)
-            if fold is not None:
-                return self._fold(fold, op, settings, constants)
+        values = [v for v in operands if not isinstance(v, float)]
+        types = dict.fromkeys(WIDE if is_low(v.dtype) else v.dtype for v in values)
+        if len(types) > 1 and op != "power":
+            raise ValueError(f"its operands are of types {', '.join(map(str, types))}")
+        if not any(isinstance(v, Computed) for v in operands):
+            folded = self._fold(op, settings, operands)
+            if folded is not None:
+                return folded
         inputs = [self._operand(v) for v in operands]
         abstract = [
             jax.ShapeDtypeStruct(v.shape, np.float32)
@@ -167,21 +132,56 @@ class Builder:
             )
         self.nodes.append(Node(op, tuple(inputs), settings))
         varies = any(isinstance(v, Computed) and v.varies for v in operands)
-        return Computed(f"n{len(self.nodes) - 1}", shape, varies)
+        return Computed(f"n{len(self.nodes) - 1}", shape, values[0].dtype, varies)
+
+    def cast(self, value: Value, dtype: np.dtype, saturate: bool = True) -> Value:
+        """Returns the value in another type, rounded as the type demands.
+
+        Raises:
+          UnsupportedError: the network's input decides about a whole number.
+        """
+        if value.dtype == dtype:
+            return value
+        if isinstance(value, Constant):
+            self._spend(value.array)
+            array = cast_array(value.array, dtype, saturate)
+            key = ("cast", dtype.name, saturate, value.key)
+            return Constant(array, key, value.name)
+        if is_low(dtype):
+            return self.rounded(value, dtype, saturate)
+        self.types.add(dtype)
+        if not is_low(value.dtype) or dtype != WIDE:
+            value = cast(Computed, self.emit("cast", value, dtype=dtype.name))
+        return dataclasses.replace(value, dtype=dtype)
+
+    def rounded(self, value: Value, dtype: np.dtype, saturate: bool = True) -> Value:
+        """Returns the value rounded to a type below float32, if it is not already."""
+        if isinstance(value, Constant):
+            return self.cast(value, dtype, saturate)
+        self.types.add(dtype)
+        limit = saturation(dtype, saturate)
+        result = self.emit("round", value, dtype=dtype.name, limit=limit)
+        return dataclasses.replace(cast(Computed, result), dtype=dtype)
 
     def _fold(
-        self,
-        fold: Callable[..., Any],
-        op: str,
-        settings: Attributes,
-        constants: Sequence[Constant],
-    ) -> Constant:
-        attributes = dict(settings)
-        if _fold_size(op, attributes, constants) > MAX_FOLDED:
-            raise ValueError(f"its constant result has more than {MAX_FOLDED} elements")
-        array = np.asarray(fold(*(c.array for c in constants), **attributes))
-        key = (op, settings, tuple(c.key for c in constants))
-        return Constant(array, key, constants[0].name)
+        self, op: str, settings: Attributes, operands: Sequence[Value | float]
+    ) -> Constant | None:
+        constants = [v for v in operands if isinstance(v, Constant)]
+        arrays = [
+            v if isinstance(v, float) else cast(Constant, v).array for v in operands
+        ]
+        array = fold(op, settings, arrays, self.folds_floats)
+        if array is None:
+            return None
+        if array.base is None:  # else it is a view
+            self._spend(array)
+        keys = tuple(v.key if isinstance(v, Constant) else v for v in operands)
+        return Constant(array, (op, settings, keys), constants[0].name)
+
+    def _spend(self, array: np.ndarray) -> None:
+        self.room -= array.size
+        if self.room < 0:
+            raise ValueError("the constants computed so far take too much memory")
 
     def _operand(self, value: Value | float) -> str | float:
         if isinstance(value, float):
@@ -194,7 +194,8 @@ class Builder:
                 "float is needed"
             )
         if value.key not in self._names:
-            array = self._as_float32(value)
+            array = self._checked(value)
+            self.types.add(array.dtype)
             if array.ndim == 0:
                 # The 0.5 and the 1 of a formula: part of the architecture.
                 return float(array)
@@ -202,25 +203,18 @@ class Builder:
             self.params[self._names[value.key]] = array
         return self._names[value.key]
 
-    def _as_float32(self, value: Constant) -> np.ndarray:
+    def _checked(self, value: Constant) -> np.ndarray:
         if not np.all(np.isfinite(value.array)):
             raise InputError(
                 f"weight '{value.name}' in {self.path} contains NaN or infinity: the "
                 "network is damaged or was not trained to an end; export it again"
             )
-        with np.errstate(over="ignore", under="ignore"):
-            array = np.array(value.array, np.float32, order="C")
-        if not np.all(np.isfinite(array)):
+        if np.any(np.abs(value.array.astype(np.float64)) > largest(WIDE)):
             raise InputError(
-                f"weight '{value.name}' in {self.path} does not fit float32: rescale "
-                "the network"
+                f"weight '{value.name}' in {self.path} does not fit float32, in which "
+                "the search runs: rescale the network"
             )
-        if np.any(array != value.array):
-            self.note(
-                "weights in double precision were rounded to float32: what is "
-                "certified is the rounded network"
-            )
-        return array
+        return np.array(value.array, order="C")
 
 
 @dataclasses.dataclass(eq=False)
@@ -260,6 +254,8 @@ class Call:
         """Returns an attribute: int, float, str, or tuple of them."""
         self._read.add(name)
         value = self.attributes.get(name, default)
+        if isinstance(value, float):
+            value = float(np.float32(value))  # attributes have this type, and defaults
         if isinstance(value, bytes):
             return value.decode()
         return tuple(value) if isinstance(value, list) else value
@@ -306,6 +302,13 @@ class Call:
         if array.size != 1 or np.isnan(array.reshape(-1)[0]):
             raise ValueError(f"its {meaning} is not one number")
         return float(array.reshape(-1)[0])
+
+    def fill(self, x: Value, number: float) -> Constant:
+        """Returns a constant of the shape and type of x, the same number everywhere."""
+        if math.prod(x.shape) > MAX_FOLDED:
+            raise ValueError(f"its constant result has more than {MAX_FOLDED} elements")
+        array = np.full(x.shape, number).astype(x.dtype)
+        return Constant(array, ("full", x.shape, x.dtype.name, number), self.op)
 
     def unsupported(self, what: str) -> UnsupportedError:
         """Returns the error for a form of the operator that has no rule."""

@@ -12,27 +12,34 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from jaxcert.interop.onnx_lowering import Call, Constant
+from jaxcert.interop.onnx_lowering import Call, Computed, Constant, Value
+from jaxcert.interop.onnx_places import (
+    lower_gather,
+    lower_gather_elements,
+    lower_gather_nd,
+    lower_pad,
+    lower_slice,
+    lower_split,
+    lower_tile,
+)
 from jaxcert.interop.onnx_shapes import (
     Outputs,
     axis_of,
     lower_concat,
     lower_constant_of_shape,
-    lower_constants_only,
     lower_dropout,
+    lower_equal,
     lower_expand,
     lower_flatten,
-    lower_gather,
     lower_identity,
-    lower_pad,
     lower_reshape,
     lower_shape,
-    lower_slice,
-    lower_split,
     lower_squeeze,
     lower_transpose,
     lower_unsqueeze,
+    lower_where,
 )
+from jaxcert.interop.onnx_types import is_float, is_low, largest, numpy_type, type_name
 from jaxcert.interop.onnx_windows import (
     keep_shape,
     lower_batch_norm,
@@ -110,55 +117,76 @@ def _reciprocal(call: Call) -> Outputs:
     return [call.emit("div", 1.0, call.value())]
 
 
+_MOST_EXPONENTS = 16
+
+
 def _pow(call: Call) -> Outputs:
-    exponent = call.number(1, "exponent")
-    if exponent == 1:
-        return [call.value()]
-    return [call.emit("pow", call.value(), exponent=exponent)]
+    x, exponents = call.value(0), call.constant(1, "exponent").array
+    if isinstance(x, Constant):
+        return [call.emit("power", x, call.value(1))]
+    exponents = exponents.astype(np.float64)
+    if not np.isfinite(exponents).all() or exponents.size == 0:
+        raise ValueError("its exponents are not finite numbers")
+    shape = np.broadcast_shapes(x.shape, exponents.shape)
+    if x.shape != shape:
+        x = call.emit("broadcast", x, shape=shape)
+    kinds, which = np.unique(exponents, return_inverse=True)
+    if len(kinds) == 1:
+        return [_power(call, x, float(kinds[0]))]
+    if len(kinds) > _MOST_EXPONENTS:
+        raise call.unsupported(f"has {len(kinds)} different exponents")
+    # Part by part, since the root of one element is none of its neighbour's.
+    which = np.broadcast_to(which.reshape(exponents.shape), shape).reshape(-1)
+    order = np.argsort(which, kind="stable")
+    flat = call.emit("reshape", x, shape=(order.size,))
+    parts = [
+        _power(call, _gather(call, flat, order[which[order] == i]), float(kind))
+        for i, kind in enumerate(kinds)
+    ]
+    joined = _gather(call, call.emit("concat", *parts, axis=0), np.argsort(order))
+    return [call.emit("reshape", joined, shape=shape)]
+
+
+def _gather(call: Call, flat: Value, places: np.ndarray) -> Value:
+    return call.emit("gather", flat, axis=0, indices=tuple(places.tolist()))
+
+
+def _power(call: Call, x: Value, exponent: float) -> Value:
+    if exponent == 0:
+        return call.fill(x, 1.0)
+    return x if exponent == 1 else call.emit("pow", x, exponent=exponent)
 
 
 def _clip(call: Call) -> Outputs:
+    x = call.value()
     if call.opset < 11:
         low, high = call.attribute("min"), call.attribute("max")
     else:
         low = call.number(1, "lower bound") if call.has(1) else None
         high = call.number(2, "upper bound") if call.has(2) else None
-    limit = float(np.finfo(np.float32).max)
+    limit = largest(x.dtype)
     # Exporters write the largest float, or infinity, for "no bound".
     low = None if low is not None and low <= -limit else low
     high = None if high is not None and high >= limit else high
     if low is None and high is None:
-        return [call.value()]
+        return [x]
     if low is not None and high is not None and low > high:
-        raise ValueError(f"its lower bound {low} is above its upper bound {high}")
-    return [call.emit("clip", call.value(), low=low, high=high)]
+        if call.opset < 11:
+            raise ValueError(f"lower bound {low} is above its upper bound {high}")
+        return [call.fill(x, high)]  # Min(high, Max(x, low)), by the standard
+    return [call.emit("clip", x, low=low, high=high)]
 
 
 def _cast(call: Call) -> Outputs:
-    import onnx
-
     value, to = call.value(), call.attribute("to")
-    call.attribute("saturate")  # concerns 8-bit floats only
-    call.attribute("round_mode")
-    floats = {
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.DOUBLE,
-        onnx.TensorProto.FLOAT16,
-        onnx.TensorProto.BFLOAT16,
-    }
-    if isinstance(value, Constant):
-        if to in floats:
-            array = value.array if value.is_float else value.array.astype(np.float64)
-        elif to in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
-            array = value.array.astype(np.int64)
-        elif to == onnx.TensorProto.BOOL:
-            array = value.array.astype(bool)
-        else:
-            raise call.unsupported(f"casts to type {to}")
-        return [Constant(array, ("cast", to, value.key), value.name)]
-    if to not in floats:
+    saturate = call.flag("saturate", True)
+    call.attribute("round_mode")  # concerns FLOAT8E8M0 only, which is not read
+    dtype = numpy_type(to)
+    if dtype is None:
+        raise call.unsupported(f"casts to {type_name(to)}")
+    if isinstance(value, Computed) and not is_float(dtype):
         raise call.unsupported("casts to a type that is not float")
-    return [value]
+    return [call.builder.cast(value, dtype, saturate)]
 
 
 def _gemm(call: Call) -> Outputs:
@@ -181,18 +209,23 @@ def _gemm(call: Call) -> Outputs:
     return [keep_shape(result, call.emit("add", result, c))]
 
 
+LOGITS_NOTE = (
+    "replaced by its logits: the class and the sign of every margin are unchanged, and "
+    "a required margin refers to the logits"
+)
+
+
 def _softmax(call: Call) -> Outputs:
     x = call.value()
     axis = axis_of(call.attribute("axis", 1 if call.opset < 13 else -1), len(x.shape))
     reach = math.prod(x.shape[axis:]) if call.opset < 13 else x.shape[axis]
     if not call.is_final:
         raise call.unsupported("stands inside the network")
+    if is_low(x.dtype):
+        raise call.unsupported(f"computes in {x.dtype}, which makes classes equal")
     if reach != math.prod(x.shape):
         raise call.unsupported(f"does not run over all {math.prod(x.shape)} outputs")
-    call.builder.note(
-        f"final {call.op} replaced by its logits: the class and the sign of every "
-        "margin are unchanged, and a required margin refers to the logits"
-    )
+    call.builder.note(f"final {call.op} {LOGITS_NOTE}")
     return [x]
 
 
@@ -213,19 +246,24 @@ SUPPORTED: Mapping[str, Rule] = {
     "AveragePool": Rule(lower_pool),
     "BatchNormalization": Rule(lower_batch_norm, 5, 5),
     "Cast": Rule(_cast),
+    "Ceil": Rule(_unary("ceil")),
     "Clip": Rule(_clip, 1, 3),
     "Concat": Rule(lower_concat, 1, _MANY),
+    "Cos": Rule(_unary("cos")),
     "ConstantOfShape": Rule(lower_constant_of_shape),
     "Conv": Rule(lower_conv, 2, 3),
     "Div": Rule(_binary("div"), 2, 2),
     "Dropout": Rule(lower_dropout, 1, 3),
     "Elu": Rule(_elu),
-    "Equal": Rule(lower_constants_only("equal"), 2, 2),
+    "Equal": Rule(lower_equal, 2, 2),
     "Erf": Rule(_unary("erf")),
     "Exp": Rule(_unary("exp")),
     "Expand": Rule(lower_expand, 2, 2),
+    "Floor": Rule(_unary("floor")),
     "Flatten": Rule(lower_flatten),
     "Gather": Rule(lower_gather, 2, 2),
+    "GatherElements": Rule(lower_gather_elements, 2, 2),
+    "GatherND": Rule(lower_gather_nd, 2, 2),
     "Gelu": Rule(_gelu),
     "Gemm": Rule(_gemm, 2, 3),
     "GlobalAveragePool": Rule(lower_global_pool("reduce_mean")),
@@ -254,9 +292,12 @@ SUPPORTED: Mapping[str, Rule] = {
     "ReduceSum": Rule(lower_reduce("reduce_sum", 13), 1, 2),
     "Relu": Rule(_unary("relu")),
     "Reshape": Rule(lower_reshape, 2, 2),
+    "Round": Rule(_unary("round_even")),
     "Selu": Rule(_selu),
     "Shape": Rule(lower_shape),
     "Sigmoid": Rule(_unary("sigmoid")),
+    "Sign": Rule(_unary("sign")),
+    "Sin": Rule(_unary("sin")),
     "Slice": Rule(lower_slice, 1, 5),
     "Softmax": Rule(_softmax),
     "Softplus": Rule(_unary("softplus")),
@@ -267,10 +308,23 @@ SUPPORTED: Mapping[str, Rule] = {
     "Sum": Rule(_variadic("add"), 1, _MANY),
     "Swish": Rule(_swish),
     "Tanh": Rule(_unary("tanh")),
+    "Tile": Rule(lower_tile, 2, 2),
     "Transpose": Rule(lower_transpose),
     "Unsqueeze": Rule(lower_unsqueeze, 1, 2),
-    "Where": Rule(lower_constants_only("where"), 3, 3),
+    "Where": Rule(lower_where, 3, 3),
 }
 """The operators that are read, besides Constant, which is part of the file's weights.
 
 Softmax and LogSoftmax are read as a network's last operator only."""
+
+
+EXACT = frozenset(
+    "Abs Cast Ceil Clip Concat ConstantOfShape Dropout Equal Expand Flatten Floor "
+    "Gather GatherElements GatherND GlobalMaxPool Identity Max MaxPool Min Neg Pad "
+    "ReduceMax ReduceMin Relu Reshape Round Shape Sign Slice Split Squeeze Tile "
+    "Transpose Unsqueeze Where".split()
+)
+"""Operators whose results are exact in every type, so that nothing is rounded."""
+
+MIXED = frozenset({"BatchNormalization", "Dropout", "Pow"})
+"""Operators whose inputs may differ in type; the first has that of the result."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from jaxcert.interop.onnx_lowering import MAX_FOLDED, Call, Computed, Constant, Value
+from jaxcert.interop.onnx_folding import MAX_FOLDED
+from jaxcert.interop.onnx_lowering import Call, Computed, Constant, Value
 
 Outputs = Sequence[Value]
 
@@ -25,16 +26,18 @@ def axes_of(call: Call, since: int, index: int = 1) -> tuple[int, ...] | None:
     return call.integers(index, "axes") if call.has(index) else None
 
 
-def _reshape_to(call: Call, x: Value, shape: tuple[int, ...]) -> Outputs:
+def reshape_to(call: Call, x: Value, shape: tuple[int, ...]) -> Outputs:
+    """Returns x in the shape, a node less where it has it."""
     return [x if x.shape == shape else call.emit("reshape", x, shape=shape)]
 
 
 def lower_flatten(call: Call) -> Outputs:
     x, axis = call.value(), call.attribute("axis", 1)
     axis = axis + len(x.shape) if axis < 0 else axis
-    if not 0 <= axis <= len(x.shape):
+    before = call.attribute("axis", 1) < 0 and call.opset < 11
+    if before or not 0 <= axis <= len(x.shape):
         raise ValueError(f"axis {axis} does not exist in shape {x.shape}")
-    return _reshape_to(call, x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
+    return reshape_to(call, x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
 
 
 def lower_reshape(call: Call) -> Outputs:
@@ -49,7 +52,7 @@ def lower_reshape(call: Call) -> Outputs:
         wanted[wanted.index(-1)] = size // rest if rest else 0
     if math.prod(wanted) != size:
         raise ValueError(f"shape {x.shape} cannot become {tuple(wanted)}")
-    return _reshape_to(call, x, tuple(wanted))
+    return reshape_to(call, x, tuple(wanted))
 
 
 def lower_squeeze(call: Call) -> Outputs:
@@ -60,9 +63,7 @@ def lower_squeeze(call: Call) -> Outputs:
     drop = {axis_of(a, rank) for a in axes}
     if any(x.shape[a] != 1 for a in drop):
         raise ValueError(f"axes {axes} of shape {x.shape} are not all of size 1")
-    return _reshape_to(
-        call, x, tuple(n for i, n in enumerate(x.shape) if i not in drop)
-    )
+    return reshape_to(call, x, tuple(n for i, n in enumerate(x.shape) if i not in drop))
 
 
 def lower_unsqueeze(call: Call) -> Outputs:
@@ -74,9 +75,7 @@ def lower_unsqueeze(call: Call) -> Outputs:
     if len(new) != len(axes):
         raise ValueError(f"axes {axes} are named twice")
     old = iter(x.shape)
-    return _reshape_to(
-        call, x, tuple(1 if i in new else next(old) for i in range(rank))
-    )
+    return reshape_to(call, x, tuple(1 if i in new else next(old) for i in range(rank)))
 
 
 def lower_transpose(call: Call) -> Outputs:
@@ -92,111 +91,6 @@ def lower_concat(call: Call) -> Outputs:
     values = [call.value(i) for i in range(len(call.inputs))]
     axis = axis_of(call.attribute("axis", 0), len(values[0].shape))
     return [call.emit("concat", *values, axis=axis)]
-
-
-def _take_range(
-    call: Call, x: Value, axis: int, start: int, step: int, count: int
-) -> Value:
-    starts, limits, strides = [0] * len(x.shape), list(x.shape), [1] * len(x.shape)
-    last = start + (count - 1) * step
-    first = min(start, last) if count else 0
-    starts[axis] = first
-    limits[axis] = max(start, last) + 1 if count else 0
-    strides[axis] = abs(step)
-    return call.emit(
-        "slice",
-        x,
-        starts=tuple(starts),
-        limits=tuple(limits),
-        strides=tuple(strides),
-        reverse=(axis,) if step < 0 and count > 1 else (),
-    )
-
-
-def lower_slice(call: Call) -> Outputs:
-    x = call.value()
-    if call.opset < 10:
-        starts, ends = call.attribute("starts"), call.attribute("ends")
-        axes, steps = call.attribute("axes"), None
-    else:
-        starts, ends = call.integers(1, "starts"), call.integers(2, "ends")
-        axes = call.integers(3, "axes") if call.has(3) else None
-        steps = call.integers(4, "steps") if call.has(4) else None
-    axes = axes if axes is not None else tuple(range(len(starts)))
-    steps = steps if steps is not None else (1,) * len(starts)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis = axis_of(axis, len(x.shape))
-        # Python's slices have the clamping rules of ONNX.
-        picked = range(*slice(start, end, step).indices(x.shape[axis]))
-        if picked != range(x.shape[axis]):
-            x = _take_range(call, x, axis, picked.start, step, len(picked))
-    return [x]
-
-
-def lower_split(call: Call) -> Outputs:
-    x = call.value()
-    axis = axis_of(call.attribute("axis", 0), len(x.shape))
-    if call.opset < 13:
-        sizes = call.attribute("split")
-    else:
-        sizes = call.integers(1, "sizes") if call.has(1) else None
-    if sizes is None:
-        parts = call.attribute("num_outputs", call.num_outputs)
-        each = -(-x.shape[axis] // parts)
-        sizes = (*(each,) * (parts - 1), x.shape[axis] - each * (parts - 1))
-    call.attribute("num_outputs")
-    if sum(sizes) != x.shape[axis] or min(sizes) < 0:
-        raise ValueError(f"sizes {sizes} do not split axis {axis} of {x.shape}")
-    starts = np.cumsum((0, *sizes)).tolist()
-    return [
-        _take_range(call, x, axis, start, 1, size)
-        for start, size in zip(starts, sizes, strict=False)
-    ]
-
-
-def lower_gather(call: Call) -> Outputs:
-    x = call.value()
-    axis = axis_of(call.attribute("axis", 0), len(x.shape))
-    size = x.shape[axis]
-    index_shape = call.constant(1, "indices").shape
-    indices = call.integers(1, "indices")
-    if any(not -size <= i < size for i in indices):
-        raise ValueError(f"an index is outside axis {axis} of shape {x.shape}")
-    indices = tuple(i % size for i in indices)
-    step = indices[1] - indices[0] if len(indices) > 1 else 1
-    if (
-        indices
-        and step
-        and indices == tuple(range(indices[0], indices[0] + step * len(indices), step))
-    ):
-        part = _take_range(call, x, axis, indices[0], step, len(indices))
-    else:
-        part = call.emit("gather", x, axis=axis, indices=indices)
-    shape = (*x.shape[:axis], *index_shape, *x.shape[axis + 1 :])
-    return _reshape_to(call, part, shape)
-
-
-def lower_pad(call: Call) -> Outputs:
-    x = call.value()
-    rank = len(x.shape)
-    if call.attribute("mode", "constant") != "constant":
-        raise call.unsupported(f"pads in mode {call.attribute('mode')!r}")
-    if call.opset < 11:
-        pads, value = call.attribute("pads"), call.attribute("value", 0.0)
-        axes: tuple[int, ...] | None = None
-    else:
-        pads = call.integers(1, "pads")
-        value = call.number(2, "padding value") if call.has(2) else 0.0
-        axes = call.integers(3, "axes") if call.has(3) else None
-    axes = tuple(range(rank)) if axes is None else tuple(axis_of(a, rank) for a in axes)
-    if len(pads) != 2 * len(axes) or len(set(axes)) != len(axes):
-        raise ValueError(f"pads {pads} do not fit axes {axes} of shape {x.shape}")
-    padding = [(0, 0)] * rank
-    for i, axis in enumerate(axes):
-        padding[axis] = (pads[i], pads[i + len(axes)])
-    if all(p == (0, 0) for p in padding):
-        return [x]
-    return [call.emit("pad", x, padding=tuple(padding), value=float(value))]
 
 
 def lower_expand(call: Call) -> Outputs:
@@ -228,14 +122,23 @@ def lower_constant_of_shape(call: Call) -> Outputs:
     if min(shape, default=0) < 0 or math.prod(shape) > MAX_FOLDED:
         raise ValueError(f"its shape {shape} is negative or too large")
     fill = call.attribute("value", np.zeros(1, np.float32))
-    array = np.full(shape, np.reshape(fill, ()))
-    return [Constant(array, ("full", shape, str(fill.dtype), fill.item()), "fill")]
+    array = np.full(shape, np.reshape(fill, ()), fill.dtype)
+    return [Constant(array, ("full", shape, fill.dtype.name, fill.item()), "fill")]
 
 
-def lower_constants_only(op: str) -> Callable[[Call], Outputs]:
-    def rule(call: Call) -> Outputs:
-        if any(isinstance(v, Computed) or (v and v.is_float) for v in call.inputs):
-            raise call.unsupported("computes with the network's input or its weights")
-        return [call.emit(op, *(call.value(i) for i in range(len(call.inputs))))]
+def lower_equal(call: Call) -> Outputs:
+    """Equality of constants: which shape it is, where exporters write Expand."""
+    if any(isinstance(v, Computed) for v in call.inputs):
+        raise call.unsupported("compares values of the network")
+    return [call.emit("equal", call.value(0), call.value(1))]
 
-    return rule
+
+def lower_where(call: Call) -> Outputs:
+    condition, x, y = call.constant(0, "condition"), call.value(1), call.value(2)
+    if condition.dtype != np.bool_:
+        raise TypeError(f"its condition is of type {condition.dtype}, not bool")
+    shape = np.broadcast_shapes(condition.shape, x.shape, y.shape)
+    if math.prod(shape) > MAX_FOLDED:
+        raise ValueError(f"its result of shape {shape} is too large")
+    mask = np.broadcast_to(condition.array, shape).tobytes()
+    return [call.emit("select", x, y, mask=mask, shape=shape)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -26,9 +27,9 @@ from jaxcert.interop.vnnlib_tree import Assertions, Atom, fold
 class Property:
     """A VNN-LIB file: violated iff one of its cases is.
 
-    Strict comparisons are read as `<=` in the cases, and `violates` tells the
-    difference: a proof over all cases holds for the file, and a counterexample of a
-    case is one of the file only if `violates` confirms it.
+    Strict comparisons are read as `<=` in the boxes and rows of the cases: a proof over
+    all cases holds for the file. A counterexample of a case is one of the file only if
+    `violates` confirms it; `Case.inner` and `Case.strict` say where to look for it.
 
     Attributes:
       num_inputs, num_outputs: how many X_i and Y_j are declared.
@@ -44,15 +45,40 @@ class Property:
     assertions: Assertions = dataclasses.field(repr=False)
     notes: tuple[str, ...] = ()
 
-    def violates(self, x: ArrayLike, y: ArrayLike, tolerance: float = 0.0) -> bool:
+    @property
+    def compares_outputs(self) -> bool:
+        """Whether every comparison that names outputs is one of Y_i with Y_j alone.
+
+        Such a property means the same for any strictly increasing function of the
+        outputs that is common to all of them, as Softmax is for one input.
+        """
+
+        def kept(atom: Atom) -> bool:
+            coefficients = [c for _, c in atom.outputs]
+            return (
+                not atom.inputs
+                and not atom.constant
+                and len(coefficients) == 2
+                and sum(coefficients) == 0
+            )
+
+        atoms = [a for a in self.assertions if isinstance(a, Atom)]
+        return all(kept(a) for a in atoms if a.outputs)
+
+    def violates(
+        self,
+        x: ArrayLike,
+        y: ArrayLike | Sequence[float] | Sequence[Fraction],
+        tolerance: float = 0.0,
+    ) -> bool:
         """Returns whether the values satisfy the assertions of the file.
 
         This evaluates the assertion tree and not the normal form, in exact arithmetic
-        on the float64 numbers given. Values that are not finite satisfy nothing.
+        on the numbers given. Values that are not finite satisfy nothing.
 
         Args:
           x: inputs, any shape of num_inputs values, in the network's order.
-          y: outputs, likewise.
+          y: outputs, likewise; fractions are taken as they are.
           tolerance: how far every single comparison may be missed, >= 0.
 
         Raises:
@@ -65,12 +91,14 @@ class Property:
             ("x", x, self.num_inputs),
             ("y", y, self.num_outputs),
         ):
-            flat = np.asarray(array, np.float64).reshape(-1)
+            flat = np.asarray(array)
+            exact = flat.dtype == object
+            flat = (flat if exact else flat.astype(np.float64)).reshape(-1)
             if flat.size != size:
                 raise InputError(
                     f"{what} has {flat.size} values; the property declares {size}"
                 )
-            if not np.all(np.isfinite(flat)):
+            if not exact and not np.all(np.isfinite(flat)):
                 return False
             values.append([Fraction(v) for v in flat.tolist()])
         slack = Fraction(tolerance)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxcert.errors import InputError, UnsupportedError
 from jaxcert.interop.vnnlib_reader import Reader
@@ -39,22 +39,33 @@ class Case:
         numbers are rounded outwards.
       disjuncts: pairs of C, shape (rows, outputs), and d, shape (rows,), float64. Every
         disjunct has at least one row; one that allows every output is the row -1 <= 0.
+      inner: the least and the greatest float64 inputs that the file allows, strict
+        bounds and bounds that are no float64 numbers included. It may be empty.
+      strict: which rows of all disjuncts are `C y + d < 0` in the file.
     """
 
     lo: Float[np.ndarray, " inputs"]
     hi: Float[np.ndarray, " inputs"]
     disjuncts: tuple[Disjunct, ...]
+    inner: tuple[Float[np.ndarray, " inputs"], Float[np.ndarray, " inputs"]]
+    strict: Bool[np.ndarray, " rows"]
 
-    def spec(self) -> Spec:
+    def spec(self, gap: float = 0.0) -> Spec:
         """Returns the spec that holds at y iff y satisfies no disjunct.
 
         One clause per disjunct, with its rows `C y + d > 0`. Its arrays are numpy
         float64; they take JAX's precision where they are used.
+
+        Args:
+          gap: what is added to d in strict rows, >= 0. What violates the spec then
+            satisfies them as they stand in the file; proofs mean nothing.
         """
         counts = [len(offset) for _, offset in self.disjuncts]
+        offset = np.concatenate([d for _, d in self.disjuncts])
+        offset = offset + np.where(self.strict, gap * (1 + np.abs(offset)), 0.0)
         return Spec(
             coefficients=np.concatenate([c for c, _ in self.disjuncts]),  # type: ignore[arg-type]
-            offset=np.concatenate([d for _, d in self.disjuncts]),  # type: ignore[arg-type]
+            offset=offset,  # type: ignore[arg-type]
             clause=np.repeat(  # type: ignore[arg-type]
                 np.arange(len(counts), dtype=np.int32), counts
             ),
@@ -63,6 +74,8 @@ class Case:
 
 
 _Conjunction = tuple[Atom, ...]
+_Faces = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""lo and hi of the closed box, then of the float64 points that are allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +161,11 @@ class _Builder:
                 "several properties"
             )
         everywhere = np.full(self.num_inputs, np.inf)
-        common = self.narrow((-everywhere, everywhere), whole.common)
+        common = self.narrow(
+            (-everywhere, everywhere, -everywhere, everywhere), whole.common
+        )
         common_rows = [self.row(atom) for atom in whole.common if atom.outputs]
-        groups: dict[tuple[bytes, bytes], tuple[Any, list[Disjunct]]] = {}
+        groups: dict[tuple[bytes, ...], tuple[_Faces, list[Any]]] = {}
         dropped = 0
         for atoms in whole.any_of:
             box = None if common is None else self.narrow(common, atoms)
@@ -160,46 +175,61 @@ class _Builder:
             self.require_bounded(box)
             rows_here = common_rows + [self.row(a) for a in atoms if a.outputs]
             if not rows_here:
-                rows_here = [(np.zeros(self.num_outputs), -1.0)]
+                rows_here = [(np.zeros(self.num_outputs), -1.0, False)]
             disjunct = (
-                np.stack([c for c, _ in rows_here]),
-                np.array([d for _, d in rows_here]),
+                np.stack([c for c, _, _ in rows_here]),
+                np.array([d for _, d, _ in rows_here]),
             )
-            key = (box[0].tobytes(), box[1].tobytes())
-            groups.setdefault(key, (box, []))[1].append(disjunct)
-        cases = [Case(lo, hi, tuple(ds)) for (lo, hi), ds in groups.values()]
+            strict = [s for _, _, s in rows_here]
+            key = tuple(face.tobytes() for face in box)
+            groups.setdefault(key, (box, []))[1].append((disjunct, strict))
+        cases = [self.case(*group) for group in groups.values()]
         notes = []
         if dropped:
             notes.append(
                 f"{dropped} of {len(whole.any_of)} conjunctions of {self.path} allow "
-                "no input (a lower bound above an upper bound) and are dropped"
+                "no input (bounds that no number satisfies) and are dropped"
             )
         if not cases:
             notes.append(f"{self.path} holds for every network: it allows no input")
         return tuple(cases), tuple(notes)
 
-    def narrow(
-        self, box: tuple[np.ndarray, np.ndarray], atoms: Iterable[Atom]
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+    def case(self, box: _Faces, parts: list[Any]) -> Case:
+        lo, hi, least, greatest = box
+        strict = np.concatenate([np.array(s) for _, s in parts])
+        return Case(lo, hi, tuple(d for d, _ in parts), (least, greatest), strict)
+
+    def narrow(self, box: _Faces, atoms: Iterable[Atom]) -> _Faces | None:
         """Returns the box cut by the input constraints; None where it is empty."""
-        lo, hi = box[0].copy(), box[1].copy()
+        lo, hi, least, greatest = (face.copy() for face in box)
         for atom in atoms:
             if atom.inputs:
                 ((index, coefficient),) = atom.inputs
                 bound = -atom.constant / coefficient
+                side = np.inf if coefficient > 0 else -np.inf
+                outer = self.rounded(bound, side, atom)
+                inner = outer
+                if atom.strict or Fraction(outer) != bound:
+                    inner = float(np.nextafter(outer, -side))
                 if coefficient > 0:
-                    hi[index] = min(hi[index], self.rounded(bound, np.inf, atom))
+                    hi[index] = min(hi[index], outer)
+                    greatest[index] = min(greatest[index], inner)
                 else:
-                    lo[index] = max(lo[index], self.rounded(bound, -np.inf, atom))
+                    lo[index] = max(lo[index], outer)
+                    least[index] = max(least[index], inner)
             elif not atom.outputs and not (
                 atom.constant < 0 or (atom.constant == 0 and not atom.strict)
             ):
                 return None
+        # One number is left, and a strict bound may exclude it too.
+        excluded = (lo == hi) & ((least > lo) | (greatest < hi))
+        if np.any((lo > hi) | excluded):
+            return None
         # Adding 0 turns -0.0 into 0.0: equal boxes are found by their bytes.
-        return None if np.any(lo > hi) else (lo + 0.0, hi + 0.0)
+        return lo + 0.0, hi + 0.0, least + 0.0, greatest + 0.0
 
-    def require_bounded(self, box: tuple[np.ndarray, np.ndarray]) -> None:
-        for faces, what in zip(box, ("lower", "upper"), strict=True):
+    def require_bounded(self, box: _Faces) -> None:
+        for faces, what in zip(box[:2], ("lower", "upper"), strict=True):
             if not np.all(np.isfinite(faces)):
                 index = int(np.argmin(np.isfinite(faces)))
                 raise InputError(
@@ -207,8 +237,8 @@ class _Builder:
                     "bound every input from both sides. The file may be truncated"
                 )
 
-    def row(self, atom: Atom) -> tuple[np.ndarray, float]:
-        """Returns C and d of the row `C y + d <= 0` that a comparison of outputs is.
+    def row(self, atom: Atom) -> tuple[np.ndarray, float, bool]:
+        """Returns C and d of the row `C y + d <= 0` of outputs, and if it is strict.
 
         d is rounded downwards, so that the row allows at least what the file does.
         """
@@ -221,7 +251,7 @@ class _Builder:
                     "no float64 number: write it as one number"
                 )
             coefficients[index] = number
-        return coefficients, self.rounded(atom.constant, -np.inf, atom)
+        return coefficients, self.rounded(atom.constant, -np.inf, atom), atom.strict
 
     def rounded(self, value: Fraction, towards: float, atom: Atom) -> float:
         """Returns the nearest float64 on the side of `value` that is asked for."""

@@ -13,8 +13,10 @@ from jaxcert.errors import InputError, UnsupportedError
 from jaxcert.files import read_bounded
 from jaxcert.interop.vnnlib_tree import Atom, Junction
 
-MAX_BYTES = 2**28
+MAX_BYTES = 2**27
 """Largest file that is read, before and after decompression."""
+_FREE_BYTES = 2**22
+"""What any gzipped file may unpack to; longer texts must not be packed so well."""
 
 _NOT_TEXT = (
     "not text. A VNN-LIB file is plain text, or gzipped with a name that ends in .gz"
@@ -40,6 +42,7 @@ def read_text(path: str) -> str:
     data = read_bounded(
         path, MAX_BYTES, gzipped=path.endswith(".gz"),
         kind="a .vnnlib or .vnnlib.gz file", remedy="check the file",
+        free=_FREE_BYTES,
     )  # fmt: skip
     try:
         text = data.decode("utf-8-sig")

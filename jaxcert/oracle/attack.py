@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcert.bounds.ibp import program_of, propagate
-from jaxcert.bounds.rounding import float64_slack
+from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
 from jaxcert.errors import InputError
+from jaxcert.oracle.witness import Accepts, Judge, Witness, point_slack
 from jaxcert.pinned import own_settings
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict, from_witness
@@ -61,8 +62,29 @@ class AttackOracle:
     ) -> Verdict:
         """Returns REFUTED with the worst point found, if it violates the spec there.
 
-        In float32 the witness is a candidate, to be confirmed in float64.
+        In float32 the witness is a candidate, to be confirmed in float64. In float64
+        it must violate by more than rounding could feign; `find_witness` also judges
+        what lies within that.
         """
+        program = program_of(self.f, params, box.lo)
+        points, margins = self.candidates(params, box, spec, hint)
+        worst = jnp.argmin(jnp.where(jnp.isnan(margins), jnp.inf, margins))
+        witness, margin = points[worst], margins[worst]
+        slack = jnp.zeros((), box.lo.dtype)
+        if box.lo.dtype == jnp.float64:
+            values = program.prepare(params, box.lo.dtype)
+            slack = point_slack(program, values, spec, witness)
+        found = (margin <= -slack) & box.contains(witness)
+        return from_witness(witness, margin, found)
+
+    def candidates(
+        self,
+        params: Any,
+        box: Box,
+        spec: Spec,
+        hint: Float[Array, "*d"] | None = None,
+    ) -> tuple[Float[Array, "n *d"], Float[Array, " n"]]:
+        """Returns the worst points of all descents, and their margins."""
         program = program_of(self.f, params, box.lo)
 
         def value(z: Array, target: Array) -> tuple[Array, Array]:
@@ -80,22 +102,7 @@ class AttackOracle:
 
         over_targets = jax.vmap(one, in_axes=(None, 0))
         points, margins = jax.vmap(over_targets, in_axes=(0, None))(starts, targets)
-        points = points.reshape((-1, *box.lo.shape))
-        margins = margins.reshape(-1)
-        worst = jnp.argmin(jnp.where(jnp.isnan(margins), jnp.inf, margins))
-        witness, margin = points[worst], margins[worst]
-        slack = self._slack(params, box, spec)
-        found = (margin <= -slack) & box.contains(witness)
-        return from_witness(witness, margin, found)
-
-    def _slack(self, params: Any, box: Box, spec: Spec) -> Array:
-        """A float64 witness must violate by more than rounding could feign."""
-        if box.lo.dtype != jnp.float64:
-            return jnp.zeros((), box.lo.dtype)
-        program = program_of(self.f, params, box.lo)
-        values = program.prepare(params, box.lo.dtype)
-        boxes = propagate(program, values, box)
-        return float64_slack(program, values, boxes, spec.coefficients)
+        return points.reshape((-1, *box.lo.shape)), margins.reshape(-1)
 
     def _starts(self, box: Box, hint: Array) -> Array:
         random = self.options.restarts - 2
@@ -105,6 +112,39 @@ class AttackOracle:
             side = jax.random.bernoulli(key, 0.5, (random, *box.lo.shape))
             starts += list(jnp.where(side, box.lo, box.hi))
         return jnp.stack(starts)
+
+
+_SEEDS = 8
+"""Candidates of the attack that are judged."""
+
+
+@functools.partial(jax.jit, static_argnames=("oracle",))
+def _seeds(oracle: AttackOracle, params: Any, box: Box, spec: Spec) -> Array:
+    points, margins = oracle.candidates(params, box, spec, box.center)
+    count = min(_SEEDS, len(margins))
+    return points[jnp.argsort(jnp.where(jnp.isnan(margins), jnp.inf, margins))[:count]]
+
+
+def find_witness(
+    oracle: AttackOracle,
+    judge: Judge,
+    box: Box,
+    spec: Spec,
+    accepts: Accepts | None = None,
+) -> Witness | None:
+    """Returns a witness that the attack's points lead to, or None: ties count.
+
+    Must run where float64 is enabled.
+
+    Args:
+      oracle: the attack.
+      judge: of its network.
+      box: numpy float64, not empty.
+      spec: numpy float64.
+      accepts: what a witness must satisfy besides; see `Judge.first`.
+    """
+    seeds = np.asarray(_seeds(oracle, judge.model.double, box, spec))
+    return judge.search(spec, box, np.clip(seeds, box.lo, box.hi), accepts)
 
 
 def descend(

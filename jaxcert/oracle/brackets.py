@@ -34,10 +34,15 @@ from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.multineuron import cutter
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.bounds.tighten import recorded_ranges, tighten_layers
-from jaxcert.box import Box
+from jaxcert.box import Box, distance_above
 from jaxcert.devices import float64
 from jaxcert.model import Model
-from jaxcert.oracle.branch_and_bound import BranchOptions, run_chunk, take_turns
+from jaxcert.oracle.branch_and_bound import (
+    BranchOptions,
+    accept_witnesses,
+    run_chunk,
+    take_turns,
+)
 from jaxcert.oracle.instances import (
     ApothemTask,
     Instances,
@@ -53,6 +58,7 @@ from jaxcert.oracle.instances import (
 )
 from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.settle import settle_leaves
+from jaxcert.oracle.witness import MOST_SUSPECTS, Judge
 from jaxcert.program import Program
 from jaxcert.spec import Spec
 
@@ -164,6 +170,7 @@ def close_brackets(
     task: ApothemTask,
     options: BranchOptions,
     deadline: float = np.inf,
+    judge: Judge | None = None,
 ) -> ApothemAnswer:
     """Returns brackets closed to the tolerance, as far as the deadline allows.
 
@@ -172,7 +179,9 @@ def close_brackets(
       task: see `ApothemTask`.
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
+      judge: of points that rounding leaves in doubt; made here if there is none.
     """
+    suspects = _Suspects(judge or Judge(model), task)
     layout = layout_of(model.program)
     options = options.resolved(layout)
     # Finite: inf - inf would close the inputs that have no witness.
@@ -222,6 +231,7 @@ def close_brackets(
         with pace.chunk() as steps:
             state = run_chunk(layout, options, model, instances, state, steps)
             jax.block_until_ready(state)
+        state = suspects.judged(instances, state)
         if options.record:
             leaves.append(_drained(state))
             state = dataclasses.replace(state, proved_count=jnp.int32(0))
@@ -309,6 +319,36 @@ def _ascend_roots(
     first = jax.tree.map(lambda v: v[:count], multipliers)
     better = lax.map(one, (instance[:count], first), batch_size=64)
     return jax.tree.map(lambda v, b: v.at[:count].set(b), multipliers, better)
+
+
+class _Suspects:
+    """Judges the points that rounding leaves in doubt, on the host."""
+
+    def __init__(self, judge: Judge, task: ApothemTask) -> None:
+        self._judge, self._task = judge, task
+        self._failures = np.zeros(len(task.lower), int)
+
+    def judged(self, instances: Instances, state: SearchState) -> SearchState:
+        """Returns the state with those that are witnesses accepted."""
+        margin, still = np.asarray(state.suspect_margin), np.asarray(state.open)
+        chosen = np.isfinite(margin) & still & (self._failures < MOST_SUSPECTS)
+        if not chosen.any():
+            return state
+        points, upper = np.array(state.suspect), np.asarray(state.upper)
+        distance = np.full(len(margin), np.inf)
+        for j in np.flatnonzero(chosen):
+            family, spec = jax.tree.map(
+                lambda v, j=j: np.asarray(v)[j], (self._task.family, self._task.spec)
+            )
+            found = self._judge.nearest(spec, family, points[j])
+            if found is None:
+                self._failures[j] += 1
+                continue
+            points[j] = found.point
+            distance[j] = distance_above(family.core, family.rates, found.point)
+            if not distance[j] < upper[j]:
+                self._failures[j] += 1
+        return accept_witnesses(instances, state, points, distance)
 
 
 def _answer(

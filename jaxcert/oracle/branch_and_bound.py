@@ -40,7 +40,7 @@ from jaxcert.bounds.tighten import (
     refine_ranges,
     refine_undecided,
 )
-from jaxcert.box import Box, Family
+from jaxcert.box import Box, Family, outward
 from jaxcert.memory import room_for
 from jaxcert.model import Model
 from jaxcert.oracle.input_split import InputSplitOptions
@@ -291,18 +291,25 @@ def share_witnesses(
 ) -> SearchState:
     """Returns the state after trying points as counterexamples, in float64.
 
-    A point counts if every row of its clause is below minus the rounding slack.
+    A point counts if every row of its clause is below minus the rounding slack. That is
+    the slack of the whole box: the host judges the worst point within it, the suspect.
     """
     owner = instances.owner[instance]
     slack = instances.slack[owner]
 
-    def violates(z: Array, rows: Array, offset: Array, slack: Array) -> Array:
+    def margin(z: Array, rows: Array, offset: Array) -> Array:
         y = layout.program.evaluate_prepared(values, z)
         row = jnp.matmul(rows, y, precision=lax.Precision.HIGHEST) + offset
-        return jnp.max(row) <= -slack
+        return jnp.max(row)
+
+    def violates(z: Array, rows: Array, offset: Array, slack: Array) -> Array:
+        return margin(z, rows, offset) <= -slack
 
     rows, offset = instances.rows[instance], instances.offset[instance]
-    found = jax.vmap(violates)(points, rows, offset, slack) & asked
+    margins = jax.vmap(margin)(points, rows, offset)
+    found = (margins <= -slack) & asked
+    doubt = asked & ~found & ~jnp.isnan(margins) & ~(margins > slack)
+    state = _with_suspects(state, owner, points, jnp.where(doubt, margins, jnp.inf))
 
     def improve(state: SearchState) -> SearchState:
         def nearer(family: Family, z: Array, *clause: Array) -> Array:
@@ -319,14 +326,11 @@ def share_witnesses(
         family = jax.tree.map(lambda v: v[owner], instances.family)
         close = jax.vmap(nearer)(family, points, rows, offset, slack)
         distance = jax.vmap(Family.distance)(family, close)
-        distance = jnp.where(found, jnp.nextafter(distance, jnp.inf), jnp.inf)
+        distance = jnp.where(found, outward(distance), jnp.inf)
         count = state.upper.size
         least = jax.ops.segment_min(distance, owner, count)
         wins = found & (distance <= least[owner]) & (distance < state.upper[owner])
-        # One winner each: on accelerators two writes to one row could mix.
-        index = jnp.where(wins, jnp.arange(len(wins)), len(wins))
-        wins &= index == jax.ops.segment_min(index, owner, count)[owner]
-        where = jnp.where(wins, owner, count)
+        where = _one_each(wins, owner, count)
         upper = jnp.minimum(state.upper, least)
         witness = state.witness.at[where].set(close, mode="drop")
         radius = jnp.minimum(state.radius, upper - instances.width)
@@ -341,6 +345,67 @@ def share_witnesses(
         )
 
     return lax.cond(jnp.any(found), improve, lambda s: s, state)
+
+
+def _one_each(
+    wins: Bool[Array, " block"], owner: Int[Array, " block"], count: int
+) -> Int[Array, " block"]:
+    """Returns where to write: one winner per owner, the others past the end.
+
+    On accelerators two writes to one row could mix.
+    """
+    index = jnp.where(wins, jnp.arange(len(wins)), len(wins))
+    wins &= index == jax.ops.segment_min(index, owner, count)[owner]
+    return jnp.where(wins, owner, count)
+
+
+def _with_suspects(
+    state: SearchState,
+    owner: Int[Array, " block"],
+    points: Float[Array, "block *d"],
+    margins: Float[Array, " block"],
+) -> SearchState:
+    """Returns the state with the points of least margin, inf for none, remembered."""
+    count = state.upper.size
+    least = jnp.minimum(
+        jax.ops.segment_min(margins, owner, count), state.suspect_margin
+    )
+    wins = (margins <= least[owner]) & (margins < state.suspect_margin[owner])
+    where = _one_each(wins, owner, count)
+    return dataclasses.replace(
+        state,
+        suspect=state.suspect.at[where].set(points, mode="drop"),
+        suspect_margin=least,
+    )
+
+
+@functools.partial(jax.jit, donate_argnames=("state",))
+def accept_witnesses(
+    instances: Instances,
+    state: SearchState,
+    points: Float[Array, "J *d"],
+    distance: Float[Array, " J"],
+) -> SearchState:
+    """Returns the state after the host judged the suspects, which are forgotten.
+
+    Args:
+      instances, state: see there.
+      points: witnesses, which are believed.
+      distance: of each, rounded outward; inf where there is none.
+    """
+    nearer = distance < state.upper
+    upper = jnp.minimum(state.upper, distance)
+    wide = nearer.reshape((-1,) + (1,) * (points.ndim - 1))
+    radius = jnp.minimum(state.radius, upper - instances.width)
+    return dataclasses.replace(
+        state,
+        upper=upper,
+        witness=jnp.where(wide, points, state.witness),
+        suspect_margin=jnp.full_like(state.suspect_margin, jnp.inf),
+        radius=radius,
+        box=ball(instances, jnp.maximum(radius, 0)),
+        open=state.open & (radius > instances.floor),
+    )
 
 
 @functools.partial(

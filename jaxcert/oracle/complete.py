@@ -17,6 +17,7 @@ from jaxcert.oracle.input_split import decide_by_input
 from jaxcert.oracle.instances import ApothemTask
 from jaxcert.oracle.leaf import is_piecewise_linear
 from jaxcert.oracle.linear import decide_linear, is_linear
+from jaxcert.oracle.witness import Judge
 from jaxcert.spec import Spec
 from jaxcert.verdict import Reason, Status, Verdict
 
@@ -44,14 +45,12 @@ def decide(
       deadline: `time.monotonic()` after which no further chunk begins.
     """
     center = np.asarray(box.center)
-    program = model.program
+    program, judge = model.program, Judge(model)
     narrow = program.input_size <= options.narrow
     reason = Reason.LIMIT
     if is_linear(program):
         spec = jax.tree.map(jnp.asarray, spec)
-        proved, witness, processed = decide_linear(
-            program, model.double, box, spec, deadline
-        )
+        proved, witness, processed = decide_linear(judge, box, spec, deadline)
         if time.monotonic() >= deadline:
             reason = Reason.TIME
         found = _verdict(model, spec, proved, witness, center, reason)
@@ -60,7 +59,7 @@ def decide(
     if narrow or not splits_signs:
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed, reason = decide_by_input(
-            program, model.double, box, spec, options.inputs, deadline
+            judge, box, spec, options.inputs, deadline
         )
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
@@ -79,6 +78,7 @@ def decide(
         ),
         options,
         deadline,
+        judge,
     )
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None

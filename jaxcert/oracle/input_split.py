@@ -4,7 +4,8 @@ One stack of boxes of fixed capacity. A step pops the top block, bounds every bo
 CROWN in float64, drops what is proved, tries the point at which each bound is least as
 a counterexample, and pushes the two halves of everything else, cut where the bound's
 coefficients say that it pays most. Nothing is dropped that was not proved; a full stack
-or a box too small to be cut leaves the answer UNKNOWN.
+or a box too small to be cut leaves the answer UNKNOWN. Points that rounding leaves in
+doubt are judged by the host between two chunks.
 
 Boxes weigh what their inputs do: stack and block are sized by bytes (`memory.py`).
 """
@@ -29,6 +30,7 @@ from jaxcert.box import Box
 from jaxcert.memory import room_for
 from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.stack import pop_block, push
+from jaxcert.oracle.witness import MOST_SUSPECTS, Judge
 from jaxcert.program import Program
 from jaxcert.spec import Spec
 from jaxcert.verdict import Reason
@@ -90,6 +92,8 @@ class SplitState:
       count: boxes on the stack.
       witness: a point that violates the spec; NaN if none is known.
       refuted: whether there is one.
+      suspect: the point of least margin of those that rounding leaves in doubt.
+      suspect_margin: that margin; inf if there is none.
       stuck: whether a box came up that cannot be cut any more.
       processed: boxes bounded so far.
     """
@@ -98,14 +102,20 @@ class SplitState:
     count: Int[Array, ""]
     witness: Float[Array, "*d"]
     refuted: Bool[Array, ""]
+    suspect: Float[Array, "*d"]
+    suspect_margin: Float[Array, ""]
     stuck: Bool[Array, ""]
     processed: Int[Array, ""]
 
 
 def bound_box(
     program: Program, options: CrownOptions, params: Any, box: Box, spec: Spec
-) -> tuple[Array, Array, Array, Array]:
-    """Returns whether the spec is proved, a point, whether it refutes, where to cut."""
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Returns whether the spec is proved, a point, whether it refutes, where to cut.
+
+    The last result is the point's margin if rounding leaves in doubt whether it
+    refutes, else inf: the slack is that of the whole box.
+    """
     values = program.prepare(params, jnp.float64)
     layers = bound_layers(program, values, box, options)
     pulled, const = layers.lower({program.output: spec.coefficients}, spec.offset)
@@ -132,14 +142,17 @@ def bound_box(
     gain = jnp.nan_to_num(gain.sum(axis=0), nan=1.0, posinf=1.0)
     feature = jnp.argmax((gain + 1e-3 * gain.max() + 1e-30) * box.edges())
 
-    def violates(z: Array) -> Array:
+    def margin(z: Array) -> Array:
         y = program.evaluate_prepared(values, z)
-        return spec.margin(spec.values(y)) <= -slack
+        value = spec.margin(spec.values(y))
+        return jnp.where(jnp.isnan(value), jnp.inf, value)
 
-    refutes = violates(point)
-    middle = violates(box.center)
-    point = jnp.where(refutes, point, box.center)
-    return proved, point, refutes | middle, feature
+    at_point, at_center = margin(point), margin(box.center)
+    point = jnp.where(at_point <= at_center, point, box.center)
+    value = jnp.minimum(at_point, at_center)
+    refutes = value <= -slack
+    doubt = jnp.where(refutes | (value > slack), jnp.inf, value)
+    return proved, point, refutes, feature, doubt
 
 
 @functools.partial(
@@ -167,10 +180,13 @@ def run_chunk(
         index, state = carry
         popped, start, valid = pop_block(state.stack, state.count, block)
         bound = functools.partial(bound_box, program, options.crown, params)
-        proved, point, refutes, feature = jax.vmap(bound, in_axes=(0, None))(
+        proved, point, refutes, feature, doubt = jax.vmap(bound, in_axes=(0, None))(
             popped, spec
         )
         refutes = refutes & valid
+        doubt = jnp.where(valid & ~proved, doubt, jnp.inf)
+        worst = jnp.argmin(doubt)
+        worse = doubt[worst] < state.suspect_margin
         survives = valid & ~proved
         low, high = jax.vmap(Box.split)(popped, feature)
         # Halves that equal their parent: the cut face has nowhere to go.
@@ -185,6 +201,8 @@ def run_chunk(
             count=count,
             witness=jnp.where(found, point[jnp.argmax(refutes)], state.witness),
             refuted=state.refuted | found,
+            suspect=jnp.where(worse, point[worst], state.suspect),
+            suspect_margin=jnp.minimum(doubt[worst], state.suspect_margin),
             stuck=state.stuck | stuck,
             processed=state.processed + jnp.sum(valid).astype(state.processed.dtype),
         )
@@ -203,8 +221,7 @@ def _stack_of(capacity: int, box: Box) -> Box:
 
 
 def decide_by_input(
-    program: Program,
-    params: Any,
+    judge: Judge,
     box: Box,
     spec: Spec,
     options: InputSplitOptions,
@@ -213,34 +230,45 @@ def decide_by_input(
     """Returns what can be decided by the deadline. Runs where float64 is enabled.
 
     Args:
-      program: any program.
-      params: its weights, float64.
+      judge: of points that rounding leaves in doubt, and with it the network.
       box: numpy float64, not empty.
       spec: what must hold, float64.
       options: how the input box is split.
       deadline: `time.monotonic()` after which no further chunk begins.
     """
+    program, params = judge.model.program, judge.model.double
     options = options.fitted(program, len(spec.offset))
     state = SplitState(
         stack=_stack_of(options.capacity, jax.tree.map(jnp.asarray, box)),
         count=jnp.ones((), jnp.int32),
         witness=jnp.full(np.shape(box.lo), jnp.nan),
         refuted=jnp.zeros((), bool),
+        suspect=jnp.full(np.shape(box.lo), jnp.nan),
+        suspect_margin=jnp.asarray(jnp.inf),
         stuck=jnp.zeros((), bool),
         processed=jnp.zeros((), jnp.int32),
     )
     pace, reason = Pace(options.steps, deadline), Reason.TIME
+    witness, suspects = None, 0
     while time.monotonic() < deadline:
         before = int(state.processed)
         with pace.chunk() as steps:
             state = run_chunk(program, options, params, spec, state, steps)
             jax.block_until_ready(state)
+        if bool(state.refuted):
+            witness = np.asarray(state.witness)
+        elif np.isfinite(state.suspect_margin) and suspects < MOST_SUSPECTS:
+            suspects += 1
+            found = judge.search(spec, box, np.asarray(state.suspect)[None])
+            witness = None if found is None else found.point
+            state = dataclasses.replace(state, suspect_margin=jnp.asarray(jnp.inf))
+        if witness is not None:
+            break
         if bool(state.stuck):
             reason = Reason.LIMIT
             break
-        if int(state.processed) == before or bool(state.refuted):
+        if int(state.processed) == before:
             reason = Reason.ROOM  # if boxes are left
             break
-    witness = np.asarray(state.witness) if bool(state.refuted) else None
     proved = int(state.count) == 0 and witness is None and not bool(state.stuck)
     return InputAnswer(proved, witness, int(state.processed), reason)

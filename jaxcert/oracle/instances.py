@@ -150,6 +150,8 @@ class SearchState:
       radius: its radius, (J,).
       upper: distance of the nearest witness, inf if none, (J,).
       witness: (J, *d).
+      suspect: the point of least margin that rounding leaves in doubt, (J, *d).
+      suspect_margin: that margin, (J,); inf if there is none.
       open: whether an input is still worked on, (J,).
       stuck: whether it was given up, (J,).
       processed: subproblems bounded so far, per input, (J,).
@@ -165,6 +167,8 @@ class SearchState:
     radius: Float[Array, " J"]
     upper: Float[Array, " J"]
     witness: Float[Array, "J *d"]
+    suspect: Float[Array, "J *d"]
+    suspect_margin: Float[Array, " J"]
     open: Bool[Array, " J"]
     stuck: Bool[Array, " J"]
     processed: Int[Array, " J"]
@@ -309,6 +313,8 @@ def start(
         radius=jnp.asarray(radius),
         upper=jnp.asarray(task.upper),
         witness=jnp.asarray(task.witness),
+        suspect=jnp.full(np.shape(task.witness), jnp.nan),
+        suspect_margin=jnp.full(inputs, jnp.inf),
         open=jnp.asarray(task.wanted & (radius > task.lower)),
         stuck=jnp.zeros(inputs, bool),
         processed=jnp.zeros(inputs, jnp.int32),

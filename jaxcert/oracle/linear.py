@@ -4,7 +4,7 @@ Every row of the spec is an affine function of the input, so that its least valu
 box is exact, up to rounding, and taken at a corner. A clause of several rows holds
 where at every point one of them is positive: weights of the rows that prove it, or a
 point where none is, come from one linear program. Neither is believed: the weights'
-bound and the rows at the point are evaluated in float64, with their slack.
+bound is evaluated in float64, with its slack, and the point is judged (`witness.py`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxcert.bounds.backward import pull_affine
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
 from jaxcert.oracle.leaf import proving_multipliers
+from jaxcert.oracle.witness import Judge
 from jaxcert.program import AffineNode, Program
 from jaxcert.spec import Spec
 
@@ -47,32 +48,20 @@ def _rows(
     return rows.get(program.input, empty), offset, slack
 
 
-@functools.partial(jax.jit, static_argnames=("program",))
-def _violates(
-    program: Program, params: Any, point: Float[Array, "*d"], spec: Spec
-) -> Bool[Array, ""]:
-    """Returns whether a point violates the spec, beyond the rounding slack there."""
-    values = program.prepare(params, jnp.float64)
-    here = propagate(program, values, Box.point(point))
-    slack = float64_slack(program, values, here, spec.coefficients)
-    y = program.evaluate_prepared(values, point)
-    return spec.margin(spec.values(y)) <= -slack
-
-
 def decide_linear(
-    program: Program, params: Any, box: Box, spec: Spec, deadline: float
+    judge: Judge, box: Box, spec: Spec, deadline: float
 ) -> tuple[bool, np.ndarray | None, int]:
     """Returns (proved, witness or None, clauses looked at).
 
     Must run where float64 is enabled.
 
     Args:
-      program: `is_linear`.
-      params: its weights, float64.
+      judge: of points, and with it the network, which `is_linear`.
       box: numpy float64, not empty.
       spec: what must hold, float64.
       deadline: `time.monotonic()` at which a linear program is given up.
     """
+    program, params = judge.model.program, judge.model.double
     rows, offset, slack = jax.device_get(_rows(program, params, box, spec))
     rows = rows.reshape(len(rows), -1)
     lo, hi = np.ravel(box.lo), np.ravel(box.hi)
@@ -94,6 +83,7 @@ def decide_linear(
             continue
         proved = False
         point = np.clip(found.point, lo, hi).reshape(np.shape(box.lo))
-        if bool(_violates(program, params, point, spec)):
-            return False, point, clause + 1
+        violation = judge.search(spec, box, point[None])
+        if violation is not None:
+            return False, violation.point, clause + 1
     return proved, None, spec.num_clauses

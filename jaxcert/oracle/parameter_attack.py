@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcert.box import outward
 from jaxcert.oracle.parameter_questions import Questions
 from jaxcert.program import Program
 from jaxcert.spec import Spec
@@ -90,7 +91,7 @@ def nearest_violations(
         point = at(end)
         found = violates(end)
         distance = double.rates.distance(double.centre, point)
-        distance = jnp.where(end == 0, 0, jnp.nextafter(distance, jnp.inf))
+        distance = jnp.where(end == 0, 0, outward(distance))
         nothing = jnp.full_like(point, jnp.nan)
         return (
             jnp.where(found, distance, jnp.inf),

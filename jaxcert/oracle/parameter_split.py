@@ -34,7 +34,7 @@ from jaxcert.bounds.backward import concretize_lower, pull_to_input
 from jaxcert.bounds.forward import forward_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
-from jaxcert.box import Box
+from jaxcert.box import Box, outward
 from jaxcert.oracle.pace import Pace
 from jaxcert.oracle.parameter_questions import (
     ParameterSplitOptions,
@@ -225,7 +225,7 @@ def _learn(
         return dataclasses.replace(state, bar=state.bar.at[owner].min(lower))
     violates = jnp.min(at - state.bar[owner], axis=1) <= -slack
     distance = jax.vmap(questions.rates.distance, (None, 0))(questions.centre, points)
-    distance = jnp.where(valid & violates, jnp.nextafter(distance, jnp.inf), jnp.inf)
+    distance = jnp.where(valid & violates, outward(distance), jnp.inf)
     upper = state.upper.at[owner].min(distance)
     wins = (distance == upper[owner]) & (distance < state.upper[owner])
     # One winner each: two writes to one row could mix.

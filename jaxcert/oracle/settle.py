@@ -125,12 +125,18 @@ def settle_leaves(
         # Only a leaf that the box violates needs the slower search for where.
         if found is None or found.bound <= 2 * slack:
             point = nearest_violation(maps, fixed, family, slack, deadline)
+            tie = point is None
+            if tie:
+                # Where no point is beyond the slack one may still be exactly at 0: it
+                # becomes a suspect, and lowers no radius before it was judged.
+                point = nearest_violation(maps, fixed, family, 0.0, deadline)
             if point is not None:
                 points[k] = family.domain.project(point.reshape(shape))
                 away = float(family.distance(points[k]))
                 has_point[k] = away < state.upper[j]
-                radius[j] = min(radius[j], away - float(instances.width))
-                found = proof()
+                if not tie:
+                    radius[j] = min(radius[j], away - float(instances.width))
+                    found = proof()
         if found is not None:
             # The stack holds float32, whose multipliers may be too coarse for what is
             # tight; a certificate can hold no others.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxcert.errors import InputError
+from jaxcert.files import MOST_BYTES, parse_json, read_bounded
 
 
 @contextlib.contextmanager
@@ -65,17 +65,17 @@ def _replacing(path: Path) -> Iterator[Any]:
 
 
 def read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    """Returns the bytes of a file; raises InputError where it cannot be read."""
+    return read_bounded(
+        path, MOST_BYTES, gzipped=False, kind="a file of a run", remedy="check the file"
+    )
 
 
 def read_json(path: Path, advice: str) -> dict[str, Any]:
     """Returns the object in a JSON file; `advice` is what to do if there is none."""
     try:
-        value = json.loads(read(path))
-    except (ValueError, RecursionError) as error:
+        value = parse_json(read(path))
+    except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}). {advice}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object. {advice}")

@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
 from jaxcert.report import strict_json
+from jaxcert.report.agreement import check_agreement
 from jaxcert.report.disk import append_all, write_npz, write_whole, writing
 from jaxcert.report.stored import (
     BOX_KEYS,
@@ -215,10 +216,12 @@ class RunFiles:
         self._closed = True
         self._lines.close()
         # From the disk, not from memory: an interrupt may have come between the two.
-        records, raw, notices = read_lines(self.directory / LINES)
-        if notices:
-            self.notices += notices
-            write_whole(self.directory / LINES, b"".join(line + b"\n" for line in raw))
+        lines = read_lines(self.directory / LINES)
+        records = lines.records
+        if lines.notices:
+            self.notices += lines.notices
+            whole = b"".join(line + b"\n" for line in lines.raw)
+            write_whole(self.directory / LINES, whole)
         arrays, missing = read_boxes(self.directory, [r["input"] for r in records])
         if missing:
             raise InputError(missing_boxes(self.directory, missing))
@@ -281,11 +284,25 @@ class RunFiles:
             )
 
     def _repair(self) -> set[str]:
-        """Returns the inputs done, after dropping lines that are torn or boxless."""
+        """Returns the inputs done, after dropping lines that are torn or boxless.
+
+        Raises:
+          InputError: a line disagrees with its box; nothing is changed then.
+        """
         path = self.directory / LINES
-        records, raw, notices = read_lines(path)
-        names = [r["input"] for r in records]
-        missing = set(read_boxes(self.directory, names)[1])
+        lines = read_lines(path)
+        raw, notices = lines.raw, lines.notices
+        names = [r["input"] for r in lines.records]
+        arrays, lost = read_boxes(self.directory, names)
+        missing = set(lost)
+        boxed = [i for i, name in enumerate(names) if name not in missing]
+        check_agreement(
+            path,
+            [lines.numbers[i] for i in boxed],
+            [lines.records[i] for i in boxed],
+            arrays,
+            strict_json.decode(self._config),
+        )
         if missing:
             notices.append(
                 f"{len(missing)} of {len(names)} lines of {path} have no stored box; "

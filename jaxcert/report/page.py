@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
 
     directory = Path(output_dir)
     run = read_run(directory)
-    summary = summarise(run.records)
+    summary = summarise(run.records, radius=_radius(run.about))
     target = directory / "report.html"
     try:
         folder = directory / "pictures"
@@ -126,6 +127,15 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
             f"cannot write the report in {directory}: {error.strerror}"
         ) from error
     return target
+
+
+def _radius(about: Mapping[str, Any]) -> float | None:
+    """Returns the radius that the run was asked to speak of, if any."""
+    flags = about.get("flags")
+    radius: Any = flags.get("radius") if isinstance(flags, Mapping) else None
+    if not isinstance(radius, int | float) or isinstance(radius, bool):
+        return None
+    return float(radius) if 0 <= radius < math.inf else None
 
 
 def choose(records: Sequence[Mapping[str, Any]], most: int = _MOST_STRIPS) -> list[int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxcert.array_files import read_npz
 from jaxcert.errors import InputError
 from jaxcert.report.charts import SCHEMES, chart, legend
 from jaxcert.report.disk import write_npz
@@ -53,12 +53,26 @@ class Regions:
         path = directory / REGIONS
         if not path.exists():
             return None
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                names = [field.name for field in dataclasses.fields(Regions)]
-                return Regions(**{name: stored[name] for name in names})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is damaged ({error}). Delete it") from error
+        names = [field.name for field in dataclasses.fields(Regions)]
+        arrays = read_npz(path, "Delete it", names)
+        numbers = all(a.dtype.kind in "fiu" for a in arrays.values())
+        rows, classes = (len(arrays[n]) if arrays[n].ndim else 0
+                         for n in ("first", "dual_lo"))  # fmt: skip
+        expected = {
+            "first": (rows,), "second": arrays["classes"].shape[1:],
+            "classes": (rows, arrays["second"].size),
+            "dual_lo": (classes, 2), "dual_hi": (classes, 2),
+        }  # fmt: skip
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if not numbers or shapes != expected or not arrays["classes"].size:
+            raise InputError(f"{path} is damaged (shapes {shapes}). Delete it")
+        winners = arrays["classes"]
+        if (
+            winners.dtype.kind == "f"
+            or not 0 <= winners.min() <= winners.max() < classes
+        ):
+            raise InputError(f"{path} is damaged (a class that is none). Delete it")
+        return Regions(**arrays)
 
 
 def write_plane(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import math
+import numbers
 import os
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxcert.array_files import read_npz
 from jaxcert.errors import InputError
+from jaxcert.files import parse_json
 from jaxcert.report import strict_json
+from jaxcert.report.agreement import check_agreement
 from jaxcert.report.disk import read, read_json
 
 Record = dict[str, Any]
@@ -67,6 +69,9 @@ GROWN_KEYS = (
     "seconds",
     "proof",
 )
+GROWN_NUMBER_KEYS = (
+    "delta", "apothem", "min_edge", "mean_edge", "max_edge", "log_volume", "seconds",
+)  # fmt: skip
 STATUSES = ("certified", "misclassified", "unknown")
 BOX_KEYS = ("input", "x", "lo", "hi", "witness", "witness_class")
 GROWN_BOX_KEYS = ("grown_lo", "grown_hi")
@@ -113,7 +118,8 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
     """Returns the run in `output_dir`, finished or not; changes nothing there.
 
     Raises:
-      InputError: there is no run, or a file of it is damaged.
+      InputError: there is no run, a file of it is damaged, or a line says something
+        else than the box, the witness or the certificate that is stored beside it.
     """
     directory = Path(output_dir)
     if not (directory / LINES).is_file():
@@ -121,10 +127,13 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
             f"{directory} holds no run ({LINES} is missing). Give the directory that "
             "was the --output of a run"
         )
-    records, _, notices = read_lines(directory / LINES)
+    lines = read_lines(directory / LINES)
+    records = lines.records
     arrays, missing = read_boxes(directory, [r["input"] for r in records])
     if missing:
         raise InputError(missing_boxes(directory, missing))
+    config = strict_json.decode(read_config(directory))
+    check_agreement(directory / LINES, lines.numbers, records, arrays, config)
     return Run(
         records=records,
         x=arrays["x"],
@@ -134,10 +143,27 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
         grown_hi=arrays["grown_hi"],
         witness=arrays["witness"],
         witness_class=arrays["witness_class"],
-        config=strict_json.decode(read_config(directory)),
+        config=config,
         about=read_about(directory),
-        notices=tuple(notices),
+        notices=tuple(lines.notices),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """What a file of lines holds.
+
+    Attributes:
+      records: in the order of the file.
+      raw: their lines as stored.
+      numbers: of these lines, from 1.
+      notices: sentences on what was dropped while reading.
+    """
+
+    records: list[Record]
+    raw: list[bytes]
+    numbers: list[int]
+    notices: list[str]
 
 
 def check_record(record: Mapping[str, Any]) -> None:
@@ -158,11 +184,14 @@ def check_record(record: Mapping[str, Any]) -> None:
             f"{', '.join(STATUSES)}"
         )
     grown = record.get("grown")
-    if grown is not None and sorted(grown) != sorted(GROWN_KEYS):
-        raise InputError(
-            f"record of {name!r}: grown has the keys {sorted(grown)}. Give exactly "
-            "jaxcert.report.GROWN_KEYS"
-        )
+    if grown is not None:
+        if not isinstance(grown, Mapping) or sorted(grown) != sorted(GROWN_KEYS):
+            raise InputError(
+                f"record of {name!r}: grown has the keys {sorted(grown)}. Give exactly "
+                "jaxcert.report.GROWN_KEYS"
+            )
+        _check_types(f"record of {name!r}: grown.", grown, _GROWN_TYPES)
+    _check_types(f"record of {name!r}: ", record, _TYPES)
     lower, upper = record["apothem_lower"], record["apothem_upper"]
     # `not <=` also catches NaN. A disordered bracket is a false proof or a false
     # witness, and must not reach a file that people trust.
@@ -173,12 +202,67 @@ def check_record(record: Mapping[str, Any]) -> None:
         )
 
 
-def read_lines(path: Path) -> tuple[list[Record], list[bytes], list[str]]:
-    """Returns the records, their lines as stored, and what was dropped."""
-    raw = read(path)
-    *lines, rest = raw.split(b"\n")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return whole and 0 <= value < 2**63  # type: ignore[operator]
+
+
+def _or_none(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or kind(value)
+
+
+# What each value is; `check_record` looks at the others, and `encode` at words.
+_EDGE_TYPES = {
+    key: _or_none(_is_number)
+    for key in ("min_edge", "mean_edge", "max_edge", "log_volume", "seconds")
+}
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    **_EDGE_TYPES,
+    "label": _or_none(_is_count),
+    "predicted": _is_count,
+    "required_margin": lambda v: _is_number(v) and math.isfinite(v),
+    "arithmetic": lambda v: v in ("real", "float32"),
+    "oracle_calls": _or_none(_is_count),
+    "subproblems": _or_none(_is_count),
+}
+_GROWN_TYPES: dict[str, Callable[[Any], bool]] = {
+    **_EDGE_TYPES,
+    "objective": lambda v: isinstance(v, str),
+    "delta": _is_number,
+    "apothem": _is_number,
+    "faces_on_domain": _is_count,
+    "faces_stopped": _is_count,
+    "faces_open": _is_count,
+    "subproblems": _is_count,
+    "proof": lambda v: v in (None, True, False),
+}
+
+
+def _check_types(
+    where: str,
+    record: Mapping[str, Any],
+    types: Mapping[str, Callable[[Any], bool]],
+) -> None:
+    for key, right in types.items():
+        if not right(record[key]):
+            shown = ascii(record[key])[:40]
+            raise InputError(f"{where}{key} is {shown}, which it cannot be")
+
+
+def read_lines(path: Path) -> Lines:
+    """Returns the records of a file of lines, and what was dropped.
+
+    Raises:
+      InputError: a line is no record, or two are of one input.
+    """
+    *lines, rest = read(path).split(b"\n")
     records: list[Record] = []
     kept: list[bytes] = []
+    found: list[int] = []
     notices: list[str] = []
     torn = f"{path}: the last line is torn (the run was killed); it is dropped"
     if rest:
@@ -187,13 +271,14 @@ def read_lines(path: Path) -> tuple[list[Record], list[bytes], list[str]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            for key in NUMBER_KEYS:
-                record[key] = strict_json.decode(record[key])
+            record = parse_json(line)
+            if not isinstance(record, dict):
+                raise ValueError("no object")
+            _decode_numbers(record, NUMBER_KEYS)
             if record.get("grown") is not None:
-                record["grown"] = strict_json.decode(record["grown"])
+                _decode_numbers(record["grown"], GROWN_NUMBER_KEYS)
             check_record(record)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             # A machine that loses power may leave a last line of NUL bytes.
             if number == len(lines) and not rest:
                 notices.append(torn)
@@ -204,6 +289,7 @@ def read_lines(path: Path) -> tuple[list[Record], list[bytes], list[str]]:
             ) from error
         records.append(record)
         kept.append(line)
+        found.append(number)
     name, lines_of_it = next(
         iter(collections.Counter(r["input"] for r in records).most_common(1)), ("", 0)
     )
@@ -211,7 +297,14 @@ def read_lines(path: Path) -> tuple[list[Record], list[bytes], list[str]]:
         raise InputError(
             f"{path}: input {name!r} has {lines_of_it} lines. Remove all but one"
         )
-    return records, kept, notices
+    return Lines(records, kept, found, notices)
+
+
+def _decode_numbers(record: dict[str, Any], keys: Sequence[str]) -> None:
+    """Makes infinities floats again, and what JSON wrote as 1 instead of 1.0."""
+    for key in keys:
+        value = strict_json.decode(record[key])
+        record[key] = float(value) if type(value) is int else value
 
 
 def read_boxes(
@@ -253,18 +346,22 @@ def read_boxes(
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """Returns the arrays of one box file."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in BOX_KEYS}
-            nothing = np.full_like(arrays["lo"], np.nan)
-            for key in GROWN_BOX_KEYS:
-                arrays[key] = stored[key] if key in stored else nothing
-            return arrays
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is damaged ({error}). Delete it and continue the run with "
-            "--resume; its inputs are then redone"
-        ) from error
+    remedy = "Delete it and continue the run with --resume; its inputs are then redone"
+    arrays = read_npz(path, remedy, BOX_KEYS, GROWN_BOX_KEYS)
+    names, x = arrays["input"], arrays["x"]
+    for key, array in arrays.items():
+        shape = names.shape if key in ("input", "witness_class") else x.shape
+        kinds = {"input": "U", "witness_class": "i"}.get(key, "f")
+        fits = array.dtype.kind == kinds or not names.size
+        if not fits or array.shape != shape or shape[:1] != (names.size,):
+            raise InputError(
+                f"{path} is damaged ({key} is {array.dtype} of shape {array.shape}). "
+                f"{remedy}"
+            )
+    for key in GROWN_BOX_KEYS:
+        if key not in arrays:
+            arrays[key] = np.full(x.shape, np.nan)
+    return arrays
 
 
 def read_about(directory: Path) -> dict[str, Any]:

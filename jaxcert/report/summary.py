@@ -88,8 +88,28 @@ def accuracy_at(records: Sequence[Mapping[str, Any]], radius: float) -> tuple[in
     return proved, refutable
 
 
+def telling_radius(lower: Sequence[float]) -> float | None:
+    """Returns a round radius that about half of the certified inputs reach.
+
+    The greatest of 1, 2, 5 times a power of ten that is not above the median of their
+    lower ends; infinite if that is, None without lower ends.
+    """
+    if not lower:
+        return None
+    middle = statistics.median_low(lower)
+    if math.isinf(middle) or middle <= 0:
+        return middle
+    power = math.floor(math.log10(middle))
+    steps = [
+        float(f"{m}e{e}") for e in (power - 1, power, power + 1) for m in (1, 2, 5)
+    ]
+    return max((step for step in steps if step <= middle), default=middle)
+
+
 def summarise(
-    records: Sequence[Mapping[str, Any]], radii: Sequence[float] = DEFAULT_RADII
+    records: Sequence[Mapping[str, Any]],
+    radii: Sequence[float] = DEFAULT_RADII,
+    radius: float | None = None,
 ) -> dict[str, Any]:
     """Returns counts, means and certified accuracies of a run's records.
 
@@ -105,6 +125,8 @@ def summarise(
         inputs; an input that is robust in all its domain has the width 0.
       no_counterexample: correctly classified inputs whose upper end is infinite.
       oracle_calls, subproblems, seconds: sums.
+      radius: the one of the headline: the argument, or `telling_radius`.
+      proved_at_radius: how many inputs are proved at it.
       certified_accuracy: for each radius a dict `radius, proved, not_refuted` with
         shares of ALL inputs in [0, 1]; see `accuracy_at`.
     A mean over nothing is None; a mean over an infinite apothem is infinite.
@@ -127,6 +149,10 @@ def summarise(
     summary["mean_apothem_certified"] = mean(certified)
     summary["median_apothem_certified"] = median(certified)
     summary["least_apothem_certified"] = min(certified, default=None)
+    summary["radius"] = telling_radius(certified) if radius is None else radius
+    summary["proved_at_radius"] = (
+        0 if summary["radius"] is None else accuracy_at(records, summary["radius"])[0]
+    )
     known = finite(r["apothem_upper"] for r in correct)
     summary["mean_finite_apothem_upper"] = mean(known)
     summary["mean_min_edge"] = mean(finite(r["min_edge"] for r in records))
@@ -162,22 +188,27 @@ def sentence(summary: Mapping[str, Any], tolerance: float | None = None) -> str:
     n, certified = summary["n"], summary["certified"]
     if n == 0:
         return "No input was certified, because the run holds no input."
-    parts = [f"{certified} of {n} {'input' if n == 1 else 'inputs'} certified"]
+    many = "input" if n == 1 else "inputs"
+    parts = [f"{certified} of {n} {many} certified"]
     if certified:
+        # How many at one radius is what is proved of a set; a mean, in which far inputs
+        # make up for near ones, is a guarantee of none.
+        proved, radius = summary["proved_at_radius"], summary["radius"]
+        where = f"at radius {radius:g}: each feature may move by {radius:g} at once"
+        if math.isinf(radius):
+            where = "on the whole domain: each feature may take any value in it"
+        parts[0] = f"{proved} of {n} {many} proved {where}, and the prediction stays"
         which, lower = "mean", summary["mean_apothem_certified"]
         if math.isinf(lower):
             # A mean over an infinite apothem says nothing about the others.
             which, lower = "median", summary["median_apothem_certified"]
         least = summary["least_apothem_certified"]
-        amount = (
-            "by any amount inside the domain"
-            if math.isinf(lower)
-            else f"by at least {format_number(lower, 'down')}"
-        )
-        parts[0] += (
-            f": every feature may move {amount} at once ({which}; least "
-            f"{format_number(least, 'down')}), with the prediction proved unchanged"
-        )
+        if math.isfinite(least):
+            parts.append(
+                f"{certified} certified, each at a radius of its own: {which} "
+                f"{format_number(lower, 'down')}, weakest "
+                f"{format_number(least, 'down')}"
+            )
     upper, without = summary["mean_finite_apothem_upper"], summary["no_counterexample"]
     if upper is not None:
         text = f"Counterexamples are stored at {format_number(upper, 'up')} (mean)"

@@ -182,7 +182,7 @@ def run_chunk(
         )
         bound = functools.partial(bound_box, program, options.crown, params)
         own = jax.tree.map(lambda v: v[owner], specs)
-        proved, point, found, feature = jax.vmap(bound)(cells, own)
+        proved, point, found, feature, _ = jax.vmap(bound)(cells, own)
         survives = valid & ~done & ~proved
         low, high = jax.vmap(Box.split)(cells, feature)
         # Halves that equal their parent: the cell cannot be cut any more.

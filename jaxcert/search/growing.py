@@ -26,6 +26,7 @@ import numpy as np
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.box import Box, Family
 from jaxcert.devices import float64, local_devices
+from jaxcert.memory import room_for
 from jaxcert.model import Model
 from jaxcert.oracle.brackets import layout_of
 from jaxcert.oracle.branch_and_bound import BranchOptions
@@ -238,9 +239,20 @@ class _Run:
     def _weights(
         self, chosen: list[tuple[int, np.ndarray]]
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Yields what faces cost leaves of the cover: input, rows and costs, (n, F)."""
+        """Yields what faces cost leaves of the cover: input, rows and costs, (n, F).
+
+        More than `_CUTS` leaves of one input may come in several parts: their costs are
+        held no further than memory allows.
+        """
+        # Coefficients as they come and with the blocks' padding, and costs per face.
+        held = room_for(5 * 8 * self._front.box.lo[0].size, _CUTS, _HELD)
+        chosen = [
+            (j, rows[first : first + held])
+            for j, rows in chosen
+            for first in range(0, len(rows), held)
+        ]
         ends = np.cumsum([len(rows) for _, rows in chosen])
-        group = ends // _HELD
+        group = ends // held
         for number in np.unique(group):
             part = [chosen[k] for k in np.flatnonzero(group == number)]
             leaves = self._cover.rows(np.concatenate([rows for _, rows in part]))
@@ -298,19 +310,27 @@ class _Run:
         rows, faces = [], []
         found = np.unique(owner[tight])
         chosen = [(j, np.flatnonzero(tight & (owner == j))) for j in found]
+        least: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for j, own, weight in self._weights(chosen):
+            room = exam.excess[own][:, None] / np.maximum(weight, 1e-300)
+            place = np.argmin(room, axis=0)
+            each = own[place], room[place, np.arange(room.shape[1])]
+            before = least.get(j, each)
+            nearer = each[1] < before[1]
+            least[j] = (
+                np.where(nearer, each[0], before[0]),
+                np.minimum(each[1], before[1]),
+            )
+        for j, (leaf, room) in least.items():
             open_ = np.flatnonzero(self._faces.open[j])
             # Another face every time, should one come to nothing.
             open_ = np.roll(open_, -self._rounds[j])
-            weight = weight[:, open_]
-            room = exam.excess[own][:, None] / np.maximum(weight, 1e-300)
-            least = np.argmin(room, axis=0)
-            held = np.flatnonzero(room[least, np.arange(len(open_))] < delta)
-            first = np.unique(least[held], return_index=True)[1]
+            held = np.flatnonzero(room[open_] < delta)
+            first = np.unique(leaf[open_][held], return_index=True)[1]
             if len(open_) <= 2 * _PROGRAMS:
                 # The last faces one by one; those that leaves share come last.
                 first = np.append(first, np.delete(np.arange(len(held)), first))
-            rows.append(own[least[held[first]]])
+            rows.append(leaf[open_][held[first]])
             faces.append(open_[held[first]])
         none = np.zeros(0, int)
         return np.concatenate([none, *rows]), np.concatenate([none, *faces])

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxcert.bounds.ibp import program_of, propagate
 from jaxcert.bounds.rounding import float64_slack
-from jaxcert.box import Box, Rates
+from jaxcert.box import Box, Rates, outward
 from jaxcert.oracle.attack import AttackOracle
 from jaxcert.oracle.incomplete import BoundOracle
 from jaxcert.search.apothem import Query, SearchOptions, SearchState, search_apothem
@@ -131,8 +131,8 @@ def confirm(
     params: Any,
     task: Task,
     witness: Float[Array, "batch *d"],
-) -> tuple[Float[Array, " batch"], Float[Array, "batch *d"], Float[Array, "batch K"]]:
-    """Returns distance (inf: none), witness and logits there, decided in float64.
+) -> tuple[Float[Array, " batch"], Float[Array, "batch *d"]]:
+    """Returns distance (inf: none) and witness, decided in float64.
 
     The point counts only if its float64 margin is below minus the rounding slack. It is
     then drawn towards x along the ray between them, as far as that stays true.
@@ -141,7 +141,7 @@ def confirm(
     program = program_of(f, params, task.x[0])
     values = program.prepare(params, task.x.dtype)
 
-    def one(query: Query, witness: Array) -> tuple[Array, Array, Array]:
+    def one(query: Query, witness: Array) -> tuple[Array, Array]:
         spec, domain = query.spec, query.domain
         stretch = jnp.asarray(_STRETCH, query.x.dtype)
 
@@ -152,8 +152,8 @@ def confirm(
         def violates(t: Array) -> Array:
             here = propagate(program, values, Box.point(at(t)))
             slack = float64_slack(program, values, here, spec.coefficients)
-            logits = program.evaluate_prepared(values, at(t))
-            return spec.margin(spec.values(logits)) <= -slack
+            y = program.evaluate_prepared(values, at(t))
+            return spec.margin(spec.values(y)) <= -slack
 
         holds = jax.vmap(violates)(stretch)
         end = stretch[jnp.argmax(holds)]
@@ -166,11 +166,10 @@ def confirm(
 
         _, end = lax.fori_loop(0, 40, halve, (jnp.zeros_like(end), end))
         point, found = at(end), jnp.any(holds) & violates(end)
-        distance = jnp.nextafter(query.rates.distance(query.x, point), jnp.inf)
+        distance = outward(query.rates.distance(query.x, point))
         return (
             jnp.where(found, distance, jnp.inf),
             jnp.where(found, point, jnp.nan),
-            program.evaluate(params, point),
         )
 
     return jax.vmap(one, in_axes=(axes, 0))(queries, witness)

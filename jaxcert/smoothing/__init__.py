@@ -9,6 +9,7 @@ smoothing.estimate_oracle_error(wrong, labelled)    eps, from labelled outputs
 smoothing.samples_needed(radius, agreement, ...)    plans, before samples are drawn
 """
 
+from jaxcert.smoothing.binomial import least_samples as least_samples
 from jaxcert.smoothing.binomial import lower_bound as lower_bound
 from jaxcert.smoothing.binomial import upper_bound as upper_bound
 from jaxcert.smoothing.certify import ABSTAINED as ABSTAINED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
@@ -64,6 +66,21 @@ def hits_needed(samples: Counts, p: Float[ArrayLike, "*n"], alpha: float) -> Num
     # The bound is rounded down, so that at a tie one more is needed.
     short = lower_bound(np.minimum(k, n), n, alpha) < p
     return np.where(short, np.minimum(k, n) + 1, k)
+
+
+def least_samples(p: float, alpha: float) -> int | None:
+    """Returns the fewest samples whose `lower_bound` exceeds p if all of them are hits.
+
+    That bound is alpha^(1 / n): with fewer samples nothing above p is ever certified.
+    None where no number of samples is enough (p >= 1).
+    """
+    check_alpha(alpha)
+    if not p < 1:
+        return None
+    n = max(1, math.floor(math.log(alpha) / math.log(p))) if p > 0 else 1
+    while not lower_bound(n, n, alpha) > p:
+        n += 1
+    return n
 
 
 def check_alpha(alpha: float) -> None:

@@ -116,7 +116,8 @@ def certify(
       oracle: bound of the oracle's error; exact by default.
 
     Raises:
-      InputError: NaN in x, a key that is none, a model without logits.
+      InputError: NaN in x, a key that is none, a model without logits, or so few
+        samples that nothing could be certified; it says how many are the least.
 
     Source: Cohen et al. 2019, theorem 1 and figure "Certify"; see `noise.py` for the
     other norms. With an oracle: {oracle says c} is at most eps more likely than {class
@@ -134,6 +135,7 @@ def certify(
       (0, True, 'l2')
     """
     options = options or SmoothingOptions()
+    options.check_samples(float(np.min(oracle.eps, initial=1.0)))
     smoother = Smoother(model, params, options)
     tally = smoother.select(key, x)
     while smoother.open(tally, oracle).any():

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from jaxcert.errors import InputError
-from jaxcert.smoothing.binomial import Counts, check_alpha, upper_bound
+from jaxcert.smoothing.binomial import Counts, check_alpha, least_samples, upper_bound
 from jaxcert.smoothing.noise import Gaussian, Noise
 
 MOST_SAMPLES = 2**30
@@ -92,6 +92,27 @@ class SmoothingOptions:
         """Returns the sample counts at which counting may stop, increasing; n last."""
         count = 1 if self.stopping is None else self.stopping.looks
         return tuple(sorted({-(-self.n // 2**i) for i in range(count)}))
+
+    def check_samples(self, eps: float = 0.0) -> None:
+        """Raises InputError where n is too small to certify any class.
+
+        Even if every sample agrees, the class is certified only if the bound of its
+        probability, less the oracle's error eps, exceeds 1/2.
+        """
+        least = least_samples(0.5 + eps, self.alpha_per_look())
+        if least is None:
+            raise InputError(
+                f"the oracle error is {eps:g}: from 1/2 on, no number of samples "
+                "certifies a class"
+            )
+        if self.n < least:
+            looks = len(self.looks())
+            share = f" at each of {looks} looks" if looks > 1 else ""
+            raise InputError(
+                f"n is {self.n}; with alpha {self.alpha_per_look():g}{share} even "
+                "samples that all agree certify a class only from n = "
+                f"{least} on: raise n, or alpha"
+            )
 
     def alpha_per_look(self) -> float:
         """Returns the failure probability of the bound at one look."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import re
 import resource
 import shutil
@@ -376,6 +377,24 @@ def test_damaged_runs(run_certify, finished, calls, damage, message):
     damage(finished)
     text = one_line(run_certify(INPUTS, "--resume", f"--output={finished}"), 1)
     assert str(finished) in text and message in text and calls == []
+
+
+def boast(out: Path) -> None:
+    path = out / "certificates.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        record["apothem_lower"], record["apothem_upper"] = 0.9, 0.95
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_tampered_lines_are_not_believed(run_certify, finished, calls):
+    boast(finished)
+    before = contents(finished)
+    ended = run_certify(INPUTS, f"--output={finished}", "--resume")
+    message = one_line(ended, 1)
+    assert "certificates.jsonl, line 1, input " in message and "0.9" in message
+    assert "Restore both, or remove the line and continue the run" in message
+    assert contents(finished) == before and calls == []
 
 
 def test_lost_boxes_are_redone(run_certify, finished, calls):

@@ -135,6 +135,7 @@ def test_a_union_shares_alpha_and_says_so(run, tmp_path):
         ({"scales": ("-1",)}, "the scale of Gaussian noise is -1.0; it must be a num"),
         ({"radii": ("-1",)}, "a radius is at least 0, got -1"),
         ({"n": 0}, "n is 0; it must be a whole number in 1 .. 2^30"),
+        ({"n": 9}, "n is 9; with alpha 0.001 even samples that all agree certify a cl"),
         ({"alpha": 2.0}, "alpha is 2.0; a failure probability lies in (0, 1)"),
         ({"seed": -1}, "seed is -1; it must lie in 0 .. 4294967295"),
         ({"output": ""}, "output is empty: name the folder to write"),

@@ -9,9 +9,15 @@ import sys
 from pathlib import Path
 
 import _campaign_bounds as bounds
+import _campaign_certify as certify
 import _campaign_exact as exact_polygons
+import _campaign_kinds as arithmetic
+import _campaign_own as own
 import _campaign_planted as planted
+import _campaign_rounding as rounded
 import _campaign_run as campaign
+import _campaign_strict as strict
+import _campaign_ties as ties
 import exact
 import jax
 import jax.numpy as jnp
@@ -19,14 +25,17 @@ import numpy as np
 import pytest
 from _campaign_networks import Architecture, draw_architecture
 from _campaign_numbers import LONG
-from _campaign_record import Suspicion, load
+from _campaign_record import Suspicion, load, save
 from _campaign_weights import REGIMES, draw_center, draw_params
 
+import jaxcert as jc
 from jaxcert.bounds import rounding
 from jaxcert.bounds.ibp import Ibp
 from jaxcert.errors import InputError
+from jaxcert.interop.vnnlib import load_vnnlib
 from jaxcert.oracle import incomplete
 from jaxcert.oracle.attack import AttackOracle
+from jaxcert.verdict import Status
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "soundness_campaign.py"
 SIMPLE = Architecture((2,), ("dense 4", "relu", "dense 3"))
@@ -177,6 +186,117 @@ def incomplete_verdict():
     return incomplete.from_bound(one, jnp.zeros(2), jnp.zeros((), bool), 0.0)
 
 
+# ------------------------------------------------- networks whose arithmetic matters
+
+
+def few_casts(rng):
+    architecture = Architecture((2,), ("cast bfloat16", "dense 3"))
+    return rounded.own_group(rounded.own_problems(rng, architecture, 12), rng, ())
+
+
+def few_computed(rng):
+    architecture = Architecture((2,), ("cancelled 3",))
+    return rounded.own_group(rounded.own_problems(rng, architecture, 12), rng, ())
+
+
+def few_double(rng):
+    architecture = Architecture((2,), ("dense 3",))
+    boxes = ("small", "wide")
+    problems = bounds.draw_problems(rng, architecture, 12, ("double",), boxes)
+    return ties.minima_group(problems, rng, ties.DOUBLE_SHIFTS, "onnx", ())
+
+
+def few_ties(rng):
+    problems = bounds.draw_problems(
+        rng, Architecture((2,), ("dense 3", "clip")), 12, ("dyadic",), ("small", "wide")
+    )
+    return ties.minima_group(ties.dyadic(problems), rng, ties.TIE_SHIFTS, "jax", ())
+
+
+def few_strict(rng):
+    return strict.strict_group(rng, Architecture((2,), ("dense 3", "clip")), 12)
+
+
+def few_layernorm(rng):
+    architecture = Architecture((3,), ("layernorm 1e-6", "dense 3"))
+    problems = bounds.draw_problems(rng, architecture, 8, boxes=("small", "tiny"))
+    return exact_polygons.points_group(problems, rng, ("crown",), (-1e-3, 1e-3, 1.0))
+
+
+FEW = {
+    "casts": few_casts, "computed": few_computed, "double": few_double,
+    "ties": few_ties, "strict": few_strict, "layernorm": few_layernorm,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_a_few_networks_of_every_kind_show_no_violation(kind: str):
+    tally = FEW[kind](np.random.default_rng(0))
+    violations, left = tally.judged()
+    assert not left and not [(v.claim, v.oracle) for v in violations]
+    assert tally.networks >= 8 and tally.proved > 0 and tally.refuted > 0
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_an_oracle_that_proves_everything_is_noticed(kind: str, monkeypatch, tmp_path):
+    verdict = incomplete_verdict()
+    monkeypatch.setattr(exact_polygons.Asker, "verdict", lambda *a: verdict)
+    monkeypatch.setattr(strict, "answer", lambda *a: ("unsat", ""))
+    tally = FEW[kind](np.random.default_rng(0))
+    violations, _ = tally.judged()
+    assert len(violations) >= 3 and tally.proved > len(violations)
+    assert {v.claim for v in violations} <= {"proved", "proved, exactly not"}
+    # What is saved tells all that is needed to ask again.
+    save(tmp_path, "first", violations[0])
+    again = load(tmp_path / "first.json")
+    assert again.stands() and again.text == violations[0].text
+    assert again.route == violations[0].route
+    assert again.margin() == violations[0].margin()
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_a_witness_that_is_none_is_noticed(kind: str, monkeypatch):
+    def refuted(self, params, box, *rest):
+        found = incomplete_verdict()
+        status = np.int32(Status.REFUTED)
+        return dataclasses.replace(found, status=status, witness=box[0])
+
+    lines = "((X_0 0.0)\n (X_1 0.0)\n (Y_0 1.0)\n (Y_1 1.0))"
+    monkeypatch.setattr(exact_polygons.Asker, "verdict", refuted)
+    monkeypatch.setattr(strict, "answer", lambda *a: ("sat", lines))
+    violations, _ = FEW[kind](np.random.default_rng(0)).judged()
+    assert len(violations) >= 3
+    assert {v.claim for v in violations} <= {"refuted", "refuted, exactly not"}
+
+
+@pytest.mark.parametrize("layers", [("cast bfloat16", "dense 3"), ("dense 3", "clip")])
+def test_a_certificate_that_is_too_large_is_noticed(layers, monkeypatch):
+    def certified(f, params, x, **settings):
+        n = len(x)
+        label = np.array([int(f(params, jnp.float32(v)).argmax()) for v in x])
+        nothing = np.full_like(x, np.nan)
+        return jc.Certification(
+            np.zeros(n, int), label, label, np.full(n, np.inf), np.full(n, np.inf),
+            jc.Box(np.full_like(x, -2.0), np.full_like(x, 2.0)), nothing,
+            np.full(n, -1), np.zeros(n, int), np.zeros(n, int),
+        )  # fmt: skip
+
+    monkeypatch.setattr(certify.jc, "certify", certified)
+    architecture = Architecture((2,), layers)
+    tally = certify.certify_group(
+        np.random.default_rng(0), architecture, 3, "crown", ("plain",)
+    )
+    violations, _ = tally.judged()
+    assert violations and {v.claim for v in violations} == {"proved"}
+
+
+def test_every_group_of_the_new_kinds_has_its_share_of_networks():
+    for kind in FEW:
+        names = [name for name, _ in getattr(arithmetic, kind)(3000)]
+        assert len(set(names)) == len(names) >= 3
+        assert kind in campaign.DEFAULT_KINDS
+
+
 # ------------------------------------------------------------------ the judges
 
 
@@ -229,6 +349,62 @@ def test_judges_agree_with_each_other_and_with_jax(family: str):
             y = np.asarray(architecture.function()(params, jnp.asarray(x)))
         np.testing.assert_allclose(long.astype(np.float64), exactly, 1e-14, 1e-15)
         np.testing.assert_allclose(y, exactly, 1e-11, 1e-12)
+
+
+def test_polygons_tell_open_faces_from_closed_ones():
+    """y = (x0, x1), 0 <= x0, x0 <= 1 and x1 in [0, 1]: x0 >= 1 is met on a face."""
+    architecture = Architecture((2,), ("dense 2",))
+    params = ((np.eye(2), np.zeros(2)),)
+    lo, hi, no = np.zeros(2), np.ones(2), np.zeros(2, bool)
+    pieces = exact_polygons.pieces_of(architecture, params, lo, hi)
+
+    def violated(open_hi, strict_output, row=(-1.0, 0.0), constant=1):
+        asked = strict.Comparison(np.array(row), constant, strict_output, "")
+        question = strict.Question(lo, hi, no, np.array(open_hi), (asked,), False)
+        return question.violation(pieces)
+
+    assert violated([False, True], False) == (1, 0.5)
+    assert violated([True, False], False) is None
+    assert violated([False, False], True) is None
+    assert violated([True, True], True, constant=0.5) is not None
+    # Only the corner (1, 1) has x0 + x1 >= 2.
+    assert violated([False, False], False, (-1.0, -1.0), 2) == (1, 1)
+    assert violated([False, True], False, (-1.0, -1.0), 2) is None
+
+
+def test_a_property_reads_as_it_was_meant(tmp_path):
+    rng = np.random.default_rng(0)
+    architecture = Architecture((2,), ("dense 3", "clip"))
+    params = draw_params(rng, architecture, np.zeros(2), "dyadic")
+    points = np.stack(np.meshgrid(*[np.arange(-8, 9) / 8] * 2), axis=-1).reshape(-1, 2)
+    held = 0
+    for _ in range(40):
+        question = strict.draw_question(rng, architecture, params)
+        (tmp_path / "p.vnnlib").write_text(question.text(3))
+        prop = load_vnnlib(tmp_path / "p.vnnlib")
+        for x in points[rng.integers(len(points), size=40)]:
+            y = architecture.exact(params, x)
+            expected = question.contains(x) and question.satisfied(y)
+            assert prop.violates(x, [float(v) for v in y]) == expected
+            held += expected
+    assert held > 10
+
+
+def test_networks_that_round_are_judged_by_their_own_answers():
+    architecture = Architecture((1,), ("cast bfloat16", "dense 2"))
+    params = ((), (np.float32([[1], [0]]), np.float32([0, 0.5004])))
+    row, none = np.array([[-1.0, 1.0]]), np.zeros(1)
+    # The example: .5008 is .5 in bfloat16, which is less than .5004.
+    margin, doubt = own.own_margin(architecture, params, np.array([0.5008]), row, none)
+    assert 0.0003 < margin < 0.0005 and 0 < doubt < 1e-5
+    margin, _ = own.own_margin(architecture, params, np.array([0.503]), row, none)
+    assert margin < -0.003
+    least, point = own.own_least(
+        architecture, jax.tree.map(lambda v: v[None], params), np.array([[0.5]]),
+        np.array([[0.503]]), row[None], np.random.default_rng(0),
+    )  # fmt: skip
+    assert float(least[0, 0]) == pytest.approx(0.5004 - 0.50390625, abs=2e-5)
+    assert 0.5019 < point[0, 0, 0] <= 0.503
 
 
 def test_every_regime_gives_finite_weights():

@@ -29,7 +29,7 @@ def test_a_grid_is_all_combinations():
     assert len(found) == 12 == len({s.id for s in found})
     expected = set(itertools.product((0.0, 0.05, 0.1), (1e-3, 3e-4), (64, 128)))
     assert {(s.train_eps, s.lr, s.width) for s in found} == expected
-    assert all(s.epochs == 2 and s.radius == s.train_eps for s in found)
+    assert all(s.epochs == 2 for s in found)
     assert settings("", 0, 0) == [Setting()]
     assert settings("seed=1,1", 0, 0) == [Setting(seed=1)]
 
@@ -60,7 +60,8 @@ def test_random_draws_lie_in_their_ranges():
         ("lr=1..x", "^--grid: lr takes LOW..HIGH or LOW..HIGH:log, got '1..x'$"),
         ("method=0..1", "^--grid: method takes words, not a range$"),
         ("method=trades", "^--grid: method is 'trades'; choose one of standard, pgd"),
-        ("cert_eps=-1", "^--grid: depth and cert_eps must be at least 0$"),
+        ("depth=-1", "^--grid: depth must be at least 0$"),
+        ("cert_eps=0.1", "^--grid: networks are compared at one radius: .* --epsilon"),
         ("lr=-1", "^learning_rate must be above 0, got -1.0$"),
     ],
 )
@@ -113,6 +114,8 @@ def test_the_table_ranks_and_fits(tmp_path):
     assert max(map(len, lines)) <= 80
     assert ["70.00" in lines[2], "50.00" in lines[3], "10.00" in lines[4]] == [True] * 3
     assert [line.endswith("*") for line in lines[2:6]] == [True, False, True, False]
+    assert lines[0].split()[2] == "radius"
+    assert [line.split()[2] for line in lines[2:6]] == ["0.1"] * 4
     assert lines[5].endswith("diverged")
     report.write_front(rows, tmp_path / "front")
     report.write_heat_map(rows, ("lr", "width"), tmp_path / "heat_map")
@@ -122,14 +125,24 @@ def test_the_table_ranks_and_fits(tmp_path):
 
 def test_a_group_gives_rows_and_networks(tmp_path, monkeypatch):
     train, test = load_dataset("digits", "train"), load_dataset("digits", "test")
-    text = "width=8;epochs=1;batch_size=256;lr=1e-3,1e30;train_eps=0.02;bound=ibp"
+    text = "width=8;epochs=1;batch_size=256;lr=1e-3,1e30;train_eps=0;bound=ibp"
     group = settings(text, 0, 0)
     calls = []
     monkeypatch.setattr(_sweep_run, "evaluate_population", counting(_sweep_run, calls))
-    sweep = Sweep(train, test, tmp_path, lambda text: None)
+    sweep = Sweep(train, test, tmp_path, lambda text: None, 0.03)
     row, lost = sweep.run(group)
     assert lost["certified"] is None and lost["network"] is None
     assert 0 <= row["certified"] <= row["attacked"] <= row["clean"] <= 1
+    # Trained at radius 0, and yet judged at the radius of all.
+    assert row["radius"] == lost["radius"] == 0.03
+    _sweep_run.check_row(row, 0.03, 360)
+    _sweep_run.check_row(lost, 0.03, 360)
+    for changes in (
+        {"certified": 0.99, "attacked": 0.5}, {"clean": 1.5}, {"clean": None},
+        {"radius": 0.0}, {"id": "0" * 12}, {"images": 3}, {"certified": "all"},
+    ):  # fmt: skip
+        with pytest.raises(ValueError):
+            _sweep_run.check_row(row | changes, 0.03, 360)
     assert row["images"] == 360 and row["group_size"] == 2 and calls == [1]
     network = load_checkpoint(tmp_path / row["network"])
     assert network.content_hash == row["content_hash"]

@@ -243,6 +243,32 @@ def test_answers(run, files, name):
     assert by_hand[name]
 
 
+@pytest.mark.parametrize("last", ["Softmax", "LogSoftmax"])
+def test_outputs_compared_under_a_softmax(run, tmp_path, last):
+    """A Softmax keeps the order of the outputs, and nothing else that is asked."""
+    write_network(tmp_path / "net.onnx", DIAMOND, (1, 2), last)
+    texts = {
+        "sat": BOX + "(assert (>= (* 2 Y_0) (* 2 Y_1)))",
+        "unsat": BOX.replace("X_1 -1", "X_1 0.25") + "(assert (and (>= Y_1 Y_0)))",
+    }
+    texts["unsat"] = texts["unsat"].replace("X_0 -1", "X_0 0.25")
+    for answer, text in texts.items():
+        (tmp_path / "p.vnnlib").write_text(DECLARED + text)
+        done = run(onnx=tmp_path / "net.onnx", vnnlib=tmp_path / "p.vnnlib")
+        assert done.out.startswith(answer + "\n"), done.out + done.err
+        if answer == "sat":
+            x, y = point(done.out.partition("\n")[2])
+            exact = outputs(DIAMOND, x)
+            exact = exact - np.log(np.sum(np.exp(exact)))
+            exact = np.exp(exact) if last == "Softmax" else exact
+            np.testing.assert_allclose(y, exact, atol=1e-14)
+            assert y[0] >= y[1]
+    for text in ("(>= Y_0 0.5)", "(>= (+ Y_0 Y_1) 1)", "(>= Y_0 (* 2 Y_1))"):
+        (tmp_path / "p.vnnlib").write_text(DECLARED + BOX + f"(assert {text})")
+        done = run(onnx=tmp_path / "net.onnx", vnnlib=tmp_path / "p.vnnlib")
+        one_line_error(done, f"ends in a {last}, of which")
+
+
 def test_gzipped_files_are_found(run, files, tmp_path):
     for name in ("net.onnx", "sat.vnnlib"):
         packed = gzip.compress((files / name).read_bytes())
@@ -288,12 +314,9 @@ def test_timeout(run, files, name):
 
 
 def test_what_is_found_late_is_a_timeout(run, files, monkeypatch):
-    found = _verification.verify_property
-
-    def slowly(subject, prop, deadline, attack):
-        answer = found(subject, prop, np.inf, attack)
+    def slowly(network, prop, deadline, effort):
         time.sleep(max(0.0, deadline - time.monotonic()))
-        return answer
+        return _verification.Answer("sat", "((X_0 0))")
 
     monkeypatch.setattr(_verification, "verify_property", slowly)
     done = run(onnx=files / "net.onnx", vnnlib=files / "sat.vnnlib", timeout=0.05)

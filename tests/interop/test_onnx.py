@@ -12,6 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from onnx_models import (
+    FLOAT,
+    floats,
+    ints,
+    make_model,
+    node,
+    onnx,
+    refused,
+    rng,
+    runtime,
+    scalar,
+    write,
+)
 
 from jaxcert.errors import InputError, UnsupportedError
 from jaxcert.interop import onnx_export, onnx_file, onnx_lowering
@@ -19,60 +32,7 @@ from jaxcert.interop.onnx import load_onnx
 from jaxcert.interop.onnx_ops import SUPPORTED
 from jaxcert.network import content_hash
 
-onnx = pytest.importorskip("onnx", reason="the onnx package is not installed")
-ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-
 SHARED = Path(__file__).parents[2].parent / "shared"
-FLOAT = onnx.TensorProto.FLOAT
-node = onnx.helper.make_node
-rng = np.random.default_rng(0)
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
-
-
-def floats(*shape: int) -> np.ndarray:
-    return rng.normal(size=shape).astype(np.float32)
-
-
-def scalar(value: float) -> np.ndarray:
-    return np.array(value, np.float32)
-
-
-def make_model(
-    nodes: list[Any],
-    input_shape: tuple[Any, ...] = (1, 6),
-    weights: dict[str, np.ndarray] | None = None,
-    opset: int = 17,
-    output: str = "y",
-) -> Any:
-    """A model with input "x" and output "y"."""
-    graph = onnx.helper.make_graph(
-        nodes,
-        "test",
-        [onnx.helper.make_tensor_value_info("x", FLOAT, input_shape)],
-        [onnx.helper.make_tensor_value_info(output, FLOAT, None)],
-        [onnx.numpy_helper.from_array(a, n) for n, a in (weights or {}).items()],
-    )
-    return onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8
-    )
-
-
-def write(model: Any, folder: Path, name: str = "net.onnx") -> Path:
-    path = folder / name
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-def runtime(data: bytes, x: np.ndarray, batched: bool) -> np.ndarray:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    feed = x[None] if batched else x
-    return session.run(None, {session.get_inputs()[0].name: feed})[0]
 
 
 def check_against_runtime(model: Any, folder: Path, low: float = -2.0) -> Any:
@@ -432,7 +392,9 @@ def test_operator_agrees_with_onnxruntime(case: Case, tmp_path: Path) -> None:
 
 def test_every_supported_operator_has_a_case() -> None:
     tested = {n.op_type for case in CASES for n in case.nodes}
-    assert set(SUPPORTED) - tested == {"Softmax", "LogSoftmax", "Swish"}
+    elsewhere = {"Softmax", "LogSoftmax", "Swish", "Floor", "Ceil", "Round", "Sign"}
+    elsewhere |= {"Sin", "Cos", "GatherElements", "GatherND", "Tile"}
+    assert set(SUPPORTED) - tested == elsewhere
 
 
 def test_swish_is_silu(tmp_path: Path) -> None:
@@ -634,43 +596,7 @@ def test_final_softmax_becomes_logits(op: str, opset: int, tmp_path: Path) -> No
     )
 
 
-def test_double_weights_are_noted_when_rounded(tmp_path: Path) -> None:
-    for values, notes in (([0.5] * 6, 0), ([0.1] * 6, 1)):
-        nodes = [
-            node("Cast", ["x"], ["d"], to=onnx.TensorProto.DOUBLE),
-            node("Mul", ["d", "w"], ["e"]),
-            node("Cast", ["e"], ["y"], to=FLOAT),
-        ]
-        weights = {"w": np.array(values, np.float64)}
-        network = load_onnx(write(make_model(nodes, weights=weights), tmp_path))
-        assert len(network.notes) == notes
-        assert all("rounded to float32" in n for n in network.notes)
-        assert network.params["w0"].dtype == np.float32
-
-
-def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
-    weights = {"w": floats(6).astype(np.float16)}
-    model = make_model([node("Mul", ["x", "w"], ["y"])], weights=weights)
-    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    network = load_onnx(write(model, tmp_path))
-    np.testing.assert_array_equal(network.params["w0"], weights["w"].astype(np.float32))
-    assert network.notes == (
-        "the file computes in another precision than float32; here it is read as a "
-        "float32 network",
-    )
-
-
 # --- what is refused, and in which words -----------------------------------------
-
-
-def refused(
-    path: Path, text: str, kind: type[Exception] = InputError, named: bool = True
-) -> None:
-    with pytest.raises(kind, match=text) as caught:
-        load_onnx(path)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert not named or path.name in message
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
@@ -710,7 +636,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     for cut in [*range(0, 40), *range(40, len(data), 37)]:
         path.write_bytes(data[:cut])
-        refused(path, "truncated|holds no network|names no single version")
+        refused(path, "truncated|holds no network|names no version")
 
 
 def test_not_an_onnx_file(tmp_path: Path) -> None:
@@ -812,13 +738,14 @@ def test_weights(tmp_path: Path) -> None:
         weights = {"bias": np.full(6, value, np.float32)}
         model = make_model(add, weights=weights)
         refused(write(model, tmp_path), "weight 'bias' in .* contains NaN or infinity")
-    model = make_model(add, weights={"bias": np.full(6, 1e300)})
+    double = [node("Cast", ["x"], ["d"], to=11), node("Add", ["d", "bias"], ["y"])]
+    model = make_model(double, weights={"bias": np.full(6, 1e300)})
     refused(write(model, tmp_path), "weight 'bias' in .* does not fit float32")
     model = make_model(add, weights={"bias": floats(6).astype(np.complex64)})
     text = "weight 'bias' of .* is of type COMPLEX64: export the network in float32"
     refused(write(model, tmp_path), text, UnsupportedError)
     model = make_model(add, weights={"bias": ints(1, 2, 3, 4, 5, 6)})
-    refused(write(model, tmp_path), "constant 'bias' is of type int64 where a float")
+    refused(write(model, tmp_path), "its operands are of types float32, int64")
     model = make_model(add, weights={"bias": floats(6)})
     model.graph.initializer[0].dims[0] = 7
     refused(
@@ -849,7 +776,7 @@ def test_broken_graphs(tmp_path: Path) -> None:
     refused(write(model, tmp_path), "defines 'w' twice")
     model = relu()
     del model.opset_import[:]
-    refused(write(model, tmp_path), "names no single version of the ONNX operators")
+    refused(write(model, tmp_path), "names no version of the ONNX operators")
     text = "uses version 6 of the ONNX operators.*onnx.version_converter"
     refused(write(relu(opset=6), tmp_path), text, UnsupportedError)
     text = "uses version 99 of the ONNX operators"
@@ -903,8 +830,8 @@ UNSUPPORTED = {
         "computes its exponent from the network's input",
     ),
     "pad mode": (
-        [node("Pad", ["x", "p"], ["y"], mode="reflect")],
-        "pads in mode 'reflect'",
+        [node("Pad", ["x", "less"], ["y"], mode="reflect")],
+        r"pads with \(0, 0, 0, -1\) in mode 'reflect'",
     ),
     "training": (
         [node("Dropout", ["x", "r", "t"], ["y"])],
@@ -928,7 +855,19 @@ UNSUPPORTED = {
     ),
     "compare": (
         [node("Equal", ["x", "r"], ["y"])],
-        "computes with the network's input or its weights",
+        "compares values of the network",
+    ),
+    "quantised": (
+        [node("QuantizeLinear", ["x", "r"], ["y"])],
+        "operator 'QuantizeLinear' .* is not supported",
+    ),
+    "dequantised": (
+        [node("DequantizeLinear", ["p", "r"], ["q"]), node("Add", ["x", "q"], ["y"])],
+        "operator 'DequantizeLinear' .* is not supported",
+    ),
+    "quantised product": (
+        [node("QLinearMatMul", ["x", "r", "p", "p", "r", "p", "r", "p"], ["y"])],
+        "operator 'QLinearMatMul' .* is not supported",
     ),
     "product": (
         [node("ReduceProd", ["x"], ["y"])],
@@ -947,6 +886,7 @@ def test_unsupported(what: str, tmp_path: Path) -> None:
     weights = {
         "s": ints(2, 3),
         "p": ints(0, 0, 0, 1),
+        "less": ints(0, 0, 0, -1),
         "r": scalar(0.5),
         "t": np.array(True),
     }
@@ -977,14 +917,13 @@ MALFORMED = {
     "conv": ("Conv", {"w": KERNEL}, {}, "do not fit"),
     "alpha": ("LeakyRelu", {}, {"alpha": float("nan")}, "attribute 'alpha' is nan"),
     "bound": ("Clip", {"a": scalar(np.nan)}, {}, "lower bound is not one number"),
-    "crossed": ("Clip", {"a": scalar(1.0), "b": scalar(0.0)}, {}, "is above its upper"),
     "flag": (
         "Gemm",
         {"a": floats(6, 6)},
         {"transB": 2},
         "transB is 2, neither 0 nor 1",
     ),
-    "exponent": ("Pow", {"a": floats(6)}, {}, "exponent is not one number"),
+    "exponent": ("Pow", {"a": scalar(np.inf)}, {}, "exponents are not finite numbers"),
 }
 
 

@@ -272,7 +272,7 @@ def test_empty_boxes_are_dropped_and_noted(tmp_path):
     (note,) = prop.notes
     assert note.startswith("3 of 4 conjunctions of ")
     assert note.endswith(
-        "p.vnnlib allow no input (a lower bound above an upper bound) and are dropped"
+        "p.vnnlib allow no input (bounds that no number satisfies) and are dropped"
     )
 
 

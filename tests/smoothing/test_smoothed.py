@@ -258,3 +258,27 @@ def test_an_unfinished_count_certifies_nothing():
     )
     with pytest.raises(InputError, match="500 samples were drawn, but 1000 were fixed"):
         conclude(tally, options)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "eps", "looks", "least"),
+    [(0.001, 0.0, 1, 10), (1e-6, 0.0, 1, 20), (0.001, 0.3, 1, 31), (0.001, 0.0, 4, 12)],
+)
+def test_too_few_samples_say_how_many_are_the_least(alpha, eps, looks, least):
+    x, key = np.float32([[3.0, 0.0]]), jax.random.key(0)
+    oracle = OracleError(eps)
+
+    def found(n):
+        stopping = None if looks == 1 else Stopping(1.0, looks)
+        options = SmoothingOptions(Gaussian(0.1), n=n, alpha=alpha, stopping=stopping)
+        return certify(halfspace, WEIGHTS, key, x, options, oracle)
+
+    with pytest.raises(InputError, match=f"n is {least - 1}; .* from n = {least} on"):
+        found(least - 1)
+    # With that many, all of which agree, the class is certified.
+    assert found(least).predicted[0] == 0
+
+
+def test_an_oracle_that_errs_half_the_time_certifies_nothing():
+    with pytest.raises(InputError, match="no number of samples certifies a class"):
+        ask(oracle=OracleError(0.5))
