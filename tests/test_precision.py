@@ -622,3 +622,18 @@ def test_weights_of_narrow_types_make_f_round():
     low = jc.verify(f, jnp.ones(1, jnp.bfloat16), box, spec, options=options)
     assert not bool(low.proved)
     assert bool(jc.verify(f, jnp.ones(1), box, spec, options=options).proved)
+
+
+def test_transformations_round_where_weights_are_narrow():
+    """ibp(f) and crown(f) of bfloat16 weights hold what f gives, not what it rounds."""
+
+    def f(w, x):
+        return x.astype(w.dtype) * w
+
+    w = jnp.ones(64, jnp.bfloat16)
+    x = np.random.default_rng(0).uniform(0.4, 1.0, 64).astype(np.float32)
+    box = jc.Box(jnp.asarray(x), jnp.asarray(x))
+    y = np.asarray(f(w, jnp.asarray(x)), np.float32)
+    assert (y != x).any()
+    for out in (jc.ibp(f)(w, box), jc.crown(f)(w, box).concretize(box)):
+        assert (np.asarray(out.lo) <= y).all() and (y <= np.asarray(out.hi)).all()

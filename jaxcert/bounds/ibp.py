@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from jaxcert.bounds.backward import concretize_lower, pull_affine
 from jaxcert.box import Box
 from jaxcert.errors import InputError
+from jaxcert.floats import is_low
 from jaxcert.pinned import own_settings, pinned
 from jaxcert.program import (
     ActivationNode,
@@ -26,6 +27,7 @@ from jaxcert.program import (
     Stated,
     Values,
     trace,
+    with_types,
 )
 from jaxcert.spec import Spec
 
@@ -48,14 +50,16 @@ def program_of(f: Callable, params: Any, x: Any) -> Program:
     """Returns the Program of f for the shapes of params and x; traced once per shape.
 
     Functions that are made alike share it; see `pinned`. A `Stated` one is traced with
-    its types, any other with float32.
+    its types, and so is one whose params hold narrow types; any other with float32.
 
     Raises:
       UnsupportedError: f uses a primitive on x that has no rule.
     """
     leaves, tree = jax.tree.flatten(params)
-    f, types = (f.f, f.types) if isinstance(f, Stated) else (f, None)
     kinds = tuple((jnp.shape(v), jnp.result_type(v)) for v in leaves)
+    if any(is_low(dtype) for _, dtype in kinds):
+        f = with_types(f, params)
+    f, types = (f.f, f.types) if isinstance(f, Stated) else (f, None)
     with own_settings():
         return _cached_trace(pinned(f), tree, kinds, tuple(jnp.shape(x)), types)
 

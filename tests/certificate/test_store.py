@@ -17,12 +17,13 @@ import jaxcert as jc
 from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.certificate.network_file import network_file
-from jaxcert.certificate.store import CertificateWriter, Claim, _file_name
+from jaxcert.certificate.store import CertificateWriter, Claim
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.boxes import Certificate, report_on
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Expected
 from jaxcert.errors import UnsupportedError
+from jaxcert.files import file_stem
 from jaxcert.oracle.branch_and_bound import BranchOptions
 
 OPTIONS = jc.CertifyOptions(
@@ -279,7 +280,7 @@ def test_smooth_networks_have_no_certificate(tmp_path):
 
 def test_different_names_have_different_files():
     names = ["a/b.csv", "a_b.csv", "a b.csv", ".a_b.csv", "..", "/", "7"]
-    files = [_file_name(name) for name in names]
+    files = [file_stem(name) for name in names]
     assert len(set(files)) == len(names)
     assert files[1] == "a_b" and files[-1] == "7"
     assert all("/" not in file and not file.startswith(".") for file in files)
