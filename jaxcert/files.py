@@ -96,6 +96,8 @@ def read_bounded(
                     data = unpacked.read(limit + 1)
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}: check the path") from error
+    except InputError:  # a ValueError, but one that says what it is
+        raise
     except (EOFError, zlib.error, gzip.BadGzipFile, struct.error) as error:
         raise InputError(
             f"{path} is a damaged or truncated gzip file: copy it again"

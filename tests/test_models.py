@@ -254,21 +254,19 @@ def test_damaged_checkpoints(saved, tmp_path):
         {"architecture": dataclasses.asdict(MLP) | {"kind": "x"}},
     )
     check("is not a jaxcert checkpoint: no header$", drop=("header",))
-    check("net.npz is damaged: ", header=np.frombuffer(b"{", np.uint8))
-    check(
-        "net.npz is damaged: .*allow_pickle=False", **{kernel: np.array([{}], object)}
-    )
+    check(r"net.npz is damaged \(header: ", header=np.frombuffer(b"{", np.uint8))
+    check("net.npz is damaged .*pickled objects", **{kernel: np.array([{}], object)})
 
 
 def test_truncated_checkpoints(saved):
     whole = saved.read_bytes()
     for kept in (0, 10, len(whole) // 2, len(whole) - 1):
         saved.write_bytes(whole[:kept])
-        with fails("net.npz is truncated or not a jaxcert checkpoint: "):
+        with fails("net.npz is damaged .* It is no jaxcert checkpoint, or was"):
             load_checkpoint(saved)
     middle = len(whole) // 2
     saved.write_bytes(whole[:middle] + b"\xff" * 8 + whole[middle + 8 :])
-    with fails("net.npz is truncated or not a jaxcert checkpoint: Bad CRC-32"):
+    with fails("net.npz is damaged .*Bad CRC-32"):
         load_checkpoint(saved)
 
 

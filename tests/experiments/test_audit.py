@@ -297,7 +297,7 @@ ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"label": np.array([0])}, "label must be 2 integers, got int64 of shape (1,)"),
     ({"input": np.array([1, 2])}, "input must be 2 strings, got int64"),
     ({"input": np.array(["a", "a"])}, "names in input must differ"),
-    ({"hi": np.array([{}, {}])}, "is not a readable .npz file"),
+    ({"hi": np.array([{}, {}])}, "array hi: it holds pickled objects"),
 ]
 
 
@@ -320,7 +320,7 @@ def test_an_array_is_missing(run, tmp_path):
         ({}, "none.npz", "no such file or folder"),
         ({}, "none.lo.csv", "no such file or folder"),
         ({"b.txt": "0 1"}, "b.txt", "b.txt: boxes come as an .npz file with arrays lo"),
-        ({"b.npz": "0 1"}, "b.npz", "b.npz is not a readable .npz file"),
+        ({"b.npz": "0 1"}, "b.npz", "b.npz is damaged (File is not a zip file)"),
         ({"a.lo.csv": "0 0"}, "", "has a.lo.csv, but no a.hi.csv"),
         ({"a.hi.csv": "0 0"}, "", "has a.hi.csv, but no a.lo.csv"),
         ({"a.lo.csv": "0 0", "a.hi.csv": "1"}, "", "a.hi.csv has 1 values, the netwo"),
@@ -491,7 +491,7 @@ def test_the_cube_of_a_logged_edge(tmp_path):
 @pytest.mark.parametrize(
     ("log", "message"),
     [
-        (None, "cannot read"),
+        (None, "there is no file"),
         ("no result\n", "a.log holds no line of an input and 7 numbers"),
         ("b.csv 4 1 9 0.1 1 4 0\n", "names 1 inputs that"),
         ("a.csv 4 1 9 1.5 1 4 0\n", "a.log: the min edge of a.csv is 1.5, the domain"),

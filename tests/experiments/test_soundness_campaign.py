@@ -33,8 +33,7 @@ from jaxcert.bounds import rounding
 from jaxcert.bounds.ibp import Ibp
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import load_vnnlib
-from jaxcert.oracle import incomplete
-from jaxcert.oracle.attack import AttackOracle
+from jaxcert.oracle import attack, incomplete, witness
 from jaxcert.verdict import Status
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "soundness_campaign.py"
@@ -134,7 +133,7 @@ def test_without_the_slack_the_campaign_reports_violations(
 ):
     for module in (rounding, incomplete):
         monkeypatch.setattr(
-            module, "float64_slack", lambda *a: jnp.zeros((), jnp.float64)
+            module, "float64_slack", lambda *a, **_: jnp.zeros((), jnp.float64)
         )
     (record,) = small(tmp_path)
     assert record["by_claim"]["proved"] > 0
@@ -164,7 +163,8 @@ def test_a_shifted_bound_is_reported(tmp_path, simple, monkeypatch):
 
 
 def test_a_false_witness_is_reported(tmp_path, simple, monkeypatch):
-    monkeypatch.setattr(AttackOracle, "_slack", lambda *a: jnp.asarray(-1e-2))
+    for module in (attack, witness):
+        monkeypatch.setattr(module, "point_slack", lambda *a: jnp.asarray(-1e-2))
     (record,) = small(tmp_path)
     assert set(record["by_claim"]) == {"refuted"}
 
@@ -234,7 +234,9 @@ def test_a_few_networks_of_every_kind_show_no_violation(kind: str):
     tally = FEW[kind](np.random.default_rng(0))
     violations, left = tally.judged()
     assert not left and not [(v.claim, v.oracle) for v in violations]
-    assert tally.networks >= 8 and tally.proved > 0 and tally.refuted > 0
+    assert tally.networks >= 8 and tally.proved > 0
+    # A witness must hold in every way of computing weights: of these few, none does.
+    assert tally.refuted > 0 or kind == "computed"
 
 
 @pytest.mark.parametrize("kind", FEW)

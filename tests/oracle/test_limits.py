@@ -150,8 +150,8 @@ def test_a_block_is_as_large_as_what_a_step_needs_allows(monkeypatch):
         state = input_split.SplitState(
             stack=jc.Box(like(shape), like(shape)),
             count=like((), jnp.int32), witness=like((3072,)),
-            refuted=like((), bool), stuck=like((), bool),
-            processed=like((), jnp.int32),
+            refuted=like((), bool), suspect=like((3072,)), suspect_margin=like(()),
+            stuck=like((), bool), processed=like((), jnp.int32),
         )  # fmt: skip
         spec = jc.Spec.classification(0, 10, dtype=jnp.float64)
         weights = jax.tree.map(lambda w: like(w.shape), params)
