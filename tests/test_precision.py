@@ -429,7 +429,7 @@ STEPS = {
     "bfloat16": lambda p: (p["a"].astype(jnp.bfloat16) * 3).astype(jnp.float32),
     "half sum": lambda p: jnp.sum(p["a"].astype(jnp.float16), 1, keepdims=True) / 3
     + p["b"],
-    "conv": lambda p: lax.conv(p["a"][None], p["b"][:, :, :2], (1,), "SAME")[0],
+    "conv": lambda p: lax.conv(p["a"][None], p["b"][None, :, :2], (1,), "SAME")[0],
     "moves": lambda p: jnp.pad((p["a"] * p["b"]).T[::-1], ((1, 1), (0, 2)))[2:5, :5],
     "gather": lambda p: (p["a"] / 3)[jnp.array([2, 0])][:, jnp.array([1, 1, 4])],
     "clip": lambda p: jnp.clip(p["a"] / p["b"], -1.0, p["c"][0, 0] / 3),
