@@ -156,8 +156,8 @@ class Certifier:
     ) -> tuple[Certification, ProofTrees | None]:
         """Returns what `batch` does, and the trees of the proofs.
 
-        None without branch and bound, or where its options do not record them; then
-        the bounds alone prove every box.
+        None without branch and bound, or where its options do not record them: then
+        bounds proved every box, or nothing was kept of what did.
         """
         x, labels = self._checked(x, labels)
         count = len(x)
