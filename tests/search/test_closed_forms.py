@@ -9,6 +9,7 @@ import pytest
 from cases import exact32
 
 import jaxcert as jc
+from jaxcert import model
 from jaxcert.search import stages
 
 TOLERANCE = 1e-4
@@ -167,10 +168,9 @@ def counted(params, x):
 
 
 def test_compilations_are_no_more_than_buckets():
-    compiled = {
-        name: getattr(stages, name)
-        for name in ("outputs", "search", "reprove", "confirm")
-    }
+    names = ("search", "reprove", "confirm")
+    compiled = {name: getattr(stages, name) for name in names}
+    compiled["outputs"] = model._outputs
     options = jc.CertifyOptions(batch_size=64)
     inputs = np.random.default_rng(0).uniform(size=(100, 4))
     before = {name: stage._cache_size() for name, stage in compiled.items()}

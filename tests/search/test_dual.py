@@ -217,8 +217,9 @@ def test_where_two_classes_tie_a_point_is_of_both(options):
     ]
     limit = time.monotonic() + 5
     for box in run(params, cube(3), [0, 1], options, deadline=limit):
-        # They win together from x_0 = 0.5 on, and neither of them ever alone.
-        assert not box.empty and box.open.all()
+        # They win together from x_0 = 0.5 on, and neither of them ever alone: whatever
+        # instance was found is such a tie.
+        assert not box.empty and not box.inner.lo[0] < 0.5
         assert box.outer.lo[0] <= 0.5 and box.outer.hi[0] == 1
 
 
