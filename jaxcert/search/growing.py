@@ -249,7 +249,7 @@ class _Run:
         chosen = [
             (j, rows[first : first + held])
             for j, rows in chosen
-            for first in range(0, len(rows), held)
+            for first in range(0, max(len(rows), 1), held)  # without leaves too
         ]
         ends = np.cumsum([len(rows) for _, rows in chosen])
         group = ends // held
