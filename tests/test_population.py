@@ -98,7 +98,7 @@ def test_training_goes_on_where_it_was_killed(digits, members, tmp_path):
     with pytest.raises(InputError, match="is the state of another population: remove"):
         train_population(MLP, digits[0], CONFIGS[:2], None, kept)
     kept.write_bytes(kept.read_bytes()[:1000])
-    with pytest.raises(InputError, match="state.npz is damaged .*: remove it"):
+    with pytest.raises(InputError, match="state.npz is damaged .* Remove it"):
         train_population(MLP, digits[0], CONFIGS, None, kept)
 
 

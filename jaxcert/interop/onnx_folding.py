@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import special
 
 from jaxcert.interop.onnx_graph import Attributes, evaluate
 from jaxcert.interop.onnx_types import WIDE, is_float, is_low
@@ -21,6 +20,12 @@ MAX_FOLDED = 2**24
 """Most elements that a constant computed while reading may have, or its operand's."""
 MAX_FOLDED_TOGETHER = 2**26
 """Most elements that all of them may have, besides twice those of the weights."""
+
+
+def _special(name: str) -> Callable[..., Any]:
+    from scipy import special  # loading it takes long
+
+    return getattr(special, name)
 
 
 def _integer_divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -93,8 +98,8 @@ _FLOAT: Mapping[str, Callable[..., Any]] = {
     "floor": np.floor,
     "ceil": np.ceil,
     "round_even": np.round,
-    "erf": special.erf,
-    "sigmoid": special.expit,
+    "erf": lambda x: _special("erf")(x),
+    "sigmoid": lambda x: _special("expit")(x),
     "relu": lambda x: np.maximum(x, 0),
     "clip": lambda x, low, high: np.clip(x, low, high),
     "matmul": np.matmul,
