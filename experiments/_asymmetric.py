@@ -24,7 +24,7 @@ from _asymmetric_train import METHODS, MethodOptions, make_method
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.inputs import parse_selection
+from jaxcert.learning.inputs import parse_selection
 
 _BATCH = 64
 _SECONDS_PER_LINE = 10.0

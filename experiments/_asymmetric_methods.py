@@ -14,7 +14,7 @@ from _asymmetric_task import NORMS, implied_radii
 
 from jaxcert.certifier import Certifier, CertifyOptions, Outcome, float64
 from jaxcert.convex import ConvexClassifier, certified_radii
-from jaxcert.models import from_params
+from jaxcert.learning.models import from_params
 from jaxcert.network import Network
 
 _BATCH = 64

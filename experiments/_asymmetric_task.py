@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from jaxcert.data import Dataset, load_dataset
 from jaxcert.errors import InputError
+from jaxcert.learning.data import Dataset, load_dataset
 
 NORMS = (1.0, 2.0, float("inf"))
 NORM_NAMES = ("l1", "l2", "linf")

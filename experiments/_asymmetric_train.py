@@ -10,7 +10,6 @@ from _asymmetric_smoothing import Smoothing
 from _asymmetric_task import Task
 from absl import logging
 
-from jaxcert.architecture import Architecture
 from jaxcert.convex import (
     ConvexArchitecture,
     ConvexClassifier,
@@ -20,11 +19,16 @@ from jaxcert.convex import (
     save_classifier,
     train_classifier,
 )
-from jaxcert.data import Dataset
 from jaxcert.errors import InputError
-from jaxcert.models import checkpoint_metadata, load_checkpoint, save_checkpoint
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.data import Dataset
+from jaxcert.learning.models import (
+    checkpoint_metadata,
+    load_checkpoint,
+    save_checkpoint,
+)
+from jaxcert.learning.train import EpochRecord, TrainConfig, train
 from jaxcert.smoothing import Gaussian, SmoothingOptions
-from jaxcert.train import EpochRecord, TrainConfig, train
 
 
 @dataclasses.dataclass(frozen=True)

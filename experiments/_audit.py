@@ -22,9 +22,9 @@ from absl import logging
 
 from jaxcert.checks import check_labels
 from jaxcert.errors import InputError, JaxcertError
-from jaxcert.models import load_network
+from jaxcert.learning.models import load_network
 from jaxcert.network import Network
-from jaxcert.oracle.attack import AttackOptions
+from jaxcert.witness.attack import AttackOptions
 
 _SECONDS_PER_LINE = 10.0
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from jaxcert.array_files import read_npz
 from jaxcert.checks import LARGEST, check_inputs, checked_domain
 from jaxcert.errors import InputError
-from jaxcert.files import read_text
-from jaxcert.inputs import load_inputs
+from jaxcert.learning.inputs import load_inputs
+from jaxcert.runs.array_files import read_npz
+from jaxcert.runs.files import read_text
 
 _FORMS = (
     "boxes come as an .npz file with arrays lo and hi, or as a folder of files "

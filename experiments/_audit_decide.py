@@ -12,14 +12,14 @@ from _audit_boxes import Claim
 from absl import logging
 
 from jaxcert.box import Box
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.network import Network
-from jaxcert.oracle.attack import AttackOptions, AttackOracle
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.complete import decide
+from jaxcert.oracle.decide import decide
 from jaxcert.search import stages
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict
+from jaxcert.witness.attack import AttackOptions, AttackOracle
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

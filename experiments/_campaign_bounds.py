@@ -25,7 +25,7 @@ import jaxcert as jc
 from jaxcert.bounds import rounding
 from jaxcert.bounds.ibp import program_of
 from jaxcert.certifier import float64
-from jaxcert.oracle.incomplete import BoundOracle
+from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.verdict import Status
 
 BOXES_PER_NETWORK = 2

@@ -24,14 +24,14 @@ from _campaign_onnx import to_onnx
 from _campaign_record import Suspicion, Tally, exact_margin, pick
 
 import jaxcert as jc
+from jaxcert.branch.inputs import InputSplitOptions
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certification import CertifyOptions
 from jaxcert.model import Model
-from jaxcert.oracle.attack import AttackOptions
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.complete import decide
-from jaxcert.oracle.input_split import InputSplitOptions
+from jaxcert.oracle.decide import decide
 from jaxcert.spec import Spec
 from jaxcert.verdict import Status
+from jaxcert.witness.attack import AttackOptions
 
 # Where a convex kink lies, and (slope, intercept) left and right of each.
 _HALF, _LOW, _HIGH = Fraction(1, 2), Fraction(-1, 2), Fraction(3, 4)

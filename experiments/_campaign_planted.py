@@ -21,8 +21,8 @@ from _campaign_record import Tally, exact_margin, pick
 
 import jaxcert as jc
 from jaxcert.certifier import float64
-from jaxcert.inputs import load_inputs
-from jaxcert.models import load_network
+from jaxcert.learning.inputs import load_inputs
+from jaxcert.learning.models import load_network
 from jaxcert.verdict import Status
 
 SPIKED = {

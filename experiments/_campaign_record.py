@@ -14,9 +14,9 @@ import numpy as np
 from _campaign_networks import Architecture, Params
 from _campaign_own import own_margin
 
-from jaxcert.array_files import read_npz
-from jaxcert.files import write_atomically
 from jaxcert.report.disk import read_json
+from jaxcert.runs.array_files import read_npz
+from jaxcert.runs.files import write_atomically
 from jaxcert.verdict import Status
 
 # So many suspicions of a group are judged exactly; the rest is taken for the same.

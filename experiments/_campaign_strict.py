@@ -30,7 +30,7 @@ from _verification import Effort, load_subject, verify_files
 from absl import logging
 
 from jaxcert.errors import JaxcertError
-from jaxcert.oracle.attack import AttackOptions
+from jaxcert.witness.attack import AttackOptions
 
 STRICT = (
     ("dense 4", "relu", "dense 2"),

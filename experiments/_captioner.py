@@ -20,8 +20,8 @@ from _smoothing_run import Task, count
 from absl import logging
 from jaxtyping import Array
 
-from jaxcert.data import load_dataset, parse_selection
 from jaxcert.errors import InputError
+from jaxcert.learning.data import load_dataset, parse_selection
 from jaxcert.smoothing import (
     Gaussian,
     Generated,

@@ -16,10 +16,10 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jaxcert.array_files import read_npz
-from jaxcert.data import Dataset
 from jaxcert.errors import InputError
+from jaxcert.learning.data import Dataset
 from jaxcert.report.disk import write_npz
+from jaxcert.runs.array_files import read_npz
 
 _PIXELS = 28 * 28
 _BATCH = 128

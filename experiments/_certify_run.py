@@ -18,10 +18,10 @@ from _proofs import Proofs
 from _record import record_of
 from absl import logging
 
+from jaxcert.branch.instances import ProofTrees
 from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier
 from jaxcert.devices import spread
-from jaxcert.oracle.instances import ProofTrees
 from jaxcert.report import RunFiles
 
 # How often a run that has no terminal says how far it is.

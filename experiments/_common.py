@@ -13,8 +13,8 @@ import jax
 from absl import app, flags, logging
 
 from jaxcert.errors import InputError, JaxcertError
-from jaxcert.files import expand_home as expand
 from jaxcert.limit import left_behind
+from jaxcert.runs.files import expand_home as expand
 
 __all__ = ["Main", "check_ranges", "expand", "guarded", "one_line", "run"]
 

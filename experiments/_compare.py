@@ -28,10 +28,10 @@ from absl import logging
 from jaxcert.box import Box
 from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.errors import InputError
-from jaxcert.models import load_network
+from jaxcert.learning.models import load_network
 from jaxcert.network import Network
-from jaxcert.oracle.attack import AttackOptions
 from jaxcert.search.growth import FAIRNESS
+from jaxcert.witness.attack import AttackOptions
 
 SOUND: Mapping[str, Competitor] = {
     "cube": uniform_cube,

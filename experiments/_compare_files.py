@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from _journal import Journal, Kind, Record
 
-from jaxcert.array_files import read_npz
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.report.disk import write_npz, writing
+from jaxcert.runs.array_files import read_npz
 
 BOXES = "boxes"
 

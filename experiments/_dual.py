@@ -21,8 +21,8 @@ from jaxcert.box import Box
 from jaxcert.certifier import float64
 from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.errors import InputError
+from jaxcert.learning.models import load_network
 from jaxcert.model import Model
-from jaxcert.models import load_network
 from jaxcert.network import Network
 from jaxcert.report.disk import append_all, writing
 from jaxcert.report.strict_json import dumps

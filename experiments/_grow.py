@@ -13,12 +13,12 @@ from _measures import apothem, edge_measures
 from absl import logging
 
 from jaxcert.box import Box
+from jaxcert.branch.instances import ProofTrees
 from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
 from jaxcert.certificate.store import Written
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.claim import Faces
-from jaxcert.oracle.instances import ProofTrees
 from jaxcert.search.growth import AT_DOMAIN, OPEN, Growth, GrowthOptions
 
 NOTHING = "off"

@@ -12,18 +12,18 @@ import numpy as np
 from _common import expand
 from absl import logging
 
-from jaxcert.architecture import Architecture
-from jaxcert.data import Dataset, load_dataset
 from jaxcert.errors import InputError
-from jaxcert.inputs import load_inputs, parse_selection
-from jaxcert.models import (
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.data import Dataset, load_dataset
+from jaxcert.learning.inputs import load_inputs, parse_selection
+from jaxcert.learning.models import (
     checkpoint_metadata,
     load_checkpoint,
     load_network,
     save_checkpoint,
 )
+from jaxcert.learning.train import TrainConfig, train
 from jaxcert.network import Network
-from jaxcert.train import TrainConfig, train
 
 _DEMO_HIDDEN = (48, 48)
 

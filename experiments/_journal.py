@@ -16,9 +16,9 @@ from typing import Any
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.files import parse_json
 from jaxcert.report import strict_json
 from jaxcert.report.disk import append_all, read, read_json, write_whole, writing
+from jaxcert.runs.files import parse_json
 
 Record = dict[str, Any]
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxcert.data import Dataset
+from jaxcert.learning.data import Dataset
 
 CANVAS = 48
 NAMES = ("top", "bottom", "left", "right")

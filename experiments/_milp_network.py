@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxcert.errors import InputError, UnsupportedError
-from jaxcert.files import read_bounded
+from jaxcert.runs.files import read_bounded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,13 +24,13 @@ from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
-from jaxcert.oracle.attack import AttackOptions, AttackOracle
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.complete import decide
-from jaxcert.oracle.incomplete import BoundOracle
+from jaxcert.oracle.bounds import BoundOracle
+from jaxcert.oracle.decide import decide
 from jaxcert.spec import Spec
 from jaxcert.verdict import Status, Verdict, from_witness
+from jaxcert.witness.attack import AttackOptions, AttackOracle
 
 # Questions per call: the clock is looked at between two of them.
 _QUESTIONS = 256

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from absl import logging
 
+from jaxcert.branch.instances import ProofTrees
 from jaxcert.certificate.store import CertificateWriter, Claim
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier, float64
-from jaxcert.oracle.instances import ProofTrees
 
 
 @dataclasses.dataclass

@@ -15,26 +15,26 @@ from _keypoints import CANVAS, HALF, Keypoints, keypoints, pixel_error
 from _lines import Lines
 from absl import logging
 
-from jaxcert.architecture import Architecture
-from jaxcert.data import Dataset
+from jaxcert.branch.questions import ParameterSplitOptions
 from jaxcert.errors import InputError
-from jaxcert.input_changes import FAMILIES, SampledChange
-from jaxcert.models import (
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.data import Dataset
+from jaxcert.learning.models import (
     checkpoint_metadata,
     from_params,
     load_checkpoint,
     save_checkpoint,
 )
-from jaxcert.network import Network
-from jaxcert.oracle.parameter_questions import ParameterSplitOptions
-from jaxcert.prune import (
+from jaxcert.learning.prune import (
     PruneConfig,
     Task,
     fresh_params,
     prune_network,
     train_regression,
 )
-from jaxcert.semantic import SemanticCertifier, stay_specs
+from jaxcert.network import Network
+from jaxcert.semantic.certifier import SemanticCertifier, stay_specs
+from jaxcert.semantic.changes import FAMILIES, SampledChange
 from jaxcert.verdict import Status
 
 ARCHITECTURE = Architecture(

@@ -17,7 +17,7 @@ from _relaxation_runs import LABELS, METHODS, Images, Measurement, Results, mean
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.models import load_network
+from jaxcert.learning.models import load_network
 
 BROKEN = 3
 """Exit code of a comparison in which a law of relaxations is broken."""

@@ -25,13 +25,13 @@ from jaxcert.bounds.alpha import Layout
 from jaxcert.bounds.crown import Crown, CrownOptions, bound_layers
 from jaxcert.bounds.multineuron import CutOptions, RowOptions, bound_rows
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
+from jaxcert.branch.brackets import layout_of
 from jaxcert.certifier import float64
 from jaxcert.errors import InputError
 from jaxcert.model import Model
 from jaxcert.network import Network
-from jaxcert.oracle.attack import AttackOptions
-from jaxcert.oracle.brackets import layout_of
-from jaxcert.oracle.incomplete import BoundOracle
+from jaxcert.oracle.bounds import BoundOracle
+from jaxcert.witness.attack import AttackOptions
 
 METHODS = ("crown", "alpha", "triangle", "krelu2", "krelu3", "complete")
 """In the order of the table."""

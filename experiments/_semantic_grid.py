@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from jaxcert.input_changes import InputFamily
+from jaxcert.semantic.changes import InputFamily
 
 Changes = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _CHUNK = 512

@@ -17,9 +17,9 @@ from absl import logging
 
 from jaxcert.checks import check_labels
 from jaxcert.errors import InputError
-from jaxcert.input_changes import FAMILIES, InputFamily
 from jaxcert.network import Network
-from jaxcert.semantic import SemanticCertifier, label_specs
+from jaxcert.semantic.certifier import SemanticCertifier, label_specs
+from jaxcert.semantic.changes import FAMILIES, InputFamily
 
 _WIDTH = 80
 

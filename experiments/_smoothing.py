@@ -25,7 +25,7 @@ from absl import logging
 
 from jaxcert.checks import check_labels
 from jaxcert.errors import InputError
-from jaxcert.models import checkpoint_metadata, load_network
+from jaxcert.learning.models import checkpoint_metadata, load_network
 from jaxcert.network import Network
 from jaxcert.smoothing import (
     Gaussian,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from jaxcert.array_files import read_npz
 from jaxcert.errors import InputError
 from jaxcert.report.disk import write_npz, writing
+from jaxcert.runs.array_files import read_npz
 from jaxcert.smoothing import Smoother, Tally
 
 PARTIAL = "counts.npz"

@@ -11,16 +11,16 @@ from typing import Any
 
 from _sweep_settings import Setting
 
-from jaxcert.data import Dataset
-from jaxcert.evaluate import (
+from jaxcert.learning.data import Dataset
+from jaxcert.learning.evaluate import (
     Evaluation,
     EvaluationOptions,
     evaluate,
     evaluate_population,
 )
-from jaxcert.models import save_checkpoint
-from jaxcert.population import Member, takes_turns, train_population
-from jaxcert.train import EpochRecord
+from jaxcert.learning.models import save_checkpoint
+from jaxcert.learning.population import Member, takes_turns, train_population
+from jaxcert.learning.train import EpochRecord
 
 Row = dict[str, Any]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxcert.architecture import Architecture, usual_kernel
-from jaxcert.data import Dataset
 from jaxcert.errors import InputError
-from jaxcert.evaluate import BOUNDS
+from jaxcert.learning.architecture import Architecture, usual_kernel
+from jaxcert.learning.data import Dataset
+from jaxcert.learning.evaluate import BOUNDS
+from jaxcert.learning.train import METHODS, TrainConfig
 from jaxcert.report import strict_json
-from jaxcert.train import METHODS, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,28 +19,28 @@ from _tabular_data import Scale, Table, load_scale, load_table
 from _tabular_text import box_sentence, dual_sentence, range_name, units_sentence
 from absl import logging
 
-from jaxcert.architecture import Architecture
 from jaxcert.box import Box
 from jaxcert.certification import CertifyOptions
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checks import check_inputs
-from jaxcert.data import Dataset
 from jaxcert.errors import InputError
-from jaxcert.inputs import parse_selection
-from jaxcert.models import (
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.data import Dataset
+from jaxcert.learning.inputs import parse_selection
+from jaxcert.learning.models import (
     checkpoint_metadata,
     export_onnx,
     from_params,
     load_checkpoint,
     save_checkpoint,
 )
+from jaxcert.learning.train import TrainConfig, train
 from jaxcert.network import Network
 from jaxcert.report import RunFiles, read_run, write_report
 from jaxcert.report.disk import append_all, writing
 from jaxcert.report.strict_json import dumps
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
 from jaxcert.search.growth import GrowthOptions
-from jaxcert.train import TrainConfig, train
 
 DUAL, NETWORK, ONNX = "dual.jsonl", "network.npz", "network.onnx"
 

@@ -22,7 +22,7 @@ from _throughput_networks import Graph
 
 from jaxcert.bounds.ibp import node_interval, program_of
 from jaxcert.box import Box
-from jaxcert.oracle.brackets import layout_of
+from jaxcert.branch.brackets import layout_of
 from jaxcert.spec import Spec
 
 _SAMPLE = 64  # boxes that the count is the mean over

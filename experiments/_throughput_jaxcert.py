@@ -20,11 +20,11 @@ from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
 from jaxcert.box import Box, Family, Rates
+from jaxcert.branch.brackets import close_brackets, layout_of
+from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.model import Model
-from jaxcert.oracle.brackets import close_brackets, layout_of
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.instances import ApothemTask
 from jaxcert.spec import Spec
 
 

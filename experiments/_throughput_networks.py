@@ -14,7 +14,7 @@ import numpy as np
 from _milp_network import read_mlp
 
 from jaxcert.errors import InputError, UnsupportedError
-from jaxcert.models import FlaxApply, load_network
+from jaxcert.learning.models import FlaxApply, load_network
 from jaxcert.network import Network, content_hash
 
 Kind = Literal["dense", "conv", "relu", "flatten", "add"]

@@ -30,6 +30,7 @@ from scipy import special
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import Box
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
 from jaxcert.interop.onnx import final_softmax, load_onnx
@@ -41,12 +42,11 @@ from jaxcert.interop.vnnlib import (
 )
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
-from jaxcert.oracle.attack import AttackOptions, AttackOracle, find_witness
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.complete import decide
+from jaxcert.oracle.decide import decide
 from jaxcert.oracle.linear import is_linear
-from jaxcert.oracle.witness import Judge, Outputs, Witness
 from jaxcert.spec import Spec
+from jaxcert.witness.attack import AttackOptions, AttackOracle, find_witness
+from jaxcert.witness.judge import Judge, Outputs, Witness
 
 # What strict rows must be violated by where a tie was found first, relative to d.
 _GAP = 1e-9

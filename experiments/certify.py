@@ -35,15 +35,15 @@ from _shards import (
 from absl import flags, logging
 
 from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import Certifier, CertifyOptions
 from jaxcert.checks import check_inputs, check_labels
 from jaxcert.devices import local_devices
 from jaxcert.errors import InputError
 from jaxcert.network import Network
-from jaxcert.oracle.attack import AttackOptions
-from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.report import RunFiles, read_run, summarise, table, write_report
 from jaxcert.search.growth import FAIRNESS, GrowthOptions
+from jaxcert.witness.attack import AttackOptions
 
 _MODEL = flags.DEFINE_string(
     "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."

@@ -25,9 +25,9 @@ from _milp_encoding import Answer, check_box
 from _milp_network import Mlp, read_mlp
 from absl import flags, logging
 
-from jaxcert.array_files import read_npz
 from jaxcert.errors import InputError, JaxcertError
-from jaxcert.files import parse_json, read_text
+from jaxcert.runs.array_files import read_npz
+from jaxcert.runs.files import parse_json, read_text
 
 _MODEL = flags.DEFINE_string("model", None, "The .onnx (or .onnx.gz) file of the run.")
 _RUN = flags.DEFINE_string("run", None, "The --output folder of certify.py.")

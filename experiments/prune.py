@@ -18,7 +18,7 @@ import _common
 from _prune_run import Study, run, sentence, table
 from absl import flags
 
-from jaxcert.data import load_dataset
+from jaxcert.learning.data import load_dataset
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",

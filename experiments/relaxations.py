@@ -22,7 +22,7 @@ from _relaxation_answer import Request, answer
 from _relaxation_runs import METHODS
 from absl import flags
 
-from jaxcert.data import DATASETS
+from jaxcert.learning.data import DATASETS
 
 _MODEL = flags.DEFINE_string("model", "", "Fully connected network, .onnx.")
 _DATASET = flags.DEFINE_enum("dataset", "mnist", DATASETS, "Data set.")

@@ -20,7 +20,7 @@ from _inputs import select_inputs, select_network
 from _semantic_run import Request, named_families, run, sentence, table, violations
 from absl import flags
 
-from jaxcert.input_changes import FAMILIES
+from jaxcert.semantic.changes import FAMILIES
 
 _MODEL = flags.DEFINE_string(
     "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."

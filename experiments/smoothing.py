@@ -22,7 +22,7 @@ import _common
 from _smoothing import Request, smooth
 from absl import flags
 
-from jaxcert.data import DATASETS, SPLITS
+from jaxcert.learning.data import DATASETS, SPLITS
 
 _MODELS = flags.DEFINE_list("models", [], "Checkpoints or ONNX files.")
 _SCALES = flags.DEFINE_list(

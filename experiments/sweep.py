@@ -28,8 +28,8 @@ from _sweep_run import Sweep, check_row
 from _sweep_settings import Setting, grouped, settings
 from absl import flags, logging
 
-from jaxcert.data import DATASETS, Dataset, load_dataset
 from jaxcert.errors import InputError
+from jaxcert.learning.data import DATASETS, Dataset, load_dataset
 
 _GRID = flags.DEFINE_string(
     "grid", None, "NAME=VALUES;NAME=VALUES of the hyperparameters.", required=True

@@ -32,7 +32,7 @@ from _throughput_tools import TOOLS, available
 from absl import flags, logging
 
 from jaxcert.errors import InputError
-from jaxcert.inputs import load_inputs
+from jaxcert.learning.inputs import load_inputs
 
 _MODELS = flags.DEFINE_list(
     "models", list(networks.STANDARD), "Names of random networks, .onnx, checkpoints."

@@ -19,12 +19,12 @@ import jax
 from _common import run
 from absl import flags, logging
 
-from jaxcert.architecture import Architecture, usual_kernel
-from jaxcert.data import DATASETS, Dataset, load_dataset
 from jaxcert.errors import InputError
-from jaxcert.evaluate import EvaluationOptions, evaluate
-from jaxcert.models import export_onnx, save_checkpoint
-from jaxcert.train import METHODS, EpochRecord, TrainConfig, train
+from jaxcert.learning.architecture import Architecture, usual_kernel
+from jaxcert.learning.data import DATASETS, Dataset, load_dataset
+from jaxcert.learning.evaluate import EvaluationOptions, evaluate
+from jaxcert.learning.models import export_onnx, save_checkpoint
+from jaxcert.learning.train import METHODS, EpochRecord, TrainConfig, train
 
 _DATASET = flags.DEFINE_enum("dataset", "fashion_mnist", DATASETS, "Data set.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")

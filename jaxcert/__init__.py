@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jaxcert.api import certify as certify
     from jaxcert.api import verify as verify
-    from jaxcert.bounds import relaxations as activations
     from jaxcert.bounds.crown import CrownOptions as CrownOptions
     from jaxcert.bounds.crown import crown as crown
     from jaxcert.bounds.ibp import ibp as ibp
-    from jaxcert.bounds.rules import register_rule as register_rule
     from jaxcert.box import Box as Box
     from jaxcert.box import Rates as Rates
     from jaxcert.certifier import Certification as Certification
@@ -33,24 +31,26 @@ if TYPE_CHECKING:
     from jaxcert.errors import JaxcertError as JaxcertError
     from jaxcert.errors import UnsupportedError as UnsupportedError
     from jaxcert.interop.onnx import load_onnx as load_onnx
-    from jaxcert.oracle.attack import AttackOptions as AttackOptions
-    from jaxcert.oracle.attack import attack as attack
     from jaxcert.spec import Spec as Spec
+    from jaxcert.trace import activations
+    from jaxcert.trace.rules import register_rule as register_rule
     from jaxcert.verdict import Reason as Reason
     from jaxcert.verdict import Status as Status
     from jaxcert.verdict import Verdict as Verdict
+    from jaxcert.witness.attack import AttackOptions as AttackOptions
+    from jaxcert.witness.attack import attack as attack
 else:
     # The same names for the interpreter; to a type checker this would be any name.
     _HOMES = {
         "jaxcert.api": ("certify", "verify"),
         "jaxcert.bounds.crown": ("CrownOptions", "crown"),
         "jaxcert.bounds.ibp": ("ibp",),
-        "jaxcert.bounds.rules": ("register_rule",),
+        "jaxcert.trace.rules": ("register_rule",),
         "jaxcert.box": ("Box", "Rates"),
         "jaxcert.certifier": ("Certification", "CertifyOptions", "Outcome"),
         "jaxcert.errors": ("InputError", "JaxcertError", "UnsupportedError"),
         "jaxcert.interop.onnx": ("load_onnx",),
-        "jaxcert.oracle.attack": ("AttackOptions", "attack"),
+        "jaxcert.witness.attack": ("AttackOptions", "attack"),
         "jaxcert.spec": ("Spec",),
         "jaxcert.verdict": ("Reason", "Status", "Verdict"),
     }
@@ -58,7 +58,7 @@ else:
 
     def __getattr__(name):
         if name == "activations":
-            found = importlib.import_module("jaxcert.bounds.relaxations")
+            found = importlib.import_module("jaxcert.trace.activations")
         elif name in _HOME:
             found = getattr(importlib.import_module(_HOME[name]), name)
         else:

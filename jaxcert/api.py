@@ -26,15 +26,15 @@ from jaxcert.devices import float64, local_devices, spread
 from jaxcert.errors import InputError
 from jaxcert.limit import TimeLimitError, deadline_after, run_until
 from jaxcert.model import Model
-from jaxcert.oracle.attack import AttackOracle, find_witness
-from jaxcert.oracle.complete import decide
-from jaxcert.oracle.incomplete import BoundOracle
-from jaxcert.oracle.witness import Judge
-from jaxcert.pinned import own_settings, pinned
+from jaxcert.oracle.bounds import BoundOracle
+from jaxcert.oracle.decide import decide
 from jaxcert.search import stages
 from jaxcert.shapes import expects_batch, find_input, try_shape
 from jaxcert.spec import Spec, checked_spec
+from jaxcert.trace.pinned import own_settings, pinned
 from jaxcert.verdict import Reason, Status, Verdict, refuted
+from jaxcert.witness.attack import AttackOracle, find_witness
+from jaxcert.witness.judge import Judge
 
 
 @own_settings()

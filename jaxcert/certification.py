@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxcert.box import Box
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.errors import InputError
-from jaxcert.oracle.attack import AttackOptions
-from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.witness.attack import AttackOptions
 
 ORACLES = ("ibp", "crown", "complete")
 

@@ -16,6 +16,9 @@ from jaxtyping import ArrayLike
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp
 from jaxcert.box import Box, Family, Rates, distance_above
+from jaxcert.branch.brackets import ApothemAnswer, close_brackets
+from jaxcert.branch.instances import ApothemTask, ProofTrees
+from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.certification import (
     Certification,
     CertifyOptions,
@@ -35,19 +38,16 @@ from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.model import Model
-from jaxcert.oracle.attack import AttackOptions, AttackOracle
-from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
-from jaxcert.oracle.incomplete import BoundOracle
-from jaxcert.oracle.instances import ApothemTask, ProofTrees
-from jaxcert.oracle.leaf import is_piecewise_linear
-from jaxcert.oracle.witness import Judge
-from jaxcert.pinned import own_settings
+from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.rows import expand, select
 from jaxcert.search import stages
 from jaxcert.search.apothem import SearchOptions
 from jaxcert.search.growing import grow_boxes
 from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask
 from jaxcert.spec import Spec
+from jaxcert.trace.pinned import own_settings
+from jaxcert.witness.attack import AttackOptions, AttackOracle
+from jaxcert.witness.judge import Judge
 
 Found = TypeVar("Found")
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxcert.errors import InputError, JaxcertError
-from jaxcert.pinned import own_settings
+from jaxcert.trace.pinned import own_settings
 
 Result = TypeVar("Result")
 

@@ -13,8 +13,8 @@ from jaxcert.bounds.ibp import program_of
 from jaxcert.checks import as_arrays
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
-from jaxcert.pinned import own_settings, pinned
-from jaxcert.program import Program, Values, with_types
+from jaxcert.trace.pinned import own_settings, pinned
+from jaxcert.trace.program import Program, Values, with_types
 
 
 @jax.tree_util.register_pytree_node_class

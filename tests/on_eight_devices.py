@@ -19,7 +19,7 @@ from jaxcert.bounds.crown import crown  # noqa: E402
 from jaxcert.box import Box, Rates  # noqa: E402
 from jaxcert.certifier import Certification, Certifier  # noqa: E402
 from jaxcert.devices import local_devices, spread  # noqa: E402
-from jaxcert.oracle.incomplete import BoundOracle  # noqa: E402
+from jaxcert.oracle.bounds import BoundOracle  # noqa: E402
 from jaxcert.search import stages  # noqa: E402
 from jaxcert.search.apothem import SearchOptions  # noqa: E402
 

@@ -29,9 +29,15 @@ from jaxcert.bounds.backward import (
 )
 from jaxcert.bounds.crown import meet
 from jaxcert.bounds.cuts import Cuts, cast_floats
-from jaxcert.bounds.relaxations import Relaxation
 from jaxcert.box import Box
-from jaxcert.program import ActivationNode, OpaqueNode, ProductNode, Program, Values
+from jaxcert.trace.activations import Relaxation
+from jaxcert.trace.program import (
+    ActivationNode,
+    OpaqueNode,
+    ProductNode,
+    Program,
+    Values,
+)
 
 Ranges = dict[int, Box]
 """Ranges by value id, of whatever relaxations are made of."""

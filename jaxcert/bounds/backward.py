@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcert.bounds.relaxations import Relaxation
 from jaxcert.box import Box
-from jaxcert.program import (
+from jaxcert.trace.activations import Relaxation
+from jaxcert.trace.program import (
     ActivationNode,
     AffineNode,
     Node,

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcert.bounds.ibp import node_interval
-from jaxcert.bounds.relaxations import Relaxation
 from jaxcert.box import Box
-from jaxcert.program import ActivationNode, AffineNode, Node, Program, Values
+from jaxcert.trace.activations import Relaxation
+from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program, Values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,9 +14,10 @@ from jaxtyping import Array, Float
 from jaxcert.bounds.backward import concretize_lower, pull_affine
 from jaxcert.box import Box
 from jaxcert.errors import InputError
-from jaxcert.floats import is_low
-from jaxcert.pinned import own_settings, pinned
-from jaxcert.program import (
+from jaxcert.spec import Spec
+from jaxcert.trace.floats import is_low
+from jaxcert.trace.pinned import own_settings, pinned
+from jaxcert.trace.program import (
     ActivationNode,
     AffineNode,
     LeafType,
@@ -29,7 +30,6 @@ from jaxcert.program import (
     trace,
     with_types,
 )
-from jaxcert.spec import Spec
 
 
 @functools.lru_cache(maxsize=256)

@@ -39,8 +39,8 @@ from jaxcert.bounds.tighten import (
 )
 from jaxcert.box import Box
 from jaxcert.errors import InputError
-from jaxcert.program import ActivationNode, Values
 from jaxcert.spec import Spec
+from jaxcert.trace.program import ActivationNode, Values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,9 +30,8 @@ from jaxtyping import Array, Float
 
 from jaxcert.bounds.ibp import node_interval
 from jaxcert.bounds.signs import Signs, known_signs
-from jaxcert.bounds.weight_errors import weight_error
 from jaxcert.box import Box
-from jaxcert.program import (
+from jaxcert.trace.program import (
     ActivationNode,
     AffineNode,
     Node,
@@ -42,6 +41,7 @@ from jaxcert.program import (
     Program,
     Values,
 )
+from jaxcert.trace.weight_errors import weight_error
 
 _HALF_ULP = 2.0**-53
 # Below the least normal number XLA flushes to zero; exact, but for that, in float64.

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from jaxcert.bounds.ibp import node_interval
 from jaxcert.box import Box
-from jaxcert.program import ActivationNode, AffineNode, Node, Program, Values
+from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program, Values
 
 Signs = dict[int, Array]
 """By value id: which elements are known to be >= 0."""

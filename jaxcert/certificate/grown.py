@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from jaxcert.box import Box
+from jaxcert.branch.brackets import ApothemAnswer, close_brackets
+from jaxcert.branch.instances import Leaves, ProofTrees
 from jaxcert.certificate.store import CertificateWriter, Claim, Written, task_of_boxes
 from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.faces import AT_REST, OPEN, violations
 from jaxcert.checker.network import network_of
-from jaxcert.oracle.brackets import ApothemAnswer, close_brackets
-from jaxcert.oracle.instances import Leaves, ProofTrees
 from jaxcert.search.faces import moved_out
 from jaxcert.search.growth import Growth
 

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.errors import UnsupportedError
-from jaxcert.files import write_atomically
-from jaxcert.oracle.leaf import is_piecewise_linear
-from jaxcert.program import AffineNode, Program, Values
+from jaxcert.runs.files import write_atomically
+from jaxcert.trace.program import AffineNode, Program, Values
 
 # Elements of one matrix that is written down; conv layers of small networks fit.
 _MATRIX_LIMIT = 1 << 27

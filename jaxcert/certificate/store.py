@@ -26,15 +26,15 @@ from jaxcert.bounds.alpha import Layout, default_slopes
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
 from jaxcert.box import Box, Family, Rates
+from jaxcert.branch.brackets import close_brackets, layout_of
+from jaxcert.branch.instances import ApothemTask, Leaves, ProofTrees, RecordedCuts
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.network_file import NetworkFile, network_file
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Report
 from jaxcert.devices import float64
-from jaxcert.files import file_stem, write_atomically
 from jaxcert.model import Model
-from jaxcert.oracle.brackets import close_brackets, layout_of
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.instances import ApothemTask, Leaves, ProofTrees, RecordedCuts
+from jaxcert.runs.files import file_stem, write_atomically
 from jaxcert.spec import Spec
 
 # How much of the radius may be given up, step by step, until the checker agrees.

@@ -49,13 +49,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from jaxcert.checkpoint import by_path
 from jaxcert.checks import as_arrays
 from jaxcert.convex import networks
 from jaxcert.convex.classifier import ConvexClassifier, checked_inputs, in_batches
 from jaxcert.convex.features import Features
 from jaxcert.convex.networks import ConvexArchitecture
 from jaxcert.errors import InputError
+from jaxcert.learning.checkpoint import by_path
 
 _HALF_ULP = 2.0**-53
 # Below the least normal number XLA flushes to zero.

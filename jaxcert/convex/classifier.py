@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from jaxcert.checkpoint import (
+from jaxcert.checks import as_arrays
+from jaxcert.convex import networks
+from jaxcert.convex.features import KINDS, Features
+from jaxcert.convex.networks import ConvexArchitecture
+from jaxcert.devices import float64
+from jaxcert.errors import InputError
+from jaxcert.learning.checkpoint import (
     Format,
     Header,
     check_hash,
@@ -22,12 +28,6 @@ from jaxcert.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from jaxcert.checks import as_arrays
-from jaxcert.convex import networks
-from jaxcert.convex.features import KINDS, Features
-from jaxcert.convex.networks import ConvexArchitecture
-from jaxcert.devices import float64
-from jaxcert.errors import InputError
 from jaxcert.network import content_hash
 
 _FORMAT = Format("jaxcert convex checkpoint", 1)

@@ -19,8 +19,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxcert.checkpoint import by_path
 from jaxcert.errors import InputError
+from jaxcert.learning.checkpoint import by_path
 
 NORM_EPSILON = 2.0**-16
 """Added to the variance of every batch norm; exact in float32."""

@@ -19,10 +19,10 @@ from jaxcert.convex import networks
 from jaxcert.convex.classifier import ConvexClassifier
 from jaxcert.convex.features import Features
 from jaxcert.convex.networks import ConvexArchitecture, project
-from jaxcert.data import Dataset
 from jaxcert.errors import InputError
-from jaxcert.train import EpochRecord
-from jaxcert.training_step import forward_with_means, stop_running_means
+from jaxcert.learning.data import Dataset
+from jaxcert.learning.train import EpochRecord
+from jaxcert.learning.training_step import forward_with_means, stop_running_means
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxcert.errors import InputError, JaxcertError, UnsupportedError
-from jaxcert.files import write_atomically
+from jaxcert.runs.files import write_atomically
 
 OPSET = 17
 """Operator set of the files written: old enough for every common verifier."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxcert.errors import InputError, UnsupportedError
-from jaxcert.files import read_bounded
 from jaxcert.interop.onnx_types import numpy_type, type_name
+from jaxcert.runs.files import read_bounded
 
 MAX_BYTES = 2**31
 """Largest file that is read, before and after decompression: the format's own limit."""

@@ -10,8 +10,8 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from jaxcert.errors import InputError, UnsupportedError
-from jaxcert.files import read_bounded
 from jaxcert.interop.vnnlib_tree import Atom, Junction
+from jaxcert.runs.files import read_bounded
 
 MAX_BYTES = 2**27
 """Largest file that is read, before and after decompression."""

@@ -21,10 +21,10 @@ from jaxcert.bounds.backward import pull_affine
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
-from jaxcert.oracle.leaf import proving_multipliers
-from jaxcert.oracle.witness import Judge
-from jaxcert.program import AffineNode, Program
+from jaxcert.branch.linear_program import proving_multipliers
 from jaxcert.spec import Spec
+from jaxcert.trace.program import AffineNode, Program
+from jaxcert.witness.judge import Judge
 
 
 def is_linear(program: Program) -> bool:

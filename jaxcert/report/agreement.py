@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxcert.array_files import ArrayArchive
 from jaxcert.errors import InputError
-from jaxcert.files import file_stem, parse_json
 from jaxcert.report.pictures import domain_of
+from jaxcert.runs.array_files import ArrayArchive
+from jaxcert.runs.files import file_stem, parse_json
 
 PROOFS = "proofs"
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxcert.errors import InputError
-from jaxcert.files import MOST_BYTES, parse_json, read_bounded
+from jaxcert.runs.files import MOST_BYTES, parse_json, read_bounded
 
 
 @contextlib.contextmanager

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxcert.array_files import read_npz
 from jaxcert.errors import InputError
-from jaxcert.files import parse_json
 from jaxcert.report import strict_json
 from jaxcert.report.agreement import check_agreement
 from jaxcert.report.disk import read, read_json
+from jaxcert.runs.array_files import read_npz
+from jaxcert.runs.files import parse_json
 
 Record = dict[str, Any]
 

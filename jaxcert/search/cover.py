@@ -25,13 +25,13 @@ from jaxcert.bounds.alpha import Layout, Multipliers, Problem, charged_bound
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box, Family, Rates
+from jaxcert.branch.brackets import roots
+from jaxcert.branch.instances import Instances, clause_rows
+from jaxcert.branch.linear_program import LeafProof, affine_maps, proving_multipliers
+from jaxcert.branch.signs import BranchOptions, branching, sharpened
 from jaxcert.model import Model
-from jaxcert.oracle.brackets import roots
-from jaxcert.oracle.branch_and_bound import BranchOptions, branching, sharpened
-from jaxcert.oracle.instances import Instances, clause_rows
-from jaxcert.oracle.leaf import LeafProof, affine_maps, proving_multipliers
-from jaxcert.program import Values
 from jaxcert.spec import Spec
+from jaxcert.trace.program import Values
 
 # Leaves that are bounded together, and how many of them share the box of one input.
 _CHUNKS, _CHUNK = 32, 8

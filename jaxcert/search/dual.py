@@ -25,16 +25,15 @@ import numpy as np
 
 from jaxcert.bounds.crown import CrownOptions
 from jaxcert.box import Box, Family, Rates
+from jaxcert.branch.brackets import close_brackets, layout_of
+from jaxcert.branch.cells import SplitTask, Stopwatch, split_domain
+from jaxcert.branch.inputs import InputSplitOptions
+from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.linear_program import is_piecewise_linear
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.model import Model
-from jaxcert.oracle.brackets import close_brackets, layout_of
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.input_split import InputSplitOptions
-from jaxcert.oracle.instances import ApothemTask
-from jaxcert.oracle.leaf import is_piecewise_linear
-from jaxcert.program import Program
-from jaxcert.search.dual_split import SplitTask, Stopwatch, split_domain
 from jaxcert.search.reach import (
     Reach,
     ReachOptions,
@@ -46,6 +45,7 @@ from jaxcert.search.reach import (
     stretch,
 )
 from jaxcert.spec import Spec
+from jaxcert.trace.program import Program
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxcert.box import Box, Rates
-from jaxcert.program import Program
 from jaxcert.search.proposals import (
     WITNESSES,
     Front,
@@ -18,6 +17,7 @@ from jaxcert.search.proposals import (
     probe,
     settle_points,
 )
+from jaxcert.trace.program import Program
 
 AT_DOMAIN, OPEN = -1, -2
 # Points are judged so many at a time, and the faces of so many inputs probed.

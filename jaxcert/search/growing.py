@@ -25,11 +25,11 @@ import numpy as np
 
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.box import Box, Family
+from jaxcert.branch.brackets import layout_of
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64, local_devices
 from jaxcert.memory import room_for
 from jaxcert.model import Model
-from jaxcert.oracle.brackets import layout_of
-from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.rows import select
 from jaxcert.search.cover import Exam, Leaves, Place, Prover, children
 from jaxcert.search.faces import (

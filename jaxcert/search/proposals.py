@@ -20,10 +20,10 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box, Rates
-from jaxcert.oracle.attack import descend
-from jaxcert.program import Program, Values
 from jaxcert.search.filling import Cuts, fill_evenly, fill_fairly
 from jaxcert.spec import Spec
+from jaxcert.trace.program import Program, Values
+from jaxcert.witness.attack import descend
 
 # Witnesses of branch and bound that are watched, and other low points.
 WITNESSES, _LOWEST = 24, 4

@@ -21,9 +21,9 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
-from jaxcert.oracle.attack import AttackOptions, AttackOracle, descend
-from jaxcert.program import Program, Values
 from jaxcert.spec import Spec
+from jaxcert.trace.program import Program, Values
+from jaxcert.witness.attack import AttackOptions, AttackOracle, descend
 
 # Of `stretch`: points tried per face and step, and the widths of the steps.
 _TRIED, _WIDEST, _GROWTH, _DECAY = 64, 0.3, 2.0, 0.8

@@ -20,11 +20,11 @@ from jaxtyping import Array, Float, Int
 from jaxcert.bounds.ibp import program_of, propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box, Rates, outward
-from jaxcert.oracle.attack import AttackOracle
-from jaxcert.oracle.incomplete import BoundOracle
+from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.search.apothem import Query, SearchOptions, SearchState, search_apothem
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict
+from jaxcert.witness.attack import AttackOracle
 
 # How much of the radius the re-proof gives up, step by step, until float64 agrees.
 _SHRINK = (0.0, 2.0**-24, 2.0**-20, 2.0**-16, 2.0**-12, 2.0**-8, 2.0**-4, 0.5, 1.0)

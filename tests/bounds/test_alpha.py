@@ -20,8 +20,8 @@ from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
-from jaxcert.oracle.brackets import layout_of
-from jaxcert.program import ActivationNode, AffineNode
+from jaxcert.branch.brackets import layout_of
+from jaxcert.trace.program import ActivationNode, AffineNode
 
 BOXES, TRIALS, POINTS, ROWS = 6, 40, 400, 3
 # Every case is compiled once and run once: compile quickly rather than well.

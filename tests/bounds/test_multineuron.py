@@ -24,8 +24,8 @@ from jaxcert.bounds.multineuron import (
 )
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.tighten import TightenOptions
+from jaxcert.branch.brackets import layout_of
 from jaxcert.errors import InputError
-from jaxcert.oracle.brackets import layout_of
 
 BOXES, TRIALS, POINTS = 10, 40, 400
 QUICK = {

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import jaxcert as jc
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
 from jaxcert.certificate.store import CertificateWriter, Claim
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.check import check_certificate
-from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.search.growth import GrowthOptions
 
 TOLERANCE, DELTA, SEEDS, EACH = 1e-3, 1e-2, 4, 8

@@ -12,11 +12,11 @@ from cases import random_network
 from cases import relu_network as f
 
 import jaxcert as jc
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Status
-from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.search.growth import GrowthOptions
 
 DELTA, SIZES = 1e-2, (4, 8, 3)

@@ -16,6 +16,7 @@ from cases import exact32
 import jaxcert as jc
 from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.network_file import network_file
 from jaxcert.certificate.store import CertificateWriter, Claim
 from jaxcert.certifier import Certifier, float64
@@ -23,8 +24,7 @@ from jaxcert.checker.boxes import Certificate, report_on
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Expected
 from jaxcert.errors import UnsupportedError
-from jaxcert.files import file_stem
-from jaxcert.oracle.branch_and_bound import BranchOptions
+from jaxcert.runs.files import file_stem
 
 OPTIONS = jc.CertifyOptions(
     oracle="complete", batch_size=8, branch=BranchOptions(block=16, record=True)

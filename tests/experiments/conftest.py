@@ -22,9 +22,9 @@ import _common  # noqa: E402
 import certify  # noqa: E402
 from in_process import Ended  # noqa: E402
 
-from jaxcert.architecture import Architecture  # noqa: E402
-from jaxcert.data import load_dataset  # noqa: E402
-from jaxcert.models import export_onnx, from_params, save_checkpoint  # noqa: E402
+from jaxcert.learning.architecture import Architecture  # noqa: E402
+from jaxcert.learning.data import load_dataset  # noqa: E402
+from jaxcert.learning.models import export_onnx, from_params, save_checkpoint  # noqa: E402
 
 HIDDEN = 24
 

@@ -29,7 +29,6 @@ from _asymmetric_task import (
 from _asymmetric_train import _check_settings
 from in_process import Ended, answered
 
-from jaxcert.architecture import Architecture
 from jaxcert.convex import (
     ConvexArchitecture,
     ConvexClassifier,
@@ -39,7 +38,8 @@ from jaxcert.convex import (
     networks,
 )
 from jaxcert.errors import InputError
-from jaxcert.models import checkpoint_metadata, from_params
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.models import checkpoint_metadata, from_params
 from jaxcert.smoothing import Gaussian, SmoothingOptions
 
 SCRIPT = Path(__file__).parents[2] / "experiments/asymmetric.py"

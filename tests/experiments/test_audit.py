@@ -21,9 +21,9 @@ from _audit_table import table
 from _milp_network import read_mlp
 from in_process import Ended, answered
 
-from jaxcert.architecture import Architecture
 from jaxcert.errors import InputError
-from jaxcert.models import export_onnx, from_params, save_checkpoint
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.models import export_onnx, from_params, save_checkpoint
 
 pytest.importorskip("onnx")
 

@@ -15,7 +15,7 @@ import pytest
 from in_process import answered
 from scipy import stats
 
-from jaxcert.data import Dataset
+from jaxcert.learning.data import Dataset
 
 CAPTIONS = _captions.CAPTIONS.reshape(-1, _captions.LENGTH)
 LABELS = np.repeat(np.arange(10), len(CAPTIONS) // 10)

@@ -26,7 +26,7 @@ from in_process import answered
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.checker.check import check_certificate
-from jaxcert.data import load_dataset
+from jaxcert.learning.data import load_dataset
 from jaxcert.report import BOX_KEYS, GROWN_KEYS, RECORD_KEYS, Run, read_run
 
 COUNT = 12

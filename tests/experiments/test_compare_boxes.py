@@ -19,10 +19,10 @@ from _oracle_loop import one_by_one
 from _published_algorithms import BottomUpDichotomic, Cyclic, DualBottomUp, TopDown
 from in_process import Ended, answered
 
-from jaxcert.architecture import Architecture
 from jaxcert.box import Box
 from jaxcert.errors import InputError
-from jaxcert.models import from_params, load_network, save_checkpoint
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.models import from_params, load_network, save_checkpoint
 
 PEER = Path(__file__).parents[2].parent / "shared/peers/parallelepipedonn"
 DOMAIN = (-2.0, 2.0)

@@ -18,10 +18,10 @@ from _semantic_grid import check_on_grid
 from _semantic_run import Request, named_families, run, sentence, table, violations
 from conftest import Tiny
 
-from jaxcert.data import Dataset, load_dataset
 from jaxcert.errors import InputError
-from jaxcert.input_changes import FAMILIES
-from jaxcert.models import load_network
+from jaxcert.learning.data import Dataset, load_dataset
+from jaxcert.learning.models import load_network
+from jaxcert.semantic.changes import FAMILIES
 
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 

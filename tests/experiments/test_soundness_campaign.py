@@ -33,8 +33,10 @@ from jaxcert.bounds import rounding
 from jaxcert.bounds.ibp import Ibp
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import load_vnnlib
-from jaxcert.oracle import attack, incomplete, witness
+from jaxcert.oracle import bounds as incomplete
 from jaxcert.verdict import Status
+from jaxcert.witness import attack
+from jaxcert.witness import judge as witness
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "soundness_campaign.py"
 SIMPLE = Architecture((2,), ("dense 4", "relu", "dense 3"))

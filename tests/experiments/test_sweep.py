@@ -17,9 +17,9 @@ import pytest
 from _sweep_run import Sweep
 from _sweep_settings import Setting, grouped, settings
 
-from jaxcert.data import load_dataset
 from jaxcert.errors import InputError
-from jaxcert.models import load_checkpoint
+from jaxcert.learning.data import load_dataset
+from jaxcert.learning.models import load_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "experiments/sweep.py"
 

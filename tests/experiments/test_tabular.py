@@ -19,7 +19,7 @@ from in_process import answered
 from jaxcert.box import Box
 from jaxcert.checker.check import check_certificate
 from jaxcert.errors import InputError
-from jaxcert.models import load_network
+from jaxcert.learning.models import load_network
 from jaxcert.report import read_run
 from jaxcert.search.dual import DualBox
 

@@ -20,9 +20,9 @@ from _throughput_floor import multiply_adds
 from _throughput_jaxcert import jaxcert
 from _throughput_tools import TOOLS
 
-from jaxcert.architecture import Architecture
 from jaxcert.errors import InputError, UnsupportedError
-from jaxcert.models import build, load_network, save_checkpoint, to_network
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.models import build, load_network, save_checkpoint, to_network
 
 SCRIPT = Path(__file__).parents[2] / "experiments/throughput.py"
 

@@ -15,14 +15,16 @@ from scipy.optimize import linprog
 import jaxcert as jc
 import jaxcert.memory
 from jaxcert.bounds.ibp import program_of
+from jaxcert.branch import inputs as input_split
+from jaxcert.branch import linear_program as leaf
+from jaxcert.branch import pace
+from jaxcert.branch.inputs import InputSplitOptions
+from jaxcert.branch.pace import Pace
+from jaxcert.branch.questions import ParameterSplitOptions
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.model import Model
-from jaxcert.oracle import input_split, leaf, pace
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.complete import decide
-from jaxcert.oracle.input_split import InputSplitOptions
-from jaxcert.oracle.pace import Pace
-from jaxcert.oracle.parameter_questions import ParameterSplitOptions
+from jaxcert.oracle.decide import decide
 
 GIB = 1 << 30
 

@@ -11,10 +11,10 @@ from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
+from jaxcert.branch.brackets import layout_of
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.model import Model
-from jaxcert.oracle.brackets import layout_of
-from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.search.cover import Leaves, Prover, children
 
 SIZES = (4, 8, 6, 3)

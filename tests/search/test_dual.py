@@ -15,12 +15,12 @@ from scipy.optimize import linprog
 
 import jaxcert as jc
 from jaxcert.box import Box
+from jaxcert.branch.cells import trim
+from jaxcert.branch.inputs import InputSplitOptions
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import Certifier
 from jaxcert.model import Model
-from jaxcert.oracle.branch_and_bound import BranchOptions
-from jaxcert.oracle.input_split import InputSplitOptions
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
-from jaxcert.search.dual_split import trim
 from jaxcert.search.reach import ReachOptions
 
 SIZES = (3, 4, 3, 4)

@@ -11,8 +11,8 @@ from cases import random_network
 from cases import relu_network as f
 
 import jaxcert as jc
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import Certifier
-from jaxcert.oracle.branch_and_bound import BranchOptions
 from jaxcert.search.growth import AT_DOMAIN, FAIRNESS, OPEN, GrowthOptions
 
 DELTA = 1e-2

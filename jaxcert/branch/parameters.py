@@ -1,0 +1,316 @@
+"""Branch and bound over the parameters of input families, many inputs in one stack.
+
+Every input x of a batch has its own question about `theta -> f(params, x, theta)`: the
+apothem around the parameters that leave x as it is, or the least value of every row of
+a spec over a given box of parameters. All of them share one stack of parameter boxes on
+the device. A step pops the top block, bounds every box in float64, drops what is
+proved, evaluates the centre of each box and the point at which its bound is least, and
+pushes the halves of the rest.
+
+    apothem   what must be proved is the box of one tolerance below the nearest witness
+              known: a nearer witness shrinks it, and what was proved of the larger box
+              stays proved.
+    minimum   what must be proved is `row > least value seen - tolerance`: a smaller
+              value lowers the bar, and what passed the higher one stays proved.
+
+Nothing is dropped that was not proved or does not belong to the question any more, so
+what is still on the stack at a deadline is exactly what is not proved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcert.bounds.backward import concretize_lower, pull_to_input
+from jaxcert.bounds.forward import forward_layers
+from jaxcert.bounds.ibp import interval_rows
+from jaxcert.bounds.rounding import float64_slack
+from jaxcert.box import Box, outward
+from jaxcert.branch.pace import Pace
+from jaxcert.branch.questions import (
+    ParameterSplitOptions,
+    ParameterState,
+    Questions,
+    distance_to,
+    start_state,
+)
+from jaxcert.branch.stack import pop_block, push
+from jaxcert.spec import Spec
+from jaxcert.trace.program import ActivationNode, AffineNode, Program, Values
+
+Goal = Literal["apothem", "minimum"]
+# A form of `forward_layers` is three sums, each with the rounding of one bound; the
+# fourth part is for the arithmetic on bars and boxes around it.
+_SLACK_PARTS = 4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ParameterAnswer:
+    """What branch and bound established.
+
+    Attributes:
+      radius: proved radius of every question, (n,); negative: none.
+      bound: proved lower bound of every row over the box of `radius`, (n, rows).
+      upper, witness: nearest violation found, (n,) and (n, k).
+      processed: boxes bounded per question, (n,).
+      open: questions that ran out of time, room or digits, (n,).
+    """
+
+    radius: np.ndarray
+    bound: np.ndarray
+    upper: np.ndarray
+    witness: np.ndarray
+    processed: np.ndarray
+    open: np.ndarray
+
+
+def _rows(
+    program: Program, values: Values, spec: Spec, box: Box
+) -> tuple[Array, Array, dict[int, Box]]:
+    """Returns lower bounds of the rows, their coefficients, and all ranges."""
+    boxes, relaxations = forward_layers(program, values, box)
+    pulled, const, _ = pull_to_input(
+        program, values, relaxations, boxes,
+        {program.output: spec.coefficients}, spec.offset,
+    )  # fmt: skip
+    by_lines = concretize_lower(pulled, box) + const
+    by_interval = interval_rows(program, values, boxes, spec)
+    return jnp.maximum(by_lines, by_interval), pulled, boxes
+
+
+def _slack(
+    program: Program, values: Values, boxes: dict[int, Box], spec: Spec
+) -> Float[Array, ""]:
+    slack = float64_slack(program, values, boxes, spec.coefficients)
+    # Offsets need not be of the size of C y, which is what the slack covers.
+    return _SLACK_PARTS * slack + 2.0**-48 * jnp.max(jnp.abs(spec.offset))
+
+
+def _one_slack_for_all(program: Program) -> bool:
+    """Whether the slack of a box covers its parts: nothing in it depends on ranges."""
+    return all(
+        isinstance(node, AffineNode)
+        or (isinstance(node, ActivationNode) and node.activation.piecewise_linear)
+        for node in program.nodes
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("program",))
+def with_slacks(
+    program: Program, params: Any, questions: Questions, radius: Array
+) -> Questions:
+    """Returns the questions with the slack of their whole box: parts need no more."""
+
+    def one(arguments: tuple[Any, Spec, Array]) -> Array:
+        x, spec, radius = arguments
+        box = questions.box(radius)
+        values = program.prepare((params, x), box.lo.dtype)
+        boxes, _ = forward_layers(program, values, box)
+        return _slack(program, values, boxes, spec)
+
+    slack = lax.map(one, (questions.x, questions.spec, radius))
+    return dataclasses.replace(questions, slack=slack)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("program", "options", "goal"), donate_argnames=("state",)
+)
+def _run_chunk(
+    program: Program,
+    options: ParameterSplitOptions,
+    goal: Goal,
+    params: Any,
+    questions: Questions,
+    state: ParameterState,
+    steps: Int[Array, ""],
+) -> ParameterState:
+    """Returns the state after at most so many steps."""
+    block = options.block
+
+    def more(carry: tuple[Array, ParameterState]) -> Array:
+        index, state = carry
+        start = jnp.maximum(state.count - block, 0)
+        room = start + 2 * block <= options.capacity
+        return (state.count > 0) & room & (index < steps)
+
+    def body(carry: tuple[Array, ParameterState]) -> tuple[Array, ParameterState]:
+        index, state = carry
+        top, start, valid = pop_block(
+            (state.boxes, state.owner, state.bound), state.count, block
+        )
+        boxes, owner, bound = top
+        wanted = jax.vmap(questions.box)(state.radius[owner])
+        boxes = jax.vmap(Box.intersect)(boxes, wanted)
+        valid &= ~jax.vmap(Box.is_empty)(boxes)
+        # What is not asked any more is bounded at a point, which costs least.
+        still = Box.point(jnp.broadcast_to(questions.centre, boxes.lo.shape))
+        boxes = jax.tree.map(lambda a, b: jnp.where(valid[:, None], a, b), boxes, still)
+
+        def one(owner: Array, box: Box) -> tuple[Array, ...]:
+            x, spec = questions.select(owner)
+            values = program.prepare((params, x), box.lo.dtype)
+            rows, pulled, ranges = _rows(program, values, spec, box)
+            slack = questions.slack[owner]
+            if not _one_slack_for_all(program):
+                slack = jnp.maximum(slack, _slack(program, values, ranges, spec))
+            gap = rows - state.bar[owner]
+            worst = pulled[jnp.argmin(jnp.where(jnp.isnan(gap), -jnp.inf, gap))]
+            least = jnp.where(jnp.isfinite(worst) & (worst > 0), box.lo, box.hi)
+            points = jnp.stack([least, box.center])
+            at = jax.vmap(functools.partial(program.evaluate_prepared, values))(points)
+            gain = jnp.nan_to_num(jnp.abs(worst), nan=1.0, posinf=1.0)
+            axis = jnp.argmax((gain + 0.1 * gain.max() + 1e-30) * box.edges())
+            return rows, slack, points, jax.vmap(spec.values)(at), axis
+
+        rows, slack, points, at, axis = jax.vmap(one)(owner, boxes)
+        # What was proved of a box holds for its parts; NaN proves nothing.
+        bound = jnp.fmax(bound, rows - slack[:, None])
+        asked = owner, valid, slack
+        state = _learn(goal, questions, state, asked, points, at)
+        survives = valid & ~jnp.all(bound > state.bar[owner], axis=1)
+        low, high = jax.vmap(Box.split)(boxes, axis)
+        whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
+        stuck = survives & (whole(low, boxes) | whole(high, boxes))
+        survives &= ~stuck
+        near = jax.vmap(functools.partial(distance_to, questions))
+        stuck_at = jnp.where(stuck, near(boxes), jnp.inf)
+        children = (
+            jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high),
+            jnp.concatenate([owner, owner]),
+            jnp.concatenate([bound, bound]),
+        )
+        keep = jnp.concatenate([survives, survives])
+        # The nearest boxes come on top: what is proved early is proved around x.
+        order = jnp.argsort(-near(children[0]))
+        children = jax.tree.map(lambda v: v[order], children)
+        stack, count = push(
+            (state.boxes, state.owner, state.bound), start, children, keep[order]
+        )
+        return index + 1, dataclasses.replace(
+            state,
+            boxes=stack[0], owner=stack[1], bound=stack[2], count=count,
+            stuck=state.stuck.at[owner].min(stuck_at),
+            processed=state.processed.at[owner].add(valid),
+        )  # fmt: skip
+
+    return lax.while_loop(more, body, (jnp.int32(0), state))[1]
+
+
+def _learn(
+    goal: Goal,
+    questions: Questions,
+    state: ParameterState,
+    asked: tuple[Int[Array, " B"], Bool[Array, " B"], Float[Array, " B"]],
+    points: Float[Array, "B p k"],
+    at: Float[Array, "B p rows"],
+) -> ParameterState:
+    """Returns the state with what the rows at some points of the boxes say.
+
+    Of every box: its question, whether it is one, and its slack.
+    """
+    parts = points.shape[1]
+    owner, valid, slack = (jnp.repeat(v, parts) for v in asked)
+    points, at = points.reshape((-1, points.shape[-1])), at.reshape((-1, at.shape[-1]))
+    if goal == "minimum":
+        lower = jnp.where(valid[:, None], at - questions.width, jnp.inf)
+        return dataclasses.replace(state, bar=state.bar.at[owner].min(lower))
+    violates = jnp.min(at - state.bar[owner], axis=1) <= -slack
+    distance = jax.vmap(questions.rates.distance, (None, 0))(questions.centre, points)
+    distance = jnp.where(valid & violates, outward(distance), jnp.inf)
+    upper = state.upper.at[owner].min(distance)
+    wins = (distance == upper[owner]) & (distance < state.upper[owner])
+    # One winner each: two writes to one row could mix.
+    index = jnp.arange(len(wins))
+    winner = (
+        jnp.full(upper.shape, len(wins))
+        .at[owner]
+        .min(jnp.where(wins, index, len(wins)))
+    )
+    point = points[jnp.minimum(winner, len(wins) - 1)]
+    # Infinity minus an infinite width is no number, and no box would be left of it.
+    below = jnp.where(jnp.isfinite(upper), upper - questions.width, jnp.inf)
+    return dataclasses.replace(
+        state,
+        upper=upper,
+        witness=jnp.where((winner < len(wins))[:, None], point, state.witness),
+        radius=jnp.minimum(state.radius, below),
+    )
+
+
+def ask(
+    program: Program,
+    params: Any,
+    questions: Questions,
+    goal: Goal,
+    radius: np.ndarray,
+    known: tuple[np.ndarray, np.ndarray] | None = None,
+    options: ParameterSplitOptions | None = None,
+    deadline: float = np.inf,
+) -> ParameterAnswer:
+    """Returns what can be proved up to the given radii. Runs where float64 is enabled.
+
+    With goal "apothem" and `questions.width` infinite the first violation ends a
+    question: a yes or no about the box of its radius.
+
+    Args:
+      program: of `f((params, x), theta)`, which returns a vector.
+      params: weights, float64.
+      questions: what is asked, with the slacks of at least these radii.
+      goal: see above.
+      radius: greatest radius of interest per question, (n,); negative: do not ask.
+      known: distance and parameters of violations already found, (n,) and (n, k).
+      options: how boxes are split.
+      deadline: `time.monotonic()` after which no further chunk begins.
+
+    Raises:
+      InputError: more boxes to start from than the stack holds.
+    """
+    n, rows = questions.spec.offset.shape
+    options = (options or ParameterSplitOptions()).fitted(program, rows)
+    k = len(questions.centre)
+    upper, witness = known or (np.full(n, np.inf), np.full((n, k), np.nan))
+    radius = np.array(radius, np.float64)
+    known_one = np.isfinite(upper)  # infinity minus infinity is no number
+    nearest = upper[known_one] - float(questions.width)
+    radius[known_one] = np.minimum(radius[known_one], nearest)
+    bar = np.full((n, rows), np.inf if goal == "minimum" else 0.0)
+    state = start_state(questions, options, radius, bar, upper, witness)
+    pace = Pace(options.steps, deadline)
+    while time.monotonic() < deadline:
+        before = int(state.processed.sum())
+        with pace.chunk() as steps:
+            state = _run_chunk(program, options, goal, params, questions, state, steps)
+            jax.block_until_ready(state)
+        if int(state.processed.sum()) == before:
+            break
+    return _answer(questions, state)
+
+
+def _answer(questions: Questions, state: ParameterState) -> ParameterAnswer:
+    near = jax.jit(jax.vmap(functools.partial(distance_to, questions)))(state.boxes)
+    state, near = jax.device_get((state, near))
+    radius, left = np.array(state.radius), np.arange(len(near)) < state.count
+    left &= near <= radius[state.owner]
+    owner = state.owner[left]
+    least, bound = np.array(state.stuck), np.array(state.bar)
+    np.minimum.at(least, owner, near[left])
+    np.minimum.at(bound, owner, state.bound[left])
+    bound[np.isfinite(state.stuck)] = -np.inf
+    is_open = ~(least > radius)  # a radius that is no number proves nothing
+    return ParameterAnswer(
+        radius=np.minimum(radius, least),
+        bound=np.where(np.isfinite(bound), bound, -np.inf),
+        upper=np.asarray(state.upper),
+        witness=np.asarray(state.witness),
+        processed=np.asarray(state.processed),
+        open=is_open,
+    )

@@ -1,0 +1,164 @@
+"""Solving parked leaves on the host by linear programming."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcert.bounds.alpha import (
+    Layout,
+    Multipliers,
+    Problem,
+    charged_bound,
+    narrowed,
+)
+from jaxcert.branch.instances import ApothemTask, Instances, SearchState
+from jaxcert.branch.linear_program import (
+    LeafProof,
+    affine_maps,
+    is_piecewise_linear,
+    nearest_violation,
+    proving_multipliers,
+)
+from jaxcert.branch.signs import BranchOptions, resume_leaves
+from jaxcert.memory import free_bytes
+from jaxcert.model import Model
+
+# How often the host solves one leaf before its input is given up.
+_VISITS = 4
+
+
+def _has_room(layout: Layout) -> bool:
+    """Returns whether the affine maps of a leaf fit: neurons times the widest value."""
+    program = layout.program
+    widest = max([program.input_size, *(node.size for node in program.nodes)])
+    return 4 * 8 * layout.size * widest < free_bytes() // 2
+
+
+@functools.partial(jax.jit, static_argnames=("layout",))
+def _is_proved(
+    layout: Layout,
+    model: Model,
+    problem: Problem,
+    signs: Int[Array, " N"],
+    multipliers: Multipliers,
+    charges: tuple[Float[Array, " N"], Float[Array, ""]],
+) -> Bool[Array, ""]:
+    """Returns whether these multipliers, float64, prove a leaf.
+
+    The charges are the cost of a unit of each neuron's beta, and the slack.
+    """
+    values = model.values(jnp.float64)
+    problem, (cost, slack) = dataclasses.replace(problem, cuts={}), charges
+    bound, charged, _ = charged_bound(layout, values, problem, signs, multipliers, cost)
+    return bound > slack + charged
+
+
+def settle_leaves(
+    layout: Layout,
+    options: BranchOptions,
+    model: Model,
+    instances: Instances,
+    state: SearchState,
+    task: ApothemTask,
+    visits: dict[bytes, int],
+    deadline: float = np.inf,
+) -> SearchState:
+    """Returns the state after the parked leaves were solved by linear programming.
+
+    If that takes longer than the deadline they stay parked, which is to stay open.
+
+    Args:
+      layout: the ReLUs of the program.
+      options: how branch and bound runs.
+      model: the network.
+      instances, state: see there.
+      task: what branch and bound started from.
+      visits: how often each leaf was here, by its signs; counted on.
+      deadline: `time.monotonic()` after which no further leaf is solved.
+    """
+    leaves = jax.tree.map(np.array, jax.device_get(state.leaves))
+    count, capacity = int(state.leaf_count), len(leaves.tries)
+    radius, still = np.array(state.radius), np.array(state.open)
+    stuck = np.array(state.stuck)
+    shape = task.family.core.lo.shape[1:]
+    points = np.zeros((capacity, *shape))
+    has_point, wanted = np.zeros(capacity, bool), np.zeros(capacity, bool)
+    solvable = is_piecewise_linear(layout.program) and _has_room(layout)
+    room = int(state.count) + capacity <= len(state.pool.tries)
+    for k in range(count):
+        instance = int(leaves.instance[k])
+        j = int(instances.owner[instance])
+        if not still[j]:
+            continue
+        if time.monotonic() >= deadline:
+            return state
+        key = leaves.instance[k].tobytes() + leaves.signs[k].tobytes()
+        visits[key] = visits.get(key, 0) + 1
+        if not solvable or not room or visits[key] > _VISITS:
+            stuck[j], still[j] = True, False
+            continue
+        problem = instances.problem(leaves.instance[k], state.box)
+        own = jax.tree.map(lambda v, k=k: v[k], leaves.ranges)
+        problem = narrowed(problem, own)
+        maps = jax.device_get(
+            affine_maps(layout, model.double, problem, leaves.signs[k])
+        )
+        fixed = leaves.signs[k]
+        slack = float(instances.slack[j])
+        family = jax.tree.map(lambda v, j=j: v[j], task.family)
+
+        def proof(
+            j: int = j, maps: Any = maps, fixed: Any = fixed, family: Any = family
+        ) -> LeafProof | None:
+            box = family.box(max(radius[j], 0.0), outward=True)
+            return proving_multipliers(maps, fixed, box, deadline)
+
+        found = proof()
+        # Only a leaf that the box violates needs the slower search for where.
+        if found is None or found.bound <= 2 * slack:
+            point = nearest_violation(maps, fixed, family, slack, deadline)
+            tie = point is None
+            if tie:
+                # Where no point is beyond the slack one may still be exactly at 0: it
+                # becomes a suspect, and lowers no radius before it was judged.
+                point = nearest_violation(maps, fixed, family, 0.0, deadline)
+            if point is not None:
+                points[k] = family.domain.project(point.reshape(shape))
+                away = float(family.distance(points[k]))
+                has_point[k] = away < state.upper[j]
+                if not tie:
+                    radius[j] = min(radius[j], away - float(instances.width))
+                    found = proof()
+        if found is not None:
+            # The stack holds float32, whose multipliers may be too coarse for what is
+            # tight; a certificate can hold no others.
+            exact = Multipliers(leaves.multipliers.slope[k], found.beta, found.row)
+            charges = instances.split_cost[j], instances.slack[j]
+            if not options.record and bool(
+                _is_proved(layout, model, problem, fixed, exact, charges)
+            ):
+                continue
+            leaves.multipliers.split[k] = found.beta
+            leaves.multipliers.row[k] = found.row
+            # The program knows of no cuts: in a leaf they add nothing.
+            for multipliers in leaves.multipliers.cut.values():
+                multipliers[k] = 0
+        leaves.tries[k] = options.patience
+        wanted[k] = True
+    state = dataclasses.replace(
+        state, stuck=jnp.asarray(stuck), open=jnp.asarray(still)
+    )
+    if not room:
+        # Every parked input was given up; pushing would write over open subproblems.
+        return dataclasses.replace(state, leaf_count=jnp.zeros_like(state.leaf_count))
+    return resume_leaves(
+        layout, model, instances, state, leaves, points, has_point, wanted
+    )

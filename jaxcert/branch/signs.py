@@ -1,0 +1,486 @@
+"""Branch and bound over the signs of ReLU inputs, for many instances in one program.
+
+One stack of fixed capacity holds the open subproblems of all instances. A step pops the
+top block, bounds it (multipliers optimised in float32, the bound decided in float64),
+drops what is proved, and pushes two children of everything else. A `lax.while_loop`
+runs steps until nothing is open, the stack is full, or a chunk is over; the host only
+looks in between chunks.
+
+Nothing is ever dropped that was not proved, except subproblems of an input that is
+closed: refuted (it needs no proof any more) or given up (it is answered UNKNOWN). A
+subproblem in which every sign is fixed, a leaf, is a linear program and is proved by
+converged multipliers alone; if they do not converge it is parked for the host to solve.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxcert.bounds.alpha import (
+    Layout,
+    Multipliers,
+    Problem,
+    Ranges,
+    charged_bound,
+    narrowed,
+    restricted,
+    subproblem_bound,
+)
+from jaxcert.bounds.ascent import AscentOptions, ascend
+from jaxcert.bounds.cuts import cast_floats
+from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.bounds.tighten import (
+    TightenOptions,
+    refine_ranges,
+    refine_undecided,
+)
+from jaxcert.box import Box, Family, outward
+from jaxcert.branch.inputs import InputSplitOptions
+from jaxcert.branch.instances import Instances, Pool, Proved, SearchState, ball
+from jaxcert.branch.stack import pop_block, push
+from jaxcert.memory import room_for
+from jaxcert.model import Model
+from jaxcert.trace.program import Values
+
+# Fixing a sign narrows all later layers too: how much more a neuron counts per layer.
+_LAYER_WEIGHT, _LAYERS = 4.0, 3
+# Safely above the least normal float32, 2^-126.
+_NORMAL = 2.0**-124
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchOptions:
+    """How branch and bound runs.
+
+    Attributes:
+      block: most subproblems bounded per step; 0 for 256, and 32 above 256 neurons.
+      steps: most steps per call (a chunk).
+      patience: how often a leaf is pushed back before it is parked.
+      parked: leaves that end a chunk, so that the host solves them.
+      ascent: how multipliers of subproblems are optimised.
+      refine: neurons per layer whose range every subproblem bounds again, given its
+        signs; 0 leaves the ranges of the root.
+      root: how those of the first subproblems are, which all others start from.
+      tighten: how layer ranges are tightened before branching.
+      inputs: how the input box is split, where that is done instead.
+      narrow: inputs of at most this many features are split themselves; so are those
+        of networks with smooth activations, of any width.
+      record: keep the leaves of the proof, which certificates are made of. Ranges are
+        then derived anew in every subproblem, as a checker does; those that cuts rest
+        on are not sharpened by other cuts.
+      cuts: how neurons are relaxed together; None relaxes each on its own.
+    """
+
+    block: int = 0
+    steps: int = 50
+    patience: int = 2
+    parked: int = 32
+    ascent: AscentOptions = AscentOptions()
+    refine: int = 32
+    root: AscentOptions = AscentOptions(iterations=100, decay=0.98)
+    tighten: TightenOptions = TightenOptions()
+    inputs: InputSplitOptions = InputSplitOptions()
+    narrow: int = 8
+    record: bool = False
+    cuts: CutOptions | None = None
+
+    def resolved(self, layout: Layout) -> BranchOptions:
+        """Returns the options with what 0 stands for, as far as the memory allows."""
+        program = layout.program
+        sizes = [program.input_size, *(node.size for node in program.nodes)]
+        # Rows at two values and what is computed of them; ranges, lines, multipliers.
+        step = 8 * max(self.refine, 1) * max(sizes) + 40 * sum(sizes)
+        most = self.block or (32 if layout.size > 256 else 256)
+        return dataclasses.replace(self, block=room_for(8 * step, 1, most))
+
+
+def step(
+    layout: Layout,
+    options: BranchOptions,
+    model: Model,
+    instances: Instances,
+    state: SearchState,
+) -> SearchState:
+    """Returns the state after one block was bounded and branched."""
+    block = options.block
+    values32, values64 = model.values(jnp.float32), model.values(jnp.float64)
+    popped: Pool
+    popped, start, valid = pop_block(state.pool, state.count, block)
+    owner = instances.owner[popped.instance]
+    valid = valid & state.open[owner]
+
+    def narrow(problem: Problem, item: Pool) -> Problem:
+        if not options.record:
+            problem = narrowed(problem, item.ranges)
+        values = values32, values64
+        return sharpened(layout, options, values, problem, item.signs, item.multipliers)
+
+    def optimise(problem: Problem, item: Pool) -> Multipliers:
+        pace = jnp.float32(0.7) ** item.tries
+        problem, start = problem.cast(jnp.float32), item.multipliers
+        if problem.cuts:
+            # A sign that was fixed may leave the cuts of its neuron without use.
+            without = dataclasses.replace(
+                start, cut=jax.tree.map(jnp.zeros_like, start.cut)
+            )
+            kept, bare = (
+                subproblem_bound(layout, values32, problem, item.signs, m)[0]
+                for m in (start, without)
+            )
+            start = jax.tree.map(
+                lambda a, b: jnp.where(kept > bare, a, b), start, without
+            )
+        return ascend(
+            layout, values32, problem, item.signs, start, options.ascent, pace
+        )
+
+    problem = jax.vmap(narrow)(instances.problem(popped.instance, state.box), popped)
+    best = jax.vmap(optimise)(problem, popped)
+    decide = jax.vmap(functools.partial(charged_bound, layout, values64))
+    bound, charged, (at_input, at_outputs) = decide(
+        problem, popped.signs, best, instances.split_cost[owner]
+    )
+    proved = bound > instances.slack[owner] + charged
+    survives = valid & ~proved
+    if options.record:
+        item = dataclasses.replace(popped, multipliers=best)
+        proofs, proof_count = push(
+            state.proved, state.proved_count, _proof(item), valid & proved
+        )
+        state = dataclasses.replace(state, proved=proofs, proved_count=proof_count)
+
+    state = dataclasses.replace(
+        state,
+        processed=state.processed.at[owner].add(valid.astype(jnp.int32)),
+    )
+    box = problem.box
+    points = jnp.where(at_input > 0, box.lo, box.hi)
+    state = share_witnesses(
+        layout, values64, instances, state, popped.instance, points, survives
+    )
+
+    neuron, splittable = jax.vmap(functools.partial(branching, layout))(
+        problem.ranges, popped.signs, at_outputs
+    )
+    tries = popped.tries + ~splittable
+    parked = survives & ~splittable & (tries > options.patience) & state.open[owner]
+    survives = survives & state.open[owner] & ~parked
+    chosen = jax.nn.one_hot(neuron, layout.size, dtype=jnp.int8)
+    chosen = jnp.where(splittable[:, None], chosen, 0)
+    kept = dataclasses.replace(
+        popped,
+        ranges={i: _outward(problem.ranges[i]) for i in popped.ranges},
+        multipliers=best,
+        tries=tries,
+    )
+    leaves, leaf_count = push(state.leaves, state.leaf_count, kept, parked)
+    state = dataclasses.replace(state, leaves=leaves, leaf_count=leaf_count)
+    children = jax.tree.map(
+        lambda a, b: jnp.concatenate([a, b]),
+        dataclasses.replace(kept, signs=popped.signs + chosen),
+        dataclasses.replace(kept, signs=popped.signs - chosen),
+    )
+    wanted = jnp.concatenate([survives, survives & splittable])
+    pool, count = push(state.pool, start, children, wanted)
+    return dataclasses.replace(state, pool=pool, count=count)
+
+
+def sharpened(
+    layout: Layout,
+    options: BranchOptions,
+    values: tuple[Values, Values],
+    problem: Problem,
+    signs: Int[Array, " N"],
+    multipliers: Multipliers,
+) -> Problem:
+    """Returns the problem with its ranges narrowed by the signs.
+
+    Args:
+      layout: the ReLUs of the program.
+      options: how many ranges are bounded again.
+      values: prepared parameters, float32 and float64.
+      problem: float64.
+      signs: of the subproblem.
+      multipliers: its own, by which the ranges that matter most are chosen.
+    """
+    values32, values64 = values
+    cut = restricted(layout, problem.ranges, signs)
+    problem = dataclasses.replace(problem, ranges=cut)
+    if not options.refine or not layout.improvable:
+        return problem
+    if options.record:
+        cut = refine_undecided(layout, values64, problem.box, cut)
+        return dataclasses.replace(problem, ranges=cut)
+    single = cast_floats(multipliers, jnp.float32)
+    _, (_, at_outputs) = subproblem_bound(
+        layout, values32, problem.cast(jnp.float32), signs, single
+    )
+    score, _ = _scores(layout, cut, signs, jnp.abs(at_outputs))
+    cut = refine_ranges(layout, values64, problem.box, cut, score, options.refine)
+    return dataclasses.replace(problem, ranges=cut)
+
+
+def _proof(item: Pool) -> Proved:
+    m = item.multipliers
+    return Proved(item.instance, item.signs, m.slope, m.split, m.cut)
+
+
+def _outward(box: Box) -> Box:
+    """Returns the box in float32, rounded outward.
+
+    Ends that XLA may flush to zero become the least normal numbers around them.
+    """
+    lo, hi = box.lo.astype(jnp.float32), box.hi.astype(jnp.float32)
+    lo = jnp.where(lo > box.lo, jnp.nextafter(lo, -jnp.inf), lo)
+    hi = jnp.where(hi < box.hi, jnp.nextafter(hi, jnp.inf), hi)
+    low = jnp.where(box.lo >= 0, 0.0, -_NORMAL).astype(jnp.float32)
+    high = jnp.where(box.hi <= 0, 0.0, _NORMAL).astype(jnp.float32)
+    return Box(
+        jnp.where(jnp.abs(box.lo) < _NORMAL, low, lo),
+        jnp.where(jnp.abs(box.hi) < _NORMAL, high, hi),
+    )
+
+
+def _scores(
+    layout: Layout, ranges: Ranges, signs: Int[Array, " N"], weight: Float[Array, " N"]
+) -> tuple[Float[Array, " N"], Bool[Array, " N"]]:
+    """Returns weight times the intercept of a free neuron's upper line, and the free.
+
+    The intercept u |l| / (u - l) is what that line costs at worst (Bunel et al. 2020).
+    It counts more in earlier layers, for what it costs the ranges of later ones. A
+    neuron that is decided has score -1.
+    """
+    gap, unstable, factor = {}, {}, {}
+    last = len(layout.nodes) - 1
+    for layer, node in enumerate(layout.nodes):
+        z = ranges[node.inputs[0]]
+        free = node.activation.undecided(z.lo, z.hi)
+        gap[node.output] = jnp.where(free, -z.lo * z.hi / (z.hi - z.lo), 0.0)
+        unstable[node.output] = free
+        earlier = _LAYER_WEIGHT ** min(last - layer, _LAYERS)
+        factor[node.output] = jnp.full(node.shape, earlier)
+    free = layout.join(unstable) & (signs == 0)
+    cost = weight * layout.join(gap) * layout.join(factor)
+    return jnp.where(free, cost + 1e-30, -1.0), free
+
+
+def branching(
+    layout: Layout, ranges: Ranges, signs: Int[Array, " N"], at_outputs: Array
+) -> tuple[Array, Array]:
+    """Returns the neuron to split, and whether there is one."""
+    cut = restricted(layout, ranges, signs)
+    weight = jnp.maximum(-at_outputs, 0) + 0.1 * jnp.maximum(at_outputs, 0)
+    score, free = _scores(layout, cut, signs, weight)
+    return jnp.argmax(score), jnp.any(free)
+
+
+def share_witnesses(
+    layout: Layout,
+    values: Values,
+    instances: Instances,
+    state: SearchState,
+    instance: Int[Array, " block"],
+    points: Float[Array, "block *d"],
+    asked: Bool[Array, " block"],
+) -> SearchState:
+    """Returns the state after trying points as counterexamples, in float64.
+
+    A point counts if every row of its clause is below minus the rounding slack. That is
+    the slack of the whole box: the host judges the worst point within it, the suspect.
+    """
+    owner = instances.owner[instance]
+    slack = instances.slack[owner]
+
+    def margin(z: Array, rows: Array, offset: Array) -> Array:
+        y = layout.program.evaluate_prepared(values, z)
+        row = jnp.matmul(rows, y, precision=lax.Precision.HIGHEST) + offset
+        return jnp.max(row)
+
+    def violates(z: Array, rows: Array, offset: Array, slack: Array) -> Array:
+        return margin(z, rows, offset) <= -slack
+
+    rows, offset = instances.rows[instance], instances.offset[instance]
+    margins = jax.vmap(margin)(points, rows, offset)
+    found = (margins <= -slack) & asked
+    doubt = asked & ~found & ~jnp.isnan(margins) & ~(margins > slack)
+    state = _with_suspects(state, owner, points, jnp.where(doubt, margins, jnp.inf))
+
+    def improve(state: SearchState) -> SearchState:
+        def nearer(family: Family, z: Array, *clause: Array) -> Array:
+            def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+                safe, bad = ends
+                middle = (safe + bad) / 2
+                worse = violates(family.toward(z, middle), *clause)
+                return jnp.where(worse, safe, middle), jnp.where(worse, middle, bad)
+
+            zero, one = jnp.zeros((), z.dtype), jnp.ones((), z.dtype)
+            _, part = lax.fori_loop(0, 20, halve, (zero, one))
+            return family.toward(z, part)
+
+        family = jax.tree.map(lambda v: v[owner], instances.family)
+        close = jax.vmap(nearer)(family, points, rows, offset, slack)
+        distance = jax.vmap(Family.distance)(family, close)
+        distance = jnp.where(found, outward(distance), jnp.inf)
+        count = state.upper.size
+        least = jax.ops.segment_min(distance, owner, count)
+        wins = found & (distance <= least[owner]) & (distance < state.upper[owner])
+        where = _one_each(wins, owner, count)
+        upper = jnp.minimum(state.upper, least)
+        witness = state.witness.at[where].set(close, mode="drop")
+        radius = jnp.minimum(state.radius, upper - instances.width)
+        still = state.open & (radius > instances.floor)
+        return dataclasses.replace(
+            state,
+            upper=upper,
+            witness=witness,
+            radius=radius,
+            box=ball(instances, jnp.maximum(radius, 0)),
+            open=still,
+        )
+
+    return lax.cond(jnp.any(found), improve, lambda s: s, state)
+
+
+def _one_each(
+    wins: Bool[Array, " block"], owner: Int[Array, " block"], count: int
+) -> Int[Array, " block"]:
+    """Returns where to write: one winner per owner, the others past the end.
+
+    On accelerators two writes to one row could mix.
+    """
+    index = jnp.where(wins, jnp.arange(len(wins)), len(wins))
+    wins &= index == jax.ops.segment_min(index, owner, count)[owner]
+    return jnp.where(wins, owner, count)
+
+
+def _with_suspects(
+    state: SearchState,
+    owner: Int[Array, " block"],
+    points: Float[Array, "block *d"],
+    margins: Float[Array, " block"],
+) -> SearchState:
+    """Returns the state with the points of least margin, inf for none, remembered."""
+    count = state.upper.size
+    least = jnp.minimum(
+        jax.ops.segment_min(margins, owner, count), state.suspect_margin
+    )
+    wins = (margins <= least[owner]) & (margins < state.suspect_margin[owner])
+    where = _one_each(wins, owner, count)
+    return dataclasses.replace(
+        state,
+        suspect=state.suspect.at[where].set(points, mode="drop"),
+        suspect_margin=least,
+    )
+
+
+@functools.partial(jax.jit, donate_argnames=("state",))
+def accept_witnesses(
+    instances: Instances,
+    state: SearchState,
+    points: Float[Array, "J *d"],
+    distance: Float[Array, " J"],
+) -> SearchState:
+    """Returns the state after the host judged the suspects, which are forgotten.
+
+    Args:
+      instances, state: see there.
+      points: witnesses, which are believed.
+      distance: of each, rounded outward; inf where there is none.
+    """
+    nearer = distance < state.upper
+    upper = jnp.minimum(state.upper, distance)
+    wide = nearer.reshape((-1,) + (1,) * (points.ndim - 1))
+    radius = jnp.minimum(state.radius, upper - instances.width)
+    return dataclasses.replace(
+        state,
+        upper=upper,
+        witness=jnp.where(wide, points, state.witness),
+        suspect_margin=jnp.full_like(state.suspect_margin, jnp.inf),
+        radius=radius,
+        box=ball(instances, jnp.maximum(radius, 0)),
+        open=state.open & (radius > instances.floor),
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("layout", "options"), donate_argnames=("state",)
+)
+def run_chunk(
+    layout: Layout,
+    options: BranchOptions,
+    model: Model,
+    instances: Instances,
+    state: SearchState,
+    steps: Int[Array, ""] | None = None,
+) -> SearchState:
+    """Returns the state after at most so many steps, by default `options.steps`.
+
+    Stops early when nothing is left, or when the stack has no room for the children of
+    one more block: then subproblems stay open, none is lost.
+    """
+    capacity = state.pool.instance.size
+    most = options.steps if steps is None else steps
+
+    def more(carry: tuple[Array, SearchState]) -> Array:
+        index, state = carry
+        start = jnp.maximum(state.count - options.block, 0)
+        room = start + 2 * options.block <= capacity
+        room = room & (state.leaf_count < options.parked)
+        if options.record:
+            filled = state.proved_count + options.block
+            room = room & (filled <= state.proved.instance.size)
+        return (state.count > 0) & room & (index < most)
+
+    def body(carry: tuple[Array, SearchState]) -> tuple[Array, SearchState]:
+        index, state = carry
+        after = step(layout, options, model, instances, state)
+        return index + 1, after
+
+    return lax.while_loop(more, body, (jnp.int32(0), state))[1]
+
+
+@functools.partial(jax.jit, donate_argnames=("state",))
+def take_turns(instances: Instances, state: SearchState) -> SearchState:
+    """Returns the state with the inputs that had least work so far on top of the stack.
+
+    Depth first, an input that is out of reach would keep all others waiting.
+    """
+    owner = instances.owner[state.pool.instance]
+    index = jnp.arange(owner.size)
+    order = jnp.argsort(
+        jnp.where(index < state.count, -state.processed[owner], 1), stable=True
+    )
+    pool = jax.tree.map(lambda v: v[order], state.pool)
+    return dataclasses.replace(state, pool=pool)
+
+
+@functools.partial(jax.jit, static_argnames=("layout",), donate_argnames=("state",))
+def resume_leaves(
+    layout: Layout,
+    model: Model,
+    instances: Instances,
+    state: SearchState,
+    leaves: Pool,
+    points: Float[Array, "n *d"],
+    has_point: Bool[Array, " n"],
+    wanted: Bool[Array, " n"],
+) -> SearchState:
+    """Returns the state after the host solved the parked leaves.
+
+    Its points are tried as counterexamples, and the wanted leaves go back on the stack
+    with its multipliers, to be proved there; nothing the host says is believed.
+    """
+    values64 = model.values(jnp.float64)
+    state = share_witnesses(
+        layout, values64, instances, state, leaves.instance, points, has_point
+    )
+    pool, count = push(state.pool, state.count, leaves, wanted)
+    return dataclasses.replace(
+        state, pool=pool, count=count, leaf_count=jnp.zeros_like(state.leaf_count)
+    )

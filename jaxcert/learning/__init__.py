@@ -1,0 +1,1 @@
+"""Networks to certify: architectures, training, populations, pruning and data."""

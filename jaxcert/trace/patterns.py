@@ -1,0 +1,201 @@
+"""Activations made of several primitives, recognised by the structure of their jaxpr.
+
+A pattern is an ordinary JAX function of x and of scalar wildcards. It is traced for the
+shape at hand and compared with the equations that compute a value: same primitives,
+same parameters, same wiring, equal constants. Names of functions are never looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcert.trace.floats import is_float, is_low
+from jaxcert.trace.program import Equation, Flattener, open_jaxpr
+
+_COMMUTES = ("add", "mul", "max", "min")
+# Where it was written, how XLA shards it, and types, which the shapes already settle.
+_IRRELEVANT = ("sharding", "out_sharding", "weak_type")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """A function to recognise, and what to call it.
+
+    Attributes:
+      name: key of the rule that takes it over.
+      function: `function(x, *wildcards)`, wildcards being known scalars.
+      wildcards: how many.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    wildcards: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is the same function, or rounded once, in every float type."""
+        return self.name in ("relu", "leaky_relu", "hard_tanh", "finite")
+
+
+def _elu(x: Any, alpha: Any) -> Any:
+    safe = jnp.where(x > 0, 0.0, x)
+    return jnp.where(x > 0, x, alpha * jnp.expm1(safe))
+
+
+PATTERNS = (
+    Pattern("leaky_relu", lambda x, a: jnp.where(x >= 0, x, a * x), 1),
+    Pattern("leaky_relu", lambda x, a: jnp.where(x > 0, x, a * x), 1),
+    Pattern("relu", lambda x: jnp.where(x > 0, x, 0)),
+    Pattern("relu", lambda x: jnp.where(x >= 0, x, 0)),
+    Pattern("relu", lambda x: jnp.where(x > 0, x, jnp.zeros_like(x))),
+    Pattern("softplus", jax.nn.softplus),
+    Pattern("silu", lambda x: x * jax.nn.sigmoid(x)),
+    Pattern("gelu", lambda x: jax.nn.gelu(x, approximate=False)),
+    Pattern("gelu", lambda x: 0.5 * x * (1 + jax.lax.erf(x / np.sqrt(2).item()))),
+    Pattern("gelu_tanh", lambda x: jax.nn.gelu(x, approximate=True)),
+    Pattern("elu", _elu, 1),
+    Pattern("hard_tanh", jax.nn.hard_tanh),
+    # How logsumexp guards the maximum that it takes away.
+    Pattern("finite", lambda x, c: jnp.where(jnp.isfinite(x), x, c), 1),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """What a pattern matched: its name, the id of x, the numbers of the wildcards."""
+
+    name: str
+    x: int
+    numbers: tuple[float, ...]
+
+
+class Matcher:
+    """Finds patterns in the equations of one Flattener."""
+
+    def __init__(self, flat: Flattener) -> None:
+        self._flat = flat
+        self._maker = {i: e for e in flat.equations for i in e.outputs}
+        self._traced: dict[tuple[int, tuple[int, ...], Any], Any] = {}
+
+    def match(self, value: int) -> Match | None:
+        """Returns the first pattern that computes a value, or None.
+
+        All of it must be computed in one float type. In one that is narrower than
+        float32 most patterns are other functions: every step of them is rounded.
+        """
+        maker, kind = self._maker[value], self._flat.types[value]
+        shape = self._flat.shapes[value]
+        # JAX traces functions of nothing to constants.
+        if not is_float(kind) or 0 in shape:
+            return None
+        for index, pattern in enumerate(PATTERNS):
+            traced, x, wildcards, result, maker_of = self._trace(index, shape, kind)
+            if is_low(kind) and not pattern.exact:
+                continue
+            if maker_of[result].name != maker.name:
+                continue
+            bound: dict[int, int] = {}
+            if _unify(traced, maker_of, result, self._flat, self._maker, value, bound):
+                numbers = [self._flat.scalar(bound[w]) for w in wildcards]
+                known = [n for n in numbers if n is not None]
+                if len(known) == len(numbers) and x in bound and self._one_type(bound):
+                    return Match(pattern.name, bound[x], tuple(known))
+        return None
+
+    def _one_type(self, bound: dict[int, int]) -> bool:
+        types = {
+            self._flat.types[i] for i in bound.values() if self._flat.depends_on_x(i)
+        }
+        return sum(is_float(t) for t in types) == 1
+
+    def _trace(self, index: int, shape: tuple[int, ...], kind: Any) -> Any:
+        key = (index, shape, kind)
+        if key not in self._traced:
+            pattern, flat = PATTERNS[index], Flattener()
+            spec = jax.ShapeDtypeStruct(shape, kind)
+            scalars = [jax.ShapeDtypeStruct((), kind)] * pattern.wildcards
+            closed = jax.make_jaxpr(pattern.function)(spec, *scalars)
+            jaxpr, consts = open_jaxpr(closed)
+            x = flat.new(shape, kind, depends_on_x=True)
+            wildcards = [flat.new((), kind) for _ in scalars]
+            (result,) = flat.inline(jaxpr, consts, [x, *wildcards])
+            maker_of = {i: e for e in flat.equations for i in e.outputs}
+            maker_of |= {i: e for e in flat.param_steps for i in e.outputs}
+            self._traced[key] = flat, x, wildcards, result, maker_of
+        return self._traced[key]
+
+
+def _unify(
+    pattern: Flattener,
+    pattern_maker: dict[int, Equation],
+    p: int,
+    graph: Flattener,
+    graph_maker: dict[int, Equation],
+    g: int,
+    bound: dict[int, int],
+) -> bool:
+    """Returns whether pattern value p computes what graph value g does."""
+    if p in bound:
+        return bound[p] == g
+    if p in pattern.known:
+        number, other = pattern.scalar(p), graph.scalar(g)
+        return number is not None and number == other
+    if p not in pattern_maker:  # x or a wildcard
+        fits = graph.depends_on_x(g) == pattern.depends_on_x(p)
+        if fits and pattern.depends_on_x(p):
+            fits = pattern.shapes[p] == graph.shapes[g]
+        if fits:
+            bound[p] = g
+        return fits
+    if not pattern.depends_on_x(p):
+        # A wildcard that was broadcast or cast on the way: compare it as a number.
+        return _unify_number(pattern_maker, p, graph, g, bound)
+    ours, theirs = pattern_maker[p], graph_maker.get(g)
+    if theirs is None or ours.primitive is not theirs.primitive:
+        return False
+    if _relevant(ours.params) != _relevant(theirs.params):
+        return False
+    orders = [theirs.inputs]
+    if ours.name in _COMMUTES:
+        orders.append(theirs.inputs[::-1])
+    for order in orders:
+        attempt = dict(bound)
+        if all(
+            _unify(pattern, pattern_maker, a, graph, graph_maker, b, attempt)
+            for a, b in zip(ours.inputs, order, strict=True)
+        ):
+            bound.clear()
+            bound.update(attempt, **{})
+            bound[p] = g
+            return True
+    return False
+
+
+def _unify_number(
+    pattern_maker: dict[int, Equation],
+    p: int,
+    graph: Flattener,
+    g: int,
+    bound: dict[int, int],
+) -> bool:
+    while p in pattern_maker:
+        maker = pattern_maker[p]
+        if maker.name not in ("broadcast_in_dim", "convert_element_type"):
+            return False
+        (p,) = maker.inputs
+    if graph.scalar(g) is None:
+        return False
+    if p in bound:
+        return graph.scalar(bound[p]) == graph.scalar(g)
+    bound[p] = g
+    return True
+
+
+def _relevant(params: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in params.items() if k not in _IRRELEVANT}

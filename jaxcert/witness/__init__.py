@@ -1,0 +1,1 @@
+"""Counterexamples: how they are looked for, and who judges that one is one."""

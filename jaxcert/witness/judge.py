@@ -1,0 +1,253 @@
+"""Witnesses: points that violate a spec in real arithmetic, and where to look for them.
+
+A point violates a spec iff its margin is <= 0: a tie is a counterexample. In float64 a
+margin is known up to a slack, which is that of the point and not of the box around it.
+Below minus the slack the point is a witness; within the slack exact arithmetic decides,
+where the network has exact values. Points where the margin is exactly 0 are corners,
+kinks and numbers with few digits: those near a promising point are tried too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxcert.bounds.ibp import propagate
+from jaxcert.bounds.rounding import float64_slack
+from jaxcert.box import Box, Family
+from jaxcert.model import Model
+from jaxcert.spec import Spec
+from jaxcert.trace.program import Program
+from jaxcert.witness.exact import ExactNetwork
+
+_BATCH = 64
+"""Points per call of the compiled evaluation."""
+_MOST_EXACT = 12
+"""Points that are evaluated exactly in one search."""
+MOST_SUSPECTS = 8
+"""How many points in doubt a search has judged before it lets them be."""
+_DIGITS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 30)
+"""Binary digits behind the point to which promising points are rounded."""
+
+Outputs = Sequence[float] | Sequence[Fraction]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """What float64 says about points, leaves (n, ...).
+
+    Attributes:
+      outputs: (n, outputs).
+      margin: of the spec, (n,).
+      slack: by how much the margin may be wrong, (n,).
+      gradient: of the margin, (n, *d).
+    """
+
+    outputs: Float[Array, "n outputs"]
+    margin: Float[Array, " n"]
+    slack: Float[Array, " n"]
+    gradient: Float[Array, "n *d"]
+
+
+@functools.partial(jax.jit, static_argnames=("program",))
+def _values(program: Program, params: Any, spec: Spec, points: Array) -> Values:
+    prepared = program.prepare(params, points.dtype)
+
+    def one(z: Array) -> Values:
+        def margin(z: Array) -> tuple[Array, Array]:
+            outputs = program.evaluate_prepared(prepared, z)
+            return spec.margin(spec.values(outputs)), outputs
+
+        (value, outputs), gradient = jax.value_and_grad(margin, has_aux=True)(z)
+        slack = point_slack(program, prepared, spec, z)
+        return Values(outputs, value, slack, gradient)
+
+    return jax.vmap(one)(points)
+
+
+def point_slack(program: Program, values: Any, spec: Spec, z: Array) -> Array:
+    """Returns by how much the float64 margin of a point may be wrong, > 0."""
+    here = propagate(program, values, Box.point(z))
+    return float64_slack(program, values, here, spec.coefficients)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Witness:
+    """A point that violates the spec.
+
+    Attributes:
+      point: float64.
+      margin: its margin, <= 0, up to rounding.
+      outputs: the network's: floats, or fractions where those decided.
+    """
+
+    point: np.ndarray
+    margin: float
+    outputs: Outputs
+
+
+Accepts = Callable[[np.ndarray, Outputs], bool]
+
+
+class Judge:
+    """Judges points of one network; must be asked where float64 is enabled.
+
+    Args:
+      model: the network.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.exact = ExactNetwork(model.program, model.double)
+
+    def values(self, spec: Spec, points: np.ndarray) -> Values:
+        """Returns what float64 says about points, (n, *d)."""
+        found = []
+        for start in range(0, len(points), _BATCH):
+            part = points[start : start + _BATCH]
+            filled = np.concatenate([part, np.repeat(part[-1:], _BATCH - len(part), 0)])
+            answer = jax.device_get(
+                _values(
+                    self.model.program, self.model.double, spec, jnp.asarray(filled)
+                )
+            )
+            count = len(part)
+            found.append(jax.tree.map(lambda v, n=count: v[:n], answer))
+        return jax.tree.map(lambda *v: np.concatenate(v), *found)
+
+    def first(
+        self,
+        spec: Spec,
+        points: np.ndarray,
+        order: np.ndarray | None = None,
+        accepts: Accepts | None = None,
+    ) -> Witness | None:
+        """Returns the first of the points that violates the spec, or None.
+
+        Args:
+          spec: numpy float64.
+          points: (n, *d), float64.
+          order: what the first one has least of; by default its margin.
+          accepts: what a witness must satisfy besides, given its outputs.
+        """
+        if not len(points):
+            return None
+        values = self.values(spec, points)
+        order = np.asarray(values.margin) if order is None else order
+        tried = 0
+        for i in np.argsort(order, kind="stable"):
+            margin, slack = float(values.margin[i]), float(values.slack[i])
+            if margin <= -slack:
+                outputs: Outputs = values.outputs[i].tolist()
+                if accepts is None or accepts(points[i], outputs):
+                    return Witness(points[i], margin, outputs)
+            elif margin <= slack and tried < _MOST_EXACT:
+                tried += 1
+                found = self._judged(spec, points[i])
+                if found is not None and (
+                    accepts is None or accepts(points[i], found.outputs)
+                ):
+                    return found
+        return None
+
+    def _judged(self, spec: Spec, point: np.ndarray) -> Witness | None:
+        """Returns the witness that a point is by exact arithmetic, or None."""
+        output = self.exact.output(Box.point(point))  # type: ignore[arg-type]
+        if output is None:
+            return None
+        margin = self.exact.margin(spec, output)
+        if margin is None or margin > 0:
+            return None
+        return Witness(point, float(margin), output.lo.fractions())
+
+    def search(
+        self,
+        spec: Spec,
+        box: Box,
+        seeds: np.ndarray,
+        accepts: Accepts | None = None,
+    ) -> Witness | None:
+        """Returns a witness among points of a box, or points near them; or None.
+
+        Args:
+          spec, box: numpy float64.
+          seeds: (n, *d), inside the box.
+          accepts: see `first`.
+        """
+        found = self.first(spec, seeds, accepts=accepts)
+        if found is not None:
+            return found
+        values = self.values(spec, seeds)
+        best = np.argsort(np.nan_to_num(values.margin, nan=np.inf), kind="stable")[:3]
+        near = [
+            nearby(seeds[i], box, values.margin[i], values.gradient[i]) for i in best
+        ]
+        return self.first(spec, np.concatenate(near), accepts=accepts)
+
+    def nearest(self, spec: Spec, family: Family, point: np.ndarray) -> Witness | None:
+        """Returns a witness near a point of the domain, or on its way to the core.
+
+        Args:
+          spec, family: numpy float64.
+          point: inside the domain.
+        """
+        parts = np.linspace(0, 1, 33)[1:]
+        begin = np.clip(point, family.core.lo, family.core.hi)
+        way = begin + np.multiply.outer(parts, point - begin)
+        way[-1] = point
+        values = self.values(spec, way)
+        near = [way]
+        doubtful = np.flatnonzero(values.margin <= values.slack)
+        for i in {len(way) - 1, *doubtful[:1].tolist()}:
+            z = np.clip(way[i], family.domain.lo, family.domain.hi)
+            near.append(nearby(z, family.domain, values.margin[i], values.gradient[i]))
+        points = np.concatenate(near)
+        points = np.clip(points, family.domain.lo, family.domain.hi)
+        distance = np.asarray(jax.vmap(family.distance)(jnp.asarray(points)))
+        possible = np.isfinite(distance)
+        return self.first(spec, points[possible], order=distance[possible])
+
+
+def nearby(z: np.ndarray, box: Box, margin: float, gradient: np.ndarray) -> np.ndarray:
+    """Returns points of the box where a margin near a point's may be exactly 0.
+
+    They are: the point; the corner that the gradient points away from; where the
+    margin's tangent is 0, along the steepest features and along the gradient; and all
+    of these with few digits.
+
+    Args:
+      z: a point of the box, float64.
+      box: numpy float64.
+      margin, gradient: at the point.
+    """
+    lo, hi = np.asarray(box.lo), np.asarray(box.hi)
+    gradient = np.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    starts = [z, np.where(gradient > 0, lo, np.where(gradient < 0, hi, z))]
+    steepest = np.argsort(-np.abs(gradient).reshape(-1), kind="stable")[:2]
+    margin = float(margin) if np.isfinite(margin) else 0.0
+    with np.errstate(all="ignore"):
+        for i in steepest:
+            moved = z.copy()
+            moved.reshape(-1)[i] -= margin / gradient.reshape(-1)[i]
+            starts.append(moved)
+        norm = np.sum(gradient**2)
+        starts.append(z - margin / norm * gradient)
+    found = []
+    for start in starts:
+        if np.all(np.isfinite(start)):
+            found += [start, start.astype(np.float32).astype(np.float64)]
+            found += [np.round(start * 2.0**k) / 2.0**k for k in _DIGITS]
+            found += [np.round(start, 1), np.round(start, 2)]
+    stacked = np.clip(np.stack(found), lo, hi)
+    flat = stacked.reshape(len(stacked), -1)
+    _, unique = np.unique(flat, axis=0, return_index=True)
+    return stacked[np.sort(unique)]

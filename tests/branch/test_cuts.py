@@ -1,0 +1,119 @@
+"""Branch and bound with cuts of several neurons answers as an MILP does."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import exact32
+from exact import exact_min_margin
+
+import jaxcert as jc
+from jaxcert.bounds.alpha import Multipliers, Problem, subproblem_bound
+from jaxcert.bounds.cuts import Cuts
+from jaxcert.bounds.ibp import program_of
+from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.bounds.tighten import TightenOptions
+from jaxcert.branch import brackets
+from jaxcert.branch.signs import BranchOptions
+from jaxcert.certifier import float64
+from jaxcert.model import Model
+from jaxcert.oracle.decide import decide
+from jaxcert.verdict import Status
+
+PLAIN = BranchOptions(block=16, narrow=0, tighten=TightenOptions(iterations=5))
+CUTS = dataclasses.replace(PLAIN, cuts=CutOptions(partners=2, iterations=2))
+
+
+def f(params, x):
+    for w, b in params[:-1]:
+        x = jax.nn.relu(w @ x + b)
+    w, b = params[-1]
+    return w @ x + b
+
+
+def network(rng):
+    return [
+        (exact32(rng.normal(size=(n, m)) / np.sqrt(m)), exact32(rng.normal(size=n) / 2))
+        for m, n in ((3, 12), (12, 12), (12, 2))
+    ]
+
+
+def answers(seeds, shift, options):
+    """Statuses and subproblems for a row that is `shift` above what an MILP says."""
+    found = []
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        params, c = network(rng), np.array([1.0, -1.0])
+        lo, hi = -np.ones(3), np.ones(3)
+        layers = [(w.T, b) for w, b in params]
+        least = exact_min_margin(layers, lo, hi, c, 0.0).value
+        spec = jc.Spec.rows(c[None], np.array([shift - least]))
+        spec, model = jax.tree.map(np.asarray, spec), Model(f, params, (3,))
+        verdict, count = decide(model, jc.Box(lo, hi), spec, options)
+        found.append((Status(int(verdict.status)), count))
+    statuses, counts = zip(*found, strict=True)
+    return statuses, np.array(counts)
+
+
+@pytest.mark.parametrize(
+    ("shift", "status"), [(1e-2, Status.PROVED), (-1e-2, Status.REFUTED)]
+)
+def test_answers_with_cuts_are_those_of_the_milp(shift: float, status: Status):
+    statuses, counts = answers(range(5), shift, CUTS)
+    assert statuses == (status,) * 5
+    assert shift < 0 or counts.max() > 20
+
+
+def roots(options):
+    """The shapes of what the search starts from."""
+    params = network(np.random.default_rng(0))
+    box = jc.Box(-np.ones((1, 3)), np.ones((1, 3)))
+    spec = jc.Spec(np.ones((1, 1, 2)), np.ones((1, 1)), np.zeros((1, 1), np.int32), 1)
+    model = Model(f, params, (3,))
+    layout = brackets.layout_of(model.program)
+    with float64():
+        make = functools.partial(brackets.roots, layout, options.resolved(layout))
+        return jax.eval_shape(make, model, box, spec)
+
+
+def test_searches_have_cuts_where_they_are_asked_for():
+    assert roots(PLAIN).cuts == {}
+    assert len(roots(CUTS).cuts) == 2 and roots(CUTS).behind == {}
+    recorded = roots(dataclasses.replace(CUTS, record=True))
+    shapes = {i: cut.limit.shape[:2] for i, cut in recorded.cuts.items()}
+    assert len(shapes) == 2
+    assert {i: v.shape[:2] for i, (_, v) in recorded.behind.items()} == shapes
+    assert [v.shape[-1] for _, v in recorded.behind.values()] == [0, 12]
+
+
+@pytest.mark.parametrize("wrong", ["limit", "at_input", "at_output"])
+def test_a_cut_that_is_not_a_number_proves_nothing(wrong: str):
+    params = [(np.eye(2), np.zeros(2)), (np.ones((1, 2)), np.ones(1))]
+    with float64():
+        program = program_of(f, params, np.zeros(2))
+        layout = brackets.layout_of(program)
+        (node,) = layout.nodes
+        one, two = jnp.ones((1, 1)), jnp.ones((1, 1, 2))
+        cut = Cuts(jnp.array([[0, 1]]), -two, two, one, one)
+        spoiled = getattr(cut, wrong) * jnp.nan
+        cuts = {node.output: dataclasses.replace(cut, **{wrong: spoiled})}
+        box = jc.Box(-jnp.ones(2), jnp.ones(2))
+        problem = Problem(
+            box, {node.inputs[0]: box}, jnp.ones((1, 1)), jnp.zeros(1), cuts
+        )
+        for multiplier in (0.0, 1.0):
+            m = Multipliers(
+                jnp.zeros(2),
+                jnp.zeros(2),
+                jnp.zeros(1),
+                {node.output: one * multiplier},
+            )
+            values = program.prepare(params, jnp.float64)
+            signs = jnp.zeros(2, jnp.int8)
+            bound, _ = subproblem_bound(layout, values, problem, signs, m)
+            assert jnp.isnan(bound)

@@ -1,0 +1,145 @@
+"""Activations are recognised by structure: what only looks like one is not taken."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxcert as jc
+from jaxcert.bounds.ibp import program_of
+from jaxcert.trace.program import ActivationNode, OpaqueNode
+
+RECOGNISED = {
+    "relu by where >": (lambda x: jnp.where(x > 0, x, 0), {"relu"}),
+    "relu by where >=": (lambda x: jnp.where(x >= 0, x, 0.0), {"relu"}),
+    "relu by zeros": (lambda x: jnp.where(x > 0, x, jnp.zeros_like(x)), {"relu"}),
+    "jax.nn.relu": (jax.nn.relu, {"relu"}),
+    "leaky_relu": (jax.nn.leaky_relu, {"relu"}),
+    "leaky by >": (lambda x: jnp.where(x > 0, x, 0.3 * x), {"relu"}),
+    "leaky, factor behind": (lambda x: jnp.where(x >= 0, x, x * 0.3), {"relu"}),
+    "softplus": (jax.nn.softplus, {"softplus"}),
+    "silu": (jax.nn.silu, {"silu"}),
+    "silu, swapped": (lambda x: jax.nn.sigmoid(x) * x, {"silu"}),
+    "gelu": (lambda x: jax.nn.gelu(x, approximate=False), {"gelu"}),
+    "gelu by erf": (lambda x: 0.5 * x * (1 + lax.erf(x / np.sqrt(2).item())), {"gelu"}),
+    "gelu by tanh": (jax.nn.gelu, {"gelu_tanh"}),
+    "elu": (jax.nn.elu, {"relu", "expm1"}),
+    "elu, alpha": (lambda x: jax.nn.elu(x, 0.7), {"relu", "expm1"}),
+    "selu": (jax.nn.selu, {"relu", "expm1"}),
+    "hard_tanh": (jax.nn.hard_tanh, {"relu"}),
+}
+
+
+def nodes_of(g):
+    return program_of(lambda p, x: g(x), None, jnp.zeros(3)).nodes
+
+
+def names(g) -> set[str]:
+    return {n.activation.name for n in nodes_of(g) if isinstance(n, ActivationNode)}
+
+
+@pytest.mark.parametrize("name", RECOGNISED)
+def test_pattern_is_recognised(name: str):
+    g, expected = RECOGNISED[name]
+    assert names(g) == expected
+    assert not any(isinstance(n, OpaqueNode) for n in nodes_of(g))
+
+
+def relu(x):
+    """Not what its name says."""
+    return jnp.maximum(x, -1.0) + 0.25
+
+
+def _other_softplus(x):
+    # softplus of base 2: log2(1 + 2^x)
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp2(-jnp.abs(x))) / np.log(2).item()
+
+
+IMPOSTORS = {
+    "named relu": jax.jit(relu),
+    "leaky with < instead of >": lambda x: jnp.where(x < 0, x, 0.25 * x),
+    "leaky with branches swapped": lambda x: jnp.where(x > 0, 0.25 * x, x),
+    "leaky of another value": lambda x: jnp.where(x >= 0, x, 0.25 * x[::-1]),
+    "leaky by another sign": lambda x: jnp.where(x[::-1] >= 0, x, 0.25 * x),
+    "relu with a shifted kink": lambda x: jnp.where(x > 0.125, x, 0),
+    "relu with another floor": lambda x: jnp.where(x > 0, x, -0.5),
+    "relu by equality": lambda x: jnp.where(x == 0, x, 0),
+    "softplus of base 2": _other_softplus,
+    "softplus of 2x": lambda x: jax.nn.softplus(2 * x),
+    "silu with factor inside": lambda x: x * jax.nn.sigmoid(1.75 * x),
+    "silu of another value": lambda x: x * jax.nn.sigmoid(x[::-1]),
+    "gelu, other constant": lambda x: 0.5 * x * (1 + lax.erf(x * 0.75)),
+    "gelu, other half": lambda x: 0.25 * x * (1 + lax.erf(x / np.sqrt(2).item())),
+    "gelu of two values": lambda x: (
+        0.5 * x * (1 + lax.erf(x[::-1] / np.sqrt(2).item()))
+    ),
+    "gelu_tanh, other cubic": lambda x: (
+        0.5 * x * (1 + jnp.tanh(np.sqrt(2 / np.pi).item() * (x + 0.25 * x**3)))
+    ),
+    "elu without the guard's sign": lambda x: jnp.where(
+        x > 0, x, 0.5 * jnp.expm1(jnp.where(x > 0, x, 0.0))
+    ),
+    "elu with another kink": lambda x: jnp.where(
+        x > 0.5, x, 0.5 * jnp.expm1(jnp.where(x > 0.5, 0.0, x))
+    ),
+    "hard_tanh of 2": lambda x: jnp.where(x > 2, 2, jnp.where(x < -2, -2, x)),
+    "hard_tanh, one side": lambda x: jnp.where(x > 1, 1, jnp.where(x < -0.5, -1, x)),
+}
+
+
+@pytest.mark.parametrize("name", [*IMPOSTORS, *RECOGNISED])
+def test_bounds_hold_for_what_is_computed_not_for_what_it_looks_like(name: str):
+    g = IMPOSTORS.get(name) or RECOGNISED[name][0]
+
+    def f(p, x):
+        return g(x)
+
+    rng = np.random.default_rng(1)
+    for low, high in ((-3, 3), (-1.5, 0.25), (-0.25, 1.5), (0.05, 0.2)):
+        box = jc.Box(jnp.full(3, float(low)), jnp.full(3, float(high)))
+        z = rng.uniform(low, high, (300, 3)).astype(np.float32)
+        y = jax.vmap(g)(jnp.asarray(z))
+        options = jc.CrownOptions(bucket=None)
+        for bounds in (
+            jc.ibp(f)(None, box),
+            jc.crown(f, options)(None, box).concretize(box),
+        ):
+            # float32 here: a wrong pattern is off by far more than its rounding.
+            assert (y >= bounds.lo - 1e-5).all(), name
+            assert (y <= bounds.hi + 1e-5).all(), name
+        program = program_of(f, None, box.lo)
+        values = jax.vmap(lambda v, p=program: p.evaluate(None, v))(jnp.asarray(z))
+        np.testing.assert_allclose(values, y, atol=2e-6)
+
+
+def test_an_impostor_is_no_named_activation():
+    assert "silu" not in names(IMPOSTORS["silu with factor inside"])
+    assert "gelu" not in names(IMPOSTORS["gelu, other constant"])
+    assert "gelu_tanh" not in names(IMPOSTORS["gelu_tanh, other cubic"])
+    assert "softplus" not in names(IMPOSTORS["softplus of base 2"])
+
+
+def test_a_slope_that_is_a_parameter_is_no_pattern():
+    def prelu(p, x):
+        return jnp.where(x >= 0, x, p * x)
+
+    slopes = jnp.array([0.5, -2.0, 3.0])
+    box = jc.Box(-jnp.ones(3), jnp.ones(3))
+    bounds = jc.ibp(prelu)(slopes, box)
+    assert (bounds.lo <= jnp.array([-0.5, 0.0, -3.0])).all()
+    assert (bounds.hi >= jnp.array([1.0, 2.0, 1.0])).all()
+
+
+def test_an_inner_value_of_a_pattern_may_be_used_elsewhere():
+    def f(p, x):
+        s = jax.nn.sigmoid(x)
+        return x * s + 3 * s
+
+    box = jc.Box(-jnp.ones(3), jnp.ones(3))
+    bounds = jc.crown(f)(None, box).concretize(box)
+    z = jnp.linspace(-1, 1, 41)[:, None] * jnp.ones(3)
+    y = jax.vmap(lambda v: f(None, v))(z)
+    assert (y >= bounds.lo - 1e-5).all() and (y <= bounds.hi + 1e-5).all()

@@ -1,0 +1,122 @@
+"""Exact evaluation against float64 on integers, and against lists of fractions."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxcert.bounds.ibp import program_of
+from jaxcert.box import Box
+from jaxcert.witness.exact import ExactNetwork
+
+
+def conv(w: Any, x: Any, **changes: Any) -> Any:
+    options = {
+        "window_strides": (2, 1),
+        "padding": ((1, 2), (0, 1)),
+        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+    }
+    return lax.conv_general_dilated(x, w, **(options | changes))
+
+
+def window(x: Any, start: Any, kind: Any) -> Any:
+    return lax.reduce_window(
+        x, start, kind, (1, 3, 2, 1), (1, 2, 1, 1), ((0, 0), (1, 1), (0, 1), (0, 0))
+    )
+
+
+# On integers float64 makes no rounding: what is exact must be equal.
+DENSE = {
+    "dense": lambda w, x: jax.nn.relu(x @ w) @ w[:5] - 3,
+    "bent": lambda w, x: jax.nn.leaky_relu(x @ w, 0.25) + jnp.abs(x @ w),
+    "clipped": lambda w, x: jnp.clip(x @ w, -2, 7) - jnp.max(x) + jnp.min(x),
+    "products": lambda w, x: (x @ w) * x[:5] + x[1:6] ** 2 - (x @ w) / 4,
+    "moved": lambda w, x: (
+        x[jnp.array([3, 1, 1])] @ w[:3]
+        + jnp.pad(x, (1, 2))[:5]
+        + jnp.concatenate([x[:2], 2 * x[:3]])
+        + jnp.cumsum(jnp.flip(x))[:5]
+    ),
+    "chosen": lambda w, x: jnp.where(x @ w > 0, x @ w, 2 * x[:5] - 1),
+    "dot of two": lambda w, x: jnp.stack([x @ x, (x @ w) @ x[:5]]),
+}
+IMAGES = {
+    "conv": lambda w, x: conv(w, x),
+    "dilated": lambda w, x: conv(w, x, rhs_dilation=(2, 1), lhs_dilation=(1, 2)),
+    "grouped": lambda w, x: conv(w[:, :, :2], x, feature_group_count=2),
+    "channels first": lambda w, x: conv(
+        w.transpose(3, 2, 0, 1), x.transpose(0, 3, 1, 2),
+        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+    ),
+    "pooled": lambda w, x: window(conv(w, x), -jnp.inf, lax.max),
+    "summed": lambda w, x: window(conv(w, x), 0.0, lax.add).mean((1, 2, 3)) * 24,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*DENSE, *IMAGES])
+def test_on_integers_it_is_what_float64_computes(name: str):
+    rng = np.random.default_rng(0)
+    dense = name in DENSE
+    f = (DENSE | IMAGES)[name]
+    w = rng.integers(-4, 5, size=(7, 5) if dense else (3, 3, 4, 8)).astype(np.float32)
+    shape = (7,) if dense else (1, 6, 6, 4)
+    x = rng.integers(-4, 5, size=shape).astype(np.float64)
+    program = program_of(f, w, x)
+    network = ExactNetwork(program, w)
+    found = network.output(Box.point(x))
+    with jax.enable_x64(True):
+        expected = np.asarray(f(jnp.asarray(w, jnp.float64), jnp.asarray(x)))
+    values = np.array([float(v) for v in found.lo.fractions()])
+    if name == "summed":
+        np.testing.assert_allclose(values, expected.reshape(-1), rtol=1e-12)
+    else:
+        np.testing.assert_array_equal(values, expected.reshape(-1))
+    around = network.output(Box(x - 1, x + 1))
+    if around is not None:
+        lo, hi = ([float(v) for v in end.fractions()] for end in (around.lo, around.hi))
+        assert (lo <= values).all() and (values <= hi).all()
+
+
+def test_all_digits_of_sums_are_kept():
+    rng = np.random.default_rng(1)
+    w1, w2 = rng.normal(size=(2, 40, 40)).astype(np.float32)
+    x = rng.normal(size=40) * 10.0 ** rng.integers(-9, 9, size=40)
+
+    def f(w, x):
+        return jax.nn.relu(x @ w[0]) @ w[1] + 1
+
+    found = ExactNetwork(program_of(f, (w1, w2), x), (w1, w2)).output(Box.point(x))
+    h = [Fraction(v) for v in x.tolist()]
+    for w in (w1, w2):
+        columns = [[Fraction(float(v)) for v in column] for column in w.T]
+        h = [sum(a * b for a, b in zip(h, c, strict=True)) for c in columns]
+        h = [max(v, Fraction(0)) for v in h] if w is w1 else [v + 1 for v in h]
+    assert found.lo.fractions() == h
+
+
+NOT_EXACT = {
+    "smooth": lambda w, x: jnp.tanh(x @ w),
+    "root": lambda w, x: x / jnp.sqrt(w.sum()),
+    "bfloat16": lambda w, x: x.astype(jnp.bfloat16).astype(jnp.float32),
+}
+
+
+@pytest.mark.parametrize("name", NOT_EXACT)
+def test_what_has_no_exact_value_has_none(name: str):
+    w, x = np.ones((3, 3), np.float32), np.ones(3)
+    program = program_of(NOT_EXACT[name], w, x)
+    assert ExactNetwork(program, w).output(Box.point(x)) is None
+
+
+def test_work_is_bounded():
+    w, x = np.ones((3, 3), np.float32), np.ones(3)
+    program = program_of(lambda w, x: x @ w, w, x)
+    assert ExactNetwork(program, w).output(Box.point(x)) is not None
+    assert ExactNetwork(program, w, work=10).output(Box.point(x)) is None
+    assert ExactNetwork(program, w).output(Box.point(x * np.inf)) is None
