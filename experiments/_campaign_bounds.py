@@ -23,9 +23,9 @@ from _campaign_weights import BOXES, REGIMES, draw_box, draw_center, draw_params
 
 import jaxcert as jc
 from jaxcert.bounds import rounding
-from jaxcert.bounds.ibp import program_of
 from jaxcert.certifier import float64
 from jaxcert.oracle.bounds import BoundOracle
+from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Status
 
 BOXES_PER_NETWORK = 2

@@ -18,6 +18,7 @@ from _journal import Record
 from absl import logging
 
 from jaxcert.box import Box
+from jaxcert.branch.cells import not_class
 from jaxcert.certifier import float64
 from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.errors import InputError
@@ -27,7 +28,7 @@ from jaxcert.network import Network
 from jaxcert.report.disk import append_all, writing
 from jaxcert.report.strict_json import dumps
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
-from jaxcert.search.reach import ReachOptions, move_one_feature, not_class
+from jaxcert.search.reach import ReachOptions, move_one_feature
 
 CLAIMS = "claims.jsonl"
 

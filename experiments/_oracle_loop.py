@@ -22,13 +22,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.bounds.crown import crown
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.oracle.decide import decide
 from jaxcert.spec import Spec
+from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Status, Verdict, from_witness
 from jaxcert.witness.attack import AttackOptions, AttackOracle
 

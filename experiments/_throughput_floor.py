@@ -20,10 +20,11 @@ import numpy as np
 from _throughput_case import Case
 from _throughput_networks import Graph
 
-from jaxcert.bounds.ibp import node_interval, program_of
+from jaxcert.bounds.ibp import node_interval
 from jaxcert.box import Box
 from jaxcert.branch.brackets import layout_of
 from jaxcert.spec import Spec
+from jaxcert.trace.tracing import program_of
 
 _SAMPLE = 64  # boxes that the count is the mean over
 

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from jaxcert.bounds.ibp import program_of
 from jaxcert.checks import as_arrays
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
+from jaxcert.trace.equations import Values
 from jaxcert.trace.pinned import own_settings, pinned
-from jaxcert.trace.program import Program, Values, with_types
+from jaxcert.trace.program import Program
+from jaxcert.trace.tracing import program_of, with_types
 
 
 @jax.tree_util.register_pytree_node_class

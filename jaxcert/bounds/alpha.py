@@ -31,13 +31,8 @@ from jaxcert.bounds.crown import meet
 from jaxcert.bounds.cuts import Cuts, cast_floats
 from jaxcert.box import Box
 from jaxcert.trace.activations import Relaxation
-from jaxcert.trace.program import (
-    ActivationNode,
-    OpaqueNode,
-    ProductNode,
-    Program,
-    Values,
-)
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import ActivationNode, OpaqueNode, ProductNode, Program
 
 Ranges = dict[int, Box]
 """Ranges by value id, of whatever relaxations are made of."""

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxcert.bounds.alpha import Layout, Multipliers, Problem, subproblem_bound
-from jaxcert.trace.program import Values
+from jaxcert.trace.equations import Values
 
 Evaluate = Callable[[Any], tuple[tuple[Array, Any], Any]]
 """Multipliers -> ((objective, anything), gradient of the objective's sum)."""

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from jaxcert.box import Box
 from jaxcert.trace.activations import Relaxation
+from jaxcert.trace.equations import Values
 from jaxcert.trace.program import (
     ActivationNode,
     AffineNode,
@@ -29,7 +30,6 @@ from jaxcert.trace.program import (
     OpaqueNode,
     ProductNode,
     Program,
-    Values,
 )
 
 Coefficients = dict[int, Array]

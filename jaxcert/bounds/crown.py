@@ -21,13 +21,15 @@ from jaxcert.bounds.backward import (
     pull_affine,
     pull_to_input,
 )
-from jaxcert.bounds.ibp import interval_rows, node_interval, program_of
+from jaxcert.bounds.ibp import interval_rows, node_interval
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.activations import Relaxation
+from jaxcert.trace.equations import Values
 from jaxcert.trace.pinned import own_settings
-from jaxcert.trace.program import ActivationNode, Program, Values
+from jaxcert.trace.program import ActivationNode, Program
+from jaxcert.trace.tracing import program_of
 
 # Up to this many entries, the affine map in front of a layer is laid out as a matrix
 # once for all boxes, and buckets gather its rows instead of multiplying unit vectors.

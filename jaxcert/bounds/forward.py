@@ -22,7 +22,8 @@ from jaxtyping import Array, Float
 from jaxcert.bounds.ibp import node_interval
 from jaxcert.box import Box
 from jaxcert.trace.activations import Relaxation
-from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program, Values
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

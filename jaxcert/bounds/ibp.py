@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,53 +13,17 @@ from jaxcert.bounds.backward import concretize_lower, pull_affine
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
-from jaxcert.trace.floats import is_low
-from jaxcert.trace.pinned import own_settings, pinned
+from jaxcert.trace.equations import Values
+from jaxcert.trace.pinned import own_settings
 from jaxcert.trace.program import (
     ActivationNode,
     AffineNode,
-    LeafType,
     Node,
     OpaqueNode,
     ProductNode,
     Program,
-    Stated,
-    Values,
-    trace,
-    with_types,
 )
-
-
-@functools.lru_cache(maxsize=256)
-def _cached_trace(
-    f: Callable,
-    tree: Any,
-    leaves: tuple[Any, ...],
-    x: tuple[int, ...],
-    types: tuple[LeafType, ...] | None,
-) -> Program:
-    params = jax.tree.unflatten(
-        tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves]
-    )
-    return trace(f, params, jax.ShapeDtypeStruct(x, jnp.float32), types)
-
-
-def program_of(f: Callable, params: Any, x: Any) -> Program:
-    """Returns the Program of f for the shapes of params and x; traced once per shape.
-
-    Functions that are made alike share it; see `pinned`. A `Stated` one is traced with
-    its types, and so is one whose params hold narrow types; any other with float32.
-
-    Raises:
-      UnsupportedError: f uses a primitive on x that has no rule.
-    """
-    leaves, tree = jax.tree.flatten(params)
-    kinds = tuple((jnp.shape(v), jnp.result_type(v)) for v in leaves)
-    if any(is_low(dtype) for _, dtype in kinds):
-        f = with_types(f, params)
-    f, types = (f.f, f.types) if isinstance(f, Stated) else (f, None)
-    with own_settings():
-        return _cached_trace(pinned(f), tree, kinds, tuple(jnp.shape(x)), types)
+from jaxcert.trace.tracing import program_of
 
 
 def node_interval(

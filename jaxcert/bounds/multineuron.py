@@ -40,7 +40,8 @@ from jaxcert.bounds.tighten import (
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
-from jaxcert.trace.program import ActivationNode, Values
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import ActivationNode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float
 from jaxcert.bounds.ibp import node_interval
 from jaxcert.bounds.signs import Signs, known_signs
 from jaxcert.box import Box
+from jaxcert.trace.equations import Values
 from jaxcert.trace.program import (
     ActivationNode,
     AffineNode,
@@ -39,7 +40,6 @@ from jaxcert.trace.program import (
     OpaqueNode,
     ProductNode,
     Program,
-    Values,
 )
 from jaxcert.trace.weight_errors import weight_error
 

@@ -14,7 +14,8 @@ from jaxtyping import Array
 
 from jaxcert.bounds.ibp import node_interval
 from jaxcert.box import Box
-from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program, Values
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program
 
 Signs = dict[int, Array]
 """By value id: which elements are known to be >= 0."""

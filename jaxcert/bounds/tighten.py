@@ -23,7 +23,8 @@ from jaxcert.bounds.crown import both_sides, meet, meet_in_buckets, row_source
 from jaxcert.bounds.cuts import Cuts, cast_floats
 from jaxcert.bounds.ibp import propagate
 from jaxcert.box import Box
-from jaxcert.trace.program import ActivationNode, Values
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import ActivationNode
 
 _BUCKET = 32  # neurons that are bounded together
 

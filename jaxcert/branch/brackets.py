@@ -38,17 +38,17 @@ from jaxcert.box import Box, distance_above
 from jaxcert.branch.instances import (
     ApothemTask,
     Instances,
+    Known,
     Leaves,
     ProofTrees,
     Proved,
     RecordedCuts,
     Room,
-    SearchState,
     ball,
     clause_rows,
     start,
 )
-from jaxcert.branch.pace import Pace
+from jaxcert.branch.search import Chunks, Search
 from jaxcert.branch.settle import settle_leaves
 from jaxcert.branch.signs import (
     BranchOptions,
@@ -60,6 +60,7 @@ from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
+from jaxcert.verdict import Reason
 from jaxcert.witness.judge import MOST_SUSPECTS, Judge
 
 
@@ -206,42 +207,40 @@ def close_brackets(
         instances, ranges=root.ranges, slack=root.slack, split_cost=root.cost,
         owner=owner.astype(np.int32), rows=rows, offset=offset, cuts=root.cuts,
     )  # fmt: skip
-    instances, state = start(
+    instances, search = start(
         layout, instances, _room(options), radius, box, root.slopes, task
     )
     if owner.size and layout.size and time.monotonic() < deadline:
         multipliers = _ascend_roots(
-            layout, options.root, model, instances, box, state.pool.multipliers,
-            state.pool.instance, len(instances.owner),
+            layout, options.root, model, instances, box, search.items.multipliers,
+            search.items.instance, len(instances.owner),
         )  # fmt: skip
-        pool = dataclasses.replace(state.pool, multipliers=multipliers)
-        state = dataclasses.replace(state, pool=pool)
+        items = dataclasses.replace(search.items, multipliers=multipliers)
+        search = dataclasses.replace(search, items=items)
     visits: dict[bytes, int] = {}
     leaves: list[Proved] = []
-    pace, full = Pace(options.steps, deadline), False
+    chunks = Chunks(
+        functools.partial(run_chunk, layout, options, model, instances),
+        options.steps,
+        deadline,
+    )
     # Without a ReLU there is nothing to split: what the bounds left open stays open.
-    while layout.size and time.monotonic() < deadline:
-        if int(state.leaf_count) > 0:
-            state = settle_leaves(
-                layout, options, model, instances, state, task, visits, deadline
-            )
-        elif int(state.count) == 0:
-            break
-        before = int(state.processed.sum())
-        with pace.chunk() as steps:
-            state = run_chunk(layout, options, model, instances, state, steps)
-            jax.block_until_ready(state)
-        state = suspects.judged(instances, state)
+    while layout.size and chunks.wanted(search):
+        search = chunks.run(search)
+        known = suspects.judged(instances, search.known)
+        search = dataclasses.replace(search, known=known)
         if options.record:
-            leaves.append(_drained(state))
-            state = dataclasses.replace(state, proved_count=jnp.int32(0))
-        if int(state.processed.sum()) == before and int(state.leaf_count) == 0:
-            full = int(state.count) > 0  # what is open stays open
-            break
+            leaves.append(_drained(known))
+            search = search.learned(proved_count=jnp.int32(0))
+        if int(known.leaf_count) > 0:
+            search = settle_leaves(
+                layout, options, model, instances, search, task, visits, deadline
+            )
         # Every input that waits half done takes room: only while there is plenty.
-        if len(task.lower) > 1 and 4 * int(state.count) < len(state.pool.tries):
-            state = take_turns(instances, state)
-    answer = _answer(instances, jax.device_get(state), task)
+        if len(task.lower) > 1 and 4 * int(search.count) < search.capacity:
+            search = take_turns(instances, search)
+    full = chunks.reason == Reason.ROOM and int(search.count) > 0
+    answer = _answer(instances, jax.device_get(search), task)
     answer = dataclasses.replace(answer, full=full)
     if options.record:
         trees = _proof_trees(layout, root, answer.improved, open_clauses, leaves)
@@ -254,7 +253,7 @@ def _room(options: BranchOptions) -> Room:
     return Room(options.block, options.parked, proved)
 
 
-def _drained(state: SearchState) -> Proved:
+def _drained(state: Known) -> Proved:
     """Returns what was proved in the last chunk, in numpy."""
     count = int(state.proved_count)
     return jax.tree.map(lambda v: np.asarray(v[:count]), state.proved)
@@ -328,7 +327,7 @@ class _Suspects:
         self._judge, self._task = judge, task
         self._failures = np.zeros(len(task.lower), int)
 
-    def judged(self, instances: Instances, state: SearchState) -> SearchState:
+    def judged(self, instances: Instances, state: Known) -> Known:
         """Returns the state with those that are witnesses accepted."""
         margin, still = np.asarray(state.suspect_margin), np.asarray(state.open)
         chosen = np.isfinite(margin) & still & (self._failures < MOST_SUSPECTS)
@@ -351,12 +350,14 @@ class _Suspects:
         return accept_witnesses(instances, state, points, distance)
 
 
-def _answer(
-    instances: Instances, state: SearchState, task: ApothemTask
-) -> ApothemAnswer:
+def _answer(instances: Instances, search: Search, task: ApothemTask) -> ApothemAnswer:
+    state: Known = search.known
     waiting = np.zeros(len(task.lower), bool)
     # Parked leaves are open subproblems as much as those on the stack.
-    for stack, count in ((state.pool, state.count), (state.leaves, state.leaf_count)):
+    for stack, count in (
+        (search.items, search.count),
+        (state.leaves, state.leaf_count),
+    ):
         waiting[instances.owner[stack.instance[: int(count)]]] = True
     waiting &= state.open
     unfinished = (waiting | state.stuck) & task.wanted

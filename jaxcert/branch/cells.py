@@ -1,7 +1,7 @@
 """Dual boxes by splitting the domain itself: for narrow inputs, of any activation.
 
-What lies beyond the known instances of a class is covered by cells, those of all
-classes on one stack. A step takes the top block. A cell that does not stick out of the
+What lies beyond the known instances of a class is covered by cells, the subproblems of
+one search (`search.py`) for all classes. A cell that does not stick out of the
 instances' box by more than the tolerance is kept, and so is the part that does not of a
 cell that sticks out on one face only; a cell that CROWN proves free of the class, in
 float64 and beyond the rounding slack, is dropped; every other one is halved. The points
@@ -15,25 +15,81 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxcert.box import Box
-from jaxcert.branch.inputs import InputSplitOptions, bound_box
-from jaxcert.branch.pace import Pace
-from jaxcert.branch.stack import pop_block, push
-from jaxcert.search.reach import Reach, ReachOptions, not_class, stretch
+from jaxcert.branch.inputs import InputSplitOptions, bound_box, halves
+from jaxcert.branch.search import Chunks, Search, advance
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
 
 # Instances that reach to within this part of the tolerance need no cell.
 _SPARE = 0.95
+
+
+def not_class(label: int, num_classes: int) -> Spec:
+    """Returns the spec that some other class wins strictly, float64 in numpy.
+
+    One clause of the rows f_j - f_label > 0: where it holds, a point is not of the
+    class, ties included.
+    """
+    eye: Any = np.eye(num_classes)
+    others = np.delete(np.arange(num_classes), label)
+    zeros: Any = np.zeros(num_classes - 1)
+    return Spec(eye[others] - eye[label], zeros, zeros.astype(np.int32), 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """The instance of a class that goes farthest towards each face.
+
+    Attributes:
+      point: (F, *d); NaN where none is known.
+    """
+
+    point: Float[Array, "F *d"]
+
+    @staticmethod
+    def none(shape: tuple[int, ...]) -> Reach:
+        """Returns the reach of no instance at all, numpy."""
+        point: Any = np.full((2 * int(np.prod(shape)), *shape), np.nan)
+        return Reach(point)
+
+    def box(self) -> Box:
+        """Returns the least box that holds the instances; of none, [inf, -inf]."""
+        shape = self.point.shape[1:]
+        lo, hi = jnp.split(_of_face(self.point), 2)
+        lo = jnp.where(jnp.isnan(lo), jnp.inf, lo)
+        hi = jnp.where(jnp.isnan(hi), -jnp.inf, hi)
+        return Box(lo.reshape(shape), hi.reshape(shape))
+
+    def joined(self, points: Float[Array, "n *d"], valid: Bool[Array, " n"]) -> Reach:
+        """Returns the reach with the valid ones of these points."""
+        flat = points.reshape(len(points), -1)
+        features = flat.shape[1]
+        signed = jnp.concatenate([-flat, flat], axis=1)
+        signed = jnp.where(valid[:, None] & ~jnp.isnan(signed), signed, -jnp.inf)
+        best = jnp.argmax(signed, axis=0)
+        sign = jnp.repeat(jnp.array([-1.0, 1.0]), features)
+        known = sign * _of_face(self.point)
+        known = jnp.where(jnp.isnan(known), -jnp.inf, known)
+        farther = jnp.max(signed, axis=0) > known
+        mask = farther.reshape((-1,) + (1,) * (points.ndim - 1))
+        return Reach(jnp.where(mask, points[best], self.point))
+
+
+def _of_face(points: Float[Array, "F *d"]) -> Float[Array, " F"]:
+    """Returns the feature of every face of the point that belongs to it."""
+    flat = points.reshape(len(points), -1)
+    index = jnp.arange(len(points))
+    return flat[index, index % flat.shape[1]]
 
 
 @jax.tree_util.register_dataclass
@@ -52,19 +108,15 @@ class Cells:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SplitState:
-    """The stack and what is known, of C classes.
+class Known:
+    """What a search over cells has learned of C classes.
 
     Attributes:
-      stack: cells; rows from `count` on mean nothing.
-      count: cells on it.
       reach: instances, leaves (C, ...).
       kept: hull of what was kept, leaves (C, *d).
       processed: cells bounded so far, (C,).
     """
 
-    stack: Cells
-    count: Int[Array, ""]
     reach: Reach
     kept: Box
     processed: Int[Array, " C"]
@@ -139,7 +191,7 @@ def trim(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("program", "options"), donate_argnames=("state",)
+    jax.jit, static_argnames=("program", "options"), donate_argnames=("search",)
 )
 def run_chunk(
     program: Program,
@@ -147,36 +199,26 @@ def run_chunk(
     params: Any,
     specs: Spec,
     tolerance: Float[Array, "*d"],
-    state: SplitState,
+    search: Search,
     steps: Int[Array, ""],
-) -> SplitState:
-    """Returns the state after at most so many steps.
-
-    Stops early when no cell is left, or when the stack has no room for the halves of
-    one more block.
+) -> Search:
+    """Returns the search after at most so many steps.
 
     Args:
       program, params: the network, float64.
       options: see there.
       specs: of `not_class`, one per class, leaves (C, ...).
       tolerance: per feature.
-      state: donated.
+      search: donated.
       steps: most of them.
     """
-    block, classes = options.block, specs.offset.shape[0]
+    classes = specs.offset.shape[0]
 
-    def more(carry: tuple[Array, SplitState]) -> Array:
-        index, state = carry
-        start = jnp.maximum(state.count - block, 0)
-        room = start + 2 * block <= state.stack.owner.size
-        return (state.count > 0) & room & (index < steps)
-
-    def body(carry: tuple[Array, SplitState]) -> tuple[Array, SplitState]:
-        index, state = carry
-        popped: Cells
-        popped, start, valid = pop_block(state.stack, state.count, block)
+    def step(
+        known: Known, popped: Cells, valid: Bool[Array, " block"]
+    ) -> tuple[Known, Cells, Bool[Array, " n"]]:
         owner = popped.owner
-        inner = jax.tree.map(lambda v: v[owner], jax.vmap(Reach.box)(state.reach))
+        inner = jax.tree.map(lambda v: v[owner], jax.vmap(Reach.box)(known.reach))
         cells, rest, done = jax.vmap(trim, in_axes=(0, 0, None))(
             popped.box, inner, tolerance
         )
@@ -184,27 +226,23 @@ def run_chunk(
         own = jax.tree.map(lambda v: v[owner], specs)
         proved, point, found, feature, _ = jax.vmap(bound)(cells, own)
         survives = valid & ~done & ~proved
-        low, high = jax.vmap(Box.split)(cells, feature)
-        # Halves that equal their parent: the cell cannot be cut any more.
-        whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
-        stuck = survives & (whole(low, cells) | whole(high, cells))
+        parts, whole = halves(cells, feature)
+        stuck = survives & whole
         survives = survives & ~stuck
-        halves = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
-        children = Cells(halves, jnp.concatenate([owner, owner]))
-        wanted = jnp.concatenate([survives, survives])
-        stack, count = push(state.stack, start, children, wanted)
-        kept = _gathered(state.kept, rest, owner, valid)
+        kept = _gathered(known.kept, rest, owner, valid)
         kept = _gathered(kept, cells, owner, stuck)
         mine = owner == jnp.arange(classes)[:, None]
         instances = mine & valid & ~done & found
         reach = jax.vmap(Reach.joined, in_axes=(0, None, 0))(
-            state.reach, point, instances
+            known.reach, point, instances
         )
-        bounded = (valid & ~done).astype(state.processed.dtype)
-        processed = state.processed.at[owner].add(bounded)
-        return index + 1, SplitState(stack, count, reach, kept, processed)
+        bounded = (valid & ~done).astype(known.processed.dtype)
+        processed = known.processed.at[owner].add(bounded)
+        children = Cells(parts, jnp.concatenate([owner, owner]))
+        wanted = jnp.concatenate([survives, survives])
+        return Known(reach, kept, processed), children, wanted
 
-    return lax.while_loop(more, body, (jnp.int32(0), state))[1]
+    return advance(step, search, options.block, steps)
 
 
 def _gathered(hulls: Box, boxes: Box, owner: Array, wanted: Array) -> Box:
@@ -216,35 +254,37 @@ def _gathered(hulls: Box, boxes: Box, owner: Array, wanted: Array) -> Box:
     )
 
 
-@functools.partial(jax.jit, donate_argnames=("state",))
-def farthest_first(tolerance: Float[Array, "*d"], state: SplitState) -> SplitState:
-    """Returns the state with the cells that stick out most on top of the stack."""
-    inner = jax.vmap(Reach.box)(state.reach)
-    own = jax.tree.map(lambda v: v[state.stack.owner], inner)
+@functools.partial(jax.jit, donate_argnames=("search",))
+def farthest_first(tolerance: Float[Array, "*d"], search: Search) -> Search:
+    """Returns the search with the cells that stick out most on top of the stack."""
+    cells: Cells = search.items
+    inner = jax.vmap(Reach.box)(search.known.reach)
+    own = jax.tree.map(lambda v: v[cells.owner], inner)
     width = jnp.where(tolerance > 0, tolerance, 1)
-    beyond = jax.vmap(_beyond)(state.stack.box, own) / width
+    beyond = jax.vmap(_beyond)(cells.box, own) / width
     beyond = beyond.reshape(len(beyond), -1).max(axis=1)
     # Finite: where nothing is known of a class, and before the rows without a cell.
-    beyond = jnp.minimum(beyond, 1e300)
-    index = jnp.arange(len(beyond))
-    order = jnp.argsort(jnp.where(index < state.count, beyond, jnp.inf), stable=True)
-    stack = jax.tree.map(lambda v: v[order], state.stack)
-    return dataclasses.replace(state, stack=stack)
+    return search.ordered(jnp.minimum(beyond, 1e300))
 
 
 @jax.jit
-def hulls(state: SplitState) -> Box:
+def hulls(search: Search) -> Box:
     """Returns the hull of all that may hold points of each class, leaves (C, *d)."""
-    inner = jax.vmap(Reach.box)(state.reach)
-    known = jax.vmap(Box.hull)(inner, state.kept)
-    left = jnp.arange(len(state.stack.owner)) < state.count
-    return _gathered(known, state.stack.box, state.stack.owner, left)
+    cells: Cells = search.items
+    inner = jax.vmap(Reach.box)(search.known.reach)
+    known = jax.vmap(Box.hull)(inner, search.known.kept)
+    left = jnp.arange(search.capacity) < search.count
+    return _gathered(known, cells.box, cells.owner, left)
+
+
+Stretch = Callable[[Spec, Reach, int], Reach]
+"""(spec of a class, its reach, turn) -> the reach, moved on by searching"""
 
 
 def split_domain(
     task: SplitTask,
     options: InputSplitOptions,
-    search: ReachOptions,
+    stretch: Stretch,
     deadline: float,
     watches: Sequence[Stopwatch],
 ) -> tuple[Box, Reach, np.ndarray]:
@@ -256,7 +296,7 @@ def split_domain(
     Args:
       task: see there.
       options: how cells are bounded, and how many fit.
-      search: how instances are moved on between two chunks.
+      stretch: how instances are moved on between two chunks.
       deadline: `time.monotonic()` after which no further chunk begins.
       watches: of each class.
     """
@@ -264,48 +304,44 @@ def split_domain(
     specs = [not_class(c, task.num_classes) for c in task.labels]
     spec: Spec = jax.tree.map(lambda *v: jnp.stack(v), *specs)
     options = options.fitted(task.program, len(spec.offset[0]))
-    state, pace = _start(task, options), Pace(options.steps, deadline)
-    turn = 0
-    while int(state.count) > 0 and time.monotonic() < deadline:
-        before = np.asarray(state.processed), int(state.count)
-        if 2 * int(state.count) < options.capacity:
-            state = farthest_first(tolerance, state)
-        with pace.chunk() as steps:
-            state = run_chunk(
-                task.program, options, task.params, spec, tolerance, state, steps
-            )
-            jax.block_until_ready(state)
-        unchanged = np.array_equal(before[0], np.asarray(state.processed))
-        if unchanged and before[1] == int(state.count):
-            break
+    search, turn = _start(task, options), 0
+    chunks = Chunks(
+        functools.partial(
+            run_chunk, task.program, options, task.params, spec, tolerance
+        ),
+        options.steps,
+        deadline,
+    )
+    while chunks.wanted(search):
+        if 2 * int(search.count) < options.capacity:
+            search = farthest_first(tolerance, search)
+        search = chunks.run(search)
         moved = [
-            stretch(
-                task.program, search, task.params, task.domain, own,
-                jax.tree.map(lambda v, k=k: v[k], state.reach), np.int32(turn),
-            )
+            stretch(own, jax.tree.map(lambda v, k=k: v[k], search.known.reach), turn)
             for k, own in enumerate(specs)
-        ]  # fmt: skip
+        ]
         reach = jax.tree.map(lambda *v: jnp.stack(v), *moved)
-        state = dataclasses.replace(state, reach=reach)
-        _note(watches, state)
+        search = search.learned(reach=reach)
+        _note(watches, search)
         turn += 1
     outer, reach, processed = jax.device_get(
-        (hulls(state), state.reach, state.processed)
+        (hulls(search), search.known.reach, search.known.processed)
     )
     return outer, reach, processed
 
 
-def _note(watches: Sequence[Stopwatch], state: SplitState) -> None:
+def _note(watches: Sequence[Stopwatch], search: Search) -> None:
     """Tells the watches how wide the brackets are now; empty boxes have none."""
-    outer, inner = jax.device_get((hulls(state), jax.vmap(Reach.box)(state.reach)))
+    inner_boxes = jax.vmap(Reach.box)(search.known.reach)
+    outer, inner = jax.device_get((hulls(search), inner_boxes))
     for k, watch in enumerate(watches):
         gap = np.stack([inner.lo[k] - outer.lo[k], outer.hi[k] - inner.hi[k]])
         empty = not np.all(outer.lo[k] <= outer.hi[k])
         watch.note(0.0 if empty else gap.reshape(-1))
 
 
-def _start(task: SplitTask, options: InputSplitOptions) -> SplitState:
-    """Returns the stack with cells that cover what lies beyond the instances.
+def _start(task: SplitTask, options: InputSplitOptions) -> Search:
+    """Returns the search with cells that cover what lies beyond the instances.
 
     One cell of each class where the stack has no room for one per face.
     """
@@ -325,13 +361,13 @@ def _start(task: SplitTask, options: InputSplitOptions) -> SplitState:
         lo[row], hi[row], owner[row] = cell.lo, cell.hi, k
     box: Any = Box(jnp.asarray(lo), jnp.asarray(hi))
     infinite = jnp.full((count, *shape), jnp.inf)
-    return SplitState(
-        stack=Cells(box, jnp.asarray(owner)),
-        count=jnp.asarray(len(found), jnp.int32),
+    known = Known(
         reach=jax.tree.map(jnp.asarray, task.reach),
         kept=Box(infinite, -infinite),
         processed=jnp.zeros(count, jnp.int32),
     )
+    cells = Cells(box, jnp.asarray(owner))
+    return Search(cells, jnp.asarray(len(found), jnp.int32), known)
 
 
 def _outside(domain: Box, lo: np.ndarray, hi: np.ndarray) -> Iterator[Box]:

@@ -1,11 +1,10 @@
 """Branch and bound over the input box: complete for narrow inputs, of any activation.
 
-One stack of boxes of fixed capacity. A step pops the top block, bounds every box by
-CROWN in float64, drops what is proved, tries the point at which each bound is least as
-a counterexample, and pushes the two halves of everything else, cut where the bound's
-coefficients say that it pays most. Nothing is dropped that was not proved; a full stack
-or a box too small to be cut leaves the answer UNKNOWN. Points that rounding leaves in
-doubt are judged by the host between two chunks.
+The subproblems of this search (`search.py`) are boxes. A step bounds each by CROWN in
+float64, drops what is proved, tries the point at which each bound is least as a
+counterexample, and hands back the two halves of everything else, cut where the bound's
+coefficients say that it pays most. A box too small to be cut leaves the answer UNKNOWN.
+Points that rounding leaves in doubt are judged by the host between two chunks.
 
 Boxes weigh what their inputs do: stack and block are sized by bytes (`memory.py`).
 """
@@ -14,21 +13,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
-from jaxcert.branch.pace import Pace
-from jaxcert.branch.stack import pop_block, push
+from jaxcert.branch.search import Chunks, Search, advance
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
@@ -84,12 +80,10 @@ class InputAnswer(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SplitState:
-    """The stack and what was found.
+class Known:
+    """What a search over input boxes, leaves (P, *d) of float64, has learned.
 
     Attributes:
-      stack: boxes, leaves (P, *d), float64; rows from `count` on mean nothing.
-      count: boxes on the stack.
       witness: a point that violates the spec; NaN if none is known.
       refuted: whether there is one.
       suspect: the point of least margin of those that rounding leaves in doubt.
@@ -98,8 +92,6 @@ class SplitState:
       processed: boxes bounded so far.
     """
 
-    stack: Box
-    count: Int[Array, ""]
     witness: Float[Array, "*d"]
     refuted: Bool[Array, ""]
     suspect: Float[Array, "*d"]
@@ -156,58 +148,57 @@ def bound_box(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("program", "options"), donate_argnames=("state",)
+    jax.jit, static_argnames=("program", "options"), donate_argnames=("search",)
 )
 def run_chunk(
     program: Program,
     options: InputSplitOptions,
     params: Any,
     spec: Spec,
-    state: SplitState,
+    search: Search,
     steps: Int[Array, ""],
-) -> SplitState:
-    """Returns the state after at most so many steps."""
-    block = options.block
+) -> Search:
+    """Returns the search after at most so many steps; it ends at a counterexample."""
 
-    def more(carry: tuple[Array, SplitState]) -> Array:
-        index, state = carry
-        start = jnp.maximum(state.count - block, 0)
-        room = start + 2 * block <= options.capacity
-        going = (state.count > 0) & room & ~state.refuted & ~state.stuck
-        return going & (index < steps)
-
-    def body(carry: tuple[Array, SplitState]) -> tuple[Array, SplitState]:
-        index, state = carry
-        popped, start, valid = pop_block(state.stack, state.count, block)
+    def step(
+        known: Known, boxes: Box, valid: Bool[Array, " block"]
+    ) -> tuple[Known, Box, Bool[Array, " n"]]:
         bound = functools.partial(bound_box, program, options.crown, params)
         proved, point, refutes, feature, doubt = jax.vmap(bound, in_axes=(0, None))(
-            popped, spec
+            boxes, spec
         )
         refutes = refutes & valid
-        doubt = jnp.where(valid & ~proved, doubt, jnp.inf)
-        worst = jnp.argmin(doubt)
-        worse = doubt[worst] < state.suspect_margin
         survives = valid & ~proved
-        low, high = jax.vmap(Box.split)(popped, feature)
-        # Halves that equal their parent: the cut face has nowhere to go.
-        whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
-        stuck = jnp.any(survives & (whole(low, popped) | whole(high, popped)))
-        children = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
-        wanted = jnp.concatenate([survives, survives])
-        stack, count = push(state.stack, start, children, wanted)
+        doubt = jnp.where(survives, doubt, jnp.inf)
+        worst = jnp.argmin(doubt)
+        worse = doubt[worst] < known.suspect_margin
+        children, whole = halves(boxes, feature)
         found = jnp.any(refutes)
-        return index + 1, SplitState(
-            stack=stack,
-            count=count,
-            witness=jnp.where(found, point[jnp.argmax(refutes)], state.witness),
-            refuted=state.refuted | found,
-            suspect=jnp.where(worse, point[worst], state.suspect),
-            suspect_margin=jnp.minimum(doubt[worst], state.suspect_margin),
-            stuck=state.stuck | stuck,
-            processed=state.processed + jnp.sum(valid).astype(state.processed.dtype),
+        known = Known(
+            witness=jnp.where(found, point[jnp.argmax(refutes)], known.witness),
+            refuted=known.refuted | found,
+            suspect=jnp.where(worse, point[worst], known.suspect),
+            suspect_margin=jnp.minimum(doubt[worst], known.suspect_margin),
+            stuck=known.stuck | jnp.any(survives & whole),
+            processed=known.processed + jnp.sum(valid).astype(known.processed.dtype),
         )
+        return known, children, jnp.concatenate([survives, survives])
 
-    return lax.while_loop(more, body, (jnp.int32(0), state))[1]
+    def going(known: Known) -> Array:
+        return ~known.refuted & ~known.stuck
+
+    return advance(step, search, options.block, steps, going)
+
+
+def halves(boxes: Box, feature: Int[Array, " n"]) -> tuple[Box, Bool[Array, " n"]]:
+    """Returns both halves of boxes, and which boxes have a half equal to themselves.
+
+    Those cannot be cut any more: the cut face has nowhere to go.
+    """
+    low, high = jax.vmap(Box.split)(boxes, feature)
+    whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
+    parts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
+    return parts, whole(low, boxes) | whole(high, boxes)
 
 
 @functools.partial(jax.jit, static_argnames=("capacity",))
@@ -238,9 +229,7 @@ def decide_by_input(
     """
     program, params = judge.model.program, judge.model.double
     options = options.fitted(program, len(spec.offset))
-    state = SplitState(
-        stack=_stack_of(options.capacity, jax.tree.map(jnp.asarray, box)),
-        count=jnp.ones((), jnp.int32),
+    known = Known(
         witness=jnp.full(np.shape(box.lo), jnp.nan),
         refuted=jnp.zeros((), bool),
         suspect=jnp.full(np.shape(box.lo), jnp.nan),
@@ -248,27 +237,22 @@ def decide_by_input(
         stuck=jnp.zeros((), bool),
         processed=jnp.zeros((), jnp.int32),
     )
-    pace, reason = Pace(options.steps, deadline), Reason.TIME
+    stack = _stack_of(options.capacity, jax.tree.map(jnp.asarray, box))
+    search = Search(stack, jnp.ones((), jnp.int32), known)
+    advance_by = functools.partial(run_chunk, program, options, params, spec)
+    chunks = Chunks(advance_by, options.steps, deadline)
     witness, suspects = None, 0
-    while time.monotonic() < deadline:
-        before = int(state.processed)
-        with pace.chunk() as steps:
-            state = run_chunk(program, options, params, spec, state, steps)
-            jax.block_until_ready(state)
-        if bool(state.refuted):
-            witness = np.asarray(state.witness)
-        elif np.isfinite(state.suspect_margin) and suspects < MOST_SUSPECTS:
+    while witness is None and not bool(search.known.stuck) and chunks.wanted(search):
+        search = chunks.run(search)
+        known = search.known
+        if bool(known.refuted):
+            witness = np.asarray(known.witness)
+        elif np.isfinite(known.suspect_margin) and suspects < MOST_SUSPECTS:
             suspects += 1
-            found = judge.search(spec, box, np.asarray(state.suspect)[None])
+            found = judge.search(spec, box, np.asarray(known.suspect)[None])
             witness = None if found is None else found.point
-            state = dataclasses.replace(state, suspect_margin=jnp.asarray(jnp.inf))
-        if witness is not None:
-            break
-        if bool(state.stuck):
-            reason = Reason.LIMIT
-            break
-        if int(state.processed) == before:
-            reason = Reason.ROOM  # if boxes are left
-            break
-    proved = int(state.count) == 0 and witness is None and not bool(state.stuck)
-    return InputAnswer(proved, witness, int(state.processed), reason)
+            search = search.learned(suspect_margin=jnp.asarray(jnp.inf))
+    stuck, processed = bool(search.known.stuck), int(search.known.processed)
+    proved = int(search.count) == 0 and witness is None and not stuck
+    reason = Reason.LIMIT if stuck else chunks.reason
+    return InputAnswer(proved, witness, processed, reason)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges
 from jaxcert.bounds.cuts import Cuts
 from jaxcert.box import Box, Family
+from jaxcert.branch.search import Search
 from jaxcert.memory import room_for, tree_bytes
 from jaxcert.spec import Spec
 
@@ -100,8 +101,8 @@ class Instances:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Pool:
-    """The stack of open subproblems; rows from `count` on mean nothing.
+class Subproblems:
+    """Subproblems: instances with some signs fixed.
 
     Attributes:
       instance: (P,).
@@ -140,12 +141,10 @@ class Proved:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SearchState:
-    """Everything that changes.
+class Known:
+    """What a search over signs has learned.
 
     Attributes:
-      pool: the stack.
-      count: subproblems on it.
       box: the box that is being proved for every input, (J, *d).
       radius: its radius, (J,).
       upper: distance of the nearest witness, inf if none, (J,).
@@ -161,8 +160,6 @@ class SearchState:
       proved_count: rows of it.
     """
 
-    pool: Pool
-    count: Int[Array, ""]
     box: Box
     radius: Float[Array, " J"]
     upper: Float[Array, " J"]
@@ -172,7 +169,7 @@ class SearchState:
     open: Bool[Array, " J"]
     stuck: Bool[Array, " J"]
     processed: Int[Array, " J"]
-    leaves: Pool
+    leaves: Subproblems
     leaf_count: Int[Array, ""]
     proved: Proved
     proved_count: Int[Array, ""]
@@ -286,7 +283,7 @@ def start(
     box: Box,
     slopes: Any,
     task: ApothemTask,
-) -> tuple[Instances, SearchState]:
+) -> tuple[Instances, Search]:
     """Returns padded instances and the stack with every open clause on it."""
     count, inputs = len(instances.owner), len(radius)
     padded = 64
@@ -306,9 +303,7 @@ def start(
     order = np.arange(count, dtype=np.int32)[::-1]
     slope = np.asarray(slopes, np.float32)[instances.owner[order]]
     pool = _stack_of(layout, capacity, _sizes(instances), pad(order), pad(slope))
-    state = SearchState(
-        pool=pool,
-        count=jnp.asarray(count, jnp.int32),
+    known = Known(
         box=jax.tree.map(jnp.array, box),
         radius=jnp.asarray(radius),
         upper=jnp.asarray(task.upper),
@@ -323,7 +318,7 @@ def start(
         proved=_no_proofs(layout, room.proved, _sizes(instances)),
         proved_count=jnp.zeros((), jnp.int32),
     )
-    return instances, state
+    return instances, Search(pool, jnp.asarray(count, jnp.int32), known)
 
 
 def _capacity(layout: Layout, instances: Instances, least: int) -> int:
@@ -342,13 +337,13 @@ def _sizes(instances: Instances) -> _Sizes:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _empty_pool(layout: Layout, capacity: int, sizes: _Sizes) -> Pool:
+def _empty_pool(layout: Layout, capacity: int, sizes: _Sizes) -> Subproblems:
     rows, cuts = sizes
     ranges = {}
     for node in layout.improvable:
         everything = jnp.full((capacity, *node.shape), jnp.inf, jnp.float32)
         ranges[node.inputs[0]] = Box(-everything, everything)
-    return Pool(
+    return Subproblems(
         instance=jnp.zeros(capacity, jnp.int32),
         signs=jnp.zeros((capacity, layout.size), jnp.int8),
         ranges=ranges,
@@ -369,7 +364,7 @@ def _stack_of(
     sizes: _Sizes,
     instance: Int[Array, " n"],
     slope: Float[Array, "n N"],
-) -> Pool:
+) -> Subproblems:
     """Returns a stack whose first n subproblems are those instances, not yet split."""
     pool = _empty_pool(layout, capacity, sizes)
     begin = pool.multipliers

@@ -2,10 +2,10 @@
 
 Every input x of a batch has its own question about `theta -> f(params, x, theta)`: the
 apothem around the parameters that leave x as it is, or the least value of every row of
-a spec over a given box of parameters. All of them share one stack of parameter boxes on
-the device. A step pops the top block, bounds every box in float64, drops what is
-proved, evaluates the centre of each box and the point at which its bound is least, and
-pushes the halves of the rest.
+a spec over a given box of parameters. All of them share one stack (`search.py`) of
+parameter boxes. A step bounds each in float64, drops what is proved, evaluates the
+centre of each box and the point at which its bound is least, and hands back the halves
+of the rest.
 
     apothem   what must be proved is the box of one tolerance below the nearest witness
               known: a nearer witness shrinks it, and what was proved of the larger box
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from typing import Any, Literal
 
 import jax
@@ -35,17 +34,19 @@ from jaxcert.bounds.forward import forward_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box, outward
-from jaxcert.branch.pace import Pace
+from jaxcert.branch.inputs import halves
 from jaxcert.branch.questions import (
+    Known,
+    ParameterBoxes,
     ParameterSplitOptions,
-    ParameterState,
     Questions,
     distance_to,
-    start_state,
+    start_search,
 )
-from jaxcert.branch.stack import pop_block, push
+from jaxcert.branch.search import Chunks, Search, advance
 from jaxcert.spec import Spec
-from jaxcert.trace.program import ActivationNode, AffineNode, Program, Values
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import ActivationNode, AffineNode, Program
 
 Goal = Literal["apothem", "minimum"]
 # A form of `forward_layers` is three sums, each with the rounding of one bound; the
@@ -122,7 +123,7 @@ def with_slacks(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("program", "options", "goal"), donate_argnames=("state",)
+    jax.jit, static_argnames=("program", "options", "goal"), donate_argnames=("search",)
 )
 def _run_chunk(
     program: Program,
@@ -130,26 +131,17 @@ def _run_chunk(
     goal: Goal,
     params: Any,
     questions: Questions,
-    state: ParameterState,
+    search: Search,
     steps: Int[Array, ""],
-) -> ParameterState:
-    """Returns the state after at most so many steps."""
-    block = options.block
+) -> Search:
+    """Returns the search after at most so many steps."""
 
-    def more(carry: tuple[Array, ParameterState]) -> Array:
-        index, state = carry
-        start = jnp.maximum(state.count - block, 0)
-        room = start + 2 * block <= options.capacity
-        return (state.count > 0) & room & (index < steps)
-
-    def body(carry: tuple[Array, ParameterState]) -> tuple[Array, ParameterState]:
-        index, state = carry
-        top, start, valid = pop_block(
-            (state.boxes, state.owner, state.bound), state.count, block
-        )
-        boxes, owner, bound = top
-        wanted = jax.vmap(questions.box)(state.radius[owner])
-        boxes = jax.vmap(Box.intersect)(boxes, wanted)
+    def step(
+        state: Known, popped: ParameterBoxes, valid: Bool[Array, " block"]
+    ) -> tuple[Known, ParameterBoxes, Bool[Array, " n"]]:
+        boxes, owner, bound = popped.box, popped.owner, popped.bound
+        asked_box = jax.vmap(questions.box)(state.radius[owner])
+        boxes = jax.vmap(Box.intersect)(boxes, asked_box)
         valid &= ~jax.vmap(Box.is_empty)(boxes)
         # What is not asked any more is bounded at a point, which costs least.
         still = Box.point(jnp.broadcast_to(questions.centre, boxes.lo.shape))
@@ -177,42 +169,35 @@ def _run_chunk(
         asked = owner, valid, slack
         state = _learn(goal, questions, state, asked, points, at)
         survives = valid & ~jnp.all(bound > state.bar[owner], axis=1)
-        low, high = jax.vmap(Box.split)(boxes, axis)
-        whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
-        stuck = survives & (whole(low, boxes) | whole(high, boxes))
+        parts, whole = halves(boxes, axis)
+        stuck = survives & whole
         survives &= ~stuck
         near = jax.vmap(functools.partial(distance_to, questions))
         stuck_at = jnp.where(stuck, near(boxes), jnp.inf)
-        children = (
-            jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high),
-            jnp.concatenate([owner, owner]),
-            jnp.concatenate([bound, bound]),
+        children = ParameterBoxes(
+            parts, jnp.concatenate([owner, owner]), jnp.concatenate([bound, bound])
         )
-        keep = jnp.concatenate([survives, survives])
         # The nearest boxes come on top: what is proved early is proved around x.
-        order = jnp.argsort(-near(children[0]))
-        children = jax.tree.map(lambda v: v[order], children)
-        stack, count = push(
-            (state.boxes, state.owner, state.bound), start, children, keep[order]
-        )
-        return index + 1, dataclasses.replace(
+        order = jnp.argsort(-near(parts))
+        state = dataclasses.replace(
             state,
-            boxes=stack[0], owner=stack[1], bound=stack[2], count=count,
             stuck=state.stuck.at[owner].min(stuck_at),
             processed=state.processed.at[owner].add(valid),
-        )  # fmt: skip
+        )
+        wanted = jnp.concatenate([survives, survives])[order]
+        return state, jax.tree.map(lambda v: v[order], children), wanted
 
-    return lax.while_loop(more, body, (jnp.int32(0), state))[1]
+    return advance(step, search, options.block, steps)
 
 
 def _learn(
     goal: Goal,
     questions: Questions,
-    state: ParameterState,
+    state: Known,
     asked: tuple[Int[Array, " B"], Bool[Array, " B"], Float[Array, " B"]],
     points: Float[Array, "B p k"],
     at: Float[Array, "B p rows"],
-) -> ParameterState:
+) -> Known:
     """Returns the state with what the rows at some points of the boxes say.
 
     Of every box: its question, whether it is one, and its slack.
@@ -283,27 +268,28 @@ def ask(
     nearest = upper[known_one] - float(questions.width)
     radius[known_one] = np.minimum(radius[known_one], nearest)
     bar = np.full((n, rows), np.inf if goal == "minimum" else 0.0)
-    state = start_state(questions, options, radius, bar, upper, witness)
-    pace = Pace(options.steps, deadline)
-    while time.monotonic() < deadline:
-        before = int(state.processed.sum())
-        with pace.chunk() as steps:
-            state = _run_chunk(program, options, goal, params, questions, state, steps)
-            jax.block_until_ready(state)
-        if int(state.processed.sum()) == before:
-            break
-    return _answer(questions, state)
+    search = start_search(questions, options, radius, bar, upper, witness)
+    advance_by = functools.partial(
+        _run_chunk, program, options, goal, params, questions
+    )
+    chunks = Chunks(advance_by, options.steps, deadline)
+    while chunks.wanted(search):
+        search = chunks.run(search)
+    return _answer(questions, search)
 
 
-def _answer(questions: Questions, state: ParameterState) -> ParameterAnswer:
-    near = jax.jit(jax.vmap(functools.partial(distance_to, questions)))(state.boxes)
-    state, near = jax.device_get((state, near))
-    radius, left = np.array(state.radius), np.arange(len(near)) < state.count
-    left &= near <= radius[state.owner]
-    owner = state.owner[left]
+def _answer(questions: Questions, search: Search) -> ParameterAnswer:
+    near = jax.jit(jax.vmap(functools.partial(distance_to, questions)))(
+        search.items.box
+    )
+    search, near = jax.device_get((search, near))
+    items, state = search.items, search.known
+    radius, left = np.array(state.radius), np.arange(len(near)) < search.count
+    left &= near <= radius[items.owner]
+    owner = items.owner[left]
     least, bound = np.array(state.stuck), np.array(state.bar)
     np.minimum.at(least, owner, near[left])
-    np.minimum.at(bound, owner, state.bound[left])
+    np.minimum.at(bound, owner, items.bound[left])
     bound[np.isfinite(state.stuck)] = -np.inf
     is_open = ~(least > radius)  # a radius that is no number proves nothing
     return ParameterAnswer(

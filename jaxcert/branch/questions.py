@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxcert.box import Box, Rates
+from jaxcert.branch.search import Search
 from jaxcert.errors import InputError
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
@@ -87,14 +88,26 @@ class Questions:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ParameterState:
-    """The stack, and what is known about every question.
+class ParameterBoxes:
+    """Subproblems: parts of the parameters of a question.
 
     Attributes:
-      boxes: the stack, leaves (P, k).
-      owner: the question of each box, (P,).
+      box: leaves (P, k).
+      owner: the question of each, (P,).
       bound: proved lower bounds of its rows, (P, rows); -inf at first.
-      count: boxes on the stack.
+    """
+
+    box: Box
+    owner: Int[Array, " P"]
+    bound: Float[Array, "P rows"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What a search over parameter boxes has learned about every question.
+
+    Attributes:
       radius: what is to be proved of each question, (n,); negative: nothing.
       bar: what every row must exceed, (n, rows).
       upper, witness: nearest violation, (n,) and (n, k).
@@ -102,10 +115,6 @@ class ParameterState:
       processed: boxes bounded, (n,).
     """
 
-    boxes: Box
-    owner: Int[Array, " P"]
-    bound: Float[Array, "P rows"]
-    count: Int[Array, ""]
     radius: Float[Array, " n"]
     bar: Float[Array, "n rows"]
     upper: Float[Array, " n"]
@@ -120,15 +129,15 @@ def distance_to(questions: Questions, box: Box) -> Float[Array, ""]:
     return questions.rates.distance(questions.centre, nearest) * (1 - 2.0**-48)
 
 
-def start_state(
+def start_search(
     questions: Questions,
     options: ParameterSplitOptions,
     radius: np.ndarray,
     bar: np.ndarray,
     upper: np.ndarray,
     witness: np.ndarray,
-) -> ParameterState:
-    """Returns the state before the first step, with the pieces of every question."""
+) -> Search:
+    """Returns the search before the first step, with the pieces of every question."""
     centre = np.asarray(questions.centre)
     found: list[tuple[np.ndarray, np.ndarray, int]] = []
     for i in np.flatnonzero(radius >= 0):
@@ -153,11 +162,12 @@ def start_state(
     hi, owner = lo.copy(), np.zeros(capacity, np.int32)
     for row, (low, high, i) in enumerate(reversed(found)):
         lo[row], hi[row], owner[row] = low, high, i
-    return ParameterState(
-        boxes=Box(jnp.asarray(lo), jnp.asarray(hi)),
+    items = ParameterBoxes(
+        box=Box(jnp.asarray(lo), jnp.asarray(hi)),
         owner=jnp.asarray(owner),
         bound=jnp.full((capacity, rows), -jnp.inf),
-        count=jnp.asarray(len(found), jnp.int32),
+    )
+    known = Known(
         radius=jnp.asarray(radius),
         bar=jnp.asarray(bar),
         upper=jnp.asarray(upper),
@@ -165,6 +175,7 @@ def start_state(
         stuck=jnp.full(n, jnp.inf),
         processed=jnp.zeros(n, jnp.int32),
     )
+    return Search(items, jnp.asarray(len(found), jnp.int32), known)
 
 
 def _cuts(low: float, centre: float, high: float, pieces: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from jaxcert.bounds.alpha import (
     charged_bound,
     narrowed,
 )
-from jaxcert.branch.instances import ApothemTask, Instances, SearchState
+from jaxcert.branch.instances import ApothemTask, Instances, Known
 from jaxcert.branch.linear_program import (
     LeafProof,
     affine_maps,
@@ -27,6 +27,7 @@ from jaxcert.branch.linear_program import (
     nearest_violation,
     proving_multipliers,
 )
+from jaxcert.branch.search import Search
 from jaxcert.branch.signs import BranchOptions, resume_leaves
 from jaxcert.memory import free_bytes
 from jaxcert.model import Model
@@ -66,12 +67,12 @@ def settle_leaves(
     options: BranchOptions,
     model: Model,
     instances: Instances,
-    state: SearchState,
+    search: Search,
     task: ApothemTask,
     visits: dict[bytes, int],
     deadline: float = np.inf,
-) -> SearchState:
-    """Returns the state after the parked leaves were solved by linear programming.
+) -> Search:
+    """Returns the search after the parked leaves were solved by linear programming.
 
     If that takes longer than the deadline they stay parked, which is to stay open.
 
@@ -79,11 +80,12 @@ def settle_leaves(
       layout: the ReLUs of the program.
       options: how branch and bound runs.
       model: the network.
-      instances, state: see there.
+      instances, search: see there.
       task: what branch and bound started from.
       visits: how often each leaf was here, by its signs; counted on.
       deadline: `time.monotonic()` after which no further leaf is solved.
     """
+    state: Known = search.known
     leaves = jax.tree.map(np.array, jax.device_get(state.leaves))
     count, capacity = int(state.leaf_count), len(leaves.tries)
     radius, still = np.array(state.radius), np.array(state.open)
@@ -92,14 +94,14 @@ def settle_leaves(
     points = np.zeros((capacity, *shape))
     has_point, wanted = np.zeros(capacity, bool), np.zeros(capacity, bool)
     solvable = is_piecewise_linear(layout.program) and _has_room(layout)
-    room = int(state.count) + capacity <= len(state.pool.tries)
+    room = int(search.count) + capacity <= search.capacity
     for k in range(count):
         instance = int(leaves.instance[k])
         j = int(instances.owner[instance])
         if not still[j]:
             continue
         if time.monotonic() >= deadline:
-            return state
+            return search
         key = leaves.instance[k].tobytes() + leaves.signs[k].tobytes()
         visits[key] = visits.get(key, 0) + 1
         if not solvable or not room or visits[key] > _VISITS:
@@ -153,12 +155,10 @@ def settle_leaves(
                 multipliers[k] = 0
         leaves.tries[k] = options.patience
         wanted[k] = True
-    state = dataclasses.replace(
-        state, stuck=jnp.asarray(stuck), open=jnp.asarray(still)
-    )
+    search = search.learned(stuck=jnp.asarray(stuck), open=jnp.asarray(still))
     if not room:
         # Every parked input was given up; pushing would write over open subproblems.
-        return dataclasses.replace(state, leaf_count=jnp.zeros_like(state.leaf_count))
+        return search.learned(leaf_count=jnp.zeros_like(state.leaf_count))
     return resume_leaves(
-        layout, model, instances, state, leaves, points, has_point, wanted
+        layout, model, instances, search, leaves, points, has_point, wanted
     )

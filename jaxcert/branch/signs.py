@@ -1,10 +1,8 @@
 """Branch and bound over the signs of ReLU inputs, for many instances in one program.
 
-One stack of fixed capacity holds the open subproblems of all instances. A step pops the
-top block, bounds it (multipliers optimised in float32, the bound decided in float64),
-drops what is proved, and pushes two children of everything else. A `lax.while_loop`
-runs steps until nothing is open, the stack is full, or a chunk is over; the host only
-looks in between chunks.
+One stack (`search.py`) holds the open subproblems of all instances. A step bounds the
+top block (multipliers optimised in float32, the bound decided in float64), drops what
+is proved, and hands back two children of everything else.
 
 Nothing is ever dropped that was not proved, except subproblems of an input that is
 closed: refuted (it needs no proof any more) or given up (it is answered UNKNOWN). A
@@ -42,11 +40,11 @@ from jaxcert.bounds.tighten import (
 )
 from jaxcert.box import Box, Family, outward
 from jaxcert.branch.inputs import InputSplitOptions
-from jaxcert.branch.instances import Instances, Pool, Proved, SearchState, ball
-from jaxcert.branch.stack import pop_block, push
+from jaxcert.branch.instances import Instances, Known, Proved, Subproblems, ball
+from jaxcert.branch.search import Search, advance, push
 from jaxcert.memory import room_for
 from jaxcert.model import Model
-from jaxcert.trace.program import Values
+from jaxcert.trace.equations import Values
 
 # Fixing a sign narrows all later layers too: how much more a neuron counts per layer.
 _LAYER_WEIGHT, _LAYERS = 4.0, 3
@@ -105,23 +103,22 @@ def step(
     options: BranchOptions,
     model: Model,
     instances: Instances,
-    state: SearchState,
-) -> SearchState:
-    """Returns the state after one block was bounded and branched."""
-    block = options.block
+    state: Known,
+    popped: Subproblems,
+    valid: Bool[Array, " block"],
+) -> tuple[Known, Subproblems, Bool[Array, " n"]]:
+    """Returns what is known after one block was bounded, and what is left of it."""
     values32, values64 = model.values(jnp.float32), model.values(jnp.float64)
-    popped: Pool
-    popped, start, valid = pop_block(state.pool, state.count, block)
     owner = instances.owner[popped.instance]
     valid = valid & state.open[owner]
 
-    def narrow(problem: Problem, item: Pool) -> Problem:
+    def narrow(problem: Problem, item: Subproblems) -> Problem:
         if not options.record:
             problem = narrowed(problem, item.ranges)
         values = values32, values64
         return sharpened(layout, options, values, problem, item.signs, item.multipliers)
 
-    def optimise(problem: Problem, item: Pool) -> Multipliers:
+    def optimise(problem: Problem, item: Subproblems) -> Multipliers:
         pace = jnp.float32(0.7) ** item.tries
         problem, start = problem.cast(jnp.float32), item.multipliers
         if problem.cuts:
@@ -187,8 +184,7 @@ def step(
         dataclasses.replace(kept, signs=popped.signs - chosen),
     )
     wanted = jnp.concatenate([survives, survives & splittable])
-    pool, count = push(state.pool, start, children, wanted)
-    return dataclasses.replace(state, pool=pool, count=count)
+    return state, children, wanted
 
 
 def sharpened(
@@ -226,7 +222,7 @@ def sharpened(
     return dataclasses.replace(problem, ranges=cut)
 
 
-def _proof(item: Pool) -> Proved:
+def _proof(item: Subproblems) -> Proved:
     m = item.multipliers
     return Proved(item.instance, item.signs, m.slope, m.split, m.cut)
 
@@ -284,11 +280,11 @@ def share_witnesses(
     layout: Layout,
     values: Values,
     instances: Instances,
-    state: SearchState,
+    state: Known,
     instance: Int[Array, " block"],
     points: Float[Array, "block *d"],
     asked: Bool[Array, " block"],
-) -> SearchState:
+) -> Known:
     """Returns the state after trying points as counterexamples, in float64.
 
     A point counts if every row of its clause is below minus the rounding slack. That is
@@ -311,7 +307,7 @@ def share_witnesses(
     doubt = asked & ~found & ~jnp.isnan(margins) & ~(margins > slack)
     state = _with_suspects(state, owner, points, jnp.where(doubt, margins, jnp.inf))
 
-    def improve(state: SearchState) -> SearchState:
+    def improve(state: Known) -> Known:
         def nearer(family: Family, z: Array, *clause: Array) -> Array:
             def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
                 safe, bad = ends
@@ -360,11 +356,11 @@ def _one_each(
 
 
 def _with_suspects(
-    state: SearchState,
+    state: Known,
     owner: Int[Array, " block"],
     points: Float[Array, "block *d"],
     margins: Float[Array, " block"],
-) -> SearchState:
+) -> Known:
     """Returns the state with the points of least margin, inf for none, remembered."""
     count = state.upper.size
     least = jnp.minimum(
@@ -382,10 +378,10 @@ def _with_suspects(
 @functools.partial(jax.jit, donate_argnames=("state",))
 def accept_witnesses(
     instances: Instances,
-    state: SearchState,
+    state: Known,
     points: Float[Array, "J *d"],
     distance: Float[Array, " J"],
-) -> SearchState:
+) -> Known:
     """Returns the state after the host judged the suspects, which are forgotten.
 
     Args:
@@ -409,78 +405,62 @@ def accept_witnesses(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("layout", "options"), donate_argnames=("state",)
+    jax.jit, static_argnames=("layout", "options"), donate_argnames=("search",)
 )
 def run_chunk(
     layout: Layout,
     options: BranchOptions,
     model: Model,
     instances: Instances,
-    state: SearchState,
+    search: Search,
     steps: Int[Array, ""] | None = None,
-) -> SearchState:
-    """Returns the state after at most so many steps, by default `options.steps`.
+) -> Search:
+    """Returns the search after at most so many steps, by default `options.steps`.
 
-    Stops early when nothing is left, or when the stack has no room for the children of
-    one more block: then subproblems stay open, none is lost.
+    Stops early where no proof more can be kept, or enough leaves wait for the host.
     """
-    capacity = state.pool.instance.size
-    most = options.steps if steps is None else steps
 
-    def more(carry: tuple[Array, SearchState]) -> Array:
-        index, state = carry
-        start = jnp.maximum(state.count - options.block, 0)
-        room = start + 2 * options.block <= capacity
-        room = room & (state.leaf_count < options.parked)
+    def going(state: Known) -> Array:
+        room = state.leaf_count < options.parked
         if options.record:
             filled = state.proved_count + options.block
             room = room & (filled <= state.proved.instance.size)
-        return (state.count > 0) & room & (index < most)
+        return room
 
-    def body(carry: tuple[Array, SearchState]) -> tuple[Array, SearchState]:
-        index, state = carry
-        after = step(layout, options, model, instances, state)
-        return index + 1, after
-
-    return lax.while_loop(more, body, (jnp.int32(0), state))[1]
+    most = options.steps if steps is None else steps
+    one = functools.partial(step, layout, options, model, instances)
+    return advance(one, search, options.block, most, going)
 
 
-@functools.partial(jax.jit, donate_argnames=("state",))
-def take_turns(instances: Instances, state: SearchState) -> SearchState:
-    """Returns the state with the inputs that had least work so far on top of the stack.
+@functools.partial(jax.jit, donate_argnames=("search",))
+def take_turns(instances: Instances, search: Search) -> Search:
+    """Returns the search with the inputs that had least work so far on top.
 
     Depth first, an input that is out of reach would keep all others waiting.
     """
-    owner = instances.owner[state.pool.instance]
-    index = jnp.arange(owner.size)
-    order = jnp.argsort(
-        jnp.where(index < state.count, -state.processed[owner], 1), stable=True
-    )
-    pool = jax.tree.map(lambda v: v[order], state.pool)
-    return dataclasses.replace(state, pool=pool)
+    owner = instances.owner[search.items.instance]
+    return search.ordered(-search.known.processed[owner].astype(jnp.float64))
 
 
-@functools.partial(jax.jit, static_argnames=("layout",), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("layout",), donate_argnames=("search",))
 def resume_leaves(
     layout: Layout,
     model: Model,
     instances: Instances,
-    state: SearchState,
-    leaves: Pool,
+    search: Search,
+    leaves: Subproblems,
     points: Float[Array, "n *d"],
     has_point: Bool[Array, " n"],
     wanted: Bool[Array, " n"],
-) -> SearchState:
-    """Returns the state after the host solved the parked leaves.
+) -> Search:
+    """Returns the search after the host solved the parked leaves.
 
     Its points are tried as counterexamples, and the wanted leaves go back on the stack
     with its multipliers, to be proved there; nothing the host says is believed.
     """
     values64 = model.values(jnp.float64)
     state = share_witnesses(
-        layout, values64, instances, state, leaves.instance, points, has_point
+        layout, values64, instances, search.known, leaves.instance, points, has_point
     )
-    pool, count = push(state.pool, state.count, leaves, wanted)
-    return dataclasses.replace(
-        state, pool=pool, count=count, leaf_count=jnp.zeros_like(state.leaf_count)
-    )
+    state = dataclasses.replace(state, leaf_count=jnp.zeros_like(state.leaf_count))
+    return Search(*push(search.items, search.count, leaves, wanted), state)

@@ -22,7 +22,8 @@ import numpy as np
 from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.errors import UnsupportedError
 from jaxcert.runs.files import write_atomically
-from jaxcert.trace.program import AffineNode, Program, Values
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import AffineNode, Program
 
 # Elements of one matrix that is written down; conv layers of small networks fit.
 _MATRIX_LIMIT = 1 << 27

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcert.bounds.crown import Crown
-from jaxcert.bounds.ibp import Ibp, program_of
+from jaxcert.bounds.ibp import Ibp
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
 from jaxcert.spec import Spec
+from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Verdict, from_bound
 
 

@@ -31,7 +31,7 @@ from jaxcert.branch.linear_program import LeafProof, affine_maps, proving_multip
 from jaxcert.branch.signs import BranchOptions, branching, sharpened
 from jaxcert.model import Model
 from jaxcert.spec import Spec
-from jaxcert.trace.program import Values
+from jaxcert.trace.equations import Values
 
 # Leaves that are bounded together, and how many of them share the box of one input.
 _CHUNKS, _CHUNK = 32, 8

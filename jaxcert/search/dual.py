@@ -26,7 +26,7 @@ import numpy as np
 from jaxcert.bounds.crown import CrownOptions
 from jaxcert.box import Box, Family, Rates
 from jaxcert.branch.brackets import close_brackets, layout_of
-from jaxcert.branch.cells import SplitTask, Stopwatch, split_domain
+from jaxcert.branch.cells import Reach, SplitTask, Stopwatch, not_class, split_domain
 from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.linear_program import is_piecewise_linear
@@ -35,12 +35,10 @@ from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.model import Model
 from jaxcert.search.reach import (
-    Reach,
     ReachOptions,
     attack_faces,
     ends,
     find_instances,
-    not_class,
     snap,
     stretch,
 )
@@ -390,11 +388,15 @@ def _by_input(query: _Query, task: DualTask, classes: int) -> Iterator[DualBox]:
     search, domain = query.options.reach, query.domain
     program, params = query.model.program, query.model.double
     found, begin = [], time.monotonic()
+
+    def moved(spec: Spec, reach: Reach, turn: int) -> Reach:
+        return stretch(program, search, params, domain, spec, reach, np.int32(turn))
+
     watches = [Stopwatch(query.tolerance, begin) for _ in task.labels]
     for label, watch in zip(task.labels, watches, strict=True):
         spec = not_class(label, classes)
         reach = _attacked(query, spec, *_strong_instances(query, spec, task.points))
-        found.append(stretch(program, search, params, domain, spec, reach, np.int32(0)))
+        found.append(moved(spec, reach, 0))
         watch.note(np.abs(_faces(domain) - _faces(found[-1].box())))
     reach = jax.tree.map(lambda *v: np.stack(v), *found)
     split = SplitTask(
@@ -403,7 +405,7 @@ def _by_input(query: _Query, task: DualTask, classes: int) -> Iterator[DualBox]:
         tolerance=query.tolerance,
     )  # fmt: skip
     outer, reach, processed = split_domain(
-        split, query.options.branch.inputs, search, query.deadline, watches
+        split, query.options.branch.inputs, moved, query.deadline, watches
     )
     for k, label in enumerate(task.labels):
         box, own = (jax.tree.map(lambda v, k=k: v[k], part) for part in (outer, reach))

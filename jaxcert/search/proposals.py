@@ -22,7 +22,8 @@ from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box, Rates
 from jaxcert.search.filling import Cuts, fill_evenly, fill_fairly
 from jaxcert.spec import Spec
-from jaxcert.trace.program import Program, Values
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import Program
 from jaxcert.witness.attack import descend
 
 # Witnesses of branch and bound that are watched, and other low points.

@@ -14,15 +14,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
+from jaxcert.branch.cells import Reach
 from jaxcert.spec import Spec
-from jaxcert.trace.program import Program, Values
+from jaxcert.trace.equations import Values
+from jaxcert.trace.program import Program
 from jaxcert.witness.attack import AttackOptions, AttackOracle, descend
 
 # Of `stretch`: points tried per face and step, and the widths of the steps.
@@ -48,65 +49,6 @@ class ReachOptions:
     restarts: int = 6
     stretches: int = 100
     seed: int = 0
-
-
-def not_class(label: int, num_classes: int) -> Spec:
-    """Returns the spec that some other class wins strictly, float64 in numpy.
-
-    One clause of the rows f_j - f_label > 0: where it holds, a point is not of the
-    class, ties included.
-    """
-    eye: Any = np.eye(num_classes)
-    others = np.delete(np.arange(num_classes), label)
-    zeros: Any = np.zeros(num_classes - 1)
-    return Spec(eye[others] - eye[label], zeros, zeros.astype(np.int32), 1)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Reach:
-    """The instance of a class that goes farthest towards each face.
-
-    Attributes:
-      point: (F, *d); NaN where none is known.
-    """
-
-    point: Float[Array, "F *d"]
-
-    @staticmethod
-    def none(shape: tuple[int, ...]) -> Reach:
-        """Returns the reach of no instance at all, numpy."""
-        point: Any = np.full((2 * int(np.prod(shape)), *shape), np.nan)
-        return Reach(point)
-
-    def box(self) -> Box:
-        """Returns the least box that holds the instances; of none, [inf, -inf]."""
-        shape = self.point.shape[1:]
-        lo, hi = jnp.split(_of_face(self.point), 2)
-        lo = jnp.where(jnp.isnan(lo), jnp.inf, lo)
-        hi = jnp.where(jnp.isnan(hi), -jnp.inf, hi)
-        return Box(lo.reshape(shape), hi.reshape(shape))
-
-    def joined(self, points: Float[Array, "n *d"], valid: Bool[Array, " n"]) -> Reach:
-        """Returns the reach with the valid ones of these points."""
-        flat = points.reshape(len(points), -1)
-        features = flat.shape[1]
-        signed = jnp.concatenate([-flat, flat], axis=1)
-        signed = jnp.where(valid[:, None] & ~jnp.isnan(signed), signed, -jnp.inf)
-        best = jnp.argmax(signed, axis=0)
-        sign = jnp.repeat(jnp.array([-1.0, 1.0]), features)
-        known = sign * _of_face(self.point)
-        known = jnp.where(jnp.isnan(known), -jnp.inf, known)
-        farther = jnp.max(signed, axis=0) > known
-        mask = farther.reshape((-1,) + (1,) * (points.ndim - 1))
-        return Reach(jnp.where(mask, points[best], self.point))
-
-
-def _of_face(points: Float[Array, "F *d"]) -> Float[Array, " F"]:
-    """Returns the feature of every face of the point that belongs to it."""
-    flat = points.reshape(len(points), -1)
-    index = jnp.arange(len(points))
-    return flat[index, index % flat.shape[1]]
 
 
 def ends(domain: Box) -> Float[Array, " F"]:

@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxcert.bounds.ibp import program_of, propagate
+from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box, Rates, outward
 from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.search.apothem import Query, SearchOptions, SearchState, search_apothem
 from jaxcert.spec import Spec
+from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Verdict
 from jaxcert.witness.attack import AttackOracle
 

@@ -22,7 +22,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxcert.bounds.forward import forward_layers
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
 from jaxcert.branch.parameters import (
     Goal,
@@ -39,6 +38,7 @@ from jaxcert.semantic.changes import InputFamily, Transform
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings, pinned
 from jaxcert.trace.program import ActivationNode, Program
+from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Status
 
 

@@ -10,11 +10,11 @@ from jax import lax
 
 from jaxcert.box import Box
 from jaxcert.trace.activations import Activation
+from jaxcert.trace.equations import Equation
+from jaxcert.trace.flatten import Flattener
 from jaxcert.trace.program import (
     ActivationNode,
     AffineNode,
-    Equation,
-    Flattener,
     Node,
     NoiseNode,
     OpaqueNode,

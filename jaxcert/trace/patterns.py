@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.trace.equations import Equation, open_jaxpr
+from jaxcert.trace.flatten import Flattener
 from jaxcert.trace.floats import is_float, is_low
-from jaxcert.trace.program import Equation, Flattener, open_jaxpr
 
 _COMMUTES = ("add", "mul", "max", "min")
 # Where it was written, how XLA shards it, and types, which the shapes already settle.

@@ -29,6 +29,7 @@ import jax
 import numpy as np
 
 from jaxcert.errors import InputError
+from jaxcert.trace.rules import registered
 
 # Objects that are looked into; who is made of more is compiled anew at every call.
 _MOST, _DEEPEST = 20_000, 100
@@ -98,8 +99,6 @@ class Pinned:
     """
 
     def __init__(self, f: Callable[..., Any], strictness: tuple[str, str]) -> None:
-        from jaxcert.trace.rules import registered  # rules build on this module
-
         self.f = f
         self._strictness: Any = strictness
         self._made_of = _made_of(f)

@@ -18,8 +18,10 @@ from jaxcert.trace import rules_piecewise as piecewise
 from jaxcert.trace import rules_precision as precision
 from jaxcert.trace import rules_smooth as smooth
 from jaxcert.trace.builder import Builder, Rule
+from jaxcert.trace.equations import Equation, unsupported
+from jaxcert.trace.flatten import Flattener
 from jaxcert.trace.patterns import Matcher
-from jaxcert.trace.program import Equation, Flattener, Node, unsupported
+from jaxcert.trace.program import Node
 
 
 def build_nodes(flat: Flattener, result: int) -> tuple[tuple[Node, ...], int]:

@@ -14,7 +14,7 @@ from jax import lax
 from jaxcert.box import Box
 from jaxcert.trace import activations as r
 from jaxcert.trace.builder import Builder, Rule
-from jaxcert.trace.program import Equation, unsupported
+from jaxcert.trace.equations import Equation, unsupported
 
 
 def monotone(

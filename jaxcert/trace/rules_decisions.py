@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxcert.box import Box
 from jaxcert.trace.builder import Builder, Rule
-from jaxcert.trace.program import Equation
+from jaxcert.trace.equations import Equation
 
 
 def comparison(certain: Callable[..., Any], possible: Callable[..., Any]) -> Rule:

@@ -27,6 +27,7 @@ from jax import lax
 from jaxcert.box import Box
 from jaxcert.errors import UnsupportedError
 from jaxcert.trace.builder import Builder
+from jaxcert.trace.equations import Equation, Values
 from jaxcert.trace.floats import (
     FLOAT32,
     FloatFormat,
@@ -39,7 +40,6 @@ from jaxcert.trace.floats import (
     summed,
     widens,
 )
-from jaxcert.trace.program import Equation, Values
 from jaxcert.trace.typed_steps import sum_terms
 
 _EXACT = frozenset(

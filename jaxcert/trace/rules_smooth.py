@@ -10,7 +10,7 @@ import numpy as np
 from jaxcert.box import Box
 from jaxcert.trace import activations as r
 from jaxcert.trace.builder import Builder, Rule
-from jaxcert.trace.program import Equation, unsupported
+from jaxcert.trace.equations import Equation, unsupported
 
 
 def elementwise(activation: r.Activation) -> Rule:

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.trace.equations import Equation, Values
 from jaxcert.trace.floats import (
     FloatFormat,
     float_format,
@@ -35,9 +36,6 @@ from jaxcert.trace.floats import (
     summed,
     widens,
 )
-
-if TYPE_CHECKING:
-    from jaxcert.trace.program import Equation, Values
 
 # Elements move or one of them is taken: linear, and without rounding.
 _MOVES = frozenset(

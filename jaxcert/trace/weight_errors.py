@@ -13,8 +13,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxcert.trace.equations import Values
 from jaxcert.trace.floats import is_float
-from jaxcert.trace.program import AffineNode, Values
+from jaxcert.trace.program import AffineNode
 
 
 def weight_error(

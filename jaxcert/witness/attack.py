@@ -13,11 +13,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings
+from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Verdict, from_witness
 from jaxcert.witness.judge import Accepts, Judge, Witness, point_slack
 

@@ -18,7 +18,8 @@ from jaxtyping import Bool
 
 from jaxcert.box import Box
 from jaxcert.spec import Spec
-from jaxcert.trace.program import Equation, Program
+from jaxcert.trace.equations import Equation
+from jaxcert.trace.program import Program
 from jaxcert.witness.exact_numbers import Budget, Exact, Inexact
 from jaxcert.witness.exact_rules import RULES, Operand, Range
 

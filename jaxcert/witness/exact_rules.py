@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcert.trace.program import Equation
+from jaxcert.trace.equations import Equation
 from jaxcert.witness.exact_numbers import (
     Budget,
     Exact,

@@ -17,11 +17,11 @@ from jaxcert.bounds.alpha import (
     subproblem_bound,
 )
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
 from jaxcert.branch.brackets import layout_of
 from jaxcert.trace.program import ActivationNode, AffineNode
+from jaxcert.trace.tracing import program_of
 
 BOXES, TRIALS, POINTS, ROWS = 6, 40, 400, 3
 # Every case is compiled once and run once: compile quickly rather than well.

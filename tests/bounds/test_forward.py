@@ -9,8 +9,8 @@ import pytest
 from cases import BY_NAME, CASES, nested_boxes, points_of
 
 from jaxcert.bounds.forward import forward_layers
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
+from jaxcert.trace.tracing import program_of
 
 # Compile quickly rather than well: every case runs once.
 QUICK = {

@@ -15,7 +15,6 @@ from test_alpha import plain, residual, signs_at
 import jaxcert as jc
 from jaxcert.bounds.alpha import Multipliers, Problem, subproblem_bound
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import (
     CutOptions,
     RowOptions,
@@ -26,6 +25,7 @@ from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.branch.brackets import layout_of
 from jaxcert.errors import InputError
+from jaxcert.trace.tracing import program_of
 
 BOXES, TRIALS, POINTS = 10, 40, 400
 QUICK = {

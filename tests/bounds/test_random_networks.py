@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import program_of
+from jaxcert.trace.tracing import program_of
 
 # Those that are defined everywhere, so that they can follow each other.
 TOTAL = sorted(

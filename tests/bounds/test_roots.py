@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import program_of
+from jaxcert.trace.tracing import program_of
 
 BOX = jc.Box(-np.ones(2), np.ones(2))
 

@@ -15,7 +15,7 @@ from cases import ACTIVATIONS, BY_NAME, CASES, OUTPUTS, Case, nested_boxes, poin
 from jax import lax
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import program_of
+from jaxcert.trace.tracing import program_of
 
 # Rows of a Spec: both classification rows of class 0, one mixed row, one zero row.
 ROWS = np.array([[1.0, -1, 0], [1, 0, -1], [0.5, 2, -1.25], [0, 0, 0]])

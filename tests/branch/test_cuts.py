@@ -15,7 +15,6 @@ from exact import exact_min_margin
 import jaxcert as jc
 from jaxcert.bounds.alpha import Multipliers, Problem, subproblem_bound
 from jaxcert.bounds.cuts import Cuts
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.branch import brackets
@@ -23,6 +22,7 @@ from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.model import Model
 from jaxcert.oracle.decide import decide
+from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Status
 
 PLAIN = BranchOptions(block=16, narrow=0, tighten=TightenOptions(iterations=5))

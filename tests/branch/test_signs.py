@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 from fractions import Fraction
 
@@ -23,7 +22,7 @@ from jaxcert.branch import instances as setup
 from jaxcert.branch import linear_program as leaf
 from jaxcert.branch.instances import ApothemTask, Instances
 from jaxcert.branch.settle import settle_leaves
-from jaxcert.branch.signs import BranchOptions, resume_leaves, step
+from jaxcert.branch.signs import BranchOptions, resume_leaves, run_chunk
 from jaxcert.certifier import float64
 from jaxcert.model import Model
 from jaxcert.oracle import decide as complete
@@ -178,15 +177,15 @@ def _full_stack(params, rows: int, capacity: int):
         )
     signs = np.random.default_rng(0).integers(-1, 2, (capacity, 8)).astype(np.int8)
     pool = dataclasses.replace(
-        state.pool, instance=np.ones(capacity, np.int32), signs=signs,
-        ranges=jax.tree.map(lambda v: v[:capacity], state.pool.ranges),
-        multipliers=jax.tree.map(lambda v: v[:capacity], state.pool.multipliers),
+        state.items, instance=np.ones(capacity, np.int32), signs=signs,
+        ranges=jax.tree.map(lambda v: v[:capacity], state.items.ranges),
+        multipliers=jax.tree.map(lambda v: v[:capacity], state.items.multipliers),
         tries=np.zeros(capacity, np.int32),
     )  # fmt: skip
     return (
         layout,
         instances,
-        dataclasses.replace(state, pool=pool, count=np.int32(rows)),
+        dataclasses.replace(state, items=pool, count=np.int32(rows)),
     )
 
 
@@ -195,8 +194,8 @@ def test_leaves_that_are_given_up_leave_an_almost_full_stack_alone(missing: int)
     capacity, params = 64, network(0)
     rows = capacity - missing
     layout, instances, state = _full_stack(params, rows, capacity)
-    before = np.array(state.pool.instance[:rows]), np.array(state.pool.signs[:rows])
-    leaves = jax.tree.map(np.array, state.leaves)  # the state is donated
+    before = np.array(state.items.instance[:rows]), np.array(state.items.signs[:rows])
+    leaves = jax.tree.map(np.array, state.known.leaves)  # the state is donated
     size = len(leaves.tries)
     nothing = np.zeros(size, bool)
     with float64():
@@ -205,8 +204,8 @@ def test_leaves_that_are_given_up_leave_an_almost_full_stack_alone(missing: int)
             nothing, nothing,
         )  # fmt: skip
     assert int(state.count) == rows
-    np.testing.assert_array_equal(state.pool.instance[:rows], before[0])
-    np.testing.assert_array_equal(state.pool.signs[:rows], before[1])
+    np.testing.assert_array_equal(state.items.instance[:rows], before[0])
+    np.testing.assert_array_equal(state.items.signs[:rows], before[1])
 
 
 def test_a_full_stack_with_parked_leaves_forgets_no_other_input():
@@ -217,12 +216,12 @@ def test_a_full_stack_with_parked_leaves_forgets_no_other_input():
     capacity, params = 64, network(2)
     layout, instances, state = _full_stack(params, capacity - 1, capacity)
     owned = np.repeat(np.int32([0, 1]), [capacity - 4, 4])
-    pool = dataclasses.replace(state.pool, instance=jnp.asarray(owned))
-    state = dataclasses.replace(state, pool=pool)
+    pool = dataclasses.replace(state.items, instance=jnp.asarray(owned))
+    state = dataclasses.replace(state, items=pool)
     parked = dataclasses.replace(
-        state.leaves, instance=jnp.zeros_like(state.leaves.instance)
+        state.known.leaves, instance=jnp.zeros_like(state.known.leaves.instance)
     )
-    state = dataclasses.replace(state, leaves=parked, leaf_count=jnp.int32(1))
+    state = state.learned(leaves=parked, leaf_count=jnp.int32(1))
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     with float64():
         state = settle_leaves(layout, LEAVES, params, instances, state, task, {})
@@ -358,17 +357,18 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
                 root.slopes,
                 task,
             )
-            pool = jax.tree.map(np.array, jax.device_get(state.pool))
+            pool = jax.tree.map(np.array, jax.device_get(state.items))
             pool.signs[:count, 3] = sign
             pool.multipliers.split[:count, 3] = np.geomspace(1e3, 1e30, count)
-            state = dataclasses.replace(state, pool=jax.tree.map(jnp.asarray, pool))
-            after = _step(layout, options, model_of(params), instances, state)
+            state = dataclasses.replace(state, items=jax.tree.map(jnp.asarray, pool))
+            after = run_chunk(
+                layout, options, model_of(params), instances, state, jnp.int32(1)
+            )
         # The point of the box is a counterexample: whoever bounded it has found it.
-        refuted = np.isfinite(after.upper)
+        refuted = np.isfinite(after.known.upper)
         waiting = np.zeros(count, bool)
-        waiting[instances.owner[after.pool.instance[: int(after.count)]]] = True
-        waiting[instances.owner[after.leaves.instance[: int(after.leaf_count)]]] = True
+        waiting[instances.owner[after.items.instance[: int(after.count)]]] = True
+        waiting[
+            instances.owner[after.known.leaves.instance[: int(after.known.leaf_count)]]
+        ] = True
         assert (refuted | waiting).all(), "a subproblem was dropped as proved"
-
-
-_step = functools.partial(jax.jit, static_argnums=(0, 1))(step)

@@ -14,7 +14,6 @@ import pytest
 from cases import exact32
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import program_of
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.network_file import network_file
@@ -25,6 +24,7 @@ from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Expected
 from jaxcert.errors import UnsupportedError
 from jaxcert.runs.files import file_stem
+from jaxcert.trace.tracing import program_of
 
 OPTIONS = jc.CertifyOptions(
     oracle="complete", batch_size=8, branch=BranchOptions(block=16, record=True)

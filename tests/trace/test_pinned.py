@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import program_of
 from jaxcert.trace import activations as r
 from jaxcert.trace.pinned import Pinned, pinned
+from jaxcert.trace.tracing import program_of
 
 X = np.array([0.75, 0.25])
 POINT = np.zeros(2, np.float32)

@@ -15,7 +15,7 @@ from flax import linen
 from jax import lax
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import ibp, program_of
+from jaxcert.bounds.ibp import ibp
 from jaxcert.certificate.network_file import network_file
 from jaxcert.trace.floats import (
     float_format,
@@ -24,7 +24,8 @@ from jaxcert.trace.floats import (
     round_to,
     widens,
 )
-from jaxcert.trace.program import NoiseNode, Program, stated_types, trace
+from jaxcert.trace.program import NoiseNode, Program
+from jaxcert.trace.tracing import program_of, stated_types, trace
 
 LOW = (
     "bfloat16 float16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e3m4 "

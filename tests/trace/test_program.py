@@ -12,7 +12,7 @@ from cases import BY_NAME
 from flax import linen, nnx
 
 import jaxcert as jc
-from jaxcert.bounds.ibp import program_of
+from jaxcert.trace.tracing import program_of
 
 IMAGE = (6, 6, 1)
 

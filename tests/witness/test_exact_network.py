@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxcert.bounds.ibp import program_of
 from jaxcert.box import Box
+from jaxcert.trace.tracing import program_of
 from jaxcert.witness.exact import ExactNetwork
 
 
