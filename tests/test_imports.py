@@ -123,3 +123,74 @@ def test_nothing_but_writers_of_certificates_imports_the_checker():
             assert not checker, f"{path} imports {sorted(checker)}"
         seen += bool(checker)
     assert seen > 6
+
+
+# Downward only: each room may use those before it.
+ROOMS = (
+    {"errors", "verdict", "rows"},
+    {"box", "checks", "devices", "memory", "shapes", "spec"},
+    {"trace"},
+    {"limit", "model", "network"},
+    {"bounds"},
+    {"witness"},
+    {"branch"},
+    {"oracle"},
+    {"search"},
+    {"certification", "certifier", "api"},
+    {"checker", "runs"},
+    {"interop"},
+    {"learning"},
+    {"certificate", "convex", "report", "semantic", "smoothing"},
+    {"commands"},
+)
+ASIDE = {"runs", "interop", "learning", "report", "commands"}
+"""None of these is used by what bounds, decides and searches."""
+
+
+def imports() -> dict[str, set[str]]:
+    """Returns the modules of jaxcert that each one imports, wherever it does so."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in (ROOT / "jaxcert").rglob("*.py")
+    }
+    paths = {name.removesuffix(".__init__"): path for name, path in paths.items()}
+    return {
+        # Its own package is not what it imports, but where it lives.
+        module: {
+            n
+            for n in imported(path) & set(paths)
+            if not f"{module}.".startswith(f"{n}.")
+        }
+        for module, path in paths.items()
+    }
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_rooms_are_entered_from_above_alone():
+    level = {name: number for number, names in enumerate(ROOMS) for name in names}
+    wrong = []
+    for module, names in imports().items():
+        if module == "jaxcert":
+            continue
+        for name in names:
+            up = level[room(name)] > level[room(module)]
+            aside = room(name) in ASIDE and level[room(module)] < level["runs"]
+            checks = room(name) == "checker" != room(module) != "certificate"
+            if up or aside or checks:
+                wrong.append(f"{module} imports {name}")
+    assert not wrong
+
+
+def test_no_circle_of_modules():
+    graph = imports()
+    graph["jaxcert"] = set()  # lazy: it imports nothing until a name is asked for
+    done: set[str] = set()
+    while True:
+        ready = {m for m, names in graph.items() if m not in done and names <= done}
+        if not ready:
+            break
+        done |= ready
+    assert set(graph) == done
