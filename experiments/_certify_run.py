@@ -18,7 +18,7 @@ from _proofs import Proofs
 from _record import record_of
 from absl import logging
 
-from jaxcert.branch.instances import ProofTrees
+from jaxcert.branch.leaves import Proof
 from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier
 from jaxcert.devices import spread
@@ -34,7 +34,7 @@ class _Part:
 
     rows: np.ndarray
     answer: Certification
-    trees: ProofTrees | None
+    proof: Proof | None
     seconds: float
 
 
@@ -130,7 +130,7 @@ class Run:
         x, answer, begin = self.chosen.x[part.rows], part.answer, time.perf_counter()
         names = [self.chosen.names[i] for i in part.rows]
         if self.proofs is not None:
-            answer = self.proofs.write(names, x, answer, part.trees)
+            answer = self.proofs.write(names, x, answer, part.proof)
         spent = part.seconds + time.perf_counter() - begin
         self._warn_of_open_brackets(answer, deadline)
         more = {"arithmetic": self.arithmetic, "seconds": round(spent / len(names), 6)}

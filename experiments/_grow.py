@@ -13,9 +13,7 @@ from _measures import apothem, edge_measures
 from absl import logging
 
 from jaxcert.box import Box
-from jaxcert.branch.instances import ProofTrees
-from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
-from jaxcert.certificate.store import Written
+from jaxcert.certificate.grown import GrownClaim, GrownWriter
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.claim import Faces
@@ -79,6 +77,7 @@ class Grower:
                     certifier.model,
                     certifier.domain, certifier.rates, folder,
                     required_margin=certifier.required_margin, arithmetic=arithmetic,
+                    branch=certifier.options.branch,
                 )  # fmt: skip
         return Grower(certifier, options, writer, arithmetic)
 
@@ -91,7 +90,9 @@ class Grower:
     ) -> Grown:
         """Returns the grown boxes of a batch and writes their certificates."""
         begin = time.perf_counter()
-        growth = self.certifier.grow(x, found, self.options, deadline)
+        growth = self.certifier.grow(
+            x, found, self.options, deadline, record=self.writer is not None
+        )
         own = found.outcome == Outcome.CERTIFIED
         lo, hi = (np.array(v, np.float64) for v in (growth.box.lo, growth.box.hi))
         faces = self._write(names, x, found, growth, deadline, (lo, hi))
@@ -134,50 +135,30 @@ class Grower:
         if writer is None or not own.any():
             return {}
         deadline = max(deadline, time.monotonic() + _PROOF_SECONDS * own.sum())
-        answer = prove_boxes(self.certifier, found.label, growth.box, own, deadline)
-        trees_of = answer.trees.of if answer.trees is not None else None
         faces: dict[int, Faces] = {}
         for row in map(int, np.flatnonzero(own)):
             claim = GrownClaim.of(
                 names[row], x[row], row, found, growth, self.options.delta
             )
-            trees = trees_of(row) if trees_of and answer.improved[row] else None
-            kept = self._kept(writer, claim, trees)
-            if kept is None:
+            kept = writer.write_grown(claim, growth.proofs[row], deadline)
+            if kept.path is None:
+                logging.warning(
+                    "%s: no certificate of its grown box is written (%s)",
+                    claim.name, kept.refused or getattr(kept.report, "reason", ""),
+                )  # fmt: skip
                 continue
-            assert kept.report.faces is not None
+            assert kept.report is not None and kept.report.faces is not None
             faces[row] = kept.report.faces
-            self.audited += not faces[row].proved
+            if not faces[row].proved:
+                self.audited += 1
+                logging.warning(
+                    "%s: the certificate of its grown box holds the faces alone (%s)",
+                    claim.name, kept.refused,
+                )  # fmt: skip
             # Rounding may have asked for a smaller box.
             lo[row] = kept.claim.lo.reshape(x[row].shape)
             hi[row] = kept.claim.hi.reshape(x[row].shape)
         return faces
-
-    def _kept(
-        self, writer: GrownWriter, claim: GrownClaim, trees: ProofTrees | None
-    ) -> Written | None:
-        """Returns the certificate that is kept; None if none is."""
-        reason = "there was no time for its proof"
-        if trees is not None:
-            with float64():
-                written = writer.write_grown(claim, trees)
-            if written.path is not None:
-                return written
-            reason = f"the checker does not accept its proof: {written.report.reason}"
-        if self.arithmetic == "real":
-            with float64():
-                written = writer.write_grown(claim, None)
-            if written.path is not None:
-                logging.warning(
-                    "%s: the certificate of its grown box holds the faces alone (%s)",
-                    claim.name, reason,
-                )  # fmt: skip
-                return written
-            reason = written.report.reason
-        logging.warning(
-            "%s: no certificate of its grown box is written (%s)", claim.name, reason
-        )
-        return None
 
     def _record(
         self, growth: Growth, row: int, x: np.ndarray, box: Box

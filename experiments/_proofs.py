@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from jaxcert.branch.instances import ProofTrees
+from jaxcert.branch.leaves import Proof
 from jaxcert.certificate.store import CertificateWriter, Claim
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier, float64
@@ -55,7 +55,7 @@ class Proofs:
         names: Sequence[str],
         x: np.ndarray,
         answer: Certification,
-        trees: ProofTrees | None,
+        proof: Proof | None,
     ) -> Certification:
         """Returns the answer as far as certificates were written and accepted.
 
@@ -65,7 +65,7 @@ class Proofs:
         begin = time.perf_counter()
         answer = jax.tree.map(np.array, answer)
         for row in np.flatnonzero(answer.outcome == Outcome.CERTIFIED):
-            self._write_one(names[int(row)], x[row], answer, int(row), trees)
+            self._write_one(names[int(row)], x[row], answer, int(row), proof)
         self.seconds += time.perf_counter() - begin
         return answer
 
@@ -75,7 +75,7 @@ class Proofs:
         x: np.ndarray,
         answer: Certification,
         row: int,
-        trees: ProofTrees | None,
+        proof: Proof | None,
     ) -> None:
         claim = Claim(
             name=name,
@@ -87,9 +87,10 @@ class Proofs:
             upper=float(answer.upper[row]),
             witness=np.asarray(answer.witness[row]).reshape(-1),
         )
-        own = None if trees is None else trees.of(row)
+        own = None if proof is None else proof.of(row)
         with float64():
             written = self.writer.write(claim, own)
+        assert written.report is not None  # there is an attempt at least
         if written.path is None:
             logging.warning(
                 "%s: the checker does not accept its certificate (%s); none is written",

@@ -17,7 +17,8 @@ from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp
 from jaxcert.box import Box, Family, Rates, distance_above
 from jaxcert.branch.brackets import ApothemAnswer, close_brackets
-from jaxcert.branch.instances import ApothemTask, ProofTrees
+from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.leaves import Proof
 from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.certification import (
     Certification,
@@ -153,8 +154,8 @@ class Certifier:
         deadline: float = math.inf,
         *,
         strict: bool = False,
-    ) -> tuple[Certification, ProofTrees | None]:
-        """Returns what `batch` does, and the trees of the proofs.
+    ) -> tuple[Certification, Proof | None]:
+        """Returns what `batch` does, and the proof.
 
         None without branch and bound, or where its options do not record them: then
         bounds proved every box, or nothing was kept of what did.
@@ -171,8 +172,8 @@ class Certifier:
             label = np.concatenate([labels, np.repeat(labels[-1:], size - count)])
             label = label.astype(np.int32)
         limit = deadline if strict else math.inf
-        result, trees = self._run(x, label, predicted, (deadline, limit))
-        return jax.tree.map(lambda v: v[:count], result), trees
+        result, proof = self._run(x, label, predicted, (deadline, limit))
+        return jax.tree.map(lambda v: v[:count], result), proof
 
     def _run(
         self,
@@ -180,7 +181,7 @@ class Certifier:
         label: np.ndarray,
         predicted: np.ndarray,
         limits: tuple[float, float],
-    ) -> tuple[Certification, ProofTrees | None]:
+    ) -> tuple[Certification, Proof | None]:
         """Returns the answers and proofs.
 
         The limits are the `time.monotonic()` at which branch and bound looks up, and at
@@ -233,12 +234,12 @@ class Certifier:
         if refuted is not None:
             calls = calls + refuted[0]
             upper, witness = refuted[1]
-        subproblems, trees = none, None
+        subproblems, proof = none, None
         complete = options.oracle == "complete"
         answer = _in_time(branch, limit) if complete else None
         if answer is not None:
             radius, upper, witness = answer.lower, answer.upper, answer.witness
-            subproblems, trees = answer.processed, answer.trees
+            subproblems, proof = answer.processed, answer.proof
             improved = expand(answer.improved, x)
             box = jax.tree.map(partial(np.where, improved), answer.box, box)
         upper = self._distances(x, upper, witness)
@@ -247,7 +248,7 @@ class Certifier:
             x, label, predicted, radius, box, upper, witness, winner, calls,
             subproblems,
         )  # fmt: skip
-        return self._assemble(found), trees
+        return self._assemble(found), proof
 
     @own_settings()
     def grow(
@@ -257,6 +258,7 @@ class Certifier:
         options: GrowthOptions | None = None,
         deadline: float = math.inf,
         progress: Callable[[int, int], None] | None = None,
+        record: bool = False,
     ) -> Growth:
         """Returns maximal boxes around inputs that were certified.
 
@@ -267,6 +269,7 @@ class Certifier:
           options: objective and resolution.
           deadline: `time.monotonic()` after which no further round begins.
           progress: told the round and how many inputs are not done.
+          record: keep the proofs of the boxes, which certificates are made of.
 
         Raises:
           InputError: wrong shapes, or a network with other activations than ReLU.
@@ -316,8 +319,7 @@ class Certifier:
             ).spec,
             wanted=certified & (np.arange(size) < count),
         )
-        # What growth asks is no certificate's proof: that is of its end alone.
-        branch = dataclasses.replace(self.options.branch, record=False)
+        branch = dataclasses.replace(self.options.branch, record=record)
         growth = grow_boxes(
             self.model, task, options or GrowthOptions(), branch, deadline, progress
         )

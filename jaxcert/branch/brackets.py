@@ -39,15 +39,12 @@ from jaxcert.branch.instances import (
     ApothemTask,
     Instances,
     Known,
-    Leaves,
-    ProofTrees,
-    Proved,
-    RecordedCuts,
     Room,
     ball,
     clause_rows,
     start,
 )
+from jaxcert.branch.leaves import Leaves, Proof, RecordedCuts
 from jaxcert.branch.search import Chunks, Search
 from jaxcert.branch.settle import settle_leaves
 from jaxcert.branch.signs import (
@@ -151,7 +148,7 @@ class ApothemAnswer:
       processed: subproblems bounded per input, (J,).
       open: inputs that ran out of time or multipliers: their bracket is not closed.
       full: whether the search ended because the stack was full.
-      trees: the proofs of all inputs, if they were recorded.
+      proof: of all inputs, if it was recorded.
     """
 
     lower: np.ndarray
@@ -162,7 +159,7 @@ class ApothemAnswer:
     processed: np.ndarray
     open: np.ndarray
     full: bool = False
-    trees: ProofTrees | None = None
+    proof: Proof | None = None
 
 
 @float64()
@@ -195,6 +192,7 @@ def close_brackets(
         family=task.family, ranges={}, slack=task.lower,
         split_cost=np.zeros((len(task.lower), layout.size)),
         floor=task.lower, width=np.float64(width), owner=np.zeros(1, np.int32),
+        clause=np.zeros(1, np.int32),
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
     box = ball(instances, np.maximum(radius, 0))
@@ -205,7 +203,8 @@ def close_brackets(
     rows, offset = clause_rows(task.spec, owner, clause)
     instances = dataclasses.replace(
         instances, ranges=root.ranges, slack=root.slack, split_cost=root.cost,
-        owner=owner.astype(np.int32), rows=rows, offset=offset, cuts=root.cuts,
+        owner=owner.astype(np.int32),
+        clause=clause.astype(np.int32), rows=rows, offset=offset, cuts=root.cuts,
     )  # fmt: skip
     instances, search = start(
         layout, instances, _room(options), radius, box, root.slopes, task
@@ -218,7 +217,7 @@ def close_brackets(
         items = dataclasses.replace(search.items, multipliers=multipliers)
         search = dataclasses.replace(search, items=items)
     visits: dict[bytes, int] = {}
-    leaves: list[Proved] = []
+    leaves: list[Leaves] = []
     chunks = Chunks(
         functools.partial(run_chunk, layout, options, model, instances),
         options.steps,
@@ -243,8 +242,11 @@ def close_brackets(
     answer = _answer(instances, jax.device_get(search), task)
     answer = dataclasses.replace(answer, full=full)
     if options.record:
-        trees = _proof_trees(layout, root, answer.improved, open_clauses, leaves)
-        answer = dataclasses.replace(answer, trees=trees)
+        width_of_clause = instances.offset.shape[1]
+        proof = _proof(
+            layout, root, answer.improved, open_clauses, width_of_clause, leaves
+        )
+        answer = dataclasses.replace(answer, proof=proof)
     return answer
 
 
@@ -253,46 +255,47 @@ def _room(options: BranchOptions) -> Room:
     return Room(options.block, options.parked, proved)
 
 
-def _drained(state: Known) -> Proved:
+def _drained(state: Known) -> Leaves:
     """Returns what was proved in the last chunk, in numpy."""
     count = int(state.proved_count)
     return jax.tree.map(lambda v: np.asarray(v[:count]), state.proved)
 
 
-def _proof_trees(
+def _proof(
     layout: Layout,
     root: Root,
     improved: np.ndarray,
     open_clauses: np.ndarray,
-    proved: list[Proved],
-) -> ProofTrees:
+    rows: int,
+    proved: list[Leaves],
+) -> Proof:
     """Returns the proofs of all inputs whose box was improved, of the others nothing.
 
     Clauses that were not branched have one leaf without signs: the bounds alone prove
     them.
     """
     number = {node.output: k for k, node in enumerate(layout.nodes)}
-    owner, clause = np.nonzero(open_clauses)
     j, c = np.nonzero(~open_clauses & improved[:, None])
     nothing = np.zeros((len(j), layout.size), np.float32)
+    slopes = np.asarray(root.slopes, np.float32)[j]
     unused = {
-        number[i]: np.zeros((len(j), *cuts.limit.shape[1:]), np.float32)
+        i: np.zeros((len(j), *cuts.limit.shape[1:]), np.float32)
         for i, cuts in root.cuts.items()
     }
-    slopes = np.asarray(root.slopes, np.float32)[j]
-    parts = [Leaves(j, c, nothing.astype(np.int8), slopes, nothing, unused)]
-    for part in proved:
-        of, cut = owner[part.instance], {number[i]: v for i, v in part.cut.items()}
-        leaves = Leaves(
-            of, clause[part.instance], part.signs, part.slope, part.split, cut
-        )
-        parts.append(leaves.rows(improved[of]))
+    row = np.zeros((len(j), rows), np.float32)
+    multipliers: Any = Multipliers(slopes, nothing, row, unused)
+    unbranched: Any = Leaves(j, c, nothing.astype(np.int8), multipliers)
+    parts = [unbranched, *(part.rows(improved[part.owner]) for part in proved)]
+    leaves = Leaves.joined(parts)
+    cut = {number[i]: v for i, v in leaves.multipliers.cut.items()}
+    multipliers = dataclasses.replace(leaves.multipliers, cut=cut)
+    leaves = dataclasses.replace(leaves, multipliers=multipliers)
     recorded = {number[i]: np.asarray(v) for i, v in root.recorded.items()}
     cuts = {}
     for i, made in root.cuts.items():
         each = made.index, made.at_input, made.at_output, *root.behind[i]
         cuts[number[i]] = RecordedCuts(*map(np.asarray, each))
-    return ProofTrees(Leaves.joined(parts), recorded, cuts)
+    return Proof(leaves, recorded, cuts)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "options", "count"))

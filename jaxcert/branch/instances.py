@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges
 from jaxcert.bounds.cuts import Cuts
 from jaxcert.box import Box, Family
+from jaxcert.branch.leaves import Leaves
 from jaxcert.branch.search import Search
 from jaxcert.memory import room_for, tree_bytes
 from jaxcert.spec import Spec
@@ -65,7 +66,7 @@ class Instances:
       split_cost: by how much more per unit of each neuron's beta, (J, N).
       floor: radius that is already proved, (J,).
       width: how far below a witness the radius to prove is put.
-      owner: the input of every instance, (I,).
+      owner, clause: the input of every instance, and the clause of its spec, (I,).
       rows: (I, rows, outputs).
       offset: (I, rows).
       cuts: inequalities on several neurons over each input's first box, by output id of
@@ -79,6 +80,7 @@ class Instances:
     floor: Float[Array, " J"]
     width: Float[Array, ""]
     owner: Int[Array, " I"]
+    clause: Int[Array, " I"]
     rows: Float[Array, "I rows outputs"]
     offset: Float[Array, "I rows"]
     cuts: dict[int, Cuts] = dataclasses.field(default_factory=dict)
@@ -122,25 +124,6 @@ class Subproblems:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Proved:
-    """Subproblems that are proved, and by what.
-
-    Attributes:
-      instance: (P,).
-      signs: -1, 0 or 1 per neuron, (P, N) int8.
-      slope, split: the multipliers, (P, N) float32.
-      cut: those of cuts, by output id, (P, G, F) float32.
-    """
-
-    instance: Int[Array, " P"]
-    signs: Int[Array, "P N"]
-    slope: Float[Array, "P N"]
-    split: Float[Array, "P N"]
-    cut: dict[int, Float[Array, "P G F"]]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Known:
     """What a search over signs has learned.
 
@@ -171,7 +154,7 @@ class Known:
     processed: Int[Array, " J"]
     leaves: Subproblems
     leaf_count: Int[Array, ""]
-    proved: Proved
+    proved: Leaves
     proved_count: Int[Array, ""]
 
 
@@ -182,82 +165,6 @@ def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
     return jax.vmap(lambda family, r: family.box(r, outward=True))(
         instances.family, radius
     )
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class Leaves:
-    """Leaves of proofs of many inputs, numpy; N neurons.
-
-    Attributes:
-      owner: the input, (L,).
-      clause: the clause of its spec that is proved, (L,).
-      signs: -1, 0 or 1 per neuron, (L, N) int8: what the leaf assumes.
-      slope, split: multipliers of the proof, (L, N) float32.
-      cut: those of cuts, by number of the ReLU node, (L, G, F) float32.
-    """
-
-    owner: np.ndarray
-    clause: np.ndarray
-    signs: np.ndarray
-    slope: np.ndarray
-    split: np.ndarray
-    cut: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def rows(self, chosen: np.ndarray) -> Leaves:
-        """Returns the chosen leaves, by mask or index."""
-        return jax.tree.map(lambda v: v[chosen], self)
-
-    @staticmethod
-    def joined(parts: list[Leaves]) -> Leaves:
-        """Returns the leaves of all parts; at least one is needed."""
-        return jax.tree.map(lambda *v: np.concatenate(v), *parts)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, eq=False)
-class RecordedCuts:
-    """Cuts of one layer as a checker derives them, numpy; one input, or J in front.
-
-    Attributes:
-      index: which neurons of the flat layer, (G, k).
-      at_input, at_output: coefficients, (G, F, k).
-      scales: of the neurons in the sums that the limits rest on, (G, k).
-      slopes: of the bounds of these sums, uint8; see `Cutter.recorded_cuts`.
-    """
-
-    index: np.ndarray
-    at_input: np.ndarray
-    at_output: np.ndarray
-    scales: np.ndarray
-    slopes: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ProofTrees:
-    """What certificates of many inputs are made of, numpy.
-
-    Attributes:
-      leaves: of all inputs.
-      range_slopes: recorded slopes of layer ranges, by number of the ReLU node, each
-        (J, 2, n, neurons before), uint8; see `tighten.recorded_ranges`.
-      cuts: those that the leaves have multipliers of, by number of the ReLU node.
-    """
-
-    leaves: Leaves
-    range_slopes: dict[int, np.ndarray]
-    cuts: dict[int, RecordedCuts] = dataclasses.field(default_factory=dict)
-
-    def of(self, row: int) -> ProofTrees | None:
-        """Returns those of one input; slopes and cuts without the leading axis.
-
-        None if there is no proof of it here: another one proved its box, or nothing.
-        """
-        own = self.leaves.owner == row
-        if not own.any():
-            return None
-        slopes, cuts = jax.tree.map(lambda v: v[row], (self.range_slopes, self.cuts))
-        return ProofTrees(self.leaves.rows(own), slopes, cuts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +202,8 @@ def start(
         return np.concatenate([v, np.zeros((padded - count, *v.shape[1:]), v.dtype)])
 
     instances = dataclasses.replace(
-        instances, owner=pad(instances.owner), rows=pad(instances.rows),
+        instances, owner=pad(instances.owner), clause=pad(instances.clause),
+        rows=pad(instances.rows),
         offset=pad(instances.offset),
     )  # fmt: skip
     capacity = _capacity(layout, instances, max(2 * padded, 4 * room.block))
@@ -376,14 +284,9 @@ def _stack_of(
     )
 
 
-def _no_proofs(layout: Layout, capacity: int, sizes: _Sizes) -> Proved:
-    return Proved(
-        instance=jnp.zeros(capacity, jnp.int32),
-        signs=jnp.zeros((capacity, layout.size), jnp.int8),
-        slope=jnp.zeros((capacity, layout.size), jnp.float32),
-        split=jnp.zeros((capacity, layout.size), jnp.float32),
-        cut={i: jnp.zeros((capacity, *s), jnp.float32) for i, s in sizes[1]},
-    )
+def _no_proofs(layout: Layout, capacity: int, sizes: _Sizes) -> Leaves:
+    blank = _empty_pool(layout, capacity, sizes)
+    return Leaves(blank.instance, blank.tries, blank.signs, blank.multipliers)
 
 
 def clause_rows(

@@ -40,7 +40,8 @@ from jaxcert.bounds.tighten import (
 )
 from jaxcert.box import Box, Family, outward
 from jaxcert.branch.inputs import InputSplitOptions
-from jaxcert.branch.instances import Instances, Known, Proved, Subproblems, ball
+from jaxcert.branch.instances import Instances, Known, Subproblems, ball
+from jaxcert.branch.leaves import Leaves
 from jaxcert.branch.search import Search, advance, push
 from jaxcert.memory import room_for
 from jaxcert.model import Model
@@ -146,9 +147,9 @@ def step(
     proved = bound > instances.slack[owner] + charged
     survives = valid & ~proved
     if options.record:
-        item = dataclasses.replace(popped, multipliers=best)
+        found = Leaves(owner, instances.clause[popped.instance], popped.signs, best)
         proofs, proof_count = push(
-            state.proved, state.proved_count, _proof(item), valid & proved
+            state.proved, state.proved_count, found, valid & proved
         )
         state = dataclasses.replace(state, proved=proofs, proved_count=proof_count)
 
@@ -220,11 +221,6 @@ def sharpened(
     score, _ = _scores(layout, cut, signs, jnp.abs(at_outputs))
     cut = refine_ranges(layout, values64, problem.box, cut, score, options.refine)
     return dataclasses.replace(problem, ranges=cut)
-
-
-def _proof(item: Subproblems) -> Proved:
-    m = item.multipliers
-    return Proved(item.instance, item.signs, m.slope, m.split, m.cut)
 
 
 def _outward(box: Box) -> Box:
@@ -424,7 +420,7 @@ def run_chunk(
         room = state.leaf_count < options.parked
         if options.record:
             filled = state.proved_count + options.block
-            room = room & (filled <= state.proved.instance.size)
+            room = room & (filled <= state.proved.owner.size)
         return room
 
     most = options.steps if steps is None else steps

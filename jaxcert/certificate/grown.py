@@ -12,44 +12,17 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcert.bounds.alpha import Multipliers
 from jaxcert.box import Box
-from jaxcert.branch.brackets import ApothemAnswer, close_brackets
-from jaxcert.branch.instances import Leaves, ProofTrees
-from jaxcert.certificate.store import CertificateWriter, Claim, Written, task_of_boxes
+from jaxcert.branch.leaves import Leaves, Proof
+from jaxcert.certificate.store import CertificateWriter, Claim, Written
 from jaxcert.certification import Certification
-from jaxcert.certifier import Certifier, float64
+from jaxcert.certifier import float64
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.faces import AT_REST, OPEN, violations
 from jaxcert.checker.network import network_of
 from jaxcert.search.faces import moved_out
 from jaxcert.search.growth import Growth
-
-
-def prove_boxes(
-    certifier: Certifier,
-    labels: np.ndarray,
-    boxes: Box,
-    wanted: np.ndarray,
-    deadline: float = np.inf,
-) -> ApothemAnswer:
-    """Returns the proofs of boxes that are what they are, with their trees.
-
-    `improved` says which were proved, `trees` is what their certificates are made of.
-
-    Args:
-      certifier: of the network, with its domain and margin.
-      labels: class of each box, (J,).
-      boxes: leaves (J, *d).
-      wanted: which of them to prove, (J,).
-      deadline: `time.monotonic()` after which nothing more is proved.
-    """
-    # Whoever checks faces knows nothing of cuts.
-    branch = dataclasses.replace(certifier.options.branch, record=True, cuts=None)
-    with float64():
-        task = task_of_boxes(
-            boxes, labels, certifier.num_classes, certifier.required_margin, wanted
-        )
-        return close_brackets(certifier.model, task, branch, deadline)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,21 +72,42 @@ class GrownClaim(Claim):
 class GrownWriter(CertificateWriter):
     """Writes the certificates of the grown boxes of one network into a folder."""
 
-    def write_grown(self, claim: GrownClaim, trees: ProofTrees | None) -> Written:
+    @float64()
+    def write_grown(
+        self, claim: GrownClaim, proof: Proof | None, deadline: float = np.inf
+    ) -> Written:
         """Writes the certificate of one grown box.
+
+        A box whose proof is missing, or is not accepted, is proved once more by branch
+        and bound. If that does not succeed by the deadline the file claims its faces
+        alone, unless the arithmetic is float32.
 
         Args:
           claim: what it states; its apothem is measured here.
-          trees: the proof of its box; None to claim the faces alone.
+          proof: of its box, if growth recorded one.
+          deadline: `time.monotonic()` after which no proof is looked for.
         """
-        claim = dataclasses.replace(claim, proved=trees is not None)
-        if trees is None:
-            size = self._layout.size
-            nothing = np.zeros((0, size), np.float32)
-            none = np.zeros(0, np.int32)
-            leaves = Leaves(none, none, nothing.astype(np.int8), nothing, nothing)
-            trees = ProofTrees(leaves, {})
-        return self._write(self._measured(claim), trees)
+        claim = self._measured(dataclasses.replace(claim, proved=True))
+        refused = "there was no time for its proof"
+        for find in (lambda: proof, lambda: self._branched(claim, deadline)):
+            if (found := find()) is None:
+                continue
+            written = self._write(claim, found)
+            if written.path is not None:
+                return written
+            assert written.report is not None
+            refused = f"the checker does not accept its proof: {written.report.reason}"
+        if self._arithmetic == "float32":
+            return Written(claim, None, None, refused=refused)
+        alone = self._write(dataclasses.replace(claim, proved=False), self._nothing())
+        return dataclasses.replace(alone, refused=refused)
+
+    def _nothing(self) -> Proof:
+        """Returns the proof of nothing."""
+        nothing: Any = np.zeros((0, self._layout.size), np.float32)
+        none: Any = np.zeros(0, np.int32)
+        multipliers = Multipliers(nothing, nothing, nothing)
+        return Proof(Leaves(none, none, nothing.astype(np.int8), multipliers), {})
 
     def _measured(self, claim: GrownClaim) -> GrownClaim:
         """Returns the claim with the apothem of its box, rounded down."""

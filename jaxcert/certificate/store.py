@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxcert.bounds.alpha import Layout, default_slopes
+from jaxcert.bounds.alpha import Layout, Multipliers, default_slopes
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
 from jaxcert.box import Box, Family, Rates
 from jaxcert.branch.brackets import close_brackets, layout_of
-from jaxcert.branch.instances import ApothemTask, Leaves, ProofTrees, RecordedCuts
+from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.leaves import Leaves, Proof, RecordedCuts
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.network_file import NetworkFile, network_file
 from jaxcert.checker.check import check_certificate
@@ -77,17 +78,19 @@ class Written:
 
     Attributes:
       claim: what it states: that of the caller, or one with a slightly smaller box.
-      report: what the checker said, of the last attempt.
-      path: the file; None if every attempt was rejected.
+      report: what the checker said, of the last attempt; None if there was none.
+      path: the file; None if there was no attempt, or every one was rejected.
       size: its bytes.
       checking: seconds that the last check took.
+      refused: why the file does not hold the proof of its box, if it was refused.
     """
 
     claim: Claim
-    report: Report
+    report: Report | None
     path: Path | None
     size: int = 0
     checking: float = 0.0
+    refused: str = ""
 
 
 def task_of_boxes(
@@ -164,32 +167,32 @@ class CertificateWriter:
         self.network.write(folder)
 
     @float64()
-    def write(self, claim: Claim, trees: ProofTrees | None) -> Written:
+    def write(self, claim: Claim, proof: Proof | None) -> Written:
         """Writes the certificate of one claim.
 
         Args:
           claim: the claim.
-          trees: those of its input, clause j standing for the j-th other class; None
-            if they were not recorded: then the bounds alone are tried.
+          proof: that of its input, clause j standing for the j-th other class; None
+            if it was not recorded: then the bounds alone are tried.
 
         What the checker does not accept is proved once more by branch and bound, of
         this very box: bounds may rest on what no file records, and a leaf that was
         proved of a larger box need not have a bound of the smaller one, since CROWN's
         own slopes follow the ranges.
         """
-        written = self._write(claim, trees or self._unbranched(claim))
-        if written.path is None and (trees := self._branched(claim)) is not None:
-            written = self._write(claim, trees)
+        written = self._write(claim, proof or self._unbranched(claim))
+        if written.path is None and (proof := self._branched(claim)) is not None:
+            written = self._write(claim, proof)
         return written
 
     @float64()
-    def _write(self, claim: Claim, trees: ProofTrees) -> Written:
+    def _write(self, claim: Claim, proof: Proof) -> Written:
         path = self.folder / f"{file_stem(claim.name)}.npz"
-        ranges = {f"range_slopes_{k}": v for k, v in trees.range_slopes.items()}
-        cuts = _cut_arrays(trees)
+        ranges = {f"range_slopes_{k}": v for k, v in proof.range_slopes.items()}
+        cuts = _cut_arrays(proof)
         for share in _SHRINK[self._arithmetic]:
             smaller = self._shrunk(claim, share)
-            arrays = self._arrays(smaller, trees.leaves) | ranges | cuts
+            arrays = self._arrays(smaller, proof.leaves) | ranges | cuts
             content = self._header(smaller, 2 if cuts else 1)
             header = np.frombuffer(json.dumps(content).encode(), np.uint8)
             packed = io.BytesIO()
@@ -220,18 +223,18 @@ class CertificateWriter:
         lo, hi = np.maximum(lo, claim.lo), np.minimum(hi, claim.hi)
         return dataclasses.replace(claim, lower=lower, lo=lo, hi=hi)
 
-    def _branched(self, claim: Claim) -> ProofTrees | None:
+    def _branched(self, claim: Claim, deadline: float = np.inf) -> Proof | None:
         """Returns the proof of a box by branch and bound; None if it is not found."""
         faces: Any = [face.reshape(1, *self._shape) for face in (claim.lo, claim.hi)]
         task = task_of_boxes(
             Box(*faces), np.array([claim.label]),
             self._layout.program.output_shape[0], self._margin,
         )  # fmt: skip
-        deadline = time.monotonic() + _BRANCH_SECONDS
+        deadline = min(deadline, time.monotonic() + _BRANCH_SECONDS)
         answer = close_brackets(self._model, task, self._branch, deadline)
-        return answer.trees.of(0) if answer.trees is not None else None
+        return answer.proof.of(0) if answer.proof is not None else None
 
-    def _unbranched(self, claim: Claim) -> ProofTrees:
+    def _unbranched(self, claim: Claim) -> Proof:
         """Returns range slopes, and one leaf without signs for every other class."""
         layout = self._layout
         box = Box(
@@ -243,18 +246,20 @@ class CertificateWriter:
         )
         number = {node.output: k for k, node in enumerate(layout.nodes)}
         count = layout.program.output_shape[0] - 1
-        blank = np.zeros((count, layout.size), np.float32)
-        leaves = Leaves(
-            np.zeros(count, np.int32), np.arange(count), blank.astype(np.int8),
-            blank + default, blank,
-        )  # fmt: skip
-        return ProofTrees(leaves, {number[i]: np.asarray(s) for i, s in slopes.items()})
+        blank: Any = np.zeros((count, layout.size), np.float32)
+        row: Any = np.zeros((count, 1), np.float32)
+        owner: Any = np.zeros(count, np.int32)
+        clause: Any = np.arange(count, dtype=np.int32)
+        multipliers: Any = Multipliers(blank + default, blank, row)
+        leaves = Leaves(owner, clause, blank.astype(np.int8), multipliers)
+        return Proof(leaves, {number[i]: np.asarray(s) for i, s in slopes.items()})
 
     def _arrays(self, claim: Claim, leaves: Leaves) -> dict[str, np.ndarray]:
         classes = self._layout.program.output_shape[0]
         others = np.array([j for j in range(classes) if j != claim.label], np.int32)
         target, signs = others[leaves.clause], leaves.signs.astype(np.int8)
-        slope, split = np.clip(leaves.slope, 0, 1), np.maximum(leaves.split, 0)
+        slope = np.clip(leaves.multipliers.slope, 0, 1)
+        split = np.maximum(leaves.multipliers.split, 0)
         faces: dict[str, Any] = {
             "x": claim.x, "lo": claim.lo, "hi": claim.hi,
             "domain_lo": self._domain.lo, "domain_hi": self._domain.hi,
@@ -292,11 +297,11 @@ class CertificateWriter:
         }
 
 
-def _cut_arrays(trees: ProofTrees) -> dict[str, np.ndarray]:
+def _cut_arrays(proof: Proof) -> dict[str, np.ndarray]:
     """Returns what the format says of cuts: of groups that some leaf needs."""
     arrays: dict[str, np.ndarray] = {}
-    for k, cuts in trees.cuts.items():
-        weights = np.maximum(trees.leaves.cut[k], 0)
+    for k, cuts in proof.cuts.items():
+        weights = np.maximum(proof.leaves.multipliers.cut[k], 0)
         used = weights.any(axis=(0, 2))
         if not used.any():
             continue

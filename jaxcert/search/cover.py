@@ -27,6 +27,7 @@ from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box, Family, Rates
 from jaxcert.branch.brackets import roots
 from jaxcert.branch.instances import Instances, clause_rows
+from jaxcert.branch.leaves import Leaves, Proof
 from jaxcert.branch.linear_program import LeafProof, affine_maps, proving_multipliers
 from jaxcert.branch.signs import BranchOptions, branching, sharpened
 from jaxcert.model import Model
@@ -35,31 +36,6 @@ from jaxcert.trace.equations import Values
 
 # Leaves that are bounded together, and how many of them share the box of one input.
 _CHUNKS, _CHUNK = 32, 8
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Leaves:
-    """Leaves of the proofs of many inputs, numpy; N neurons, K clauses.
-
-    Attributes:
-      instance: input * K + clause, (L,).
-      signs: -1, 0 or 1 per neuron, (L, N) int8.
-      multipliers: of the bound, leaves (L, ...), float64.
-    """
-
-    instance: np.ndarray
-    signs: np.ndarray
-    multipliers: Multipliers
-
-    def rows(self, chosen: np.ndarray) -> Leaves:
-        """Returns the chosen leaves, by mask or index."""
-        return jax.tree.map(lambda v: v[chosen], self)
-
-    @staticmethod
-    def joined(parts: list[Leaves]) -> Leaves:
-        """Returns the leaves of all parts; at least one is needed."""
-        return jax.tree.map(lambda *v: np.concatenate(v), *parts)
 
 
 @jax.tree_util.register_dataclass
@@ -113,7 +89,7 @@ class _Ground:
     slack: Float[Array, ""]
     cost: Float[Array, " N"]
 
-    def clause(self, index: Array) -> Problem:
+    def clause_of(self, index: Array) -> Problem:
         """Returns the problem of one clause."""
         whole = self.problem
         return dataclasses.replace(
@@ -129,12 +105,12 @@ def _excess(
     grounds: _Ground,
     leaves: Leaves,
 ) -> Array:
-    """Returns `Exam.excess` of chunks of leaves; their instances are clauses."""
+    """Returns `Exam.excess` of chunks of leaves."""
     values = _prepared(model)
 
     def one(ground: _Ground, leaf: Leaves) -> Array:
         signs, m = leaf.signs, leaf.multipliers
-        problem = ground.clause(leaf.instance)
+        problem = ground.clause_of(leaf.clause)
         problem = sharpened(layout, options, values, problem, signs, m)
         bound, charged, _ = charged_bound(
             layout, values[1], problem, signs, m, ground.cost
@@ -154,12 +130,12 @@ def _examine(
     grounds: _Ground,
     leaves: Leaves,
 ) -> Exam:
-    """Returns the exam of chunks of leaves; their instances are clauses."""
+    """Returns the exam of chunks of leaves."""
     values32, values64 = values = _prepared(model)
 
     def one(ground: _Ground, leaf: Leaves) -> Exam:
         signs, best = leaf.signs, leaf.multipliers
-        problem = ground.clause(leaf.instance)
+        problem = ground.clause_of(leaf.clause)
         problem = sharpened(layout, options, values, problem, signs, best)
 
         def excess(m: Multipliers) -> Any:
@@ -212,11 +188,13 @@ class Place:
       box: the boxes.
       instances: every clause of every input, with ranges over the boxes.
       slopes: CROWN's lower slopes, (J, N).
+      recorded: slopes of the ranges, if the prover records them; see `Proof`.
     """
 
     box: Box
     instances: Instances
     slopes: np.ndarray
+    recorded: dict[int, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,24 +220,22 @@ class Prover:
         )
         count, clauses = len(box.lo), self.spec.num_clauses
         owner = np.repeat(np.arange(count, dtype=np.int32), clauses)
+        clause = np.tile(np.arange(clauses, dtype=np.int32), count)
         rows, offset = self._rows
         still = Rates(np.zeros_like(box.lo), np.zeros_like(box.lo))
         instances = Instances(
             family=Family(box, box, still), ranges=found.ranges, slack=found.slack,
             split_cost=found.cost, floor=np.zeros(count), width=np.float64(0),
-            owner=owner, rows=rows, offset=offset,
+            owner=owner, clause=clause, rows=rows, offset=offset,
         )  # fmt: skip
-        return Place(box, instances, np.asarray(found.slopes, np.float64))
+        slopes = np.asarray(found.slopes, np.float64)
+        return Place(box, instances, slopes, found.recorded)
 
     @functools.cached_property
     def _rows(self) -> tuple[np.ndarray, np.ndarray]:
         count, clauses = len(self.spec.offset), self.spec.num_clauses
         owner = np.repeat(np.arange(count), clauses)
         return clause_rows(self.spec, owner, np.tile(np.arange(clauses), count))
-
-    def owner(self, leaves: Leaves) -> np.ndarray:
-        """Returns the input of every leaf."""
-        return leaves.instance // self.spec.num_clauses
 
     def complete(self, leaves: Leaves) -> np.ndarray:
         """Returns for which inputs the leaves of every clause cover all signs, (J,).
@@ -270,7 +246,8 @@ class Prover:
         depth = np.count_nonzero(leaves.signs, axis=1)
         clauses, deepest = self.spec.num_clauses, int(depth.max(initial=0))
         total = [0] * (len(self.spec.offset) * clauses)
-        kinds = np.stack([leaves.instance, depth], axis=1)
+        instance = leaves.owner * clauses + leaves.clause
+        kinds = np.stack([instance, depth], axis=1)
         for (instance, level), count in zip(
             *np.unique(kinds, axis=0, return_counts=True), strict=True
         ):
@@ -281,11 +258,12 @@ class Prover:
     def unsplit(self, place: Place, wanted: np.ndarray) -> Leaves:
         """Returns one leaf without signs per clause of the wanted inputs."""
         clauses = self.spec.num_clauses
-        instance = np.flatnonzero(np.repeat(wanted, clauses)).astype(np.int32)
-        slope = place.slopes[instance // clauses]
+        owner = np.repeat(np.flatnonzero(wanted), clauses).astype(np.int32)
+        clause = np.tile(np.arange(clauses, dtype=np.int32), int(np.sum(wanted)))
+        slope = place.slopes[owner]
         row = np.zeros((len(slope), place.instances.offset.shape[1]))
         multipliers = Multipliers(slope, np.zeros_like(slope), row)
-        return Leaves(instance, np.zeros(slope.shape, np.int8), multipliers)
+        return Leaves(owner, clause, np.zeros(slope.shape, np.int8), multipliers)
 
     def examine(
         self,
@@ -330,11 +308,11 @@ class Prover:
 
         Leaves that share a chunk are of one input; a block has many chunks.
         """
-        if not len(leaves.instance):
+        if not len(leaves.owner):
             first = self.unsplit(place, np.arange(len(place.slopes)) == 0).rows([0])
             found = self._in_blocks(ask, place, near, far, first)
             return jax.tree.map(lambda v: v[:0], found)
-        owner, clauses = self.owner(leaves), self.spec.num_clauses
+        owner = leaves.owner
         order = np.argsort(owner, kind="stable")
         _, start, count = np.unique(owner[order], return_index=True, return_counts=True)
         place_in = np.arange(len(order)) - np.repeat(start, count)
@@ -345,7 +323,6 @@ class Prover:
         slots[chunk, place_in % _CHUNK] = order
         slots[slots[:, 0] < 0, 0] = order[0]
         slots = np.where(slots < 0, slots[:, :1], slots)
-        leaves = dataclasses.replace(leaves, instance=leaves.instance % clauses)
         parts = []
         for first_chunk in range(0, len(slots), _CHUNKS):
             index = slots[first_chunk : first_chunk + _CHUNKS]
@@ -390,9 +367,9 @@ class Prover:
         proved = self.excess(place, leaves) > 0
         done, given_up, open_ = [leaves.rows(proved)], [], leaves.rows(~proved)
         used = np.zeros(len(place.slopes), np.int64)
-        while len(open_.instance):
+        while len(open_.owner):
             exam = self.examine(place, open_, ascent)
-            owner = self.owner(open_)
+            owner = open_.owner
             np.add.at(used, owner, 1)
             proved = np.asarray(exam.excess > 0)
             now = dataclasses.replace(open_, multipliers=exam.multipliers)
@@ -406,6 +383,34 @@ class Prover:
         given_up.append(open_)
         return Leaves.joined(done), Leaves.joined(given_up), used
 
+    def record(
+        self, box: Box, leaves: Leaves, ascent: AscentOptions, budget: int
+    ) -> list[Proof | None]:
+        """Returns the proof of every box that leaves of a cover prove, (J,).
+
+        As a certificate holds it: with multipliers of float32, and over ranges that a
+        checker derives again. Leaves for which these are too coarse are split on.
+
+        Args:
+          box: a box per input.
+          leaves: of a cover.
+          ascent, budget: as in `prove`.
+        """
+        options = dataclasses.replace(self.options, record=True, cuts=None)
+        prover = dataclasses.replace(self, options=options)
+        place = prover.at(box)
+        multipliers = cast_floats(
+            cast_floats(leaves.multipliers, np.float32), np.float64
+        )
+        coarse = dataclasses.replace(leaves, multipliers=multipliers)
+        done, rest, _ = prover.prove(place, coarse, ascent, budget)
+        missing = ~prover.complete(leaves)
+        missing[rest.owner] = True
+        number = {node.output: k for k, node in enumerate(self.layout.nodes)}
+        slopes = {number[i]: np.asarray(v) for i, v in place.recorded.items()}
+        proof = Proof(done, slopes)
+        return [None if missing[j] else proof.of(j) for j in range(len(missing))]
+
     def solve(self, place: Place, leaf: Leaves, box: Box) -> LeafProof | None:
         """Returns the best multipliers of one leaf over a box, by linear programming.
 
@@ -414,7 +419,8 @@ class Prover:
           leaf: one leaf, without the leading axis; every neuron must be decided.
           box: of its input, leaves d.
         """
-        problem = place.instances.problem(leaf.instance, place.box)
+        instance = leaf.owner * self.spec.num_clauses + leaf.clause
+        problem = place.instances.problem(instance, place.box)
         maps = affine_maps(self.layout, self.model.double, problem, leaf.signs)
         return proving_multipliers(jax.device_get(maps), leaf.signs, box)
 
@@ -424,11 +430,11 @@ def children(leaves: Leaves, exam: Exam) -> Leaves:
 
     They begin with the multipliers of the exam, and its kink.
     """
-    parts, each = [], np.arange(len(leaves.instance))
+    parts, each = [], np.arange(len(leaves.owner))
     for side, sign in enumerate((1, -1)):
         signs, split = leaves.signs.copy(), np.array(exam.multipliers.split)
         signs[each, exam.neuron] = sign
         split[each, exam.neuron] = exam.kink[:, side]
         multipliers = dataclasses.replace(exam.multipliers, split=split)
-        parts.append(Leaves(leaves.instance, signs, multipliers))
+        parts.append(Leaves(leaves.owner, leaves.clause, signs, multipliers))
     return Leaves.joined(parts)

@@ -26,12 +26,13 @@ import numpy as np
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.box import Box, Family
 from jaxcert.branch.brackets import layout_of
+from jaxcert.branch.leaves import Leaves, Proof
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64, local_devices
 from jaxcert.memory import room_for
 from jaxcert.model import Model
 from jaxcert.rows import select
-from jaxcert.search.cover import Exam, Leaves, Place, Prover, children
+from jaxcert.search.cover import Exam, Place, Prover, children
 from jaxcert.search.faces import (
     Faces,
     at_rest,
@@ -90,7 +91,7 @@ def grow_boxes(
       model: the network; ReLUs are its only nonlinear parts.
       task: see `GrowthTask`.
       options: see `GrowthOptions`.
-      branch: how branch and bound runs.
+      branch: how branch and bound runs; `record` keeps the proofs of the boxes.
       deadline: `time.monotonic()` after which no further round begins.
       progress: told the round and how many inputs are not done; by several threads.
     """
@@ -140,7 +141,10 @@ class _Run:
         self._options, self._deadline, self._params = options, deadline, model.double
         self._program = model.program
         layout = layout_of(self._program)
-        self._prover = Prover(layout, branch.resolved(layout), model, task.spec)
+        self._records = branch.record
+        # What growth asks on its way is no certificate's proof: that is of its end.
+        search = dataclasses.replace(branch, record=False).resolved(layout)
+        self._prover = Prover(layout, search, model, task.spec)
         count, faces = len(task.x), 2 * task.x[0].size
         everywhere = Family.many(task.box, task.domain, task.rates)
         clauses = task.spec.num_clauses
@@ -168,9 +172,9 @@ class _Run:
         self._place = self._prover.at(self._front.box)
         first = self._prover.unsplit(self._place, task.wanted)
         cover, rest = self._solve_rest(self._place, *self._prove(self._place, first))
-        self.active[self._prover.owner(rest)] = False
-        self._cover = cover.rows(self.active[self._prover.owner(cover)])
-        self._resting = [self._cover.rows(np.zeros(len(self._cover.instance), bool))]
+        self.active[rest.owner] = False
+        self._cover = cover.rows(self.active[cover.owner])
+        self._resting = [self._cover.rows(np.zeros(len(self._cover.owner), bool))]
 
     def round(self, index: int) -> None:
         """Moves the faces of every active input as far as one proposal allows."""
@@ -190,7 +194,7 @@ class _Run:
         self._idle = np.where(moved, 0, self._idle + 1)
         left = self._faces.open.sum(axis=1)
         self.active &= (left > 0) & (self._idle < _PATIENCE)
-        self._rest(~self.active[self._prover.owner(self._cover)])
+        self._rest(~self.active[self._cover.owner])
 
     def _attacked(self, fairness: float | None) -> Box:
         """Returns boxes that attacks find nothing wrong with."""
@@ -210,7 +214,7 @@ class _Run:
         self._rest(self._prover.excess(self._prover.at(far), self._cover) > 0)
         exam = self._prover.examine(self._place, self._cover, far=far)
         exam = self._refine(exam, far)
-        owner = self._prover.owner(self._cover)
+        owner = self._cover.owner
         room = np.where(exam.splittable, self._boldness[owner], 1.0) * exam.excess
         part = room / np.maximum(exam.excess - exam.far, 1e-300)
         goal, chosen = extents.copy(), []
@@ -272,7 +276,7 @@ class _Run:
             chosen = jax.tree.map(lambda v, s=split: v[s], exam)
             fresh = children(self._cover.rows(split), chosen)
             found = self._prover.examine(self._place, fresh, _BRIEF, far=far)
-            owner = self._prover.owner(fresh)
+            owner = fresh.owner
             self._subproblems += np.bincount(owner, minlength=len(self.active))
             fresh = dataclasses.replace(fresh, multipliers=found.multipliers)
             # A pair of children counts only if both are proved.
@@ -305,7 +309,7 @@ class _Run:
 
         Of each leaf one face, if it allows that one the least; of the last all.
         """
-        delta, owner = self._options.delta, self._prover.owner(self._cover)
+        delta, owner = self._options.delta, self._cover.owner
         tight = exam.excess <= delta * exam.steepest * self._steepest_rate
         rows, faces = [], []
         found = np.unique(owner[tight])
@@ -346,16 +350,16 @@ class _Run:
         place = self._prover.at(target)
         good, bad = self._prove(place, self._cover)
         failed = np.zeros(len(extents), bool)
-        failed[self._prover.owner(bad)] = True
+        failed[bad.owner] = True
         self._boldness = np.where(
             failed, 1.0, np.minimum(self._boldness * _BOLDER, _BOLDEST)
         )
         rooms: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         for _ in range(_REPAIRS):
-            if not len(bad.instance):
+            if not len(bad.owner):
                 break
             bad = self._limits(place, bad, extents, goal, rooms)
-            for j in np.unique(self._prover.owner(bad)):
+            for j in np.unique(bad.owner):
                 weight, budget = (
                     np.concatenate(v) for v in zip(*rooms[j], strict=True)
                 )
@@ -366,11 +370,11 @@ class _Run:
             place = self._prover.at(target)
             good, bad = self._prove(place, Leaves.joined([good, bad]))
         lost = np.zeros(len(extents), bool)
-        lost[self._prover.owner(bad)] = True
+        lost[bad.owner] = True
         kept = self.active & ~lost
         self._cover = Leaves.joined(
-            [good.rows(kept[self._prover.owner(good)]),
-             self._cover.rows(lost[self._prover.owner(self._cover)])]
+            [good.rows(kept[good.owner]),
+             self._cover.rows(lost[self._cover.owner])]
         )  # fmt: skip
         box = select(kept, target, self._front.box)
         self._front = self._front.replaced(box=box)
@@ -393,7 +397,7 @@ class _Run:
         best = self._prover.examine(place, bad, _THOROUGH, far=box, weights=True)
         known = self._prover.examine(place, bad, box=box, weights=True)
         old = ~(best.far > 0)
-        owner = self._prover.owner(bad)
+        owner = bad.owner
         for j in np.unique(owner):
             own = np.flatnonzero(owner == j)
             own = own[np.argsort(-best.excess[own])]
@@ -418,7 +422,7 @@ class _Run:
         self, place: Place, good: Leaves, bad: Leaves
     ) -> tuple[Leaves, Leaves]:
         """Returns what is proved and what is not, once the latter were solved."""
-        owner = self._prover.owner(bad)
+        owner = bad.owner
         first = [np.flatnonzero(owner == j)[:_PROGRAMS] for j in np.unique(owner)]
         rows = np.concatenate([np.zeros(0, int), *first])
         boxes = [jax.tree.map(lambda v, j=j: v[j], place.box) for j in owner[rows]]
@@ -432,7 +436,7 @@ class _Run:
         What the program ends with either lets the face move, or is a point that stops
         it.
         """
-        owner = self._prover.owner(self._cover)
+        owner = self._cover.owner
         kept = [np.flatnonzero(owner[rows] == j)[:_PROGRAMS] for j in np.unique(owner)]
         few = np.concatenate([np.zeros(0, int), *kept])
         if not len(few):
@@ -486,7 +490,7 @@ class _Run:
         """
         split = np.array(leaves.multipliers.split)
         row = np.array(leaves.multipliers.row)
-        owner, whose, points = self._prover.owner(leaves), [], []
+        owner, whose, points = leaves.owner, [], []
         solved = []
         for number, (k, box) in enumerate(zip(rows, boxes, strict=True)):
             proof = self._prover.solve(place, leaves.rows(k), box)
@@ -522,8 +526,11 @@ class _Run:
             self._prover.at(box), leaves, _BRIEF, self._options.subproblems
         )
         failed = ~self._prover.complete(leaves)
-        failed[self._prover.owner(rest)] = True
+        failed[rest.owner] = True
         box = select(failed, self._first, box)
+        proofs: list[Proof | None] = [None] * len(failed)
+        if self._records:
+            proofs = self._prover.record(box, leaves, _BRIEF, self._options.subproblems)
         front = self._front.replaced(box=box)
         unknown = np.where(at_rest(front), AT_DOMAIN, OPEN)
         return Growth(
@@ -533,6 +540,7 @@ class _Run:
             self._faces.all_ends(front),
             self._subproblems,
             self._rounds,
+            proofs,
         )
 
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxcert.box import Box, Rates
+from jaxcert.branch.leaves import Proof
 from jaxcert.errors import InputError
 from jaxcert.search.faces import AT_DOMAIN as AT_DOMAIN
 from jaxcert.search.faces import OPEN as OPEN
@@ -89,6 +90,7 @@ class Growth:
       ends: (J, F), beyond every blocked face by delta or less, inside the domain.
       subproblems: that were bounded with multipliers of their own, (J,).
       rounds: proposals that were to be proved, (J,).
+      proofs: of the boxes, (J,); None where none was recorded.
     """
 
     box: Box
@@ -97,12 +99,14 @@ class Growth:
     ends: np.ndarray
     subproblems: np.ndarray
     rounds: np.ndarray
+    proofs: list[Proof | None]
 
     def rows(self, count: int) -> Growth:
         """Returns the first `count` inputs."""
         return Growth(
             _rows(self.box, slice(count)), self.points[:count], self.blocked[:count],
             self.ends[:count], self.subproblems[:count], self.rounds[:count],
+            self.proofs[:count],
         )  # fmt: skip
 
     @staticmethod
@@ -114,6 +118,7 @@ class Growth:
             return np.concatenate(values)[order]
 
         points = [p for part in parts for p in part.points]
+        proofs = [p for part in parts for p in part.proofs]
         return Growth(
             jax.tree.map(join, *[part.box for part in parts]),
             [points[k] for k in order],
@@ -121,6 +126,7 @@ class Growth:
             join(*[part.ends for part in parts]),
             join(*[part.subproblems for part in parts]),
             join(*[part.rounds for part in parts]),
+            [proofs[k] for k in order],
         )
 
     def witness(self, row: int, face: int) -> np.ndarray:

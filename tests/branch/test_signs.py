@@ -160,6 +160,7 @@ def _instances(task, ranges, slack, cost) -> Instances:
         family=task.family, ranges=ranges, slack=slack,
         split_cost=cost, floor=task.lower, width=np.float64(1.0),
         owner=np.arange(len(task.lower), dtype=np.int32),
+        clause=np.zeros(len(task.lower), np.int32),
         rows=task.spec.coefficients, offset=task.spec.offset,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ import pytest
 
 import jaxcert as jc
 from jaxcert.branch.signs import BranchOptions
-from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
+from jaxcert.certificate.grown import GrownClaim, GrownWriter
 from jaxcert.certificate.store import CertificateWriter, Claim
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.check import check_certificate
@@ -50,7 +50,7 @@ def weights(seed: int) -> list:
 
 
 def certified(f, oracle: str, seed: int) -> tuple:
-    """Returns a certifier, inputs, its answers, which are certified, and the trees."""
+    """Returns a certifier, inputs, its answers, which are certified, and the proof."""
     options = jc.CertifyOptions(
         oracle=oracle, batch_size=EACH, attack=None,
         branch=BranchOptions(record=True, block=32),
@@ -59,9 +59,9 @@ def certified(f, oracle: str, seed: int) -> tuple:
         f, weights(seed), (0.0, 1.0), (4,), options=options, tolerance=TOLERANCE
     )
     x = np.random.default_rng(50 + seed).uniform(0.1, 0.9, (EACH, 4))
-    answer, trees = certifier.batch_with_proofs(x, None)
+    answer, proof = certifier.batch_with_proofs(x, None)
     rows = np.flatnonzero(answer.outcome == jc.Outcome.CERTIFIED)
-    return certifier, x, answer, rows, trees
+    return certifier, x, answer, rows, proof
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def certified(f, oracle: str, seed: int) -> tuple:
 def test_every_certified_box_has_an_accepted_certificate(f, oracle, tmp_path):
     count = 0
     for seed in range(SEEDS):
-        certifier, x, answer, rows, trees = certified(f, oracle, seed)
+        certifier, x, answer, rows, proof = certified(f, oracle, seed)
         writer = CertificateWriter(
             certifier.model, certifier.domain, certifier.rates, tmp_path / str(seed)
         )
@@ -82,7 +82,7 @@ def test_every_certified_box_has_an_accepted_certificate(f, oracle, tmp_path):
                 str(i), int(answer.label[i]), x[i], answer.box.lo[i], answer.box.hi[i],
                 lower, upper, answer.witness[i],
             )  # fmt: skip
-            own = trees.of(i) if trees is not None else None
+            own = proof.of(i) if proof is not None else None
             written = writer.write(claim, own)
             assert written.path is not None, (seed, i, written.report.reason)
             assert check_certificate(written.path).accepted
@@ -98,17 +98,14 @@ def test_every_grown_box_has_an_accepted_proof(tmp_path):
     f, count = maxout_and_abs, 0
     for seed in range(SEEDS):
         certifier, x, answer, rows, _ = certified(f, "complete", seed)
-        growth = certifier.grow(x, answer, GrowthOptions(delta=DELTA))
-        own = answer.outcome == jc.Outcome.CERTIFIED
-        proofs = prove_boxes(certifier, answer.label, growth.box, own)
+        growth = certifier.grow(x, answer, GrowthOptions(delta=DELTA), record=True)
         writer = GrownWriter(
             certifier.model, certifier.domain, certifier.rates, tmp_path / str(seed)
         )
         for i in rows:
-            assert proofs.improved[i], (seed, i)
             with float64():
                 claim = GrownClaim.of(str(i), x[i], i, answer, growth, DELTA)
-                written = writer.write_grown(claim, proofs.trees.of(i))
+                written = writer.write_grown(claim, growth.proofs[i])
             assert written.path is not None, (seed, i, written.report.reason)
             report = check_certificate(written.path)
             assert report.accepted and report.faces.proved and not report.faces.open

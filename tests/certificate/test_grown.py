@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import exact
-import jax
 import numpy as np
 import pytest
 from cases import random_network
@@ -13,11 +12,11 @@ from cases import relu_network as f
 
 import jaxcert as jc
 from jaxcert.branch.signs import BranchOptions
-from jaxcert.certificate.grown import GrownClaim, GrownWriter, prove_boxes
+from jaxcert.certificate.grown import GrownClaim, GrownWriter
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Status
-from jaxcert.search.growth import GrowthOptions
+from jaxcert.search.growth import Growth, GrowthOptions
 
 DELTA, SIZES = 1e-2, (4, 8, 3)
 OPTIONS = jc.CertifyOptions(
@@ -36,8 +35,7 @@ class Made:
     certifier: Certifier
     x: np.ndarray
     found: jc.Certification
-    growth: object
-    answer: object
+    growth: Growth
 
     def rows(self) -> np.ndarray:
         return np.flatnonzero(self.found.outcome == jc.Outcome.CERTIFIED)
@@ -56,11 +54,10 @@ def made() -> Made:
     certifier = Certifier(f, params, None, (SIZES[0],), rates=RATES, options=OPTIONS)
     x = np.random.default_rng(100).uniform(0.1, 0.9, (8, SIZES[0]))
     found = certifier.batch(x, None)
-    growth = certifier.grow(x, found, GrowthOptions(delta=DELTA))
-    wanted = found.outcome == jc.Outcome.CERTIFIED
-    answer = prove_boxes(certifier, found.label, growth.box, wanted)
-    assert np.array_equal(answer.improved, wanted)
-    return Made(params, certifier, x, found, growth, answer)
+    growth = certifier.grow(x, found, GrowthOptions(delta=DELTA), record=True)
+    proved = [proof is not None for proof in growth.proofs]
+    assert np.array_equal(proved, found.outcome == jc.Outcome.CERTIFIED)
+    return Made(params, certifier, x, found, growth)
 
 
 def test_a_box_that_no_point_stops_has_a_claim_too(made):
@@ -76,7 +73,7 @@ def test_every_grown_box_is_accepted_with_its_faces(made, tmp_path):
     with float64():
         writer = made.writer(tmp_path)
         for row in made.rows():
-            written = writer.write_grown(made.claim(row), made.answer.trees.of(row))
+            written = writer.write_grown(made.claim(row), made.growth.proofs[row])
             assert written.path is not None, written.report.reason
             report = check_certificate(written.path)
             assert report.accepted and report.faces.proved
@@ -106,32 +103,41 @@ def test_grown_boxes_agree_with_a_milp(made):
         assert least > -2e-6
 
 
-def test_a_box_that_is_not_sound_is_not_proved(made):
-    everything = made.certifier.domain
-    boxes = jax.tree.map(lambda v: np.repeat(np.asarray(v)[None], 8, 0), everything)
-    wanted = np.arange(8) == made.rows()[0]
-    answer = prove_boxes(made.certifier, made.found.label, boxes, wanted)
-    assert not answer.improved.any() and np.isfinite(answer.upper[wanted]).all()
+def test_growth_keeps_its_proofs_only_where_they_are_wanted(made):
+    growth = made.certifier.grow(made.x, made.found, GrowthOptions(delta=DELTA))
+    assert growth.proofs == [None] * 8
+    assert np.array_equal(growth.box.lo, made.growth.box.lo)
 
 
-def test_without_a_proof_the_faces_are_claimed_alone(made, tmp_path):
-    with float64():
-        row = int(made.rows()[0])
-        written = made.writer(tmp_path).write_grown(made.claim(row), None)
+def test_a_box_whose_proof_is_missing_is_proved_again(made, tmp_path):
+    row = int(made.rows()[0])
+    written = made.writer(tmp_path).write_grown(made.claim(row), None)
+    assert check_certificate(written.path).accepted and not written.refused
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_box_that_is_not_sound_is_not_proved(made, tmp_path, given):
+    """Neither by the proof of another box, nor by one that is looked for."""
+    row = int(made.rows()[0])
+    wide = dataclasses.replace(
+        made.claim(row), lo=np.zeros(SIZES[0]), hi=np.ones(SIZES[0])
+    )
+    proof = made.growth.proofs[row] if given else None
+    written = made.writer(tmp_path).write_grown(wide, proof)
+    report = check_certificate(written.path)
+    assert report.status is Status.UNPROVED and not report.accepted
+    assert ("leaf" if given else "no time") in written.refused
+    written = made.writer(tmp_path / "float32", "float32").write_grown(wide, proof)
+    assert written.path is None and not list((tmp_path / "float32").glob("0.npz"))
+
+
+def test_without_time_for_a_proof_the_faces_are_claimed_alone(made, tmp_path):
+    row = int(made.rows()[0])
+    written = made.writer(tmp_path).write_grown(made.claim(row), None, -np.inf)
     report = check_certificate(written.path)
     assert report.status is Status.UNPROVED and report.faces.witnessed > 2
     assert not report.faces.proved and not report.accepted
-
-
-def test_a_proof_of_another_box_is_not_written(made, tmp_path):
-    rows = made.rows()
-    with float64():
-        wide = dataclasses.replace(
-            made.claim(rows[0]), lo=np.zeros(SIZES[0]), hi=np.ones(SIZES[0])
-        )
-        written = made.writer(tmp_path).write_grown(wide, made.answer.trees.of(rows[0]))
-    assert written.path is None and "leaf" in written.report.reason
-    assert not list(tmp_path.glob("0.npz"))
+    assert "no time" in written.refused
 
 
 def test_a_box_that_must_shrink_keeps_honest_faces(made, tmp_path):
@@ -140,7 +146,7 @@ def test_a_box_that_must_shrink_keeps_honest_faces(made, tmp_path):
     with float64():
         writer = made.writer(tmp_path, "float32")
         for row in made.rows():
-            written = writer.write_grown(made.claim(row), made.answer.trees.of(row))
+            written = writer.write_grown(made.claim(row), made.growth.proofs[row])
             if written.path is None:
                 continue
             report, claim = check_certificate(written.path), written.claim

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import _certify_run
-import _grow
 import _inputs
 import certify
 import check
@@ -25,9 +24,11 @@ import pytest
 from in_process import answered
 
 from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.certificate.grown import GrownWriter
 from jaxcert.checker.check import check_certificate
 from jaxcert.learning.data import load_dataset
 from jaxcert.report import BOX_KEYS, GROWN_KEYS, RECORD_KEYS, Run, read_run
+from jaxcert.search.cover import Prover
 
 COUNT = 12
 
@@ -645,12 +646,11 @@ def test_a_grown_box_of_float32_without_its_proof_is_none(
         assert report.arithmetic == "float32"
     assert own
 
-    def unproved(certifier, labels, boxes, wanted, deadline):
-        answer = prove_boxes(certifier, labels, boxes, wanted, deadline)
-        return dataclasses.replace(answer, improved=np.zeros(len(labels), bool))
+    def unrecorded(self, box, leaves, ascent, budget):
+        return [None] * len(box.lo)
 
-    prove_boxes = _grow.prove_boxes
-    monkeypatch.setattr(_grow, "prove_boxes", unproved)
+    monkeypatch.setattr(Prover, "record", unrecorded)
+    monkeypatch.setattr(GrownWriter, "_branched", lambda self, claim, deadline: None)
     ended = run_certify(*flags, f"--output={tmp_path / 'unproved'}")
     assert ended.code == 0 and "there was no time for its proof" in ended.err
     run = read_run(tmp_path / "unproved")

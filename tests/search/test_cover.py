@@ -12,10 +12,11 @@ from cases import relu_network as f
 import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.branch.brackets import layout_of
+from jaxcert.branch.leaves import Leaves
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.model import Model
-from jaxcert.search.cover import Leaves, Prover, children
+from jaxcert.search.cover import Prover, children
 
 SIZES = (4, 8, 6, 3)
 ASCENT = AscentOptions()
@@ -61,7 +62,7 @@ def test_every_point_falls_in_a_leaf_and_leaves_bound_what_is_there(seed: int):
     assert (exam.excess > 0).all() and used.max() > 0
     every = Leaves.joined([good, bad])
     assert prove.complete(every).all()
-    without = prove.complete(every.rows(np.arange(len(every.instance)) != 3))
+    without = prove.complete(every.rows(np.arange(len(every.owner)) != 3))
     assert list(np.flatnonzero(~without)) == [prove.owner(every)[3]]
     clauses = SIZES[-1] - 1
     rng = np.random.default_rng(seed)
@@ -72,7 +73,7 @@ def test_every_point_falls_in_a_leaf_and_leaves_bound_what_is_there(seed: int):
             for clause in range(clauses):
                 inside, least = [], np.inf
                 for leaves, found in ((good, exam), (bad, rest)):
-                    own = leaves.instance == j * clauses + clause
+                    own = (leaves.owner == j) & (leaves.clause == clause)
                     fits = ((leaves.signs == 0) | (leaves.signs == signs)).all(axis=1)
                     inside += list(np.flatnonzero(own & fits))
                     least = min(least, *found.excess[own & fits], np.inf)
