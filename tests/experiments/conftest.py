@@ -18,10 +18,10 @@ from absl.testing import flagsaver
 SCRIPTS = Path(__file__).resolve().parents[2] / "experiments"
 sys.path.insert(0, str(SCRIPTS))
 
-import _common  # noqa: E402
-import certify  # noqa: E402
 from in_process import Ended  # noqa: E402
 
+from jaxcert.commands import console  # noqa: E402
+from jaxcert.commands.certify import command as certify  # noqa: E402
 from jaxcert.learning.architecture import Architecture  # noqa: E402
 from jaxcert.learning.data import load_dataset  # noqa: E402
 from jaxcert.learning.models import export_onnx, from_params, save_checkpoint  # noqa: E402
@@ -84,7 +84,7 @@ def run_certify(tiny, capsys, monkeypatch) -> Certify:
     The oracle is crown unless named, for it is the one that compiles in little time.
     """
     # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
 
     def run(*arguments: object) -> Ended:
         # logtostderr: to the stream of the moment, not to that of the import.
@@ -94,8 +94,8 @@ def run_certify(tiny, capsys, monkeypatch) -> Certify:
         capsys.readouterr()
         with flagsaver.flagsaver():
             try:
-                rest = _common._parse_flags(words)
-                code = _common.guarded(certify.main)(rest)
+                rest = console._parse_flags(words)
+                code = console.guarded(certify.main)(rest)
             except SystemExit as stopped:
                 code = stopped.code
             finally:

@@ -7,9 +7,10 @@ import logging as python_logging
 from collections.abc import Callable
 from typing import Any
 
-import _common
 from absl import logging
 from absl.testing import flagsaver
+
+from jaxcert.commands import console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ def answered(main: Callable[..., int | None], script: str, capsys: Any) -> Ended
     # logtostderr: to the stream of the moment, not to that of the import.
     with flagsaver.flagsaver(logtostderr=True):
         try:
-            code = _common.guarded(main)([script])
+            code = console.guarded(main)([script])
         finally:
             python_logging.root.removeHandler(logging.get_absl_handler())
     return Ended(code, *capsys.readouterr())

@@ -10,15 +10,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import _asymmetric
-import _asymmetric_attack
-import _asymmetric_smoothing
-import _common
 import jax
 import numpy as np
 import pytest
-from _asymmetric_methods import Boxes, shifted
-from _asymmetric_task import (
+from in_process import Ended, answered
+from studies.asymmetric import attack as _asymmetric_attack
+from studies.asymmetric import run as _asymmetric
+from studies.asymmetric import smoothing as _asymmetric_smoothing
+from studies.asymmetric.methods import Boxes, shifted
+from studies.asymmetric.task import (
     NORMS,
     TASKS,
     implied_radii,
@@ -26,9 +26,9 @@ from _asymmetric_task import (
     matched_shifts,
     thresholds,
 )
-from _asymmetric_train import _check_settings
-from in_process import Ended, answered
+from studies.asymmetric.training import _check_settings
 
+from jaxcert.commands import console
 from jaxcert.convex import (
     ConvexArchitecture,
     ConvexClassifier,
@@ -53,7 +53,7 @@ Run = Callable[..., Ended]
 def run(tmp_path, capsys, monkeypatch) -> Run:
     """Answers a request as the process of the script would, but for its flags."""
     # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
 
     def ended(**request: Any) -> Ended:
         small = {

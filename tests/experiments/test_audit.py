@@ -10,17 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _audit
-import _audit_decide
-import _common
 import numpy as np
 import pytest
-from _audit_boxes import published_claims
-from _audit_files import KEYS
-from _audit_table import table
-from _milp_network import read_mlp
 from in_process import Ended, answered
+from studies.milp_reference.network import read_mlp
 
+from jaxcert.commands import console
+from jaxcert.commands.audit import decide as _audit_decide
+from jaxcert.commands.audit import run as _audit
+from jaxcert.commands.audit.boxes import published_claims
+from jaxcert.commands.audit.files import KEYS
+from jaxcert.commands.audit.table import table
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.models import export_onnx, from_params, save_checkpoint
@@ -65,7 +65,7 @@ def diamond(tmp_path_factory) -> Path:
 def run(diamond, tmp_path, capsys, monkeypatch) -> Run:
     """Answers a request as the process of the script would, but for its flags."""
     # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
 
     def ended(**request: Any) -> Ended:
         request = {"model": diamond / "net.onnx", "output": tmp_path / "out"} | request

@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import _captioner
-import _captions
-import _common
 import jax
 import numpy as np
 import pytest
 from in_process import answered
 from scipy import stats
+from studies.captioner import captions as _captions
+from studies.captioner import run as _captioner
 
+from jaxcert.commands import console
 from jaxcert.learning.data import Dataset
 
 CAPTIONS = _captions.CAPTIONS.reshape(-1, _captions.LENGTH)
@@ -35,7 +35,7 @@ def pictures(split: str) -> Dataset:
 
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
     monkeypatch.setattr(
         _captioner, "load_dataset", lambda _, split, __: pictures(split)
     )

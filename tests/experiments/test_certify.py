@@ -15,10 +15,6 @@ import threading
 import time
 from pathlib import Path
 
-import _certify_run
-import _inputs
-import certify
-import check
 import numpy as np
 import pytest
 from in_process import answered
@@ -26,6 +22,10 @@ from in_process import answered
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.certificate.grown import GrownWriter
 from jaxcert.checker.check import check_certificate
+from jaxcert.commands import inputs as _inputs
+from jaxcert.commands.certify import command as certify
+from jaxcert.commands.certify import run as _certify_run
+from jaxcert.commands.check import command as check
 from jaxcert.learning.data import load_dataset
 from jaxcert.report import BOX_KEYS, GROWN_KEYS, RECORD_KEYS, Run, read_run
 from jaxcert.search.cover import Prover

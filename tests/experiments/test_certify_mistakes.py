@@ -10,13 +10,14 @@ import resource
 import shutil
 from pathlib import Path
 
-import certify
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from jaxcert.commands.certify import command as certify
 
 INPUTS = "--inputs=0:2"
 ABSENT = "no mnist test split: no "

@@ -7,19 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _common
-import _compare
 import numpy as np
 import pytest
-from _compare_files import KEYS
-from _compare_table import table
-from _competitors import BoxResult, Problem
-from _liu import Liu
-from _oracle_loop import one_by_one
-from _published_algorithms import BottomUpDichotomic, Cyclic, DualBottomUp, TopDown
 from in_process import Ended, answered
+from studies.compare_boxes import run as _compare
+from studies.compare_boxes.competitors import BoxResult, Problem
+from studies.compare_boxes.files import KEYS
+from studies.compare_boxes.liu import Liu
+from studies.compare_boxes.oracle_loop import one_by_one
+from studies.compare_boxes.published_algorithms import (
+    BottomUpDichotomic,
+    Cyclic,
+    DualBottomUp,
+    TopDown,
+)
+from studies.compare_boxes.table import table
 
 from jaxcert.box import Box
+from jaxcert.commands import console
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.models import from_params, load_network, save_checkpoint
@@ -68,7 +73,7 @@ def problem_of(network, domain: tuple[float, float], delta: float) -> Problem:
 def run(diamond, tmp_path, capsys, monkeypatch) -> Run:
     """Answers a request as the process of the script would, but for its flags."""
     # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
 
     def ended(**request: Any) -> Ended:
         settings: dict[str, Any] = {

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import _common
 import numpy as np
 import pytest
-from _dual import Request, compute
 from in_process import Ended, answered
+
+from jaxcert.commands import console
+from jaxcert.commands.dual.run import Request, compute
 
 SCRIPT = Path(__file__).parents[2] / "experiments/dual.py"
 PEERS = Path(__file__).parents[2].parent / "shared/peers"
@@ -31,7 +32,7 @@ Run = Callable[..., Ended]
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path) -> Run:
     """Runs the script in this process, but for its flags, into tmp_path/out."""
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
 
     def run(**values) -> Ended:
         values = {"output": str(tmp_path / "out"), **values}

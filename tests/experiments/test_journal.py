@@ -6,20 +6,20 @@ import json
 import os
 from pathlib import Path
 
-import _journal
 import numpy as np
 import pytest
-from _asymmetric_files import ComparisonFiles
-from _audit_files import KEYS, AuditFiles
-from _compare_files import CompareFiles
-from _dual_files import DualFiles
-from _journal import Journal, Kind, Record
-from _ledger import Ledger
-from _lines import Lines
-from _records import Records
-from _relaxation_runs import Results
+from studies.asymmetric.files import ComparisonFiles
+from studies.compare_boxes.files import CompareFiles
+from studies.relaxations.runs import Results
 
+from jaxcert.commands.audit.files import KEYS, AuditFiles
+from jaxcert.commands.dual.files import DualFiles
 from jaxcert.errors import InputError
+from jaxcert.runs import journal as _journal
+from jaxcert.runs.journal import Journal, Kind, Record
+from jaxcert.runs.ledger import Ledger
+from jaxcert.runs.lines import Lines
+from jaxcert.runs.records import Records
 
 CONFIG = {"dataset": "digits", "limit": None}
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import _common
-import _relaxation_pictures as pictures
-import _relaxation_runs as runs
 import numpy as np
 import pytest
-from _milp_network import Mlp
-from _relaxation_answer import Request, answer
-from _relaxation_laws import compare
-from _relaxations import Question, facets, least
 from in_process import Ended, answered
+from studies.milp_reference.network import Mlp
+from studies.relaxations import pictures, runs
+from studies.relaxations.answer import Request, answer
+from studies.relaxations.laws import compare
+from studies.relaxations.questions import Question, facets, least
 
 from jaxcert.bounds import hull
+from jaxcert.commands import console
 
 EXACT = "exact"
 
@@ -46,7 +45,7 @@ def test_triples_are_between_pairs_and_the_exact_bound():
 
 
 def test_a_relaxation_that_says_too_much_is_reported(monkeypatch, capsys):
-    import _relaxation_laws as laws
+    from studies.relaxations import laws
 
     original = laws.least
 
@@ -71,7 +70,7 @@ def test_facets_of_one_neuron_are_the_triangle():
 
 @pytest.fixture(autouse=True)
 def keep_no_compilations(monkeypatch):
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
 
 
 def run(capsys, **options) -> Ended:

@@ -8,16 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _prune_run
 import numpy as np
 import pytest
-from _inputs import select_inputs
-from _keypoints import extremal_points, keypoints, pixel_error
-from _prune_run import RUNS, Study
-from _semantic_grid import check_on_grid
-from _semantic_run import Request, named_families, run, sentence, table, violations
 from conftest import Tiny
+from studies.prune import run as _prune_run
+from studies.prune.keypoints import extremal_points, keypoints, pixel_error
+from studies.prune.run import RUNS, Study
 
+from jaxcert.commands.inputs import select_inputs
+from jaxcert.commands.semantic.grid import check_on_grid
+from jaxcert.commands.semantic.run import (
+    Request,
+    named_families,
+    run,
+    sentence,
+    table,
+    violations,
+)
 from jaxcert.errors import InputError
 from jaxcert.learning.data import Dataset, load_dataset
 from jaxcert.learning.models import load_network

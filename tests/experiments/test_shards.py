@@ -7,12 +7,12 @@ import shutil
 import socket
 from pathlib import Path
 
-import certify
 import jax
 import numpy as np
 import pytest
 
 from jaxcert.checker.check import check_certificate
+from jaxcert.commands.certify import command as certify
 from jaxcert.report import BOX_KEYS, read_run
 
 COUNT = 11  # batches of 4, 4 and 3: the last is padded to another size

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _common
-import _smoothing
 import numpy as np
 import pytest
 from in_process import Ended, answered
 
+from jaxcert.commands import console
+from jaxcert.commands.smoothing import options as _smoothing
 from jaxcert.smoothing import Gaussian, Smoother, lower_bound
 
 Run = Callable[..., Ended]
@@ -21,7 +21,7 @@ Run = Callable[..., Ended]
 @pytest.fixture
 def run(tiny, tmp_path, capsys, monkeypatch) -> Run:
     # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
 
     def ended(**request: Any) -> Ended:
         request = {

@@ -8,25 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _campaign_bounds as bounds
-import _campaign_certify as certify
-import _campaign_exact as exact_polygons
-import _campaign_kinds as arithmetic
-import _campaign_own as own
-import _campaign_planted as planted
-import _campaign_rounding as rounded
-import _campaign_run as campaign
-import _campaign_strict as strict
-import _campaign_ties as ties
 import exact
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _campaign_networks import Architecture, draw_architecture
-from _campaign_numbers import LONG
-from _campaign_record import Suspicion, load, save
-from _campaign_weights import REGIMES, draw_center, draw_params
+from studies.soundness_campaign import bounds, certify, own, planted, strict, ties
+from studies.soundness_campaign import exact as exact_polygons
+from studies.soundness_campaign import kinds as arithmetic
+from studies.soundness_campaign import rounding as rounded
+from studies.soundness_campaign import run as campaign
+from studies.soundness_campaign.networks import Architecture, draw_architecture
+from studies.soundness_campaign.numbers import LONG
+from studies.soundness_campaign.record import Suspicion, load, save
+from studies.soundness_campaign.weights import REGIMES, draw_center, draw_params
 
 import jaxcert as jc
 from jaxcert.bounds import rounding

@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-import _sweep_report as report
-import _sweep_run
 import numpy as np
 import pytest
-from _sweep_run import Sweep
-from _sweep_settings import Setting, grouped, settings
 
+from jaxcert.commands.sweep import report
+from jaxcert.commands.sweep import run as _sweep_run
+from jaxcert.commands.sweep.run import Sweep
+from jaxcert.commands.sweep.settings import Setting, grouped, settings
 from jaxcert.errors import InputError
 from jaxcert.learning.data import load_dataset
 from jaxcert.learning.models import load_checkpoint

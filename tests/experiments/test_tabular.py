@@ -8,16 +8,21 @@ import json
 import re
 from fractions import Fraction
 
-import _tabular
 import numpy as np
 import pytest
-from _tabular import Request, compute, hidden_widths
-from _tabular_data import NO_UNIT, NOT_STATED, load_scale, load_table
-from _tabular_text import box_sentence, dual_sentence, rounded, rounded_outward
 from in_process import answered
 
 from jaxcert.box import Box
 from jaxcert.checker.check import check_certificate
+from jaxcert.commands.tabular import run as _tabular
+from jaxcert.commands.tabular.data import NO_UNIT, NOT_STATED, load_scale, load_table
+from jaxcert.commands.tabular.run import Request, compute, hidden_widths
+from jaxcert.commands.tabular.text import (
+    box_sentence,
+    dual_sentence,
+    rounded,
+    rounded_outward,
+)
 from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network
 from jaxcert.report import read_run

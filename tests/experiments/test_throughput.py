@@ -8,17 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import _growth
-import _throughput_networks as networks
-import _throughput_report as report
-import _throughput_run as measuring
 import jax
 import numpy as np
 import pytest
-from _throughput_case import METHODS, Case
-from _throughput_floor import multiply_adds
-from _throughput_jaxcert import jaxcert
-from _throughput_tools import TOOLS
+from studies.growth import run as _growth
+from studies.throughput import networks, report
+from studies.throughput import run as measuring
+from studies.throughput.case import METHODS, Case
+from studies.throughput.floor import multiply_adds
+from studies.throughput.tools import TOOLS
+from studies.throughput.with_jaxcert import jaxcert
 
 from jaxcert.errors import InputError, UnsupportedError
 from jaxcert.learning.architecture import Architecture

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import _common
-import _verification
 import numpy as np
 import pytest
-from _worker import Worker
 from in_process import Ended, answered
 
 from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.commands import console
+from jaxcert.commands.verify import answer as _verification
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import Property, load_vnnlib
+from jaxcert.runs.worker import Worker
 
 onnx = pytest.importorskip("onnx")
 
@@ -112,7 +112,7 @@ class Kept(Worker):
 def run(capsys, monkeypatch, workers) -> Run:
     """Answers a request as the process of the script would, but for its flags."""
     # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(_common, "_use_compilation_cache", lambda: None)
+    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
     monkeypatch.setattr(_verification, "Worker", workers)
 
     def ended(**request: Any) -> Ended:
@@ -449,7 +449,7 @@ def test_a_broken_file_is_one_error(run, files, tmp_path):
 HURTING = """
 import os, signal, sys
 sys.path[:0] = [{folder!r}]
-import _verification_worker as worker
+from jaxcert.commands.verify import worker
 import numpy as np
 
 find = worker.verify_files
@@ -469,7 +469,7 @@ def hurt(onnx, vnnlib, deadline, *rest):
         import ctypes
         ctypes.PyDLL(None).sleep(1000)
     if "eat" in vnnlib.name:
-        import _verification
+        from jaxcert.commands.verify import answer as _verification
         _verification._verify_files = lambda *_: np.ones(10**15)
     return find(onnx, vnnlib, deadline, *rest)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-import _verification
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_verify import point
 
+from jaxcert.commands.verify import answer as _verification
 from jaxcert.interop.vnnlib import Property, load_vnnlib
 from jaxcert.network import Network
 

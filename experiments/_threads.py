@@ -1,9 +1,0 @@
-"""Keeps numpy's BLAS to one thread: import this before numpy.
-
-Its matrices are small here, and its threads fight with those of XLA for the cores:
-checking a certificate took 0.29 s instead of 0.01 s (BUILD_NOTES.md, 2026-11-20).
-"""
-
-import os
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

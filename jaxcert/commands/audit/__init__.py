@@ -1,0 +1,1 @@
+"""The command `audit`: its flags, and what it does."""

@@ -1,0 +1,228 @@
+"""Auditing boxes of which somebody says that they hold one class."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from jaxcert.checks import check_labels
+from jaxcert.commands import console
+from jaxcert.commands.audit.boxes import Claim, clipped, published_claims, read_claims
+from jaxcert.commands.audit.decide import Auditor
+from jaxcert.commands.audit.files import AuditFiles
+from jaxcert.commands.audit.table import summary, table
+from jaxcert.errors import InputError, JaxcertError
+from jaxcert.learning.models import load_network
+from jaxcert.network import Network
+from jaxcert.runs.journal import Record
+from jaxcert.witness.attack import AttackOptions
+
+_SECONDS_PER_LINE = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What audit.py is asked; see its flags."""
+
+    model: str = ""
+    boxes: str = ""
+    published_log: str = ""
+    inputs: str = ""
+    output: str = "out/audit"
+    resume: bool = False
+    required_margin: float = 0.0
+    time_limit: float = 60.0
+    domain_lower: float | None = None
+    domain_upper: float | None = None
+    restarts: int = 5
+    steps: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise InputError("give the network with --model")
+        if bool(self.boxes) == bool(self.published_log):
+            raise InputError("give either --boxes, or --published_log and --inputs")
+        if bool(self.inputs) != bool(self.published_log):
+            raise InputError("--published_log and --inputs belong together: give both")
+        if not self.output:
+            raise InputError("output is empty: name the folder to write")
+        if not math.isfinite(self.required_margin):
+            raise InputError(
+                f"required_margin is {self.required_margin}; it must be finite"
+            )
+        if not self.time_limit > 0:
+            raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
+        console.check_ranges(
+            self, restarts=(1, 2**12), steps=(1, 2**12), seed=(0, 2**32 - 1)
+        )
+        if not self.domain[0] < self.domain[1]:
+            raise InputError(
+                "the domain is empty: it begins at {:g} and ends at {:g}. Give a "
+                "--domain_lower below --domain_upper".format(*self.domain)
+            )
+
+    @property
+    def domain(self) -> tuple[float, float]:
+        """What boxes are clipped to; published ones to [0, 1] by default."""
+        ends = (0.0, 1.0) if self.published_log else (-math.inf, math.inf)
+        given = self.domain_lower, self.domain_upper
+        lower, upper = (
+            default if end is None else end
+            for end, default in zip(given, ends, strict=True)
+        )
+        return lower, upper
+
+
+def audit(request: Request) -> int:
+    """Audits the boxes that are asked about; returns the exit code."""
+    network = load_network(console.expand(request.model))
+    for note in network.notes:
+        logging.warning("%s", note)
+    claims = _claims(request, network)
+    config = {
+        "model": network.name,
+        "model_hash": network.content_hash,
+        "required_margin": request.required_margin,
+    }
+    attack = AttackOptions(request.restarts, request.steps, request.seed)
+    auditor = Auditor(network, request.required_margin, attack)
+    output, interrupted = console.expand(request.output), False
+    with AuditFiles(output, request.resume, config) as files:
+        todo = [c for c in claims if _is_open(c, files)]
+        if len(todo) < len(claims):
+            logging.info("%d boxes are done already", len(claims) - len(todo))
+        try:
+            with _progress(len(todo)) as show:
+                for claim in todo:
+                    files.append(*_audit_one(auditor, claim, request))
+                    show(files.records[claim.name])
+        except KeyboardInterrupt:
+            interrupted = True
+        done = [files.records[c.name] for c in claims if c.name in files.records]
+    print(table(done))
+    print(summary(done, request.required_margin))
+    if interrupted:
+        print("stopped by Ctrl-C; continue with --resume")
+    return 130 if interrupted else 0
+
+
+def _claims(request: Request, network: Network) -> list[Claim]:
+    """Returns the boxes to audit, clipped to the domain."""
+    shape = network.input_shape
+    if request.published_log:
+        log, inputs = map(console.expand, (request.published_log, request.inputs))
+        return published_claims(log, inputs, shape, request.domain)
+    claims = read_claims(console.expand(request.boxes), shape)
+    for claim in claims:
+        if claim.label is not None:
+            label = np.array([claim.label])
+            check_labels(label, 1, network.num_outputs, [claim.name])
+    claims = [clipped(claim, request.domain) for claim in claims]
+    outside = [claim.name for claim in claims if claim.holds_input is False]
+    if outside:
+        logging.warning(
+            "%d boxes do not hold the input x they are given with, such as %s",
+            len(outside), outside[0],
+        )  # fmt: skip
+    return claims
+
+
+def _is_open(claim: Claim, files: AuditFiles) -> bool:
+    """Returns whether the audit lacks a verdict on a box.
+
+    Raises:
+      InputError: it has one on another box of the same name.
+    """
+    record = files.records.get(claim.name)
+    if record is not None and record.get("content_hash") != claim.content_hash:
+        raise InputError(
+            f"box {claim.name} differs from the one of the same name that "
+            f"{files.folder} answers. Choose another --output"
+        )
+    return record is None
+
+
+def _audit_one(
+    auditor: Auditor, claim: Claim, request: Request
+) -> tuple[Record, dict[str, Any] | None]:
+    """Returns the line of a box, and its row of witnesses if it is broken."""
+    begin = time.monotonic()
+    at_input = None if claim.x is None else int(np.argmax(auditor.logits(claim.x)))
+    label, label_from = claim.label, "label"
+    if label is None:
+        label, label_from = at_input, "x"
+    if label is None:
+        center = claim.lo + (claim.hi - claim.lo) / 2
+        label, label_from = int(np.argmax(auditor.logits(center))), "center"
+    try:
+        found = auditor.decide(claim, label, begin + request.time_limit)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise JaxcertError(
+                f"out of memory on box {claim.name}: use a machine with more, then "
+                "continue with --resume"
+            ) from error
+        raise
+    edges = claim.hi - claim.lo
+    there = None if found.logits is None else int(np.argmax(found.logits))
+    record = {
+        "input": claim.name,
+        "label": label,
+        "label_from": label_from,
+        "predicted": at_input,
+        "verdict": found.verdict,
+        "required_margin": request.required_margin,
+        "witness_class": there,
+        "witness_margin": None if there is None else found.margin,
+        "found_by": found.found_by or None,
+        "holds_input": claim.holds_input,
+        "min_edge": float(edges.min()),
+        "max_edge": float(edges.max()),
+        "subproblems": found.subproblems,
+        "seconds": round(time.monotonic() - begin, 6),
+        "content_hash": claim.content_hash,
+    }
+    if found.witness is None:
+        return record, None
+    return record, {
+        "label": label,
+        "witness": found.witness,
+        "witness_class": there,
+        "witness_margin": found.margin,
+        "lo": claim.lo,
+        "hi": claim.hi,
+    }
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[Record], None]]:
+    """Shows a bar on a terminal, else a line now and then; fed with every record."""
+    from rich.progress import Progress, TimeRemainingColumn
+
+    counts: dict[str, int] = {}
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+    terminal, said = sys.stdout.isatty(), time.monotonic()
+    with Progress(*columns, disable=not terminal, transient=True) as bar:
+        task = bar.add_task("auditing", total=total)
+
+        def show(record: Record) -> None:
+            nonlocal said
+            counts[record["verdict"]] = counts.get(record["verdict"], 0) + 1
+            bar.update(task, advance=1)
+            if terminal or time.monotonic() - said < _SECONDS_PER_LINE:
+                return
+            said = time.monotonic()
+            words = ", ".join(f"{n} {word}" for word, n in counts.items())
+            logging.info("%d of %d boxes: %s", sum(counts.values()), total, words)
+
+        yield show

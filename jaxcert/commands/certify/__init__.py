@@ -1,0 +1,1 @@
+"""The command `certify`: its flags, and what it does."""

@@ -1,0 +1,153 @@
+"""What the process of every command shares: flags, errors, compilation cache."""
+
+from __future__ import annotations
+
+import importlib
+import logging as python_logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import jax
+from absl import app, flags, logging
+
+from jaxcert.errors import InputError, JaxcertError
+from jaxcert.limit import left_behind
+from jaxcert.runs.files import expand_home as expand
+
+__all__ = ["Main", "check_ranges", "expand", "guarded", "launch", "one_line"]
+
+Main = Callable[[Sequence[str]], int | None]
+
+
+def launch(name: str) -> None:
+    """Runs the module of a command, as the program that this process is.
+
+    Its `main` gets what is no flag, and returns the exit code. A mistake of the user's
+    is one line on stderr and exit code 1 (see `guarded`); a malformed flag one line and
+    exit code 2. Words that are no flags are a mistake.
+
+    Args:
+      name: of a module whose docstring says what the command does; the flags of its
+        package are those of the command.
+    """
+    command = importlib.import_module(name)
+    if any(word in ("--help", "-help", "-h") for word in sys.argv[1:]):
+        print(help_text(command))
+        return
+    try:
+        app.run(guarded(command.main), flags_parser=_parse_flags)
+    except SystemExit as stopped:
+        if not left_behind():
+            raise
+        # XLA may not be taken down in the middle of a compilation, nor waited for:
+        # all that was to be written is.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stopped.code if isinstance(stopped.code, int) else 0)
+
+
+def help_text(command: ModuleType) -> str:
+    """Returns what a command does, and its flags."""
+    package = command.__name__.rpartition(".")[0]
+    texts = [flags.FLAGS.module_help(name) for name in _modules_of(package)]
+    own = "\n".join(text.partition(":\n")[2] for text in texts)
+    return f"{(command.__doc__ or '').strip()}\n\nFlags:\n{own}"
+
+
+def flag_values(package: str) -> dict[str, object]:
+    """Returns the values of the flags of a command, by name, given its package."""
+    modules = flags.FLAGS.flags_by_module_dict()
+    own = (flag for name in _modules_of(package) for flag in modules[name])
+    return {flag.name: flag.value for flag in own}
+
+
+def _modules_of(package: str) -> list[str]:
+    modules = flags.FLAGS.flags_by_module_dict()
+    return [name for name in modules if name.startswith(f"{package}.")]
+
+
+def guarded(main: Main) -> Main:
+    """Returns `main` with every error that a user can cause turned into one line.
+
+    Code 1 for JaxcertError, OSError and too little memory; 130 for Ctrl-C.
+    """
+
+    def wrapped(argv: Sequence[str]) -> int | None:
+        logging.use_absl_handler()
+        logging.get_absl_handler().setFormatter(_Plain())
+        if not flags.FLAGS["verbosity"].present:
+            # Only ours: the root logger would let every library's news through.
+            logging.get_absl_logger().setLevel(python_logging.INFO)
+        # It reports every kind of accelerator that this machine does not have.
+        python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
+        _use_compilation_cache()
+        try:
+            if len(argv) > 1:
+                raise JaxcertError(
+                    f"unexpected argument {argv[1]!r}; options are written --name=value"
+                )
+            return main(argv)
+        except BrokenPipeError:
+            # The reader of stdout has gone, so nobody is left to tell. Python would
+            # complain once more when it flushes stdout at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (JaxcertError, OSError) as error:
+            return _fail(error)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+                return _fail("out of memory: make --batch_size smaller")
+            raise
+        except KeyboardInterrupt:
+            print("stopped by Ctrl-C", file=sys.stderr)
+            return 130
+
+    return wrapped
+
+
+def check_ranges(request: object, **ranges: tuple[float, float]) -> None:
+    """Raises InputError unless every named attribute lies in its (least, most)."""
+    for name, (least, most) in ranges.items():
+        value = getattr(request, name)
+        if not least <= value <= most:
+            raise InputError(f"{name} is {value}; it must lie in {least} .. {most}")
+
+
+class _Plain(python_logging.Formatter):
+    """Writes `warning: what happened`, or what happens where it is only news."""
+
+    def format(self, record: python_logging.LogRecord) -> str:
+        text = one_line(record.getMessage())
+        if record.levelno <= python_logging.INFO:
+            return text
+        return f"{record.levelname.lower()}: {text}"
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return flags.FLAGS(list(argv))
+    except (flags.Error, ValueError) as error:  # absl's own flags raise ValueError
+        sys.exit(_fail(f"{error} (see --help)", 2))
+
+
+def _fail(error: object, code: int = 1) -> int:
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    return code
+
+
+def one_line(text: object) -> str:
+    """Returns the text in one line; a file's name must not steer the terminal."""
+    words = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else "?" for c in words)
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless the user chose where already."""
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxcert" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,1 @@
+"""The command `dual`: its flags, and what it does."""

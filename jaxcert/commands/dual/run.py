@@ -1,0 +1,328 @@
+"""Computing dual boxes of a network, and checking published ones by instances."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from jaxcert.box import Box
+from jaxcert.branch.cells import not_class
+from jaxcert.certifier import float64
+from jaxcert.checks import check_inputs, check_labels, checked_domain
+from jaxcert.commands import console
+from jaxcert.commands.dual.files import DualFiles
+from jaxcert.commands.dual.table import claim_text, table
+from jaxcert.commands.inputs import Selection, select_inputs
+from jaxcert.errors import InputError
+from jaxcert.learning.models import load_network
+from jaxcert.model import Model
+from jaxcert.network import Network
+from jaxcert.report.disk import append_all, writing
+from jaxcert.report.strict_json import dumps
+from jaxcert.runs.journal import Record
+from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
+from jaxcert.search.reach import ReachOptions, move_one_feature
+
+CLAIMS = "claims.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What dual.py is asked; see its flags."""
+
+    model: str = ""
+    classes: str = "all"
+    lowest: bool = False
+    within: float = 0.0
+    inputs: str = ""
+    dataset: str = "digits"
+    data_dir: str | None = None
+    split: str = "test"
+    claimed_radius: float = 0.0
+    domain: tuple[Sequence[str], Sequence[str]] = (("0",), ("1",))
+    tolerance: float = 0.01
+    time_limit: float = 0.0
+    seed: int = 0
+    output: str = "out/dual"
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise InputError("give the network with --model")
+        if not self.output:
+            raise InputError("output is empty: name the folder to write")
+        for name in ("within", "claimed_radius"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{name} is {value}; it must be a number >= 0")
+            if value and not self.inputs:
+                raise InputError(f"--{name} needs --inputs: around what?")
+        if self.classes == "predicted" and not self.within:
+            raise InputError("--classes=predicted needs --within: predicted for what?")
+        if not 0 < self.tolerance < 1:
+            raise InputError(
+                f"tolerance is {self.tolerance}; it must lie between 0 and 1"
+            )
+        if not self.time_limit >= 0:
+            raise InputError(f"time_limit is {self.time_limit}; it must be >= 0")
+        console.check_ranges(self, seed=(0, 2**32 - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowest:
+    """A network of which the least output wins, as one of which the greatest does."""
+
+    apply: Any
+
+    def __call__(self, params: Any, x: Any) -> Any:
+        return -self.apply(params, x)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A network, with what belongs to it.
+
+    Attributes:
+      network: as read.
+      model: the same, of which the greatest output wins.
+      domain: box of legal inputs, numpy float64.
+    """
+
+    network: Network
+    model: Model
+    domain: Box
+
+    def winner(self, x: np.ndarray) -> np.ndarray:
+        """Returns the classes of inputs (n, *d)."""
+        return np.argmax(self.model.outputs(x), axis=1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """One domain and the classes asked for in it; `name` is '' for all of F."""
+
+    name: str
+    domain: Box
+    classes: list[int]
+
+
+def compute(request: Request) -> int:
+    """Computes the boxes into the output folder, prints tables; returns the exit code.
+
+    Raises:
+      InputError: what is asked makes no sense, or cannot be read or written.
+    """
+    subject = _subject(request)
+    chosen = _chosen(request, subject)
+    parts = list(_parts(request, subject, chosen))
+    output = console.expand(request.output)
+    stopped = ""
+    limit = request.time_limit or math.inf
+    files = DualFiles(output, request.resume, _config(request, subject, chosen))
+    try:
+        deadline = time.monotonic() + limit
+        _compute_all(request, subject, chosen, parts, files, deadline)
+        if time.monotonic() > deadline:
+            stopped = "the time limit"
+    except KeyboardInterrupt:
+        stopped = "Ctrl-C"
+    records = list(files.records.values())
+    wanted = sum(len(part.classes) for part in parts)
+    print(table(records, subject.network.name, request.lowest))
+    if request.claimed_radius and chosen is not None and not stopped:
+        claims = _claims(request, subject, chosen)
+        with writing(output / CLAIMS), open(output / CLAIMS, "wb", buffering=0) as file:
+            for claim in claims:
+                append_all(file, dumps(claim, CLAIMS).encode() + b"\n")
+        print(f"\n{claim_text(claims, request.claimed_radius)}")
+    if stopped and len(records) < wanted:
+        print(f"stopped by {stopped}; continue with --resume")
+    return 130 if stopped == "Ctrl-C" else 0
+
+
+def _subject(request: Request) -> Subject:
+    network = load_network(console.expand(request.model))
+    for note in network.notes:
+        logging.warning("%s", note)
+    shape = network.input_shape
+    ends = [
+        _numbers(values, name, shape)
+        for values, name in zip(
+            request.domain, ("domain_lower", "domain_upper"), strict=True
+        )
+    ]
+    model = network.model
+    if request.lowest:
+        model = Model(Lowest(network.apply), network.params, shape)
+    return Subject(network, model, checked_domain((ends[0], ends[1]), shape))
+
+
+def _numbers(values: Sequence[str], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        numbers = np.array([float(v) for v in values])
+    except ValueError:
+        raise InputError(f"{name} is {','.join(values)!r}; give numbers") from None
+    if len(numbers) not in (1, math.prod(shape)):
+        raise InputError(
+            f"{name} has {len(numbers)} values; give one, or one for each of the "
+            f"{math.prod(shape)} features"
+        )
+    return np.broadcast_to(numbers, math.prod(shape)).reshape(shape)
+
+
+def _chosen(request: Request, subject: Subject) -> Selection | None:
+    if not request.inputs:
+        return None
+    data_dir = console.expand(request.data_dir) if request.data_dir else None
+    chosen = select_inputs(
+        request.inputs, subject.network, request.dataset, request.split, data_dir
+    )
+    check_inputs(chosen.x, subject.domain, chosen.names)
+    if chosen.labels is not None:
+        count = subject.network.num_outputs
+        check_labels(chosen.labels, len(chosen.names), count, chosen.names)
+    return chosen
+
+
+def _parts(
+    request: Request, subject: Subject, chosen: Selection | None
+) -> Iterator[Part]:
+    count = subject.network.num_outputs
+    if chosen is None or not request.within:
+        yield Part("", subject.domain, _classes(request.classes, count))
+        return
+    predicted = subject.winner(chosen.x)
+    for name, x, own in zip(chosen.names, chosen.x, predicted, strict=True):
+        with float64():
+            ball = Box.ball(x, request.within, subject.domain, outward=True)  # type: ignore[arg-type]
+            ball = jax.device_get(ball)
+        classes = [int(own)]
+        if request.classes != "predicted":
+            classes = _classes(request.classes, count)
+        yield Part(name, ball, classes)
+
+
+def _classes(text: str, count: int) -> list[int]:
+    if text == "all":
+        return list(range(count))
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) < count for word in words):
+        raise InputError(
+            f"classes is {text!r}; write all, or some of 0 .. {count - 1} as 0,3,7"
+        )
+    return sorted({int(word) for word in words})
+
+
+def _config(
+    request: Request, subject: Subject, chosen: Selection | None
+) -> dict[str, Any]:
+    return {
+        "model": subject.network.name,
+        "model_hash": subject.network.content_hash,
+        "class_is": "lowest" if request.lowest else "greatest",
+        "within": request.within,
+        "inputs": chosen.source if chosen is not None else None,
+        "domain_lower": np.unique(subject.domain.lo)
+        if subject.domain.lo.size > 8
+        else subject.domain.lo.reshape(-1),
+        "domain_upper": np.unique(subject.domain.hi)
+        if subject.domain.hi.size > 8
+        else subject.domain.hi.reshape(-1),
+        "tolerance": request.tolerance,
+        "seed": request.seed,
+    }
+
+
+def _compute_all(
+    request: Request,
+    subject: Subject,
+    chosen: Selection | None,
+    parts: Sequence[Part],
+    files: DualFiles,
+    deadline: float,
+) -> None:
+    """Computes what is not done, until the deadline."""
+    options = DualOptions(
+        tolerance=request.tolerance, reach=ReachOptions(seed=request.seed)
+    )
+    points = np.zeros((0, *subject.network.input_shape)) if chosen is None else chosen.x
+    for part in parts:
+        todo = [c for c in part.classes if (part.name, c) not in files.records]
+        if not todo or time.monotonic() >= deadline:
+            continue
+        begin = time.perf_counter()
+        task = DualTask(part.domain, todo, points)
+        with float64():
+            found = dual_boxes(subject.model, task, options, deadline)
+            for box in found:
+                seconds = time.perf_counter() - begin
+                record = _record(part, box, seconds)
+                files.append(record, {"instances": box.witness})
+                logging.info(
+                    "%sclass %d: %s after %.1f s", part.name and f"{part.name} ",
+                    box.label, record["status"], seconds,
+                )  # fmt: skip
+                begin = time.perf_counter()
+
+
+def _record(part: Part, box: DualBox, seconds: float) -> Record:
+    status = "empty" if box.empty else "open" if box.open.any() else "closed"
+    arrays = {
+        "domain_lo": box.domain.lo, "domain_hi": box.domain.hi,
+        "outer_lo": box.outer.lo, "outer_hi": box.outer.hi,
+        "inner_lo": box.inner.lo, "inner_hi": box.inner.hi,
+    }  # fmt: skip
+    return {
+        "input": part.name or None,
+        "class": box.label,
+        "status": status,
+        "faces": box.gap.size,
+        "on_domain": int(box.on_domain.sum()),
+        "smaller": 0 if box.empty else int(box.smaller.sum()),
+        "open": int(box.open.sum()),
+        "widest_bracket": float(np.max(box.gap)),
+        "subproblems": box.subproblems,
+        "seconds": round(seconds, 3),
+        "face_seconds": np.round(box.seconds, 3),
+        **{name: np.asarray(v).reshape(-1) for name, v in arrays.items()},
+    }
+
+
+def _claims(request: Request, subject: Subject, chosen: Selection) -> list[Record]:
+    """Returns, per input, the farthest instance that differs in one feature from it."""
+    count = subject.network.num_outputs
+    labels = subject.winner(chosen.x) if chosen.labels is None else chosen.labels
+    claims = []
+    with float64():
+        for name, x, label in zip(chosen.names, chosen.x, labels, strict=True):
+            points, valid = jax.device_get(
+                move_one_feature(
+                    subject.model.program, subject.model.double, subject.domain,
+                    not_class(int(label), count), x,
+                )
+            )  # fmt: skip
+            away = np.abs(points - x).reshape(len(points), -1).max(axis=1)
+            face = int(np.argmax(np.where(valid, away, -1)))
+            feature = face % x.size
+            claims.append(
+                {
+                    "input": name,
+                    "class": int(label),
+                    "instance_found": bool(valid[face]),
+                    "distance": float(away[face]) if valid[face] else 0.0,
+                    "feature": feature,
+                    "from": float(x.flat[feature]),
+                    "to": float(points[face].flat[feature]),
+                    "farther": bool(
+                        valid[face] and away[face] > request.claimed_radius
+                    ),
+                }
+            )
+    return claims

@@ -1,0 +1,1 @@
+"""The command `plan_samples`: its flags, and what it does."""

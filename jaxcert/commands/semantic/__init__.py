@@ -1,0 +1,1 @@
+"""The command `semantic`: its flags, and what it does."""

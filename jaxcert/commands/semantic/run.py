@@ -1,0 +1,238 @@
+"""Certifies inputs against input changes: records, files and the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from jaxcert.checks import check_labels
+from jaxcert.commands.inputs import Selection
+from jaxcert.commands.semantic.grid import check_on_grid
+from jaxcert.errors import InputError
+from jaxcert.network import Network
+from jaxcert.runs.lines import Lines
+from jaxcert.semantic.certifier import SemanticCertifier, label_specs
+from jaxcert.semantic.changes import FAMILIES, InputFamily
+
+_WIDTH = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of every input.
+
+    Attributes:
+      families: by name.
+      tolerance: width of the brackets.
+      batch_size: inputs per call.
+      time_limit: seconds per batch; inf: none.
+      grid: points of the check on a grid; 0: none.
+    """
+
+    families: dict[str, InputFamily]
+    tolerance: float
+    batch_size: int
+    time_limit: float
+    grid: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < np.inf:
+            raise InputError(f"tolerance is {self.tolerance}; it must be > 0")
+        if not self.time_limit > 0:
+            raise InputError(f"time_limit is {self.time_limit}; it must be >= 0")
+
+
+def named_families(
+    names: Sequence[str], rates: Sequence[str]
+) -> dict[str, InputFamily]:
+    """Returns the families by name, "both" with the given rates if there are any.
+
+    Raises:
+      InputError: an unknown name, none at all, or rates that are no two numbers.
+    """
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown or not names:
+        raise InputError(
+            f"unknown change {', '.join(unknown) or 'none'}; known: "
+            f"{', '.join(FAMILIES)}"
+        )
+    families = {name: FAMILIES[name] for name in names}
+    if rates and "both" in families:
+        try:
+            numbers = [float(rate) for rate in rates]
+        except ValueError as error:
+            raise InputError(
+                f"--rates takes numbers with commas, got {','.join(rates)}"
+            ) from error
+        families["both"] = families["both"].with_rates(*numbers)
+    return families
+
+
+def run(
+    request: Request, network: Network, chosen: Selection, output: Path, resume: bool
+) -> list[dict[str, Any]]:
+    """Returns the records of all families and inputs; those that are new are made.
+
+    Raises:
+      InputError: records of another network or other flags in OUTPUT, or any if
+        `resume` is false, inputs without labels or with labels that the network has no
+        output for, or inputs that it does not take.
+    """
+    if chosen.labels is None:
+        raise InputError("the inputs have no labels: a class to keep is needed")
+    check_labels(
+        np.asarray(chosen.labels), len(chosen.names), network.num_outputs, chosen.names
+    )
+    settings = {
+        "network": network.content_hash,
+        "source": chosen.source,
+        "tolerance": request.tolerance,
+        "grid": request.grid,
+        "rates": {k: [f.rates_down, f.rates_up] for k, f in request.families.items()},
+    }
+    lines = Lines(output / "semantic.jsonl", settings, resume)
+    done = {(r["family"], r["input"]) for r in lines.records}
+    for name in request.families:
+        todo = [i for i, n in enumerate(chosen.names) if (name, n) not in done]
+        for record in _family(request, network, chosen, name, todo):
+            lines.append(record)
+    return lines.records
+
+
+def _family(
+    request: Request,
+    network: Network,
+    chosen: Selection,
+    name: str,
+    todo: list[int],
+) -> Iterator[dict[str, Any]]:
+    family = request.families[name]
+    size = min(request.batch_size, len(chosen.names))
+    certifier = SemanticCertifier(
+        network.apply, network.params, family, batch_size=size
+    )
+    labels = np.asarray(chosen.labels)
+    for start in range(0, len(todo), size):
+        rows = todo[start : start + size]
+        padded = np.resize(rows, size)
+        begin = time.monotonic()
+        spec = label_specs(labels[padded], network.num_outputs)
+        found = certifier.apothems(
+            chosen.x[padded], spec, request.tolerance, begin + request.time_limit
+        )
+        seconds = (time.monotonic() - begin) / len(rows)
+        logging.info(
+            "%s: %d of %d inputs, %.2f s each", name, start + len(rows), len(todo),
+            seconds,
+        )  # fmt: skip
+        for row, i in enumerate(rows):
+            lower, upper = float(found.lower[row]), float(found.upper[row])
+            record = {
+                "family": name,
+                "input": chosen.names[i],
+                "label": int(labels[i]),
+                "status": _status(lower, upper),
+                "lower": lower,
+                "upper": upper,
+                "witness": found.witness[row],
+                "boxes": int(found.boxes[row]),
+                "seconds": round(seconds, 6),
+            }
+            if request.grid and lower > 0:
+                check = check_on_grid(
+                    network.apply, network.params, (name, family), chosen.x[i],
+                    int(labels[i]), (lower, upper), request.grid,
+                )  # fmt: skip
+                record["grid"] = dataclasses.asdict(check)
+            yield record
+
+
+def _status(lower: float, upper: float) -> str:
+    if upper == 0:
+        return "misclassified"
+    return "certified" if lower > 0 else "unknown"
+
+
+def table(records: Sequence[dict[str, Any]], request: Request) -> str:
+    """Returns a row per family; radii are over the correctly classified inputs."""
+    heading = (
+        f"{'change':10}{'n':>5}{'certif.':>8}{'misclass.':>10}{'unkn.':>6}"
+        f"{'median':>7}{'full':>6}{'open':>5}{'boxes':>7}{'s/input':>8}"
+    )
+    if request.grid:
+        heading += f"{'on grid':>8}"
+    lines = [heading, "-" * len(heading)]
+    for name, family in request.families.items():
+        group = [r for r in records if r["family"] == name]
+        if not group:
+            continue
+        right = [r for r in group if r["status"] != "misclassified"]
+        radii = np.minimum([r["lower"] for r in right], family.reach())
+        width = [_gap(r) for r in right]
+        row = f"{name:10}{len(group):>5}"
+        for status, size in (("certified", 8), ("misclassified", 10), ("unknown", 6)):
+            row += f"{sum(r['status'] == status for r in group):>{size}}"
+        row += f"{np.median(radii) if len(radii) else 0:>7.3f}"
+        row += f"{sum(np.isinf(r['lower']) for r in right):>6}"
+        row += f"{sum(w > request.tolerance for w in width):>5}"
+        row += f"{np.mean([r['boxes'] for r in group]):>7.0f}"
+        row += f"{np.mean([r['seconds'] for r in group]):>8.2f}"
+        if request.grid:
+            row += f"{sum(r.get('grid', {}).get('inside', 0) for r in group):>8}"
+        lines.append(row)
+    return "\n".join(lines)
+
+
+def _gap(record: dict[str, Any]) -> float:
+    if np.isinf(record["lower"]):
+        return 0.0
+    return record["upper"] - record["lower"]
+
+
+def violations(records: Sequence[dict[str, Any]]) -> int:
+    """Returns how many grid points lie inside certified ranges and violate them."""
+    return sum(r["grid"]["inside"] for r in records if r.get("grid"))
+
+
+def sentence(records: Sequence[dict[str, Any]], request: Request) -> str:
+    """Returns what half of the inputs bear, per family, and what the grid said."""
+    lines = []
+    for name, family in request.families.items():
+        radii = [
+            r["lower"] for r in records
+            if r["family"] == name and r["status"] != "misclassified"
+        ]  # fmt: skip
+        if not radii:
+            continue
+        radius = float(np.median(np.minimum(radii, family.reach())))
+        lines.append(f"{name}: half of the correctly classified inputs are proved for "
+                     f"{_range(family, radius)}.")  # fmt: skip
+    checked = [r["grid"] for r in records if r.get("grid")]
+    if checked:
+        points = sum(g["points"] for g in checked)
+        lines.append(
+            f"grid: {points} points, {violations(records)} of them inside a certified "
+            "range and of another class."
+        )
+    return "\n".join(textwrap.fill(line, _WIDTH) for line in lines)
+
+
+def _range(family: InputFamily, radius: float) -> str:
+    """Returns the parameters up to a radius in words, rounded inward."""
+    parts = []
+    for name, *ends in zip(
+        family.names, family.lower, family.upper, family.rates_down, family.rates_up,
+        strict=True,
+    ):  # fmt: skip
+        low, high, down, up = ends
+        low = np.ceil(1e3 * max(low, -radius * down)) / 1e3 + 0.0
+        high = np.floor(1e3 * min(high, radius * up)) / 1e3
+        parts.append(f"{name} in [{low:.3f}, {high:.3f}]")
+    return " and ".join(parts)

@@ -1,0 +1,1 @@
+"""The command `smoothing`: its flags, and what it does."""

@@ -1,0 +1,302 @@
+"""Certifying smoothed classifiers on a data set; see smoothing.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from jaxcert.checks import check_labels
+from jaxcert.commands import console
+from jaxcert.commands.inputs import Selection, select_inputs
+from jaxcert.commands.smoothing.run import Counted, Task, count
+from jaxcert.commands.smoothing.table import (
+    accuracy_table,
+    draw_accuracy,
+    samples_table,
+    statement,
+)
+from jaxcert.errors import InputError
+from jaxcert.learning.models import checkpoint_metadata, load_network
+from jaxcert.network import Network
+from jaxcert.runs.journal import Record
+from jaxcert.runs.records import Records
+from jaxcert.smoothing import (
+    Gaussian,
+    Laplace,
+    Noise,
+    Smoother,
+    SmoothingOptions,
+    Stopping,
+    Uniform,
+    conclude,
+    lower_bound,
+    scaling,
+)
+
+NOISES: dict[str, type[Noise]] = {
+    "gaussian": Gaussian, "laplace": Laplace, "uniform": Uniform
+}  # fmt: skip
+LINES, CHART, GROUP = "smoothing.jsonl", "accuracy", 50
+KEYS = (
+    "model", "input", "label", "clean", "predicted", "selected", "hits", "samples",
+    "p_lower", "radius", "norm", "alpha", "earlier", "seconds",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What smoothing.py is asked; see its flags."""
+
+    models: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    noise: str = "gaussian"
+    dataset: str = "fashion_mnist"
+    split: str = "test"
+    data_dir: str | None = None
+    inputs: str = "0:100"
+    n0: int = 100
+    n: int = 10_000
+    alpha: float = 0.001
+    union: bool = False
+    stop_radius: float | None = None
+    radii: tuple[str, ...] = ("0", "0.25", "0.5", "1")
+    batch_size: int = 250
+    seed: int = 0
+    output: str = "out/smoothing"
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise InputError("name the networks with --models=A.npz,B.npz")
+        if self.scales and len(self.scales) != len(self.models):
+            raise InputError(
+                f"there are {len(self.scales)} --scales for {len(self.models)} "
+                "--models: give one each, or none"
+            )
+        numbers("scales", self.scales)
+        if not all(radius >= 0 for radius in numbers("radii", self.radii)):
+            raise InputError(f"a radius is at least 0, got {','.join(self.radii)}")
+        console.check_ranges(self, seed=(0, 2**32 - 1))
+        if not self.output:
+            raise InputError("output is empty: name the folder to write")
+
+    def options(self, scale: float, inputs: int) -> SmoothingOptions:
+        """Returns the options for a model; alpha is shared if a union is asked for."""
+        stop = self.stop_radius
+        options = SmoothingOptions(
+            noise=NOISES[self.noise](scale),
+            n0=self.n0,
+            n=self.n,
+            alpha=self.alpha,
+            stopping=None if stop is None else Stopping(stop),
+            batch_size=self.batch_size,
+        )
+        return options.shared_by(inputs) if self.union else options
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A network, its noise and its inputs.
+
+    Attributes:
+      title: unique in the run, for the table.
+    """
+
+    title: str
+    network: Network
+    scale: float
+    chosen: Selection
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels; `_subjects` refuses inputs without."""
+        return np.asarray(self.chosen.labels)
+
+
+def smooth(request: Request) -> int:
+    """Certifies what is asked about, prints the tables; returns the exit code."""
+    subjects = list(_subjects(request))
+    for subject in subjects:
+        request.options(subject.scale, len(subject.chosen.names)).check_samples()
+    norm = NOISES[request.noise].norm
+    settings = {
+        "noise": request.noise, "n0": request.n0, "n": request.n,
+        "alpha": request.alpha, "stop_radius": request.stop_radius,
+        "union_over": len(subjects[0].chosen.names) if request.union else None,
+        "seed": request.seed, "inputs": subjects[0].chosen.source,
+        "models": {s.title: [s.network.content_hash, s.scale] for s in subjects},
+    }  # fmt: skip
+    output, stopped = console.expand(request.output), False
+    records = Records(output / LINES, request.resume, settings, KEYS)
+    try:
+        _certify(subjects, request, records)
+    except KeyboardInterrupt:
+        stopped = True
+    groups = {s.title: _records_of(s, records) for s in subjects}
+    groups = {title: found for title, found in groups.items() if found}
+    if groups:
+        print(accuracy_table(groups, numbers("radii", request.radii)))
+        for subject in subjects:
+            found = groups.get(subject.title, [])
+            if table := _fewer_samples(subject, found, request):
+                print(f"\n{subject.title}: the first samples alone\n{table}")
+        print()
+        inputs = len(subjects[0].chosen.names)
+        print(statement(request.alpha, norm, inputs, request.union))
+        draw_accuracy(groups, norm, output / CHART)
+        print(f"wrote {output / LINES} and {CHART}.png")
+    if stopped:
+        logging.warning("stopped by Ctrl-C; continue with --resume")
+    return 130 if stopped else 0
+
+
+def _subjects(request: Request) -> Iterator[Subject]:
+    data_dir = console.expand(request.data_dir) if request.data_dir else None
+    titles: set[str] = set()
+    for index, name in enumerate(request.models):
+        path = console.expand(name)
+        network = load_network(path)
+        for note in network.notes:
+            logging.warning("%s", note)
+        scale = _scale(request, index, path)
+        chosen = select_inputs(
+            request.inputs, network, request.dataset, request.split, data_dir
+        )
+        if chosen.labels is None:
+            raise InputError(
+                f"{request.inputs} has no labels: certified accuracy needs them"
+            )
+        check_labels(
+            chosen.labels, len(chosen.names), network.num_outputs, chosen.names
+        )
+        title = f"{path.stem[:16]} {scale:g}"
+        while title in titles:
+            title += "'"
+        titles.add(title)
+        yield Subject(title, network, scale, chosen)
+
+
+def _scale(request: Request, index: int, path: Path) -> float:
+    if request.scales:
+        return numbers("scales", request.scales)[index]
+    trained: Any = 0.0
+    if path.suffix == ".npz":
+        trained = checkpoint_metadata(path).get("train", {}).get("noise", 0.0)
+    if not (isinstance(trained, float) and trained > 0):
+        raise InputError(
+            f"{path} was not trained with noise: say with --scales how much to add"
+        )
+    return trained
+
+
+def _certify(subjects: list[Subject], request: Request, records: Records) -> None:
+    """Certifies what is not yet in the records, some inputs of every network in turn.
+
+    The network with most left comes first: so a run that is stopped has something to
+    show of each, and goes on with the group that it was stopped in.
+    """
+    todo = {
+        s.title: [i for i, name in enumerate(s.chosen.names)
+                  if f"{s.title}/{name}" not in records.by_name]
+        for s in subjects
+    }  # fmt: skip
+    for subject in subjects:
+        done = len(subject.chosen.names) - len(todo[subject.title])
+        if done:
+            logging.info("%s: %d inputs are done", subject.title, done)
+    while any(todo.values()):
+        subject = max(subjects, key=lambda s: len(todo[s.title]))
+        _run(subject, todo[subject.title][:GROUP], request, records)
+        del todo[subject.title][:GROUP]
+
+
+def _records_of(subject: Subject, records: Records) -> list[Record]:
+    keys = (f"{subject.title}/{name}" for name in subject.chosen.names)
+    return [records.by_name[key] for key in keys if key in records.by_name]
+
+
+def _run(subject: Subject, todo: list[int], request: Request, records: Records) -> None:
+    """Certifies some inputs of a network."""
+    names = subject.chosen.names
+    options = request.options(subject.scale, len(names))
+    network, x = subject.network, subject.chosen.x[todo].astype(np.float32)
+    logits = jax.vmap(network.apply, (None, 0))(network.params, x)
+    clean = np.argmax(np.asarray(logits), axis=1) == subject.labels[todo]
+    marks = () if options.stopping else (options.n // 100, options.n // 10)
+    task = Task(
+        subject.title,
+        records.settings,
+        Smoother(network.apply, network.params, options),
+        [names[i] for i in todo],
+        x,
+        jax.random.key(request.seed),
+        tuple(mark for mark in marks if mark > 0),
+    )
+    for counted in count(task, records.folder, GROUP):
+        certificates = conclude(counted.tally, options)
+        records.append(
+            _record(subject, todo[row], bool(clean[row]), counted, at)
+            | {
+                "predicted": int(certificates.predicted[at]),
+                "p_lower": float(certificates.p_lower[at]),
+                "radius": float(certificates.radius[at]),
+                "norm": certificates.norm,
+                "alpha": certificates.alpha,
+            }
+            for at, row in enumerate(counted.rows)
+        )
+
+
+def _record(
+    subject: Subject, index: int, clean: bool, counted: Counted, at: int
+) -> Record:
+    name, tally = subject.chosen.names[index], counted.tally
+    return {
+        "name": f"{subject.title}/{name}",
+        "model": subject.title,
+        "input": name,
+        "label": int(subject.labels[index]),
+        "clean": clean,
+        "selected": int(tally.selected[at]),
+        "hits": int(tally.hits[at]),
+        "samples": int(tally.samples[at]),
+        "earlier": {str(k): int(hits[at]) for k, hits in counted.earlier.items()},
+        "seconds": counted.seconds,
+    }
+
+
+def _fewer_samples(subject: Subject, records: list[Record], request: Request) -> str:
+    """Returns a table of the radii that 100 and 10 times fewer samples certify."""
+    options = request.options(subject.scale, len(subject.chosen.names))
+    marks = sorted(int(mark) for r in records[:1] for mark in r["earlier"])
+    if not marks:
+        return ""
+    shares = scaling([*marks, options.n], options)
+    rows = []
+    for samples, share in zip([*marks, options.n], shares.tolist(), strict=True):
+        hits = np.array([r["earlier"].get(str(samples), r["hits"]) for r in records])
+        radii = options.noise.radius(lower_bound(hits, samples, options.alpha))
+        rows.append((samples, radii.tolist(), share))
+    return samples_table(rows)
+
+
+def numbers(flag: str, words: tuple[str, ...]) -> list[float]:
+    """Returns the numbers of a flag.
+
+    Raises:
+      InputError: a word is none, or not finite.
+    """
+    try:
+        found = [float(word) for word in words]
+    except ValueError:
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise InputError(f"--{flag} takes numbers with commas, got {','.join(words)}")
+    return found

@@ -1,0 +1,1 @@
+"""The command `sweep`: its flags, and what it does."""

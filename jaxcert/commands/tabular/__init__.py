@@ -1,0 +1,1 @@
+"""The command `tabular`: its flags, and what it does."""

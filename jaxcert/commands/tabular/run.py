@@ -1,0 +1,344 @@
+"""Certifying tables: a small network, grown boxes in physical units, dual boxes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from jaxcert.box import Box
+from jaxcert.certification import CertifyOptions
+from jaxcert.certifier import Certifier, float64
+from jaxcert.checks import check_inputs
+from jaxcert.commands import console
+from jaxcert.commands.certify.grow import Grower
+from jaxcert.commands.certify.record import record_of
+from jaxcert.commands.certify.regions import write_regions
+from jaxcert.commands.tabular.data import Scale, Table, load_scale, load_table
+from jaxcert.commands.tabular.text import (
+    box_sentence,
+    dual_sentence,
+    range_name,
+    units_sentence,
+)
+from jaxcert.errors import InputError
+from jaxcert.learning.architecture import Architecture
+from jaxcert.learning.data import Dataset
+from jaxcert.learning.inputs import parse_selection
+from jaxcert.learning.models import (
+    checkpoint_metadata,
+    export_onnx,
+    from_params,
+    load_checkpoint,
+    save_checkpoint,
+)
+from jaxcert.learning.train import TrainConfig, train
+from jaxcert.network import Network
+from jaxcert.report import RunFiles, read_run, write_report
+from jaxcert.report.disk import append_all, writing
+from jaxcert.report.strict_json import dumps
+from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
+from jaxcert.search.growth import GrowthOptions
+
+DUAL, NETWORK, ONNX = "dual.jsonl", "network.npz", "network.onnx"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What tabular.py is asked; see its flags."""
+
+    data: str = "wine"
+    use: str = ""
+    scale: str = ""
+    inputs: str = "0:5"
+    hidden: tuple[int, ...] = (16,)
+    train_eps: float = 0.05
+    epochs: int = 100
+    objective: Any = "maximal"
+    delta: float = 0.01
+    tolerance: float = 1e-3
+    dual: bool = True
+    within: float = 0.0
+    time_limit: float = 300.0
+    seed: int = 0
+    output: str = "out/tabular"
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.output:
+            raise InputError("output is empty: name the folder to write")
+        if not self.time_limit > 0:
+            raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
+        if not 0 <= self.within < math.inf:
+            raise InputError(f"within is {self.within}; it must be a number >= 0")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}; it must lie in 0 .. {2**32 - 1}")
+        if not 0 <= self.train_eps < 1:
+            raise InputError(f"train_eps is {self.train_eps}; it must lie in 0 .. 1")
+
+
+def compute(request: Request) -> int:
+    """Certifies rows of a table, prints sentences; returns the exit code.
+
+    Raises:
+      InputError: what is asked makes no sense, or cannot be read or written.
+    """
+    table = load_table(request.data, request.use)
+    training, test = table.split(request.seed)
+    scale = load_scale(table, training, request.scale)
+    chosen = test[parse_selection(request.inputs, len(test))]
+    names = tuple(f"row {i}" for i in chosen)
+    check_inputs(table.x[chosen], scale.domain, names)
+    output = console.expand(request.output)
+    network = _network(request, table, training, output)
+    hits = _predicted(network, table.x[test]) == table.labels[test]
+    print(f"{network.name}: {hits.sum()} of {len(test)} test rows right")
+    certifier = Certifier(
+        network.apply,
+        network.params,
+        scale.domain,
+        network.input_shape,
+        rates=scale.rates,
+        tolerance=request.tolerance,
+        options=CertifyOptions(oracle="complete", batch_size=8),
+    )
+    options = GrowthOptions(request.objective, request.delta)
+    deadline = time.monotonic() + request.time_limit
+    with RunFiles(
+        output, request.resume, _config(request, table, scale, network), {}
+    ) as files:
+        grower = Grower.into(output / "grown", certifier, options)
+        todo = np.array([n not in files.done for n in names], bool)
+        _certify(certifier, grower, table, chosen[todo], files, deadline)
+        files.finish()
+    for notice in files.notices:
+        logging.warning("%s", notice)
+    _print_boxes(table, scale, output)
+    print(f"\n{grower.summary()}")
+    if request.dual:
+        _print_duals(certifier, table, scale, output, request)
+    write_regions(certifier, output)
+    print(f"\nreport: {write_report(output)}")
+    return 0
+
+
+def _network(
+    request: Request, table: Table, training: np.ndarray, output: Path
+) -> Network:
+    """Returns a network of physical units: trained, or what the output holds."""
+    kept = output / NETWORK
+    settings = {
+        "data": table.name, "features": list(table.features), "seed": request.seed,
+        "hidden": list(request.hidden), "train_eps": request.train_eps,
+        "epochs": request.epochs,
+    }  # fmt: skip
+    if kept.exists():
+        stored = checkpoint_metadata(kept).get("tabular") or {}
+        for key, here in settings.items():
+            if stored.get(key) != here:
+                raise InputError(
+                    f"{kept} is the network of other settings: {key} is "
+                    f"{stored.get(key)!r} there and {here!r} here. Choose another "
+                    "--output"
+                )
+        return load_checkpoint(kept)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    network = _trained(request, table, training)
+    save_checkpoint(kept, network, {"tabular": settings})
+    export_onnx(output / ONNX, network)
+    return network
+
+
+def _trained(request: Request, table: Table, training: np.ndarray) -> Network:
+    """Returns a network trained on features scaled to [0, 1], with the scaling in it.
+
+    The scaling is folded into the first layer, in float64; the weights that come of it
+    are the network, and everything that is proved is about them.
+    """
+    x = table.x[training]
+    low, width = x.min(axis=0), np.ptp(x, axis=0)
+    width = np.where(width > 0, width, 1)
+    images: Any = ((x - low) / width).astype(np.float32)
+    data = Dataset(
+        table.name, "train", images, table.labels[training], table.classes,
+        "scikit-learn",
+    )  # fmt: skip
+    architecture = Architecture(
+        "mlp", (x.shape[1],), len(table.classes), hidden=request.hidden
+    )
+    robust = request.train_eps > 0
+    config = TrainConfig(
+        method="pgd" if robust else "standard",
+        epsilon=request.train_eps,
+        epochs=request.epochs,
+        batch_size=min(32, len(x)),
+        learning_rate=5e-3,
+        seed=request.seed,
+        ramp_epochs=request.epochs / 4 if robust else 0.0,
+    )
+    network, _ = train(architecture, data, config)
+    layers = dict(network.params["head"]["layers"])
+    kernel, bias = (np.asarray(layers[0][k], np.float64) for k in ("kernel", "bias"))
+    kernel = kernel / width[:, None]
+    layers[0] = {"kernel": kernel, "bias": bias - low @ kernel}
+    folded = {
+        i: {k: np.asarray(v, np.float32) for k, v in layer.items()}
+        for i, layer in layers.items()
+    }
+    params = {"head": {**network.params["head"], "layers": folded}}
+    widths = "-".join(map(str, request.hidden))
+    return from_params(params, architecture, f"{table.name} ({widths} hidden neurons)")
+
+
+def _predicted(network: Network, x: np.ndarray) -> np.ndarray:
+    with float64():
+        logits = jax.vmap(network.apply, (None, 0))(network.params, x)
+    return np.argmax(np.asarray(logits), axis=1)
+
+
+def _certify(
+    certifier: Certifier,
+    grower: Grower,
+    table: Table,
+    rows: np.ndarray,
+    files: RunFiles,
+    deadline: float,
+) -> None:
+    size = certifier.options.batch_size
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        names, x = [f"row {i}" for i in part], table.x[part]
+        begin = time.perf_counter()
+        answer = certifier.batch(x, table.labels[part], deadline)
+        seconds = (time.perf_counter() - begin) / len(part)
+        grown = grower.grow(names, x, answer, deadline)
+        records = []
+        for row, name in enumerate(names):
+            record = record_of(certifier, answer, row, name, labelled=True)
+            record |= {"arithmetic": "real", "seconds": seconds}
+            records.append(record | {"grown": grown.records[row]})
+        files.append(
+            records,
+            x=x,
+            lo=np.asarray(answer.box.lo),
+            hi=np.asarray(answer.box.hi),
+            witness=answer.witness,
+            witness_class=answer.witness_class,
+            grown=(grown.lo, grown.hi),
+        )
+        logging.info("%d of %d rows", start + len(part), len(rows))
+
+
+def _config(
+    request: Request, table: Table, scale: Scale, network: Network
+) -> dict[str, Any]:
+    return {
+        "model": network.name,
+        "model_hash": network.content_hash,
+        "dataset": table.name,
+        "domain_lower": scale.domain.lo,
+        "domain_upper": scale.domain.hi,
+        "domain_is": "observed range" if scale.observed else "given",
+        "rates": scale.rates.lower,
+        "rates_are": "standard deviations" if scale.deviations else "given",
+        "objective": "apothem",
+        "grow": request.objective,
+        "delta": request.delta,
+        "tolerance": request.tolerance,
+        # The report says "class" itself.
+        "class_names": [name.removeprefix("class ") for name in table.classes],
+        "feature_names": [
+            f"{name} ({unit})" if unit else name
+            for name, unit in zip(table.features, scale.units, strict=True)
+        ],
+    }
+
+
+def _print_boxes(table: Table, scale: Scale, output: Path) -> None:
+    run = read_run(output)
+    print(units_sentence(table, scale))
+    print(f"All that follows is about values in the {range_name(scale)}.")
+    rate = "standard deviation" if scale.deviations else "rate"
+    for row, record in enumerate(run.records):
+        label = table.classes[record["label"]]
+        predicted = table.classes[record["predicted"]]
+        title = f"{record['input']} ({label})"
+        if record["status"] != "certified":
+            what = "nothing is proved of it"
+            if record["status"] == "misclassified":
+                what = f"predicted {predicted}, so that it gets no box"
+            print(f"\n{title}: {what}.")
+            continue
+        lower = math.floor(record["apothem_lower"] * 1e3) / 1e3
+        print(f"\n{title}: all features may move by {lower:.3f} {rate}s at once.")
+        box = run.grown_lo[row], run.grown_hi[row]
+        print(box_sentence(table, scale, record, run.x[row], box))
+        grown = record["grown"]
+        print(
+            f"(ends: {grown['faces_stopped']} stopped by a counterexample, "
+            f"{grown['faces_on_domain']} at the range's, {grown['faces_open']} open;\n"
+            f"{_proof(grown['proof'])})"
+        )
+
+
+def _proof(proof: bool | None) -> str:
+    return {
+        True: "certificate with proof",
+        False: "certificate of the faces alone",
+        None: "no certificate",
+    }[proof]
+
+
+def _print_duals(
+    certifier: Certifier, table: Table, scale: Scale, output: Path, request: Request
+) -> None:
+    """Computes dual boxes, writes and prints them."""
+    deadline = time.monotonic() + request.time_limit
+    with float64(), writing(output / DUAL), open(output / DUAL, "wb", 0) as file:
+        for name, where, domain in _places(scale, output, request):
+            task = DualTask(domain, range(len(table.classes)), table.x)
+            for box in dual_boxes(certifier.model, task, DualOptions(), deadline):
+                record = {"input": name, **_dual_record(table, box)}
+                append_all(file, dumps(record, DUAL).encode() + b"\n")
+                print(f"\n{dual_sentence(table, scale, box, where)}", flush=True)
+
+
+def _places(
+    scale: Scale, output: Path, request: Request
+) -> Iterator[tuple[str | None, str, Box]]:
+    """Yields (row, words, domain): the whole range, or the surroundings of each row."""
+    if not request.within:
+        yield None, f"in the {range_name(scale)}", scale.domain
+        return
+    run = read_run(output)
+    for record, x in zip(run.records, run.x, strict=True):
+        ball = Box.ball(x, request.within, scale.domain, scale.rates, outward=True)
+        rate = "standard deviation" if scale.deviations else "rate"
+        many = "" if request.within == 1 else "s"
+        where = f"within {request.within:g} {rate}{many} of {record['input']}"
+        yield record["input"], where, jax.device_get(ball)
+
+
+def _dual_record(table: Table, box: DualBox) -> dict[str, Any]:
+    return {
+        "class": table.classes[box.label],
+        "status": "empty" if box.empty else "open" if box.open.any() else "closed",
+        "outer_lo": box.outer.lo, "outer_hi": box.outer.hi,
+        "inner_lo": box.inner.lo, "inner_hi": box.inner.hi,
+        "subproblems": box.subproblems,
+    }  # fmt: skip
+
+
+def hidden_widths(words: Sequence[str]) -> tuple[int, ...]:
+    """Returns --hidden as numbers; raises InputError."""
+    if not all(word.strip().isdecimal() for word in words):
+        raise InputError(f"hidden is {','.join(words)!r}; write widths as 16,16")
+    return tuple(int(word) for word in words)

@@ -1,0 +1,1 @@
+"""The command `train`: its flags, and what it does."""

@@ -1,0 +1,1 @@
+"""The command `verify`: its flags, and what it does."""

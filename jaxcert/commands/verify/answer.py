@@ -1,0 +1,426 @@
+"""Answering VNN-LIB properties of ONNX networks, one by one or a whole benchmark."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from scipy import special
+
+from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.box import Box
+from jaxcert.branch.signs import BranchOptions
+from jaxcert.certifier import float64
+from jaxcert.commands import console
+from jaxcert.commands.verify.instances import (
+    Instance,
+    ResultsFile,
+    Row,
+    contradictions,
+    existing,
+    read_instances,
+    summary,
+)
+from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
+from jaxcert.interop.onnx import final_softmax, load_onnx
+from jaxcert.interop.vnnlib import (
+    Case,
+    Property,
+    format_counterexample,
+    load_vnnlib,
+)
+from jaxcert.limit import TimeLimitError, run_until
+from jaxcert.network import Network
+from jaxcert.oracle.decide import decide
+from jaxcert.oracle.linear import is_linear
+from jaxcert.runs.worker import DiedError, LateError, Worker
+from jaxcert.spec import Spec
+from jaxcert.witness.attack import AttackOptions, AttackOracle, find_witness
+from jaxcert.witness.judge import Judge, Outputs, Witness
+
+# What strict rows must be violated by where a tie was found first, relative to d.
+_GAP = 1e-9
+# How far exact outputs may lie from those of float64, relative to the greatest.
+_AGREEMENT = 1e-6
+CONTRADICTION = 3
+"""Exit code of a benchmark with an answer that contradicts the expected one."""
+
+WORKER = (sys.executable, "-m", "jaxcert.commands.verify.worker")
+"""What starts a process that answers the instances of a benchmark."""
+
+# Seconds after the limit at which a worker that cannot even say so is killed.
+_GRACE = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What verify.py is asked; see its flags."""
+
+    onnx: str = ""
+    vnnlib: str = ""
+    timeout: float | None = None
+    instances: str = ""
+    output: str = ""
+    only: str = ""
+    resume: bool = False
+    restarts: int = 5
+    steps: int = 30
+    cuts: bool = False
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not self.timeout > 0:
+            raise InputError(f"timeout is {self.timeout}; it must be > 0")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise InputError(f"memory_gb is {self.memory_gb}; it must be > 0")
+        console.check_ranges(self, restarts=(1, 2**12), steps=(1, 2**12))
+        if bool(self.instances) == bool(self.onnx or self.vnnlib):
+            raise InputError(
+                "give either --onnx and --vnnlib, or --instances and --output"
+            )
+        if self.instances:
+            if not self.output:
+                raise InputError("--instances needs --output, the CSV file to write")
+        elif not (self.onnx and self.vnnlib):
+            raise InputError("--onnx and --vnnlib belong together: give both")
+        elif self.output or self.only or self.resume or self.memory_gb:
+            raise InputError(
+                "--output, --only, --resume and --memory_gb belong to --instances"
+            )
+
+    @property
+    def effort(self) -> Effort:
+        # Short chunks: the deadline is looked at between two of them.
+        branch = BranchOptions(steps=10, cuts=CutOptions() if self.cuts else None)
+        return Effort(AttackOptions(self.restarts, self.steps), branch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How hard a counterexample is searched, and how branch and bound then runs."""
+
+    attack: AttackOptions
+    branch: BranchOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What is known about one instance.
+
+    Attributes:
+      result: sat, unsat, unknown, timeout or error.
+      counterexample: in VNN-COMP form, for sat; else ''.
+    """
+
+    result: str
+    counterexample: str = ""
+
+
+Load = Callable[[Path], Network]
+
+
+def answer(request: Request, begin: float) -> int:
+    """Answers what is asked on stdout or into files; returns the exit code.
+
+    Args:
+      request: what is asked.
+      begin: `time.monotonic()` from which the time of a single instance counts.
+    """
+    return _benchmark(request) if request.instances else _one(request, begin)
+
+
+def _one(request: Request, begin: float) -> int:
+    """Answers one instance on stdout."""
+    onnx, vnnlib = (
+        existing(console.expand(name)) for name in (request.onnx, request.vnnlib)
+    )
+    deadline = math.inf if request.timeout is None else begin + request.timeout
+    found = verify_files(onnx, vnnlib, deadline, request.effort, load_subject)
+    print(found.result)
+    if found.counterexample:
+        print(found.counterexample)
+    return 0
+
+
+def _benchmark(request: Request) -> int:
+    """Answers the instances of a list into a file, and prints a summary."""
+    instances = read_instances(console.expand(request.instances), request.timeout)
+    chosen = [i for i in instances if any(request.only in name for name in i.key)]
+    if not chosen:
+        raise InputError(f"no instance has {request.only!r} in its name: change --only")
+    interrupted = False
+    output = console.expand(request.output)
+    with ResultsFile(output, request.resume) as results, _worker(request) as worker:
+        for notice in results.notices:
+            logging.warning("%s", notice)
+        todo = [i for i in chosen if i.key not in results.rows]
+        if len(todo) < len(chosen):
+            logging.info("%d instances are done already", len(chosen) - len(todo))
+        try:
+            for number, instance in enumerate(todo, 1):
+                found = _answer(instance, worker)
+                path = results.append(instance.key, *found)
+                logging.info(
+                    "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
+                    " ".join(instance.key), found[0].result, found[0].seconds,
+                    instance.expected and f", expected {instance.expected}",
+                    f" ({path})" if path else "",
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            interrupted = True
+    print(summary(chosen, results.rows))
+    if interrupted:
+        print("stopped by Ctrl-C; continue with --resume")
+        return 130
+    return CONTRADICTION if contradictions(chosen, results.rows) else 0
+
+
+def _worker(request: Request) -> Worker:
+    """Returns a worker that is not started yet. This process computes nothing."""
+    given = dataclasses.asdict(request)
+    given["level"] = logging.get_absl_logger().getEffectiveLevel()
+    return Worker((*WORKER, json.dumps(given)))
+
+
+def _answer(instance: Instance, worker: Worker) -> tuple[Row, str]:
+    """Returns result and counterexample; whatever happens costs this instance only."""
+    name = " ".join(instance.key)
+    try:
+        onnx, vnnlib = (str(instance.path(name)) for name in instance.key)
+    except (OSError, ValueError) as error:
+        logging.error("%s: %s", name, error)
+        return Row("error", 0.0), ""
+    question = {"name": name, "onnx": onnx, "vnnlib": vnnlib}
+    worker.start()
+    begin, counterexample = time.monotonic(), ""
+    try:
+        limit = instance.timeout
+        found = worker.ask(question | {"seconds": limit}, limit + _GRACE)
+        result, counterexample = found["result"], found["counterexample"]
+        seconds = time.monotonic() - begin
+        if found["worn"]:
+            worker.end()
+    except LateError as error:
+        logging.warning("%s: %s: it could not be interrupted", name, error)
+        result, seconds = "timeout", time.monotonic() - begin
+    except DiedError as error:
+        logging.error("%s: the process that worked on it was %s", name, error)
+        result, seconds = f"error: {error}", time.monotonic() - begin
+    return Row(result, seconds), counterexample
+
+
+def load_subject(onnx: Path) -> Network:
+    """Returns the network of a file; its notes are logged.
+
+    Raises:
+      InputError: see `load_onnx`, or a weight is not finite.
+      UnsupportedError: see `load_onnx`.
+    """
+    network = load_onnx(onnx)
+    for note in network.notes:
+        if "replaced by its logits" in note:
+            continue  # asked about below, where the property is known
+        logging.warning("%s: %s", onnx, note)
+    return network
+
+
+def verify_files(
+    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
+) -> Answer:
+    """Returns the answer to one instance; what is found after the deadline is timeout.
+
+    Args:
+      onnx, vnnlib: the files.
+      deadline: `time.monotonic()` by which to answer. What runs then and cannot be
+        stopped, such as a compilation, is left behind in a thread (`run_until`).
+      effort: of the attack, and of branch and bound.
+      load: reads networks.
+
+    Raises:
+      JaxcertError: a file cannot be read or understood, the two do not fit together,
+        or the memory does not suffice.
+    """
+    try:
+        answer = run_until(
+            lambda: _verify_files(onnx, vnnlib, deadline, effort, load), deadline
+        )
+    except TimeLimitError:
+        return Answer("timeout")
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise OutOfMemoryError(
+                f"out of memory on {onnx} with {vnnlib}: use a machine with more"
+            ) from error
+        raise
+    late = time.monotonic() - deadline
+    if late < 0:
+        return answer
+    if answer.result not in ("unknown", "timeout"):
+        logging.info("%s was found %.2f s after the deadline", answer.result, late)
+    return Answer("timeout")
+
+
+def _verify_files(
+    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
+) -> Answer:
+    """Returns the answer to one instance, whenever it is found."""
+    network, prop = load(onnx), load_vnnlib(vnnlib)
+    softmax = final_softmax(network)
+    if softmax and not prop.compares_outputs:
+        raise UnsupportedError(
+            f"{onnx} ends in a {softmax}, of which {vnnlib} states more than "
+            "comparisons of one output with another: export the network without it, "
+            "and state the property of the logits"
+        )
+    for note in prop.notes:
+        logging.warning("%s", note)
+    inputs = math.prod(network.input_shape)
+    for what, here, there in (
+        ("inputs", prop.num_inputs, inputs),
+        ("outputs", prop.num_outputs, network.num_outputs),
+    ):
+        if here != there:
+            raise InputError(
+                f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
+                "they do not belong together"
+            )
+    return verify_property(network, prop, deadline, effort)
+
+
+def verify_property(
+    network: Network, prop: Property, deadline: float, effort: Effort
+) -> Answer:
+    """Returns unsat if every case is proved, sat if the counterexample of one is one.
+
+    First all cases are attacked, then branch and bound takes one after the other. A
+    network without a nonlinear part needs neither: bounds find the corner themselves.
+    """
+    with float64():
+        inquiry = _Inquiry(network, prop, deadline, effort)
+        linear = is_linear(network.model.program)
+        asks = (inquiry.decided,) if linear else (inquiry.attacked, inquiry.decided)
+        proved = 0
+        for ask in asks:
+            for case in prop.cases:
+                if time.monotonic() >= deadline:
+                    return Answer("timeout")
+                answer = ask(case)
+                if answer == "proved":
+                    proved += 1
+                elif answer:
+                    return Answer("sat", answer)
+    return Answer("unsat" if proved == len(prop.cases) else "unknown")
+
+
+class _Inquiry:
+    """Asks about the cases of one property; must be used where float64 is enabled.
+
+    Proofs are about a case's closed box and its rows with `<=`. Counterexamples are
+    looked for among the inputs that strict bounds allow, and must satisfy strict rows.
+    An answer is "proved", a counterexample in VNN-COMP form, or '' for none.
+    """
+
+    def __init__(
+        self, network: Network, prop: Property, deadline: float, effort: Effort
+    ) -> None:
+        self._network, self._prop = network, prop
+        self._deadline, self._effort = deadline, effort
+        self._judge = Judge(network.model)
+        self._run = jax.jit(network.apply)
+
+    def attacked(self, case: Case) -> str:
+        """Returns what the attack finds."""
+        inside = self._inside(case)
+        if inside is None:
+            return ""
+        attacker = AttackOracle(self._network.model.f, self._effort.attack)
+        return self._shown(
+            find_witness(attacker, self._judge, inside, case.spec(), self._accepts)
+        )
+
+    def decided(self, case: Case) -> str:
+        """Returns what exact intervals or branch and bound say."""
+        spec, box = case.spec(), self._box(case.lo, case.hi)
+        if case.strict.any() and self._judge.exact.excludes(spec, case.strict, box):
+            return "proved"
+        verdict = self._branch(box, spec)
+        if verdict.proved:
+            return "proved"
+        if not verdict.refuted:
+            return ""
+        found = self._confirmed(case, spec, verdict.witness)
+        if not found:
+            logging.warning("a counterexample did not stand the check: not used")
+            inside = self._inside(case)
+            closed = np.array_equal(case.inner, (case.lo, case.hi))
+            if inside is not None and not (closed and not case.strict.any()):
+                # It lies on a strict bound, or at a tie. Others may not.
+                spec = case.spec(_GAP)
+                verdict = self._branch(inside, spec)
+                if verdict.refuted:
+                    found = self._confirmed(case, spec, verdict.witness)
+        return found
+
+    def _branch(self, box: Box, spec: Spec) -> Any:
+        branch = self._effort.branch
+        return decide(self._network.model, box, spec, branch, self._deadline)[0]
+
+    def _confirmed(self, case: Case, spec: Spec, witness: Any) -> str:
+        """Returns a counterexample at or near a witness of the closed case, or ''."""
+        inside = self._inside(case)
+        if inside is None:
+            return ""
+        point = np.clip(np.asarray(witness, np.float64), inside.lo, inside.hi)
+        return self._shown(self._judge.search(spec, inside, point[None], self._accepts))
+
+    def _accepts(self, x: np.ndarray, outputs: Outputs) -> bool:
+        """Returns whether a point of a case is a counterexample of the file.
+
+        The network itself computes the outputs in float64, and the assertions are
+        evaluated on them in exact arithmetic: on the exact outputs, where those
+        decided, which must be about the same.
+        """
+        y = np.asarray(self._run(self._network.model.double, x), np.float64).reshape(-1)
+        if any(isinstance(v, Fraction) for v in outputs):
+            exact = np.array([float(v) for v in outputs])
+            if not np.abs(exact - y).max() <= _AGREEMENT * (1 + np.abs(y).max()):
+                return False
+            return self._prop.violates(x, outputs)
+        return self._prop.violates(x, y)
+
+    def _inside(self, case: Case) -> Box | None:
+        """Returns the inputs that the file allows; None if no float64 number is one."""
+        least, greatest = case.inner
+        return self._box(least, greatest) if np.all(least <= greatest) else None
+
+    def _box(self, lo: np.ndarray, hi: np.ndarray) -> Box:
+        """Returns a box of inputs: X_i are those of the network in row-major order."""
+        shape = self._network.input_shape
+        return Box(lo.reshape(shape), hi.reshape(shape))  # type: ignore[arg-type]
+
+    def _shown(self, witness: Witness | None) -> str:
+        """Returns a witness and what the file answers in VNN-COMP form, or nothing."""
+        if witness is None:
+            return ""
+        y = np.array([float(v) for v in witness.outputs])
+        shown = _file_outputs(self._network, y)
+        if shown is not y and not self._prop.violates(witness.point, shown):
+            return ""
+        return format_counterexample(witness.point, shown)
+
+
+def _file_outputs(network: Network, logits: np.ndarray) -> np.ndarray:
+    """Returns what the file itself answers, its final Softmax included."""
+    functions = {"Softmax": special.softmax, "LogSoftmax": special.log_softmax}
+    softmax = final_softmax(network)
+    return functions[softmax](logits) if softmax else logits

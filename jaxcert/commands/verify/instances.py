@@ -1,0 +1,323 @@
+"""The files of a benchmark: instances to answer, and the results, row by row."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import math
+import os
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from absl import logging
+
+from jaxcert.commands import console
+from jaxcert.errors import InputError
+from jaxcert.report.disk import append_all, read, write_whole, writing
+
+DECIDED = ("sat", "unsat")
+RESULTS = (*DECIDED, "unknown", "timeout", "error")
+"""What a row says; an error may be followed by its reason, `error: reason`."""
+HEADER = ("onnx", "vnnlib", "result", "seconds")
+
+Key = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """One question of a benchmark.
+
+    Attributes:
+      onnx, vnnlib: the files, as the list names them.
+      folder: what relative names are relative to.
+      timeout: seconds.
+      expected: the answer that is known, in lower case; '' if there is none.
+    """
+
+    onnx: str
+    vnnlib: str
+    folder: Path
+    timeout: float
+    expected: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What tells the instances of one benchmark apart."""
+        return self.onnx, self.vnnlib
+
+    def path(self, name: str) -> Path:
+        """Returns where one of the two files lies."""
+        return existing(self.folder / console.expand(name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a results file."""
+
+    result: str
+    seconds: float
+
+    @property
+    def kind(self) -> str:
+        """The result without a reason, one of RESULTS."""
+        return self.result.partition(":")[0]
+
+
+def existing(path: Path) -> Path:
+    """Returns the path, or that of its gzipped form if only this one exists."""
+    packed = path.with_name(path.name + ".gz") if path.name else path
+    return packed if packed.exists() and not path.exists() else path
+
+
+def read_instances(path: Path, timeout: float | None) -> list[Instance]:
+    """Returns the instances of a list, every pair of files once.
+
+    Columns are onnx, vnnlib, timeout_s and expected by a header, or the first three of
+    these in this order without one; others are ignored.
+
+    Args:
+      path: of the CSV file.
+      timeout: for all instances; None for their own.
+
+    Raises:
+      InputError: the file cannot be read, lacks a column or a value, or is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}: check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} as text ({error})") from error
+    columns: Mapping[str, int] = {"onnx": 0, "vnnlib": 1, "timeout_s": 2}
+    found: dict[Key, Instance] = {}
+    first = True
+    for line, cells in _rows(text, path):
+        if first and {"onnx", "vnnlib"} <= set(cells):
+            columns = {name: at for at, name in enumerate(cells)}
+            first = False
+            continue
+        first = False
+        row = {name: cells[at] for name, at in columns.items() if at < len(cells)}
+        for name in ("onnx", "vnnlib"):
+            if not row.get(name) or "\n" in row[name]:
+                raise InputError(
+                    f"{path}, line {line}: no {name} file is named. Columns are onnx, "
+                    "vnnlib, timeout_s"
+                )
+        limit = timeout
+        if limit is None:
+            limit = _seconds(row.get("timeout_s", ""), f"{path}, line {line}")
+        instance = Instance(
+            row["onnx"], row["vnnlib"], path.parent, limit,
+            row.get("expected", "").lower(),
+        )  # fmt: skip
+        if instance.key in found:
+            logging.warning("%s, line %d: listed before; ignored", path, line)
+        found.setdefault(instance.key, instance)
+    if not found:
+        raise InputError(f"{path} lists no instance")
+    return list(found.values())
+
+
+class ResultsFile:
+    """The writer of a results file; a kill loses at most the row in progress.
+
+    Use it as a context manager.
+
+    Attributes:
+      rows: what is answered, in the order of the file.
+      notices: sentences the user should read.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        """Opens a new results file, or continues one.
+
+        Raises:
+          InputError: the file exists and `resume` is false, it holds something else,
+            or it cannot be written.
+        """
+        self.path = path
+        self.rows: dict[Key, Row] = {}
+        self.notices: list[str] = []
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            before = read(path) if path.exists() else None
+        if before is not None:
+            if not resume:
+                raise InputError(
+                    f"{path} exists already. Continue it with --resume, or choose "
+                    "another --output; nothing was changed"
+                )
+            self._continue(before)
+        with writing(path):
+            # Unbuffered: a row is in the file when `write` returns.
+            self._file = open(path, "ab", buffering=0)
+            fresh = not self._file.tell()
+        if fresh:
+            self._write(HEADER)
+
+    def __enter__(self) -> ResultsFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def append(self, key: Key, row: Row, counterexample: str) -> Path | None:
+        """Stores an answer; returns where the counterexample lies, if there is one.
+
+        Counterexample 7 is that of the seventh row below the header.
+        """
+        name = f"{len(self.rows) + 1:03d}.txt"
+        path = self.path.with_name(f"{self.path.stem}_counterexamples") / name
+        with writing(path):
+            if counterexample:
+                path.parent.mkdir(exist_ok=True)
+                write_whole(path, counterexample.encode() + b"\n")
+            else:
+                # Of an older run with the same name; no answer of this one.
+                path.unlink(missing_ok=True)
+        self._write((*key, row.result, f"{row.seconds:.3f}"))
+        self.rows[key] = row
+        return path if counterexample else None
+
+    def _write(self, cells: Sequence[str]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        data = text.getvalue().encode()
+        with writing(self.path):
+            append_all(self._file, data)
+            with contextlib.suppress(OSError):  # a pipe has no disk below it
+                os.fsync(self._file.fileno())
+
+    def _continue(self, before: bytes) -> None:
+        """Takes what is answered; drops a last row that a kill has torn."""
+        whole = before[: before.rfind(b"\n") + 1]
+        other = InputError(
+            f"{self.path} is no results file of verify.py, or is damaged: repair it or "
+            "choose another --output; nothing was changed"
+        )
+        try:
+            rows = [cells for _, cells in _rows(whole.decode(), self.path)]
+        except (UnicodeDecodeError, InputError) as error:
+            raise other from error
+        torn_header = not rows and (",".join(HEADER) + "\n").encode().startswith(before)
+        if not torn_header and rows[:1] != [[*HEADER]]:
+            raise other
+        for cells in rows[1:]:
+            if len(cells) != len(HEADER):
+                raise other
+            try:
+                row = Row(cells[2], float(cells[3]))
+            except ValueError as error:
+                raise other from error
+            if row.kind not in RESULTS or not 0 <= row.seconds < math.inf:
+                raise other
+            self.rows[cells[0], cells[1]] = row
+        if len(self.rows) != max(len(rows) - 1, 0):
+            raise other
+        if whole != before:
+            write_whole(self.path, whole)
+            self.notices.append(
+                f"the last row of {self.path} was incomplete; its instance is redone"
+            )
+
+
+def contradictions(
+    instances: Iterable[Instance], rows: Mapping[Key, Row]
+) -> list[Instance]:
+    """Returns the instances that are decided otherwise than expected."""
+    return [
+        instance
+        for instance in instances
+        if instance.key in rows and _compare(instance, rows[instance.key]) == "wrong"
+    ]
+
+
+def summary(instances: Sequence[Instance], rows: Mapping[Key, Row]) -> str:
+    """Returns a table with a line per network, a total, and what contradicts."""
+    done = [instance for instance in instances if instance.key in rows]
+    expected = any(instance.expected for instance in done)
+    head = ["network", "n", *RESULTS, "seconds"]
+    if expected:
+        head += ["agree", "open", "WRONG"]
+
+    def line(name: str, chosen: Sequence[Instance]) -> list[str]:
+        found = [rows[instance.key] for instance in chosen]
+        counts = [sum(row.kind == result for row in found) for result in RESULTS]
+        cells = [name, len(chosen), *counts, f"{sum(r.seconds for r in found):.1f}"]
+        if expected:
+            compared = [_compare(i, rows[i.key]) for i in chosen]
+            cells += [compared.count(kind) for kind in ("agree", "unsolved", "wrong")]
+        return [str(cell) for cell in cells]
+
+    networks = dict.fromkeys(instance.onnx for instance in done)
+    table = [head]
+    for name in networks:
+        table.append(line(_title(name), [i for i in done if i.onnx == name]))
+    if len(networks) != 1:
+        table.append(line("total", done))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    widths[0] = min(widths[0], 80 - sum(widths[1:]) - len(widths[1:]))
+    for cells in table:
+        if len(cells[0]) > widths[0]:
+            cells[0] = cells[0][: widths[0] - 2] + ".."
+    lines = [
+        " ".join(
+            cell.rjust(width) if at else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in table
+    ]
+    for instance in contradictions(done, rows):
+        lines.append(
+            f"CONTRADICTION: {console.one_line(' '.join(instance.key))}: "
+            f"{rows[instance.key].result}, expected {instance.expected}"
+        )
+    return "\n".join(lines)
+
+
+def _compare(instance: Instance, row: Row) -> str:
+    """Returns 'agree', 'unsolved' or 'wrong'; '' if no answer is known."""
+    if instance.expected not in DECIDED:
+        return ""
+    if row.result not in DECIDED:
+        return "unsolved"
+    return "agree" if row.result == instance.expected else "wrong"
+
+
+def _title(onnx: str) -> str:
+    name = os.path.basename(onnx).removesuffix(".gz").removesuffix(".onnx")
+    return console.one_line(name)
+
+
+def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line, cells without blanks around them) of all rows but empty ones."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                yield reader.line_num, stripped
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise InputError(
+            f"{where}: timeout_s is {text[:40]!r}; give a number of seconds > 0, or "
+            "--timeout for all instances"
+        )
+    return value
