@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from in_process import answered
+from jaxcert.commands.check import command as check
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.certificate.grown import GrownWriter
@@ -25,7 +26,6 @@ from jaxcert.checker.check import check_certificate
 from jaxcert.commands import inputs as _inputs
 from jaxcert.commands.certify import command as certify
 from jaxcert.commands.certify import run as _certify_run
-from jaxcert.commands.check import command as check
 from jaxcert.learning.data import load_dataset
 from jaxcert.report import BOX_KEYS, GROWN_KEYS, RECORD_KEYS, Run, read_run
 from jaxcert.search.cover import Prover

@@ -17,7 +17,7 @@ from absl import flags, logging
 
 from jaxcert.commands.console import expand
 from jaxcert.errors import InputError
-from jaxcert.runs.ledger import Ledger
+from jaxcert.runs.journal import Journal, rows
 from studies.growth.run import SERIES, Series, fitted, measured, picture
 
 _METHODS = flags.DEFINE_list("methods", ["crown", "ibp"], "What to measure.")
@@ -38,29 +38,29 @@ def main(argv: Sequence[str]) -> int:
         "jax": jax.__version__,
     }
     folder = expand(_OUTPUT.value)
-    ledger = Ledger(folder, "growth", config, _RESUME.value)
-    done = {(row["series"], row["method"], row["size"]) for row in ledger.rows}
+    journal = Journal(rows("growth"), folder, _RESUME.value, config)
+    done = {(row["series"], row["method"], row["size"]) for row in journal.records}
     for series in SERIES:
         for method in methods:
             for size in series.sizes:
                 if (series.name, method, size) in done:
                     continue
                 row = measured(series, method, size, _EPSILON.value, _SECONDS.value)
-                ledger.append(row)
+                journal.append(row)
                 logging.info(
                     "%s, %d %s: %.3g s", method, size, series.name, row["seconds"]
                 )
-    picture(ledger.rows, methods, folder / "growth")
+    picture(journal.records, methods, folder / "growth")
     for series in SERIES:
         for method in methods:
-            print(_sentence(series, method, ledger.rows))
+            print(_sentence(series, method, journal.records))
     print(f"\nwrote growth.jsonl, growth.png in {folder}")
     return 0
 
 
-def _sentence(series: Series, method: str, rows: list) -> str:
-    seconds = fitted(rows, series.name, method).power
-    arithmetic = fitted(rows, series.name, method, "multiply_adds").power
+def _sentence(series: Series, method: str, found: list) -> str:
+    seconds = fitted(found, series.name, method).power
+    arithmetic = fitted(found, series.name, method, "multiply_adds").power
     return (
         f"{method:6} seconds ~ {series.name}^{seconds:.2f}, multiply-adds "
         f"^{arithmetic:.2f}: {series.why[method]}"

@@ -31,7 +31,7 @@ from jaxcert.learning.prune import (
     train_regression,
 )
 from jaxcert.network import Network
-from jaxcert.runs.lines import Lines
+from jaxcert.runs.journal import Journal, stating
 from jaxcert.semantic.certifier import SemanticCertifier, stay_specs
 from jaxcert.semantic.changes import FAMILIES, SampledChange
 from jaxcert.verdict import Status
@@ -108,14 +108,14 @@ def run(
     """
     settings = dataclasses.asdict(study)
     del settings["seeds"]  # more of them may follow
-    lines = Lines(output / "pruning.jsonl", settings, resume)
-    done = {(r["seed"], r["method"]) for r in lines.records}
+    journal = Journal(stating("pruning.jsonl"), output, resume, settings)
+    done = {(r["seed"], r["method"]) for r in journal.records}
     for seed in range(study.seeds):
         if all((seed, name) in done for name, _, _ in RUNS):
             continue
         for record in _seed(study, seed, output, sets, done):
-            lines.append(record)
-    return sorted(lines.records, key=lambda r: r["seed"])
+            journal.append(record)
+    return sorted(journal.records, key=lambda r: r["seed"])
 
 
 def _seed(

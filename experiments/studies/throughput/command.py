@@ -27,7 +27,7 @@ from absl import flags, logging
 from jaxcert.commands.console import expand
 from jaxcert.errors import InputError
 from jaxcert.learning.inputs import load_inputs
-from jaxcert.runs.ledger import Ledger
+from jaxcert.runs.journal import Journal, rows
 from studies.throughput import networks
 from studies.throughput.case import METHODS, Case
 from studies.throughput.report import compilation, picture, table
@@ -80,8 +80,9 @@ def main(argv: Sequence[str]) -> int:
     device = jax.devices()[0].device_kind
     protocol = Protocol(tuple(tools), _SECONDS.value)
     config = _config(methods, tools, cores, device)
-    ledger = Ledger(expand(_OUTPUT.value), "throughput", config, _RESUME.value)
-    done = {(r["network_hash"], r["method"], r["batch"]) for r in ledger.rows}
+    folder = expand(_OUTPUT.value)
+    journal = Journal(rows("throughput"), folder, _RESUME.value, config)
+    done = {(r["network_hash"], r["method"], r["batch"]) for r in journal.records}
     for name in _MODELS.value:
         named = name in networks.STANDARD or "." not in name
         subject = networks.standard(name) if named else networks.load(name)
@@ -92,14 +93,13 @@ def main(argv: Sequence[str]) -> int:
                     continue
                 case = _case(subject, method, batch)
                 # Together: a case is known by any of its rows.
-                ledger.append(*(rows := list(measure(case, protocol))))
-                for row in rows:
+                journal.append(*(found := list(measure(case, protocol))))
+                for row in found:
                     _log(row)
-    folder = expand(_OUTPUT.value)
-    text = table(ledger.rows, tools)
-    (folder / "table.txt").write_text(f"{text}\n\n{compilation(ledger.rows)}\n")
-    picture(ledger.rows, tools, folder / "throughput")
-    fastest = max(row["matrix_rate"] for row in ledger.rows)
+    text = table(journal.records, tools)
+    (folder / "table.txt").write_text(f"{text}\n\n{compilation(journal.records)}\n")
+    picture(journal.records, tools, folder / "throughput")
+    fastest = max(row["matrix_rate"] for row in journal.records)
     print(f"{device}, {cores} cores, {2e-9 * fastest:,.0f} GFLOP/s in matrix products")
     print(text)
     print(f"\nwrote {folder}/throughput.jsonl, table.txt, throughput.png")

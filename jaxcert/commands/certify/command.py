@@ -242,8 +242,6 @@ def _check_done(files: RunFiles, chosen: Selection) -> None:
 def _show(
     files: RunFiles, proofs: Proofs | None, grower: Grower | None, report: bool
 ) -> None:
-    for notice in files.notices:
-        logging.warning("%s", notice)
     records = read_run(files.directory).records
     summary = summarise(records, radius=_RADIUS.value)
     print(table(records, summary, tolerance=_TOLERANCE.value))

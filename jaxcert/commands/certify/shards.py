@@ -21,7 +21,7 @@ from absl import flags
 from jaxcert.commands.inputs import Selection
 from jaxcert.errors import InputError
 from jaxcert.report import Run, RunFiles, read_run
-from jaxcert.report.disk import writing
+from jaxcert.runs.files import writing
 
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
