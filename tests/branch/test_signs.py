@@ -25,7 +25,7 @@ from jaxcert.branch.settle import settle_leaves
 from jaxcert.branch.signs import BranchOptions, resume_leaves, run_chunk
 from jaxcert.certifier import float64
 from jaxcert.model import Model
-from jaxcert.oracle import decide as complete
+from jaxcert.oracle import complete
 from jaxcert.verdict import Status
 
 UNIT = jc.Box(np.zeros(2), np.ones(2))
@@ -59,7 +59,7 @@ def violated(params, depth: float = 1e-2):
 
 def decide(params, spec, options, deadline=np.inf):
     spec = jax.tree.map(np.asarray, spec)
-    return complete.decide(model_of(params), UNIT, spec, options, deadline)
+    return complete.branch_and_bound(model_of(params), UNIT, spec, options, deadline)
 
 
 def task_of(params, x, reach, offsets, wanted=None):
