@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import sampled
 
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp
@@ -135,7 +136,7 @@ def test_batches_do_not_change_an_evaluation(digits, trained):
     assert len({(r.clean, r.certified, r.count) for r in results}) == 1
 
 
-@pytest.mark.parametrize("method", ["standard", "crown_ibp"])
+@pytest.mark.parametrize("method", sampled(["crown_ibp", "standard"]))
 def test_convolution_and_batch_norm(digits, method):
     config = dataclasses.replace(CONFIG, method=method, epochs=6, ramp_epochs=3)
     network, history = train(CNN, digits[0], config)
@@ -307,6 +308,7 @@ def test_the_script_writes_a_checkpoint_and_an_onnx_file(script, tmp_path):
     )
 
 
+@pytest.mark.campaign
 def test_the_default_architecture_fits_the_digits(script):
     done = script("--dataset=digits", "--epochs=1", "--limit=200")
     assert done.returncode == 0, done.stderr
