@@ -1,5 +1,6 @@
-"""Makes the shared case matrix importable, and keeps the process within its limits."""
+"""Makes what tests share importable, and keeps the process within its limits."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -8,7 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 
 # A shell starts its background jobs with SIGINT ignored, and so would we our scripts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -24,3 +26,22 @@ def forget_programs() -> Iterator[None]:
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A network for digits that costs no time; see `tiny.Tiny`."""
+    from tiny import made_in
+
+    return made_in(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """For processes: one core, and one compilation cache for all of them."""
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
