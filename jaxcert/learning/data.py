@@ -54,6 +54,12 @@ class Dataset:
     class_names: tuple[str, ...]
     source: str
 
+    def first(self, count: int | None) -> Dataset:
+        """Returns the data set with its first `count` images alone; None for all."""
+        return dataclasses.replace(
+            self, images=self.images[:count], labels=self.labels[:count]
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class _Published:

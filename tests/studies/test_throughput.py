@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from studies.growth import run as _growth
+from studies.growth import run as growth
 from studies.throughput import networks, report
 from studies.throughput import run as measuring
 from studies.throughput.case import METHODS, Case
@@ -238,7 +238,7 @@ def test_the_exponent_of_a_power_law():
     ]
     # What holds for small sizes alone is not fitted.
     rows[0]["seconds"] = 1000.0
-    law = _growth.fitted(rows, "boxes", "crown")
+    law = growth.fitted(rows, "boxes", "crown")
     assert law.power == pytest.approx(1.5)
     assert (law.least, law.most) == (4, 32)
     assert law.at(32) == pytest.approx(3 * 32**1.5)
@@ -247,7 +247,7 @@ def test_the_exponent_of_a_power_law():
 def test_the_script_measures_once_and_resumes(tiny, environment, tmp_path):
     out = tmp_path / "out"
     flags = [
-        f"--models={tiny.checkpoint}", "--methods=ibp", "--batches=2", "--seconds=0",
+        f"--model={tiny.checkpoint}", "--methods=ibp", "--batches=2", "--seconds=0",
         "--tools=jaxcert", "--cores=1", f"--output={out}",
     ]  # fmt: skip
 

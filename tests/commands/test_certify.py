@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from in_process import answered
-from jaxcert.commands.check import command as check
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.certificate.grown import GrownWriter
+from jaxcert.checker import command as check
 from jaxcert.checker.check import check_certificate
 from jaxcert.commands import inputs as _inputs
 from jaxcert.commands.certify import command as certify
@@ -620,13 +620,13 @@ def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
         assert report.faces.witnessed == grown["faces_stopped"]
     page = (out / "report.html").read_text()
     assert "grown" in page and "grown-edges.png" in page
-    checked = answered(lambda _: check.main([str(out)]), "check.py", capsys)
+    checked = answered(lambda: check.main([str(out)]), capsys)
     assert checked.code == 0 and f"{len(own)} with their proof" in checked.out
     path = out / "grown" / f"{own[0]['input']}.npz"
     with np.load(path) as stored:
         arrays = dict(stored)
     np.savez(path, **{**arrays, "face_by": arrays["face_by"][:-1]})
-    checked = answered(lambda _: check.main([str(out)]), "check.py", capsys)
+    checked = answered(lambda: check.main([str(out)]), capsys)
     assert checked.code == 1 and "REJECTED" in checked.out and "face_by" in checked.out
     other = run_certify("--inputs=0:2", "--proofs", "--resume", f"--output={out}")
     assert other.code == 1 and "grow is 'maximal' there" in other.err
