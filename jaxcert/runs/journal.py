@@ -134,14 +134,10 @@ def stating(lines: str) -> Kind:
 def named(lines: str, keys: Iterable[str]) -> Kind:
     """Returns the kind of records with a `name` that is unique, and these keys."""
     return Kind(
-        lines,
-        "settings.json",
-        "a run",
-        "a record",
-        keys=("name", *keys),
+        lines, "settings.json", "a run", "a record", keys=("name", *keys),
         key=operator.itemgetter("name"),
         texts=Texts(second="the second one of its name"),
-    )
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

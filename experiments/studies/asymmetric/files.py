@@ -16,14 +16,9 @@ KEYS = ("method", "input", "score", "l1", "l2", "linf", "seconds")
 """What a line states: radii are 0 where nothing is proved."""
 
 KIND = Kind(
-    "certificates.jsonl",
-    "asymmetric.json",
-    "a comparison",
-    "a line",
-    "its input",
-    KEYS,
-    operator.itemgetter("method", "input"),
-)
+    "certificates.jsonl", "asymmetric.json", "a comparison", "a line", "its input",
+    KEYS, operator.itemgetter("method", "input"),
+)  # fmt: skip
 
 
 def finish(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -25,14 +25,9 @@ KEYS = (
 """What a line states. `verdict` is that of the audit; null for a dual box."""
 
 KIND = Kind(
-    "rows.jsonl",
-    "compare.json",
-    "a comparison",
-    "a row",
-    "its box",
-    KEYS,
+    "rows.jsonl", "compare.json", "a comparison", "a row", "its box", KEYS,
     operator.itemgetter("algorithm", "input"),
-)
+)  # fmt: skip
 
 
 class CompareFiles:

@@ -26,15 +26,9 @@ KEYS = (
 """What a line states. Class and margin of a trivial box are those of its point."""
 
 KIND = Kind(
-    "audit.jsonl",
-    "audit.json",
-    "an audit",
-    "a verdict",
-    "its box",
-    KEYS,
-    operator.itemgetter("input"),
-    texts=Texts(second="the second one on {}"),
-)
+    "audit.jsonl", "audit.json", "an audit", "a verdict", "its box", KEYS,
+    operator.itemgetter("input"), texts=Texts(second="the second one on {}"),
+)  # fmt: skip
 
 
 class AuditFiles(Closing):
