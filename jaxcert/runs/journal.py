@@ -159,8 +159,16 @@ class Lines:
     torn: bool
 
 
-def read_lines(path: Path, kind: Kind) -> Lines:
+def read_lines(
+    path: Path, kind: Kind, take: Callable[[Record], str | None] | None = None
+) -> Lines:
     """Returns what a file of lines holds; changes nothing.
+
+    Args:
+      path: the file.
+      kind: of its lines.
+      take: told every record; returns why it is dropped, or None; raises as
+        `Form.read`.
 
     Raises:
       InputError: it cannot be read, or a line is not of this kind.
@@ -174,12 +182,16 @@ def read_lines(path: Path, kind: Kind) -> Lines:
     records: list[Record] = []
     raw: list[bytes] = []
     numbers: list[int] = []
+    notices: list[str] = []
     for number, line in enumerate(lines, 1):
         if header and number == 1:
             continue
         try:
             with _refusing(kind, path, number):
                 record = kind.form.read(line)
+                if record is not None and take and (reason := take(record)):
+                    record = None
+                    notices.append(f"{path}: {reason}")
         except InputError:
             if not kind.form.mends_last or number < len(lines) or rest:
                 raise
@@ -188,7 +200,8 @@ def read_lines(path: Path, kind: Kind) -> Lines:
             records.append(record)
             raw.append(line)
             numbers.append(number)
-    notices = [_said(kind.texts.torn, kind, path)] if torn else []
+    if torn:
+        notices.append(_said(kind.texts.torn, kind, path))
     return Lines(records, raw, numbers, notices, torn)
 
 
@@ -286,19 +299,15 @@ class Journal:
 
     def _continue(self) -> None:
         """Takes what is there; rewrites the file without what is redone."""
-        lines = read_lines(self.path, self.kind)
-        notices: list[str] = []
+        lines = read_lines(self.path, self.kind, self._take)
         dropped = set(self._choose(lines) if self._choose else ())
-        for i, record in enumerate(lines.records):
-            if i in dropped:
-                continue
-            with _refusing(self.kind, self.path, lines.numbers[i]):
-                if reason := self._take(record):
-                    dropped.add(i)
-                    notices.append(f"{self.path}: {reason}")
+        kept = [i for i in range(len(lines.raw)) if i not in dropped]
+        if dropped:
+            self.records, self.by_key = [], {}
+            for i in kept:
+                self._take(lines.records[i])
         self.torn = lines.torn
-        kept = [line for i, line in enumerate(lines.raw) if i not in dropped]
-        self._rewrite(kept, notices + lines.notices)
+        self._rewrite([lines.raw[i] for i in kept], lines.notices)
 
     def _rewrite(self, kept: Iterable[bytes], notices: list[str]) -> None:
         """Keeps these lines alone, and says why; without a reason all are kept."""
