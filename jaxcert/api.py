@@ -11,8 +11,6 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from jaxcert.bounds.crown import crown
-from jaxcert.bounds.ibp import ibp
 from jaxcert.box import Box, Rates
 from jaxcert.certifier import (
     Certification,
@@ -22,19 +20,15 @@ from jaxcert.certifier import (
     check_labels,
 )
 from jaxcert.checks import as_inputs, as_labels, checked_options
-from jaxcert.devices import float64, local_devices, spread
+from jaxcert.devices import local_devices, spread
 from jaxcert.errors import InputError
 from jaxcert.limit import TimeLimitError, deadline_after, run_until
 from jaxcert.model import Model
-from jaxcert.oracle.bounds import BoundOracle
-from jaxcert.oracle.decide import decide
-from jaxcert.search import stages
+from jaxcert.oracle.decide import Effort, decide
 from jaxcert.shapes import expects_batch, find_input, try_shape
 from jaxcert.spec import Spec, checked_spec
 from jaxcert.trace.pinned import own_settings, pinned
-from jaxcert.verdict import Reason, Status, Verdict, refuted
-from jaxcert.witness.attack import AttackOracle, find_witness
-from jaxcert.witness.judge import Judge
+from jaxcert.verdict import Reason, Verdict, unknown
 
 
 @own_settings()
@@ -212,37 +206,17 @@ def verify(
     f = pinned(f)
     _check_fit(f, params, box.lo.shape, spec64)
     model = Model(f, params, box.lo.shape)
-    method = crown(model.f) if options.oracle == "crown" else ibp(model.f)
-    known = [_unknown(np.asarray(box.lo), Reason.TIME)]
+    bounds = "crown" if options.oracle == "crown" else "ibp"
+    branch = options.branch if options.oracle == "complete" else None
+    effort = Effort(bounds, options.attack, branch)  # type: ignore[arg-type]
+    known = [unknown(np.asarray(box.lo))]
 
     def work() -> Verdict:
-        with own_settings(), float64():
-            arguments = model.double, box, spec64
-            bounded = jax.device_get(stages.ask(BoundOracle(method), *arguments))
-            known[0] = dataclasses.replace(bounded, reason=np.int32(Reason.TIME))
-            if bounded.status == Status.PROVED:
-                return bounded
-            if options.attack is not None:
-                attacker = AttackOracle(model.f, options.attack)
-                witness = find_witness(attacker, Judge(model), box, spec64)
-                if witness is not None:
-                    return refuted(witness.point, witness.margin)
-            if options.oracle == "complete":
-                return decide(model, box, spec64, options.branch, deadline)[0]
-        return bounded
+        with own_settings():
+            found = decide(model, box, spec64, effort, deadline, told=known.append)
+        return found.verdict
 
     try:
         return run_until(work, deadline)
     except TimeLimitError:
-        return known[0]
-
-
-def _unknown(x: np.ndarray, reason: Reason) -> Verdict:
-    """Returns an UNKNOWN about inputs of x's shape, in numpy."""
-    return Verdict(
-        status=np.int32(Status.UNKNOWN),
-        reason=np.int32(reason),
-        bound=np.float64(-np.inf),
-        witness=np.full(x.shape, np.nan),
-        witness_margin=np.float64(np.nan),
-    )
+        return dataclasses.replace(known[-1], reason=np.int32(Reason.TIME))

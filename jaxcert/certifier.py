@@ -381,6 +381,7 @@ class Certifier:
             required_margin=cast(self.required_margin),
         )
 
+    @float64()
     def _reprove(
         self, x: np.ndarray, label: np.ndarray, lower: np.ndarray
     ) -> tuple[np.ndarray, Box]:
@@ -388,7 +389,7 @@ class Certifier:
         reach64 = _reach(x, self.domain, self.rates)
         full = lower >= np.float32(1 - 1e-6) * reach32.astype(np.float32)
         radius = np.where(full, reach64, lower.astype(np.float64))
-        with self.seconds.measure("reprove"), float64():
+        with self.seconds.measure("reprove"):
             task = self._task(x, label, np.float64)
             return jax.device_get(
                 stages.reprove(
@@ -396,12 +397,13 @@ class Certifier:
                 )
             )
 
+    @float64()
     def _confirm(
         self, x: np.ndarray, label: np.ndarray, witness: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns (distance, witness) of every point that is one; inf where not."""
         given = witness.astype(np.float64)
-        with self.seconds.measure("confirm"), float64():
+        with self.seconds.measure("confirm"):
             task = self._task(x, label, np.float64)
             model = self.model
             found = stages.confirm(model.f, self.num_classes, model.double, task, given)

@@ -90,12 +90,13 @@ class Model:
         weights = self.double if np.dtype(dtype) == np.float64 else self.single
         return self.program.prepare(weights, dtype)
 
+    @own_settings()
+    @float64()
     def outputs(
         self, x: Float[np.ndarray, "batch *d"]
     ) -> Float[np.ndarray, "batch *outputs"]:
         """Returns f of every input of a batch, in float64."""
-        with own_settings(), float64():
-            return np.asarray(_outputs(self, np.asarray(x, np.float64)))
+        return np.asarray(_outputs(self, np.asarray(x, np.float64)))
 
     def tree_flatten(self) -> tuple[tuple[Any, Any], tuple[Any, Program]]:
         """Returns the weights, and what is static."""

@@ -121,8 +121,12 @@ def refuted(witness: np.ndarray, margin: float) -> Verdict:
     )
 
 
-def first_decided(first: Verdict, second: Verdict) -> Verdict:
-    """Returns the first verdict where it decides, else the second one."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(first.status != Status.UNKNOWN, a, b), first, second
+def unknown(x: np.ndarray, reason: Reason = Reason.NO_WITNESS) -> Verdict:
+    """Returns UNKNOWN about inputs of x's shape, in numpy."""
+    return Verdict(
+        status=np.int32(Status.UNKNOWN),
+        reason=np.int32(reason),
+        bound=np.float64(-np.inf),
+        witness=np.full(x.shape, np.nan),
+        witness_margin=np.float64(np.nan),
     )

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 WIDTH = 6
@@ -399,3 +400,16 @@ def points_of(lo: np.ndarray, hi: np.ndarray, count: int, seed: int = 0) -> np.n
     inside = low + (high - low) * rng.random((1, count, *lo.shape[1:]))
     points = [np.where(side, low, high), inside, low, high, (low + high) / 2]
     return np.clip(np.concatenate(points, axis=1), low, high)
+
+
+def sampled(values: Iterable[Any], keep: int = 1) -> list[Any]:
+    """Returns parameters of a test, all but `keep` of them for `make test-all` alone.
+
+    Those that are kept lie evenly in their order, the first one among them.
+    """
+    values = list(values)
+    kept = {round(k * len(values) / keep) for k in range(keep)}
+    return [
+        value if k in kept else pytest.param(value, marks=pytest.mark.campaign)
+        for k, value in enumerate(values)
+    ]

@@ -135,6 +135,7 @@ def checked_inputs(
     return values
 
 
+@float64()
 def in_batches(
     run: Callable[[np.ndarray], Sequence[jax.Array]], values: np.ndarray
 ) -> list[np.ndarray]:
@@ -146,10 +147,9 @@ def in_batches(
     count = len(values)
     size = min(_BATCH, 1 << (count - 1).bit_length())
     parts = []
-    with float64():
-        for start in range(0, count, size):
-            rows = np.minimum(np.arange(start, start + size), count - 1)
-            parts.append([np.asarray(part) for part in run(values[rows])])
+    for start in range(0, count, size):
+        rows = np.minimum(np.arange(start, start + size), count - 1)
+        parts.append([np.asarray(part) for part in run(values[rows])])
     return [np.concatenate(part)[:count] for part in zip(*parts, strict=True)]
 
 

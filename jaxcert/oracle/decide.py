@@ -1,25 +1,61 @@
-"""The complete oracle for one box: branch and bound over inputs or over signs."""
+"""The front door: one box and one specification, decided by the effort allowed.
+
+First bounds, which cost least, then the attack, which refutes what is easily refuted,
+then branch and bound. Whoever decides a box comes through here: `jaxcert.verify`, the
+commands `verify` and `audit`, and the comparisons of `experiments`.
+"""
 
 from __future__ import annotations
 
-import time
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxcert.box import Box, Family, Rates
-from jaxcert.branch.brackets import close_brackets, layout_of
-from jaxcert.branch.inputs import decide_by_input
-from jaxcert.branch.instances import ApothemTask
-from jaxcert.branch.linear_program import is_piecewise_linear
+from jaxcert.bounds.crown import crown
+from jaxcert.bounds.ibp import ibp
+from jaxcert.box import Box
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.model import Model
-from jaxcert.oracle.linear import decide_linear, is_linear
+from jaxcert.oracle.bounds import BoundOracle
+from jaxcert.oracle.complete import branch_and_bound
 from jaxcert.spec import Spec
-from jaxcert.verdict import Reason, Status, Verdict
-from jaxcert.witness.judge import Judge
+from jaxcert.verdict import Verdict, refuted, unknown
+from jaxcert.witness.attack import AttackOptions, AttackOracle, find_witness
+from jaxcert.witness.judge import Accepts, Judge
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How hard a box is tried; what is None is left out.
+
+    Attributes:
+      bounds: which bounds may prove it.
+      attack: how a counterexample is looked for.
+      branch: how branch and bound goes on.
+    """
+
+    bounds: Literal["ibp", "crown"] | None = None
+    attack: AttackOptions | None = None
+    branch: BranchOptions | None = None
+
+
+class Decision(NamedTuple):
+    """What is known of a box.
+
+    Attributes:
+      verdict: PROVED, REFUTED with a witness, or UNKNOWN.
+      found_by: what came to it: bounds, attack, or branch and bound; '' if UNKNOWN.
+      subproblems: that branch and bound took.
+    """
+
+    verdict: Verdict
+    found_by: str = ""
+    subproblems: int = 0
 
 
 @float64()
@@ -27,93 +63,49 @@ def decide(
     model: Model,
     box: Box,
     spec: Spec,
-    options: BranchOptions,
+    effort: Effort,
     deadline: float = np.inf,
-) -> tuple[Verdict, int]:
-    """Returns the verdict on one box and the number of subproblems it took.
-
-    Networks without a nonlinear part need no search.
-    Narrow inputs, and those of networks with smooth activations, are split themselves.
-    Otherwise signs are: the box is the ball around its centre, clipped to itself, and
-    the first witness ends the search.
+    *,
+    judge: Judge | None = None,
+    accepts: Accepts | None = None,
+    told: Callable[[Verdict], None] = lambda _: None,
+) -> Decision:
+    """Returns the verdict on one box; points within rounding are judged exactly.
 
     Args:
       model: the network.
       box: numpy float64, not empty.
-      spec: what must hold, numpy float64.
-      options: how branch and bound runs.
-      deadline: `time.monotonic()` after which no further chunk begins.
+      spec: what must hold for every output over the box, numpy float64.
+      effort: what is tried.
+      deadline: `time.monotonic()` after which branch and bound stops.
+      judge: of points that rounding leaves in doubt; made here if there is none.
+      accepts: what a witness of the attack must satisfy besides; see `Judge.first`.
+      told: told the verdict of the bounds, which takes the least time.
     """
-    center = np.asarray(box.center)
-    program, judge = model.program, Judge(model)
-    narrow = program.input_size <= options.narrow
-    reason = Reason.LIMIT
-    if is_linear(program):
-        spec = jax.tree.map(jnp.asarray, spec)
-        proved, witness, processed = decide_linear(judge, box, spec, deadline)
-        if time.monotonic() >= deadline:
-            reason = Reason.TIME
-        found = _verdict(model, spec, proved, witness, center, reason)
-        return found, processed
-    splits_signs = is_piecewise_linear(program) and layout_of(program).size > 0
-    if narrow or not splits_signs:
-        spec = jax.tree.map(jnp.asarray, spec)
-        proved, witness, processed, reason = decide_by_input(
-            judge, box, spec, options.inputs, deadline
-        )
-        found = _verdict(model, spec, proved, witness, center, reason)
-        return found, processed
-    ones = np.ones_like(center)
-    answer = close_brackets(
-        model,
-        ApothemTask(
-            family=Family.many(Box.point(center[None]), box, Rates(ones, ones)),
-            spec=jax.tree.map(lambda v: np.asarray(v)[None], spec),
-            lower=np.array([-1.0]),
-            upper=np.array([np.inf]),
-            witness=np.full((1, *center.shape), np.nan),
-            reach=np.array([np.max(box.hi - box.lo, initial=0)]),
-            wanted=np.array([True]),
-            tolerance=np.inf,
-        ),
-        options,
-        deadline,
-        judge,
-    )
-    witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
-    proved = bool(answer.improved[0]) and witness is None
-    if answer.full:
-        reason = Reason.ROOM
-    elif time.monotonic() >= deadline:
-        reason = Reason.TIME
-    verdict = _verdict(model, spec, proved, witness, center, reason)
-    return verdict, int(answer.processed[0])
+    verdict, judge = unknown(np.asarray(box.lo)), judge or Judge(model)
+    if effort.bounds is not None:
+        method = crown if effort.bounds == "crown" else ibp
+        verdict = bounded(BoundOracle(method(model.f)), model.double, box, spec)
+        told(verdict)
+        if verdict.proved:
+            return Decision(verdict, "bounds")
+    if effort.attack is not None:
+        attacker = AttackOracle(model.f, effort.attack)
+        witness = find_witness(attacker, judge, box, spec, accepts)
+        if witness is not None:
+            return Decision(refuted(witness.point, witness.margin), "attack")
+    if effort.branch is None:
+        return Decision(verdict)
+    verdict, count = branch_and_bound(model, box, spec, effort.branch, deadline, judge)
+    decided = bool(verdict.proved) or bool(verdict.refuted)
+    return Decision(verdict, "branch and bound" if decided else "", count)
 
 
-def _verdict(
-    model: Model,
-    spec: Spec,
-    proved: bool,
-    witness: np.ndarray | None,
-    center: np.ndarray,
-    reason: Reason,
-) -> Verdict:
-    """Returns the verdict that a search ends with, in numpy.
+def bounded(oracle: BoundOracle, params: Any, box: Box, spec: Spec) -> Verdict:
+    """Returns what bounds alone say of one box, in numpy."""
+    return jax.device_get(_bounded(oracle, params, box, spec))
 
-    The reason is that of an UNKNOWN.
-    """
-    status = Status.UNKNOWN
-    point, margin = np.full(center.shape, np.nan), np.nan
-    if proved:
-        status, reason = Status.PROVED, Reason.BOUND
-    elif witness is not None:
-        status, reason, point = Status.REFUTED, Reason.WITNESS, witness
-        logits = jnp.asarray(model.outputs(witness[None])[0])
-        margin = float(spec.margin(spec.values(logits)))
-    return Verdict(
-        status=np.int32(status),
-        reason=np.int32(reason),
-        bound=np.float64(0.0 if proved else -np.inf),
-        witness=point,
-        witness_margin=np.float64(margin),
-    )
+
+@functools.partial(jax.jit, static_argnames=("oracle",))
+def _bounded(oracle: BoundOracle, params: Any, box: Box, spec: Spec) -> Verdict:
+    return oracle(params, box, spec, box.center)

@@ -24,7 +24,6 @@ from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.search.apothem import Query, SearchOptions, SearchState, search_apothem
 from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_of
-from jaxcert.verdict import Verdict
 from jaxcert.witness.attack import AttackOracle
 
 # How much of the radius the re-proof gives up, step by step, until float64 agrees.
@@ -174,11 +173,3 @@ def confirm(
         )
 
     return jax.vmap(one, in_axes=(axes, 0))(queries, witness)
-
-
-@functools.partial(jax.jit, static_argnames=("oracle",))
-def ask(
-    oracle: BoundOracle | AttackOracle, params: Any, box: Box, spec: Spec
-) -> Verdict:
-    """Returns the oracle's verdict on one box."""
-    return oracle(params, box, spec, box.center)

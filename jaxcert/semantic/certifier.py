@@ -212,6 +212,7 @@ class SemanticCertifier:
         )
 
     @own_settings()
+    @float64()
     def undecided(self, x: np.ndarray, radius: float) -> np.ndarray:
         """Returns how many ReLUs of f may change their sign up to a radius, (n,).
 
@@ -223,10 +224,9 @@ class SemanticCertifier:
         shape = np.zeros(x.shape[1:], np.float32)
         of_change = program_of(self.family.transform, shape, theta)
         program = self._traced(x.shape[1:])
-        with float64():
-            box = Box.ball(jnp.zeros(theta.shape), radius, self.family.domain,
-                           self.family.rates)  # fmt: skip
-            counts = _undecided(program, self.weights[1], np.float64(x), box)
+        box = Box.ball(jnp.zeros(theta.shape), radius, self.family.domain,
+                       self.family.rates)  # fmt: skip
+        counts = _undecided(program, self.weights[1], np.float64(x), box)
         return np.asarray(counts)[:, _relus(of_change) :].sum(axis=1)
 
     def _batches(
@@ -267,26 +267,26 @@ class SemanticCertifier:
             width=np.float64(width),  # type: ignore[arg-type]
         )  # fmt: skip
 
+    @float64()
     def _ask(
         self, questions: Questions, goal: Goal, radius: np.ndarray, deadline: float
     ) -> ParameterAnswer:
         program = self._program(questions)
-        with float64():
-            asked = np.maximum(radius, 0)
-            questions = with_slacks(program, self.weights[1], questions, asked)
-            known = None
-            if goal == "apothem":
-                single = jax.tree.map(_float32, questions)
-                both = single, questions
-                found = nearest_violations(program, self.weights, both, asked)
-                distance, witness = (np.array(v) for v in found)
-                # A violation beyond the radius is none of what is asked.
-                distance[distance > radius] = np.inf
-                known = distance, witness
-            return ask(
-                program, self.weights[1], questions, goal, radius, known, self.options,
-                deadline,
-            )  # fmt: skip
+        asked = np.maximum(radius, 0)
+        questions = with_slacks(program, self.weights[1], questions, asked)
+        known = None
+        if goal == "apothem":
+            single = jax.tree.map(_float32, questions)
+            both = single, questions
+            found = nearest_violations(program, self.weights, both, asked)
+            distance, witness = (np.array(v) for v in found)
+            # A violation beyond the radius is none of what is asked.
+            distance[distance > radius] = np.inf
+            known = distance, witness
+        return ask(
+            program, self.weights[1], questions, goal, radius, known, self.options,
+            deadline,
+        )  # fmt: skip
 
     def _program(self, questions: Questions) -> Program:
         program = self._traced(questions.x.shape[1:])

@@ -124,11 +124,11 @@ class InputFamily:
         ends = (self.rates_down, self.rates_up)
         return Rates(*(np.asarray(v, np.float64) for v in ends))  # type: ignore[arg-type]
 
+    @float64()
     def reach(self) -> float:
         """Returns the radius from which on the box fills the legal parameters."""
-        with float64():
-            centre = jnp.zeros(len(self.names))
-            return float(self.rates.reach(centre, self.domain))
+        centre = jnp.zeros(len(self.names))
+        return float(self.rates.reach(centre, self.domain))
 
 
 FAMILIES = {

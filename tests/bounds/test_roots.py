@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import sampled
 
 import jaxcert as jc
 from jaxcert.trace.tracing import program_of
@@ -47,7 +48,7 @@ ROOTS = {
 }
 
 
-@pytest.mark.parametrize("name", ROOTS)
+@pytest.mark.parametrize("name", sampled(ROOTS, 5))
 def test_a_root_that_touches_zero_is_proved_up_to_its_maximum(name: str):
     f, greatest = ROOTS[name]
     network, bounds = scalar(f), jc.CertifyOptions(attack=None)
@@ -106,6 +107,7 @@ def test_bounds_of_roots_enclose_exact_values():
                 assert float(proved.bound) <= 1.0
 
 
+@pytest.mark.campaign
 def test_the_finite_guard_of_logsumexp_is_the_identity():
     def network(w, x):
         logits = w @ x

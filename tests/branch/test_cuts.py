@@ -21,7 +21,7 @@ from jaxcert.branch import brackets
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.model import Model
-from jaxcert.oracle.decide import decide
+from jaxcert.oracle.complete import branch_and_bound
 from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Status
 
@@ -54,7 +54,7 @@ def answers(seeds, shift, options):
         least = exact_min_margin(layers, lo, hi, c, 0.0).value
         spec = jc.Spec.rows(c[None], np.array([shift - least]))
         spec, model = jax.tree.map(np.asarray, spec), Model(f, params, (3,))
-        verdict, count = decide(model, jc.Box(lo, hi), spec, options)
+        verdict, count = branch_and_bound(model, jc.Box(lo, hi), spec, options)
         found.append((Status(int(verdict.status)), count))
     statuses, counts = zip(*found, strict=True)
     return statuses, np.array(counts)

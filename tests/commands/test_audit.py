@@ -21,6 +21,7 @@ from jaxcert.commands.audit.table import table
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.models import export_onnx, from_params, save_checkpoint
+from jaxcert.oracle.decide import Decision
 
 pytest.importorskip("onnx")
 
@@ -226,11 +227,17 @@ def test_a_witness_that_the_network_denies_is_not_used(
 ):
     """Neither one of the right class nor one outside of the box."""
     lying = types.SimpleNamespace(refuted=True, proved=False, witness=witness)
-    monkeypatch.setattr(decide.stages, "ask", lambda *_: lying)
-    monkeypatch.setattr(decide, "decide", lambda *_: (lying, 3))
+    made: list[str] = []
+
+    def lie(model, box, spec, effort, deadline):
+        made.append("branch and bound" if effort.attack is None else "attack")
+        return Decision(lying, made[-1], 3)
+
+    monkeypatch.setattr(decide, "decide", lie)
     done = run(boxes=save(tmp_path / "boxes.npz", ["inside"]))
     assert verdicts(tmp_path / "out") == {"inside": "unknown"}
     assert "box inside: a witness did not stand the check in float64" in done.err
+    assert made == ["attack", "branch and bound"]
     with np.load(tmp_path / "out/witnesses.npz") as found:
         assert not len(found["input"])
 

@@ -22,7 +22,7 @@ from jaxcert.branch.search import Pace
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.model import Model
-from jaxcert.oracle.decide import decide
+from jaxcert.oracle.complete import branch_and_bound
 from jaxcert.trace.tracing import program_of
 
 GIB = 1 << 30
@@ -44,7 +44,7 @@ def asked(f, params, box, spec, options=None, deadline=np.inf):
     with float64():
         model = Model(f, params, box.lo.shape)
         spec = jax.tree.map(np.asarray, spec)
-        return decide(model, box, spec, options or BranchOptions(), deadline)
+        return branch_and_bound(model, box, spec, options or BranchOptions(), deadline)
 
 
 def affine(features: int, outputs: int, seed: int):

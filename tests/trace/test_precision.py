@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import sampled
 from flax import linen
 from jax import lax
 
@@ -149,7 +150,7 @@ def test_what_low_precision_moves_is_certified_for_no_other_class(name, oracle):
     assert not claims or int(answer.label[0]) == int(typed)
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e4m3fn"])
+@pytest.mark.parametrize("name", sampled(["bfloat16", "float16", "float8_e4m3fn"]))
 def test_far_from_the_threshold_low_precision_is_certified(name):
     f = rival(lambda p, x: 4 * round_trip(name)(p, x), 1.0)
     answer = jc.certify(f, {}, np.array([[0.6], [0.9]]), input_shape=(1,))
@@ -183,7 +184,7 @@ FUNCTIONS = (
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", sampled(FUNCTIONS, 7))
 def test_every_number_of_the_type_is_within_bounds(function, name):
     g, dtype = elementwise(function), kind(name)
 
@@ -230,7 +231,7 @@ def contraction(how: str, dtype, n: int):
     return f
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "float8_e5m2"])
+@pytest.mark.parametrize("name", sampled(["bfloat16", "float16", "float8_e5m2"]))
 @pytest.mark.parametrize(
     "how", ["matmul", "conv", "attention", "cumsum", "windows", "preferred"]
 )
@@ -336,6 +337,7 @@ class Mixed(linen.Module):
         return linen.Dense(3, dtype=jnp.bfloat16)(x).astype(jnp.float32)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("convolutional", [False, True])
 def test_boxes_of_a_bfloat16_module_hold_no_point_of_another_prediction(convolutional):
     model, d = Mixed(convolutional), 16 if convolutional else 4
@@ -449,7 +451,7 @@ def leaves(seed: int) -> dict[str, np.ndarray]:
     return draw | {"d": rng.uniform(size=(3, 5)).astype(np.float32)}
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", sampled(STEPS, 6))
 def test_every_way_to_compute_a_weight_lies_within_its_error(name):
     step = STEPS[name]
     shape = np.shape(jax.eval_shape(step, leaves(0)))

@@ -25,7 +25,7 @@ from jaxcert.box import Box
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.oracle.bounds import BoundOracle
-from jaxcert.oracle.decide import decide
+from jaxcert.oracle.decide import Effort, decide
 from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Status, Verdict, from_witness
@@ -35,7 +35,9 @@ from studies.compare_boxes.competitors import BoxResult, Competitor, Problem
 # Questions per call: the clock is looked at between two of them.
 _QUESTIONS = 256
 # One box has few subproblems open at once: half the time of larger blocks.
-_BRANCH = BranchOptions(block=16, steps=10, root=AscentOptions(iterations=20))
+_BRANCH = Effort(
+    branch=BranchOptions(block=16, steps=10, root=AscentOptions(iterations=20))
+)
 _ATTACK = AttackOptions(restarts=2, steps=8)
 
 
@@ -200,7 +202,7 @@ def _begin(state: Any) -> Progress:
 
 
 def _decide(problem: Problem, box: Box, spec: Spec, deadline: float) -> Verdict:
-    return decide(problem.network.model, box, spec, _BRANCH, deadline)[0]
+    return decide(problem.network.model, box, spec, _BRANCH, deadline).verdict
 
 
 def _advance(

@@ -22,7 +22,7 @@ from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certification import CertifyOptions
 from jaxcert.model import Model
-from jaxcert.oracle.decide import decide
+from jaxcert.oracle.decide import Effort, decide
 from jaxcert.spec import Spec
 from jaxcert.verdict import Status
 from jaxcert.witness.attack import AttackOptions
@@ -219,7 +219,8 @@ class Asker:
                 return jc.verify(f, weights, whole, spec, options=options)
             model = Model(f, weights, box[0].shape)
             deadline = time.monotonic() + seconds
-            return decide(model, whole, spec, MODES[way], deadline)[0]
+            effort = Effort(branch=MODES[way])
+            return decide(model, whole, spec, effort, deadline).verdict
 
     def context(self) -> Any:
         """Returns the context in which f computes what it is judged by."""

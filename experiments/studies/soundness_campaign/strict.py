@@ -240,7 +240,7 @@ def answer(
     architecture: Architecture, params: Params, text: str, seconds: float = _SECONDS
 ) -> tuple[str, str]:
     """Returns what verify.py answers, and its counterexample."""
-    effort = Effort(AttackOptions(3, 12), MODES["inputs"])
+    effort = Effort(None, AttackOptions(3, 12), MODES["inputs"])
     with tempfile.TemporaryDirectory() as folder:
         onnx, vnnlib = Path(folder) / "network.onnx", Path(folder) / "p.vnnlib"
         onnx.write_bytes(to_onnx(architecture, params, np.float32))

@@ -15,11 +15,10 @@ from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.commands.audit.boxes import Claim
 from jaxcert.network import Network
-from jaxcert.oracle.decide import decide
-from jaxcert.search import stages
+from jaxcert.oracle.decide import Effort, decide
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict
-from jaxcert.witness.attack import AttackOptions, AttackOracle
+from jaxcert.witness.attack import AttackOptions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +57,9 @@ class Auditor:
         self.network = network
         self._required = required_margin
         self._model = network.model
-        self._attack = AttackOracle(self._model.f, attack)
+        # Short chunks: the deadline is looked at between two of them.
+        self._effort = Effort(attack=attack, branch=BranchOptions(steps=10))
+        self._without_attack = dataclasses.replace(self._effort, attack=None)
         self._apply = jax.jit(network.apply)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -80,20 +81,15 @@ class Auditor:
                 label, self.network.num_outputs, self._required, np.float64
             )
             spec = jax.tree.map(np.asarray, spec)
-            verdict: Verdict = stages.ask(self._attack, self._model.double, box, spec)
-            found = self._confirmed(claim, label, verdict)
-        if found is not None:
-            return dataclasses.replace(found, found_by="attack")
-        with float64():
-            # Short chunks: the deadline is looked at between two of them.
-            verdict, subproblems = decide(
-                self._model, box, spec, BranchOptions(steps=10), deadline
-            )
-            found = self._confirmed(claim, label, verdict)
-        if found is None:
-            found = Finding("sound" if verdict.proved else "unknown")
-        by = "" if found.verdict == "unknown" else "branch and bound"
-        return dataclasses.replace(found, found_by=by, subproblems=subproblems)
+        found = decide(self._model, box, spec, self._effort, deadline)
+        finding = self._confirmed(claim, label, found.verdict)
+        if finding is None and found.found_by == "attack":
+            found = decide(self._model, box, spec, self._without_attack, deadline)
+            finding = self._confirmed(claim, label, found.verdict)
+        if finding is None:
+            finding = Finding("sound" if found.verdict.proved else "unknown")
+        by = "" if finding.verdict == "unknown" else found.found_by
+        return dataclasses.replace(finding, found_by=by, subproblems=found.subproblems)
 
     def _confirmed(self, claim: Claim, label: int, verdict: Verdict) -> Finding | None:
         """Returns the finding of a witness, unless the network itself disagrees."""

@@ -42,12 +42,13 @@ from jaxcert.interop.vnnlib import (
 )
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
-from jaxcert.oracle.decide import decide
+from jaxcert.oracle.decide import Effort, decide
 from jaxcert.oracle.linear import is_linear
 from jaxcert.runs.worker import DiedError, LateError, Worker
 from jaxcert.spec import Spec
-from jaxcert.witness.attack import AttackOptions, AttackOracle, find_witness
-from jaxcert.witness.judge import Judge, Outputs, Witness
+from jaxcert.verdict import Verdict
+from jaxcert.witness.attack import AttackOptions
+from jaxcert.witness.judge import Accepts, Judge, Outputs, Witness
 
 # What strict rows must be violated by where a tie was found first, relative to d.
 _GAP = 1e-9
@@ -107,15 +108,7 @@ class Request(Options):
     def effort(self) -> Effort:
         # Short chunks: the deadline is looked at between two of them.
         branch = BranchOptions(steps=10, cuts=CutOptions() if self.cuts else None)
-        return Effort(AttackOptions(self.restarts, self.steps), branch)
-
-
-@dataclasses.dataclass(frozen=True)
-class Effort:
-    """How hard a counterexample is searched, and how branch and bound then runs."""
-
-    attack: AttackOptions
-    branch: BranchOptions
+        return Effort(None, AttackOptions(self.restarts, self.steps), branch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,10 +341,11 @@ class _Inquiry:
         inside = self._inside(case)
         if inside is None:
             return ""
-        attacker = AttackOracle(self._network.model.f, self._effort.attack)
-        return self._shown(
-            find_witness(attacker, self._judge, inside, case.spec(), self._accepts)
-        )
+        effort = dataclasses.replace(self._effort, branch=None)
+        found = self._decide(inside, case.spec(), effort, self._accepts)
+        if not found.refuted:
+            return ""
+        return self._confirmed(case, case.spec(), found.witness)
 
     def decided(self, case: Case) -> str:
         """Returns what exact intervals or branch and bound say."""
@@ -376,9 +370,17 @@ class _Inquiry:
                     found = self._confirmed(case, spec, verdict.witness)
         return found
 
-    def _branch(self, box: Box, spec: Spec) -> Any:
-        branch = self._effort.branch
-        return decide(self._network.model, box, spec, branch, self._deadline)[0]
+    def _branch(self, box: Box, spec: Spec) -> Verdict:
+        effort = dataclasses.replace(self._effort, attack=None)
+        return self._decide(box, spec, effort)
+
+    def _decide(
+        self, box: Box, spec: Spec, effort: Effort, accepts: Accepts | None = None
+    ) -> Verdict:
+        return decide(
+            self._network.model, box, spec, effort, self._deadline,
+            judge=self._judge, accepts=accepts,
+        ).verdict  # fmt: skip
 
     def _confirmed(self, case: Case, spec: Spec, witness: Any) -> str:
         """Returns a counterexample at or near a witness of the closed case, or ''."""

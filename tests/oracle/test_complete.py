@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import exact32, random_network
+from cases import exact32, random_network, sampled
 from cases import relu_network as f
 
 import jaxcert as jc
@@ -160,7 +160,7 @@ def random_spec(rng, kind: str):
     return c, np.array([1, 0, 1]), 2
 
 
-@pytest.mark.parametrize("mode", ["signs", "inputs"])
+@pytest.mark.parametrize("mode", sampled(["signs", "inputs"]))
 def test_verdicts_agree_with_a_milp(mode: str):
     unknown = total = 0
     for seed in range({"signs": 4, "inputs": 8}[mode]):
@@ -206,7 +206,7 @@ def test_the_exact_answers_agree():
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("scaled", sampled([False, True]))
 def test_verdicts_agree_with_rational_arithmetic(scaled: bool, mode: str):
     """Down to margins of 1e-14, and for weights of 1e-6 .. 1e6: no tolerance at all."""
     row, unknown, total = np.array([1.0, -1.0]), 0, 0
@@ -270,7 +270,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", sampled(SETTINGS, 2))
 def test_brackets_close_on_the_exact_apothem(name: str):
     settings, tolerance = SETTINGS[name], 1e-3
     required = settings.get("required_margin", 0.0)
@@ -355,7 +355,7 @@ def test_ties_and_constants(mode: str):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("width", [1e-2, 1e-4])
+@pytest.mark.parametrize("width", sampled([1e-4, 1e-2]))
 def test_needles_anywhere_are_found_or_unknown(width: float, mode: str):
     rng = np.random.default_rng(0)
     found = 0
@@ -438,6 +438,7 @@ def test_rational_arithmetic_never_contradicts(mode: str):
     assert flipped >= 2
 
 
+@pytest.mark.campaign
 def test_deeper_networks_agree_with_a_milp():
     sizes = (3, 10, 10, 10, 10, 3)
     unknown = 0
@@ -472,7 +473,7 @@ def affine(params, x):
     return params[0] @ x + params[1]
 
 
-@pytest.mark.parametrize("g", [smooth, softplus])
+@pytest.mark.parametrize("g", sampled([smooth, softplus]))
 def test_smooth_networks_are_right_or_unknown(g):
     axis = np.linspace(0, 1, 201)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
@@ -509,7 +510,7 @@ def quick_affine(params, box, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [1e30, 1e200])
+@pytest.mark.parametrize("size", sampled([1e200, 1e30]))
 def test_overflow_proves_nothing_and_breaks_nothing(size: float, mode: str):
     # 1e30: float32 overflows, float64 does not. 1e200: both do.
     params = network(FLAT, 0)

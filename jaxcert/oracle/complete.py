@@ -1,0 +1,117 @@
+"""The complete oracle for one box: branch and bound over inputs or over signs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcert.box import Box, Family, Rates
+from jaxcert.branch.brackets import close_brackets, layout_of
+from jaxcert.branch.inputs import decide_by_input
+from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.linear_program import is_piecewise_linear
+from jaxcert.branch.signs import BranchOptions
+from jaxcert.devices import float64
+from jaxcert.model import Model
+from jaxcert.oracle.linear import decide_linear, is_linear
+from jaxcert.spec import Spec
+from jaxcert.verdict import Reason, Status, Verdict, refuted, unknown
+from jaxcert.witness.judge import Judge
+
+
+@float64()
+def branch_and_bound(
+    model: Model,
+    box: Box,
+    spec: Spec,
+    options: BranchOptions,
+    deadline: float = np.inf,
+    judge: Judge | None = None,
+) -> tuple[Verdict, int]:
+    """Returns the verdict on one box and the number of subproblems it took.
+
+    Networks without a nonlinear part need no search.
+    Narrow inputs, and those of networks with smooth activations, are split themselves.
+    Otherwise signs are: the box is the ball around its centre, clipped to itself, and
+    the first witness ends the search.
+
+    Args:
+      model: the network.
+      box: numpy float64, not empty.
+      spec: what must hold, numpy float64.
+      options: how branch and bound runs.
+      deadline: `time.monotonic()` after which no further chunk begins.
+      judge: of points that rounding leaves in doubt; made here if there is none.
+    """
+    center = np.asarray(box.center)
+    program, judge = model.program, judge or Judge(model)
+    narrow = program.input_size <= options.narrow
+    reason = Reason.LIMIT
+    if is_linear(program):
+        spec = jax.tree.map(jnp.asarray, spec)
+        proved, witness, processed = decide_linear(judge, box, spec, deadline)
+        if time.monotonic() >= deadline:
+            reason = Reason.TIME
+        found = _verdict(model, spec, proved, witness, center, reason)
+        return found, processed
+    splits_signs = is_piecewise_linear(program) and layout_of(program).size > 0
+    if narrow or not splits_signs:
+        spec = jax.tree.map(jnp.asarray, spec)
+        proved, witness, processed, reason = decide_by_input(
+            judge, box, spec, options.inputs, deadline
+        )
+        found = _verdict(model, spec, proved, witness, center, reason)
+        return found, processed
+    ones = np.ones_like(center)
+    answer = close_brackets(
+        model,
+        ApothemTask(
+            family=Family.many(Box.point(center[None]), box, Rates(ones, ones)),
+            spec=jax.tree.map(lambda v: np.asarray(v)[None], spec),
+            lower=np.array([-1.0]),
+            upper=np.array([np.inf]),
+            witness=np.full((1, *center.shape), np.nan),
+            reach=np.array([np.max(box.hi - box.lo, initial=0)]),
+            wanted=np.array([True]),
+            tolerance=np.inf,
+        ),
+        options,
+        deadline,
+        judge,
+    )
+    witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
+    proved = bool(answer.improved[0]) and witness is None
+    if answer.full:
+        reason = Reason.ROOM
+    elif time.monotonic() >= deadline:
+        reason = Reason.TIME
+    verdict = _verdict(model, spec, proved, witness, center, reason)
+    return verdict, int(answer.processed[0])
+
+
+def _verdict(
+    model: Model,
+    spec: Spec,
+    proved: bool,
+    witness: np.ndarray | None,
+    center: np.ndarray,
+    reason: Reason,
+) -> Verdict:
+    """Returns the verdict that a search ends with, in numpy.
+
+    The reason is that of an UNKNOWN.
+    """
+    if witness is not None:
+        logits = jnp.asarray(model.outputs(witness[None])[0])
+        return refuted(witness, float(spec.margin(spec.values(logits))))
+    if proved:
+        return dataclasses.replace(
+            unknown(center, Reason.BOUND),
+            status=np.int32(Status.PROVED),
+            bound=np.float64(0.0),
+        )
+    return unknown(center, reason)
