@@ -1,4 +1,4 @@
-"""Makes the shared case matrix importable, and keeps the process within its limits."""
+"""Makes what tests share importable, and keeps the process within its limits."""
 
 import os
 import signal
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 
 # One compilation cache for all workers, the processes that tests start, and the next
 # run: compiling is what most tests take their time for.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache")
-)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402  # after the settings that it reads
@@ -33,3 +32,17 @@ def forget_programs() -> Iterator[None]:
     """
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A network for digits that costs no time; see `tiny.Tiny`."""
+    from tiny import made_in
+
+    return made_in(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """For processes, which share the compilation cache of the tests."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu"}

@@ -13,32 +13,36 @@ from types import ModuleType
 import jax
 from absl import app, flags, logging
 
-from jaxcert.errors import InputError, JaxcertError
+from jaxcert.commands import options
+from jaxcert.errors import JaxcertError
 from jaxcert.limit import left_behind
 from jaxcert.runs.files import expand_home as expand
 
-__all__ = ["Main", "check_ranges", "expand", "guarded", "launch", "one_line"]
+__all__ = ["expand", "guarded", "help_text", "launch", "one_line", "parse"]
 
-Main = Callable[[Sequence[str]], int | None]
+_HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 
 def launch(name: str) -> None:
     """Runs the module of a command, as the program that this process is.
 
-    Its `main` gets what is no flag, and returns the exit code. A mistake of the user's
-    is one line on stderr and exit code 1 (see `guarded`); a malformed flag one line and
-    exit code 2. Words that are no flags are a mistake.
+    A mistake of the user's is one line on stderr and exit code 1 (see `guarded`); a
+    malformed flag one line and exit code 2. Words that are no flags are a mistake.
 
     Args:
-      name: of a module whose docstring says what the command does; the flags of its
-        package are those of the command.
+      name: of a module whose docstring says what the command does, whose `Request` has
+        its options, and whose `main` takes them and returns the exit code.
     """
     command = importlib.import_module(name)
-    if any(word in ("--help", "-help", "-h") for word in sys.argv[1:]):
+    if not _HELP.isdisjoint(sys.argv[1:]):
         print(help_text(command))
         return
+    values = options.flags_of(command.Request)
     try:
-        app.run(guarded(command.main), flags_parser=_parse_flags)
+        app.run(
+            guarded(lambda: command.main(options.read(command.Request, values))),
+            flags_parser=lambda argv: parse(values, argv),
+        )
     except SystemExit as stopped:
         if not left_behind():
             raise
@@ -51,26 +55,25 @@ def launch(name: str) -> None:
 
 def help_text(command: ModuleType) -> str:
     """Returns what a command does, and its flags."""
-    package = command.__name__.rpartition(".")[0]
-    texts = [flags.FLAGS.module_help(name) for name in _modules_of(package)]
-    own = "\n".join(text.partition(":\n")[2] for text in texts)
-    return f"{(command.__doc__ or '').strip()}\n\nFlags:\n{own}"
+    about = (command.__doc__ or "").strip()
+    return f"{about}\n\nFlags:\n{options.help_of(command.Request)}"
 
 
-def flag_values(package: str) -> dict[str, object]:
-    """Returns the values of the flags of a command, by name, given its package."""
-    modules = flags.FLAGS.flags_by_module_dict()
-    own = (flag for name in _modules_of(package) for flag in modules[name])
-    return {flag.name: flag.value for flag in own}
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parses the flags of a command, and those of absl; returns what is no flag."""
+    values.append_flag_values(flags.FLAGS)
+    try:
+        rest = values(list(argv))
+    except (flags.Error, ValueError) as error:  # absl's own flags raise ValueError
+        sys.exit(_fail(f"{error} (see --help)", 2))
+    flags.FLAGS.mark_as_parsed()
+    return rest
 
 
-def _modules_of(package: str) -> list[str]:
-    modules = flags.FLAGS.flags_by_module_dict()
-    return [name for name in modules if name.startswith(f"{package}.")]
+def guarded(main: Callable[[], int | None]) -> Callable[[Sequence[str]], int | None]:
+    """Returns a program that runs `main`, every error of a user's being one line.
 
-
-def guarded(main: Main) -> Main:
-    """Returns `main` with every error that a user can cause turned into one line.
+    It takes what is no flag, of which there may be none but the name of the program.
 
     Code 1 for JaxcertError, OSError and too little memory; 130 for Ctrl-C.
     """
@@ -89,7 +92,7 @@ def guarded(main: Main) -> Main:
                 raise JaxcertError(
                     f"unexpected argument {argv[1]!r}; options are written --name=value"
                 )
-            return main(argv)
+            return main()
         except BrokenPipeError:
             # The reader of stdout has gone, so nobody is left to tell. Python would
             # complain once more when it flushes stdout at its end.
@@ -108,14 +111,6 @@ def guarded(main: Main) -> Main:
     return wrapped
 
 
-def check_ranges(request: object, **ranges: tuple[float, float]) -> None:
-    """Raises InputError unless every named attribute lies in its (least, most)."""
-    for name, (least, most) in ranges.items():
-        value = getattr(request, name)
-        if not least <= value <= most:
-            raise InputError(f"{name} is {value}; it must lie in {least} .. {most}")
-
-
 class _Plain(python_logging.Formatter):
     """Writes `warning: what happened`, or what happens where it is only news."""
 
@@ -124,13 +119,6 @@ class _Plain(python_logging.Formatter):
         if record.levelno <= python_logging.INFO:
             return text
         return f"{record.levelname.lower()}: {text}"
-
-
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-        return flags.FLAGS(list(argv))
-    except (flags.Error, ValueError) as error:  # absl's own flags raise ValueError
-        sys.exit(_fail(f"{error} (see --help)", 2))
 
 
 def _fail(error: object, code: int = 1) -> int:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -28,7 +25,6 @@ from jaxcert.learning.evaluate import (
     margins,
     pgd,
 )
-from jaxcert.learning.models import checkpoint_metadata, load_network
 from jaxcert.learning.train import METHODS, TrainConfig, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -270,71 +266,3 @@ def test_divergence_is_an_error(digits):
         "^training diverged in epoch .: the loss is .*; lower the learning rate"
     ):
         train(MLP, digits[0], config)
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory):
-    """Runs the script; what it keeps for the next run goes to a temporary folder."""
-    cache = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
-
-    def run(*flags: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / "experiments" / "train.py"), *flags]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | cache
-        )
-
-    return run
-
-
-SMALL = ("--dataset=digits", "--arch=mlp", "--hidden=16", "--epochs=2", "--limit=300")
-
-
-def test_the_script_writes_a_checkpoint_and_an_onnx_file(script, tmp_path):
-    pytest.importorskip("onnx", reason="needs onnx")
-    checkpoint, onnx = tmp_path / "new" / "net.npz", tmp_path / "new" / "net.onnx"
-    done = script(*SMALL, "--method=ibp", f"--output={checkpoint}", f"--onnx={onnx}")
-    assert done.returncode == 0, done.stderr
-    words = [line.split()[0] for line in done.stdout.splitlines()]
-    assert words[-5:] == ["clean", "attacked", "certified", "wrote", "wrote"]
-    assert "epoch 2: loss" in done.stderr
-    metadata = checkpoint_metadata(checkpoint)
-    assert metadata["train"]["method"] == "ibp"
-    assert metadata["dataset"] == {"name": "digits", "split": "train", "images": 300}
-    assert len(metadata["history"]) == 2
-    ours, theirs = load_network(checkpoint), load_network(onnx)
-    x = jnp.asarray(load_dataset("digits").images[0])
-    np.testing.assert_allclose(
-        ours.apply(ours.params, x), theirs.apply(theirs.params, x), atol=1e-5
-    )
-
-
-@pytest.mark.campaign
-def test_the_default_architecture_fits_the_digits(script):
-    done = script("--dataset=digits", "--epochs=1", "--limit=200")
-    assert done.returncode == 0, done.stderr
-    assert "clean" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--hidden=a",), "error: --hidden takes integers with commas, got a\n"),
-        (("--kappa=1",), "error: --kappa takes two numbers, before and after the ramp"),
-        (("--output=x.pt",), "error: the file to write must end in .npz: x.pt\n"),
-        (("--dataset=mnist", "--data_dir=absent"), "error: no data directory absent"),
-        (("--output=/proc/x/y.npz",), "error: "),
-        (("--arch=cnn", "--channels=8,8,8,8,8"), "error: architecture: block"),
-    ],
-)
-def test_mistakes_are_one_line_and_exit_code_1(script, flags, message):
-    done = script(*SMALL, *flags)
-    assert done.returncode == 1
-    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
-    assert not done.stdout
-
-
-def test_malformed_flags_are_one_line_and_exit_code_2(script):
-    done = script("--method=none")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: flag --method=none: value should be one of")
-    assert done.stderr.count("\n") == 1

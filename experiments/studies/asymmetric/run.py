@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from jaxcert.commands import console
+from jaxcert.commands.options import Options, data_dir, folder, option
 from jaxcert.errors import InputError
 from jaxcert.learning.inputs import parse_selection
 from studies.asymmetric.attack import Attacks, attack_all
@@ -30,52 +31,77 @@ _BATCH = 64
 _SECONDS_PER_LINE = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What asymmetric.py is asked; see its flags."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `asymmetric`."""
 
-    dataset: str = "mnist"
-    data_dir: str = ""
-    output: str = "out/asymmetric"
-    resume: bool = False
-    methods: tuple[str, ...] = METHODS
-    inputs: str = "all"
-    epochs: int = 60
-    box_epochs: int = 20
-    hidden: int = 64
-    ibp_epsilon: float | None = None
-    sigma: float | None = None
-    samples: int = 10_000
-    validation: int = 1000
-    attacks: int = 1000
-    time_limit: float = 120.0
-    seed: int = 0
+    dataset: str = option(
+        "mnist",
+        "The task: 3 (sensitive) against 8 of mnist or digits, T-shirt (sensitive) "
+        "against shirt of fashion_mnist.",
+        choices=tuple(TASKS),
+    )
+    data_dir: str | None = data_dir()
+    output: str = folder("out/asymmetric")
+    resume: bool = option(False, "Continue the comparison in --output.")
+    methods: tuple[str, ...] = option(METHODS, f"Which of {', '.join(METHODS)}.")
+    inputs: str = option(
+        "all", "Which test images of the sensitive class (0:100; 3,17; all)."
+    )
+    epochs: int = option(
+        60, "Of the convex network; 60 as published.", least=1, most=10_000
+    )
+    box_epochs: int = option(
+        20,
+        "Of the box networks; smoothing trains 3 times as long.",
+        least=1,
+        most=10_000,
+    )
+    hidden: int = option(
+        64,
+        "Hidden neurons of the box networks; smoothing has 4 times as many.",
+        least=1,
+        most=4096,
+    )
+    epsilon: float | None = option(
+        None,
+        "Radius that IBP trains at; default: 0.1 for mnist, 0.02 for fashion_mnist.",
+        above=0,
+        below=100,
+    )
+    sigma: float | None = option(
+        None,
+        "Scale of the noise of smoothing; default: 0.25 for digits, else 0.5.",
+        above=0,
+        below=100,
+    )
+    n: int = option(
+        10_000, "Noisy copies per certificate of smoothing.", least=10, most=10_000_000
+    )
+    validation: int = option(
+        1000,
+        "Training images kept apart to choose the shifts on.",
+        least=10,
+        most=100_000,
+    )
+    attacks: int = option(
+        1000, "Least number of attacks inside certified radii.", least=1, most=1_000_000
+    )
+    timeout: float = option(
+        120.0, "Seconds per batch of 64 boxes; then what is proved stands.", above=0
+    )
+    seed: int = option(
+        0, "Seed of the split, weights, noise, attacks.", least=0, most=2**31 - 10
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown or not self.methods or len(set(self.methods)) < len(self.methods):
             raise InputError(
                 f"methods is {','.join(self.methods)!r}; choose some of "
                 f"{', '.join(METHODS)}, each once"
             )
-        if not self.output:
-            raise InputError("output is empty: name the folder to write")
-        console.check_ranges(
-            self,
-            epochs=(1, 10_000),
-            box_epochs=(1, 10_000),
-            hidden=(1, 4096),
-            samples=(10, 10_000_000),
-            validation=(10, 100_000),
-            attacks=(1, 1_000_000),
-            seed=(0, 2**31 - 10),
-        )
-        if not self.time_limit > 0:
-            raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
-        for name in ("ibp_epsilon", "sigma"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 100:
-                raise InputError(f"{name} is {value}; it must lie between 0 and 100")
 
     @property
     def task(self) -> Task:
@@ -88,10 +114,10 @@ class Request:
             epochs=self.epochs,
             box_epochs=self.box_epochs,
             hidden=self.hidden,
-            ibp_epsilon=self.ibp_epsilon or task.ibp_epsilon,
+            ibp_epsilon=self.epsilon or task.ibp_epsilon,
             sigma=self.sigma or task.sigma,
-            samples=self.samples,
-            time_limit=self.time_limit,
+            samples=self.n,
+            time_limit=self.timeout,
             seed=self.seed,
         )
 
@@ -99,9 +125,12 @@ class Request:
 def compare(request: Request) -> int:
     """Trains, matches, certifies, attacks and prints; returns the exit code."""
     folder = console.expand(request.output)
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     data = load_task(
-        request.dataset, request.task, data_dir, request.validation, request.seed
+        request.dataset,
+        request.task,
+        request.data_dir,
+        request.validation,
+        request.seed,
     )
     sensitive = np.flatnonzero(data.test.labels == 1)
     chosen = sensitive[parse_selection(request.inputs, len(sensitive))]

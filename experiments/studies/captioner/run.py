@@ -14,8 +14,8 @@ from absl import logging
 from jaxtyping import Array
 
 from jaxcert.commands import console
-from jaxcert.commands.smoothing.run import Task, count
-from jaxcert.errors import InputError
+from jaxcert.commands.options import Options, data_dir, folder, option, seed
+from jaxcert.commands.smoothing.counting import Task, count
 from jaxcert.learning.data import load_dataset, parse_selection
 from jaxcert.runs.journal import Record
 from jaxcert.runs.records import Records
@@ -42,38 +42,35 @@ KEYS = (
 _JUDGED, _GARBLED = 2, 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What captioner.py is asked; see its flags."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `captioner`."""
 
-    data_dir: str | None = None
-    inputs: str = "0:10000:100"
-    sigma: float = 0.25
-    temperature: float = 0.7
-    n0: int = 100
-    n: int = 10_000
-    labelled: int = 2_000
-    alpha: float = 0.001
-    threshold: float = 0.05
-    epochs: int = 4
-    batch_size: int = 1000
-    seed: int = 0
-    output: str = "out/captioner"
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        console.check_ranges(
-            self,
-            temperature=(0.001, 1000),
-            sigma=(0.001, 1000),
-            labelled=(1, 2**30),
-            epochs=(1, 1000),
-            seed=(0, 2**32 - 1),
-        )
-        if not 0 < self.threshold < 1:
-            raise InputError(f"threshold is {self.threshold}; it must lie in (0, 1)")
-        if not self.output:
-            raise InputError("output is empty: name the folder to write")
+    data_dir: str | None = data_dir()
+    inputs: str = option("0:10000:100", "Indices of test images.")
+    sigma: float = option(
+        0.25,
+        "Scale of the noise, in training and certification.",
+        least=0.001,
+        most=1000,
+    )
+    temperature: float = option(
+        0.7, "Temperature at which words are sampled.", least=0.001, most=1000
+    )
+    n0: int = option(100, "Samples that choose the class.")
+    n: int = option(10_000, "Samples that bound the probability of that class.")
+    labelled: int = option(
+        2_000, "Captions per image that the judge labels.", least=1, most=2**30
+    )
+    alpha: float = option(0.001, "Most probability with which an answer may be false.")
+    threshold: float = option(
+        0.05, "How often captions may be garbled at most.", above=0, below=1
+    )
+    epochs: int = option(4, "Passes over the training images.", least=1, most=1000)
+    batch_size: int = option(1000, "Noisy images per call; more need more memory.")
+    seed: int = seed("training and sampling")
+    output: str = folder("out/captioner")
+    resume: bool = option(False, "Continue the run in --output.")
 
     def options(self) -> SmoothingOptions:
         """Returns how is sampled; half of alpha is left for the oracle's error."""

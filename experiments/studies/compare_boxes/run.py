@@ -19,6 +19,7 @@ from jaxcert.commands.audit.boxes import Claim
 from jaxcert.commands.audit.decide import Auditor
 from jaxcert.commands.certify.measures import apothem, edge_measures
 from jaxcert.commands.inputs import Selection, select_inputs
+from jaxcert.commands.options import Options, data_dir, folder, option
 from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network
 from jaxcert.network import Network
@@ -60,44 +61,53 @@ _AUDIT_ATTACK = AttackOptions(restarts=5, steps=30)
 _SECONDS_PER_LINE = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What compare_boxes.py is asked; see its flags."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `compare_boxes`."""
 
-    model: str = ""
-    inputs: str = ""
-    dataset: str = "mnist"
-    split: str = "test"
-    data_dir: str = ""
-    output: str = "out/compare"
-    resume: bool = False
-    algorithms: tuple[str, ...] = tuple(ALGORITHMS)
-    required_margin: float = 0.0
-    delta: float = 0.1
-    time_limit: float = 60.0
-    domain_lower: float = 0.0
-    domain_upper: float = 1.0
+    model: str = option("", "An .onnx file or a checkpoint (.npz).")
+    inputs: str = option(
+        "0:10",
+        "Indices (0:100; 3,17; all), a CSV folder, or an .npy/.npz file.",
+    )
+    dataset: str = option(
+        "mnist", "digits, mnist or fashion_mnist, if --inputs are indices."
+    )
+    split: str = option("test", "train or test.")
+    data_dir: str | None = data_dir()
+    output: str = folder("out/compare")
+    resume: bool = option(False, "Continue the run in --output.")
+    algorithms: tuple[str, ...] = option(
+        tuple(ALGORITHMS), f"Which to run: {', '.join(ALGORITHMS)}."
+    )
+    required_margin: float = option(
+        0.0,
+        "Prove margin > this; -1 reproduces published slack.",
+        above=-math.inf,
+        below=math.inf,
+    )
+    delta: float = option(
+        0.1, "Resolution of the published algorithms.", above=0, below=math.inf
+    )
+    timeout: float = option(
+        60.0,
+        "Seconds per input and algorithm, without compilation.",
+        above=0,
+        below=math.inf,
+    )
+    domain_lower: float = option(0.0, "Least legal value of a feature.")
+    domain_upper: float = option(1.0, "Greatest legal value of a feature.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.model:
             raise InputError("give the network with --model")
-        if not self.output:
-            raise InputError("output is empty: name the folder to write")
         if not self.algorithms:
             raise InputError(f"no algorithm is named; choose from {_names()}")
         if unknown := [name for name in self.algorithms if name not in ALGORITHMS]:
             raise InputError(
                 f"unknown algorithm {unknown[0]!r}; choose from {_names()}"
             )
-        if not math.isfinite(self.required_margin):
-            raise InputError(
-                f"required_margin is {self.required_margin}; it must be finite"
-            )
-        for name in ("delta", "time_limit"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}; it must be > 0 and finite"
-                )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,9 +142,8 @@ def compare(request: Request) -> int:
     network = load_network(console.expand(request.model))
     for note in network.notes:
         logging.warning("%s", note)
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     selection = select_inputs(
-        request.inputs, network, request.dataset, request.split, data_dir
+        request.inputs, network, request.dataset, request.split, request.data_dir
     )
     ends = (request.domain_lower, request.domain_upper)
     problem = Problem(
@@ -150,7 +159,7 @@ def compare(request: Request) -> int:
     files = CompareFiles(output, request.resume, _config(request, network, chosen))
     try:
         for name in request.algorithms:
-            _run(name, problem, auditor, chosen, request.time_limit, files)
+            _run(name, problem, auditor, chosen, request.timeout, files)
     except KeyboardInterrupt:
         interrupted = True
     print(_report(request, network, chosen, files))
@@ -191,7 +200,7 @@ def _config(request: Request, network: Network, chosen: Chosen) -> dict[str, Any
         "inputs_hash": digest.hexdigest()[:16],
         "required_margin": request.required_margin,
         "delta": request.delta,
-        "time_limit": request.time_limit,
+        "time_limit": request.timeout,
         "domain_lower": request.domain_lower,
         "domain_upper": request.domain_upper,
     }
@@ -266,7 +275,7 @@ def _report(
         f"{console.one_line(network.name)}: {len(chosen.names)} inputs, "
         f"{chosen.left_out} misclassified left out; margin > "
         f"{request.required_margin:g}, delta {request.delta:g},\n"
-        f"at most {request.time_limit:g} s per input; edges: least, mean, greatest"
+        f"at most {request.timeout:g} s per input; edges: least, mean, greatest"
     ]
     if sound:
         parts.append(table(sound))

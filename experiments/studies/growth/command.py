@@ -10,42 +10,55 @@ each series follows, in seconds and in the multiply-adds that are needed, and wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
 
 import jax
-from absl import flags, logging
+from absl import logging
 
 from jaxcert.commands.console import expand
+from jaxcert.commands.options import REQUIRED, Options, folder, option
 from jaxcert.errors import InputError
 from jaxcert.runs.ledger import Ledger
 from studies.growth.run import SERIES, Series, fitted, measured, picture
 
-_METHODS = flags.DEFINE_list("methods", ["crown", "ibp"], "What to measure.")
-_EPSILON = flags.DEFINE_float("epsilon", 0.001, "Radius of the boxes.", lower_bound=0)
-_SECONDS = flags.DEFINE_float(
-    "seconds", 1.0, "Least time to measure each point for.", lower_bound=0
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
-_RESUME = flags.DEFINE_boolean("resume", False, "Keep what is measured.")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `growth`."""
+
+    methods: tuple[str, ...] = option(("crown", "ibp"), "What to measure.")
+    epsilon: float = option(0.001, "Radius of the boxes.", least=0, below=math.inf)
+    seconds: float = option(
+        1.0, "Least time to measure each point for.", least=0, below=math.inf
+    )
+    output: str = folder(REQUIRED)
+    resume: bool = option(False, "Keep what is measured.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for word in self.methods:
+            if word not in SERIES[0].why:
+                raise InputError(f"--methods: unknown {word!r}; known: crown, ibp")
 
 
-def main(argv: Sequence[str]) -> int:
-    del argv
-    methods = _methods(_METHODS.value)
+def main(request: Request) -> int:
+    """Runs the study; returns its exit code."""
+    methods = list(request.methods)
     config = {
-        "epsilon": _EPSILON.value,
+        "epsilon": request.epsilon,
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-    folder = expand(_OUTPUT.value)
-    ledger = Ledger(folder, "growth", config, _RESUME.value)
+    folder = expand(request.output)
+    ledger = Ledger(folder, "growth", config, request.resume)
     done = {(row["series"], row["method"], row["size"]) for row in ledger.rows}
     for series in SERIES:
         for method in methods:
             for size in series.sizes:
                 if (series.name, method, size) in done:
                     continue
-                row = measured(series, method, size, _EPSILON.value, _SECONDS.value)
+                row = measured(series, method, size, request.epsilon, request.seconds)
                 ledger.append(row)
                 logging.info(
                     "%s, %d %s: %.3g s", method, size, series.name, row["seconds"]
@@ -65,10 +78,3 @@ def _sentence(series: Series, method: str, rows: list) -> str:
         f"{method:6} seconds ~ {series.name}^{seconds:.2f}, multiply-adds "
         f"^{arithmetic:.2f}: {series.why[method]}"
     )
-
-
-def _methods(words: Sequence[str]) -> list[str]:
-    for word in words:
-        if word not in SERIES[0].why:
-            raise InputError(f"--methods: unknown {word!r}; known: crown, ibp")
-    return list(words)

@@ -20,21 +20,32 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
+from jaxcert.commands.options import Options, option
 from jaxcert.errors import InputError, JaxcertError
 from jaxcert.runs.array_files import read_npz
 from jaxcert.runs.files import parse_json, read_text
 from studies.milp_reference.encoding import Answer, check_box
 from studies.milp_reference.network import Mlp, read_mlp
 
-_MODEL = flags.DEFINE_string("model", None, "The .onnx (or .onnx.gz) file of the run.")
-_RUN = flags.DEFINE_string("run", None, "The --output folder of certify.py.")
-_INPUTS = flags.DEFINE_string("inputs", "all", "Rows of the run (0:10; 3,17; all).")
-_TIME_LIMIT = flags.DEFINE_float("time_limit", 60.0, "Seconds of HiGHS per target.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSONL file of the results, if any.")
-
 _ROUNDING = 1e-12  # of an apothem, relative to inputs of about 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `milp_reference`."""
+
+    model: str = option("", "The .onnx (or .onnx.gz) file of the run.")
+    run: str = option("", "The --output folder of certify.py.")
+    inputs: str = option("all", "Rows of the run (0:10; 3,17; all).")
+    timeout: float = option(60.0, "Seconds of HiGHS per target.", above=0)
+    output: str = option("", "JSONL file of the results, if any.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model or not self.run:
+            raise InputError("give the network with --model and the run with --run")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,27 +145,24 @@ def _select(text: str, count: int) -> list[int]:
         ) from error
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the script; returns its exit code."""
-    del argv
-    if not _MODEL.value or not _RUN.value:
-        raise InputError("give the network with --model and the run with --run")
-    if not _TIME_LIMIT.value > 0:
-        raise InputError(f"time_limit is {_TIME_LIMIT.value}; it must be > 0")
-    network = read_mlp(_MODEL.value)
-    claims = read_claims(Path(_RUN.value))
-    chosen = [claims[row] for row in _select(_INPUTS.value, len(claims))]
+def main(request: Request) -> int:
+    """Runs the study; returns its exit code."""
+    network = read_mlp(request.model)
+    claims = read_claims(Path(request.run))
+    chosen = [claims[row] for row in _select(request.inputs, len(claims))]
     size = network.layers[0][0].shape[1]
     if any(claim.x.size != size for claim in chosen):
-        raise InputError(f"{_MODEL.value} takes {size} values, the run has others")
-    if _OUTPUT.value:
-        Path(_OUTPUT.value).parent.mkdir(parents=True, exist_ok=True)
-        with open(_OUTPUT.value, "w") as output:
-            return _check(network, chosen, output)
-    return _check(network, chosen, None)
+        raise InputError(f"{request.model} takes {size} values, the run has others")
+    if request.output:
+        Path(request.output).parent.mkdir(parents=True, exist_ok=True)
+        with open(request.output, "w") as output:
+            return _check(network, chosen, request.timeout, output)
+    return _check(network, chosen, request.timeout, None)
 
 
-def _check(network: Mlp, claims: Sequence[Claim], output: IO[str] | None) -> int:
+def _check(
+    network: Mlp, claims: Sequence[Claim], timeout: float, output: IO[str] | None
+) -> int:
     """Checks the claims, prints contradictions and the summary; returns the code."""
     begin = time.perf_counter()
     lower = dict.fromkeys(("confirmed", "contradicted", "unknown"), 0)
@@ -167,7 +175,7 @@ def _check(network: Mlp, claims: Sequence[Claim], output: IO[str] | None) -> int
             skipped += 1
             continue
         start = time.perf_counter()
-        answer, fault = check_lower(network, claim, _TIME_LIMIT.value)
+        answer, fault = check_lower(network, claim, timeout)
         ends = {"holds": "confirmed", "violated": "contradicted", "unknown": "unknown"}
         below = "contradicted" if fault else ends[answer.status]
         above, margin = check_upper(network, claim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from jaxcert.branch.questions import ParameterSplitOptions
+from jaxcert.commands.options import Options, data_dir, folder, option
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.data import Dataset
@@ -31,6 +33,7 @@ from jaxcert.learning.prune import (
     train_regression,
 )
 from jaxcert.network import Network
+from jaxcert.runs.files import expand_home
 from jaxcert.runs.lines import Lines
 from jaxcert.semantic.certifier import SemanticCertifier, stay_specs
 from jaxcert.semantic.changes import FAMILIES, SampledChange
@@ -52,35 +55,39 @@ RUNS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """What is compared.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the request `prune`."""
 
-    Attributes:
-      seeds: runs 0 .. seeds - 1.
-      images: training images.
-      inputs: test images that are certified; errors are over 1,000.
-      epochs: of the network before pruning.
-      sparsity, rounds, penalty: see `PruneConfig`; an epoch follows every round.
-      radius: brightness and contrast move by up to this.
-      pixels: how far a keypoint coordinate may move.
-    """
-
-    seeds: int
-    images: int
-    inputs: int
-    epochs: int
-    sparsity: float
-    rounds: int
-    penalty: float
-    radius: float
-    pixels: float
+    data_dir: str | None = data_dir()
+    seeds: int = option(3, "Networks per method.", least=1)
+    images: int = option(10000, "Training images.", least=128)
+    inputs: int = option(
+        50, "Test images to certify; errors are over 1,000.", least=1, most=10000
+    )
+    epochs: int = option(6, "Passes over the images before pruning.", least=1)
+    sparsity: float = option(0.5, "Share of neurons to prune.")
+    rounds: int = option(4, "Steps to prune in, an epoch each.", least=1)
+    penalty: float = option(
+        10.0, "Weight of the Wasserstein penalty of the last method."
+    )
+    radius: float = option(
+        0.15,
+        "How far brightness and contrast may move, each way.",
+        above=0,
+        below=math.inf,
+    )
+    pixels: float = option(
+        3.0,
+        "How far a keypoint coordinate may move, in pixels.",
+        above=0,
+        below=math.inf,
+    )
+    output: str = folder("out/prune")
+    resume: bool = option(False, "Continue the run in --output.")
 
     def __post_init__(self) -> None:
-        for name in ("radius", "pixels"):
-            value = getattr(self, name)
-            if not 0 < value < np.inf:
-                raise InputError(f"{name} is {value}; it must be > 0 and finite")
+        super().__post_init__()
         self.pruning("stable", self.penalty, 0)  # raises what is out of range
 
     def pruning(self, method: str, penalty: float, seed: int) -> PruneConfig:
@@ -98,28 +105,28 @@ class Study:
         )
 
 
-def run(
-    study: Study, output: Path, sets: tuple[Dataset, Dataset], resume: bool
-) -> list[dict[str, Any]]:
+def run(request: Request, sets: tuple[Dataset, Dataset]) -> list[dict[str, Any]]:
     """Returns the records of all seeds and methods; those that are new are run.
 
     Raises:
-      InputError: records of another study in OUTPUT, or any if `resume` is false.
+      InputError: records of another study in OUTPUT, or any if it is not
+        to be resumed.
     """
-    settings = dataclasses.asdict(study)
-    del settings["seeds"]  # more of them may follow
-    lines = Lines(output / "pruning.jsonl", settings, resume)
+    output, settings = expand_home(request.output), request.record()
+    for name in ("seeds", "data_dir", "output", "resume"):
+        del settings[name]  # more seeds may follow
+    lines = Lines(output / "pruning.jsonl", settings, request.resume)
     done = {(r["seed"], r["method"]) for r in lines.records}
-    for seed in range(study.seeds):
+    for seed in range(request.seeds):
         if all((seed, name) in done for name, _, _ in RUNS):
             continue
-        for record in _seed(study, seed, output, sets, done):
+        for record in _seed(request, seed, output, sets, done):
             lines.append(record)
     return sorted(lines.records, key=lambda r: r["seed"])
 
 
 def _seed(
-    study: Study,
+    request: Request,
     seed: int,
     output: Path,
     sets: tuple[Dataset, Dataset],
@@ -128,16 +135,16 @@ def _seed(
     train, test = (
         keypoints(_first(data, count), 2 * seed + half)
         for half, (data, count) in enumerate(
-            zip(sets, (study.images, max(1000, study.inputs)), strict=True)
+            zip(sets, (request.images, max(1000, request.inputs)), strict=True)
         )
     )
-    change = SampledChange(FAMILIES["both"], study.radius)
+    change = SampledChange(FAMILIES["both"], request.radius)
     task = Task(train.x, train.y, change, 2)
-    base = _base(study, seed, output, task)
+    base = _base(request, seed, output, task)
     for name, method, with_penalty in RUNS:
         if (seed, name) in done:
             continue
-        config = study.pruning(method, study.penalty if with_penalty else 0.0, seed)
+        config = request.pruning(method, request.penalty if with_penalty else 0.0, seed)
         start = time.perf_counter()
         *_, (params, masks) = prune_network(ARCHITECTURE, base.params, task, config)
         seconds = time.perf_counter() - start
@@ -150,7 +157,7 @@ def _seed(
             "pruned": [int((~m).sum()) for m in masks],
             "training_seconds": round(seconds, 2),
         }
-        record |= measure(network, test, study)
+        record |= measure(network, test, request)
         logging.info(
             "seed %d, %s: error %.2f pixels, %d of %d certified", seed, name,
             record["error"], record["proved"], record["inputs"],
@@ -158,13 +165,17 @@ def _seed(
         yield record
 
 
-def _base(study: Study, seed: int, output: Path, task: Task) -> Network:
+def _base(request: Request, seed: int, output: Path, task: Task) -> Network:
     """Returns the network that all methods start from, trained once per seed."""
     path = output / f"base_{seed}.npz"
-    settings = {"epochs": study.epochs, "images": study.images, "radius": study.radius}
+    settings = {
+        "epochs": request.epochs,
+        "images": request.images,
+        "radius": request.radius,
+    }
     if path.exists() and checkpoint_metadata(path) == settings:
         return load_checkpoint(path)
-    config = PruneConfig(method="none", epochs=study.epochs, seed=seed)
+    config = PruneConfig(method="none", epochs=request.epochs, seed=seed)
     params = fresh_params(ARCHITECTURE, seed)
     params = train_regression(ARCHITECTURE, params, task, config)
     network = from_params(params, ARCHITECTURE, f"keypoints base {seed}")
@@ -172,21 +183,23 @@ def _base(study: Study, seed: int, output: Path, task: Task) -> Network:
     return network
 
 
-def measure(network: Network, test: Keypoints, study: Study) -> dict[str, Any]:
+def measure(network: Network, test: Keypoints, request: Request) -> dict[str, Any]:
     """Returns error, certified rate, time and undecided neurons of a network."""
     outputs = np.concatenate(
         [np.asarray(_evaluate(network, part)) for part in np.split(test.x, 10)]
     )
-    x = test.x[: study.inputs]
+    x = test.x[: request.inputs]
     certifier = SemanticCertifier(
         network.apply, network.params, FAMILIES["both"], batch_size=min(32, len(x)),
         options=ParameterSplitOptions(block=64, pieces=1),
     )  # fmt: skip
-    spec = stay_specs(outputs[: study.inputs].astype(np.float64), study.pixels / HALF)
+    spec = stay_specs(
+        outputs[: request.inputs].astype(np.float64), request.pixels / HALF
+    )
     first = slice(0, certifier.batch_size)
     certifier.verdicts(x[first], jax.tree.map(lambda v: v[first], spec), 0.0)
     start = time.perf_counter()
-    verdicts = certifier.verdicts(x, spec, study.radius)
+    verdicts = certifier.verdicts(x, spec, request.radius)
     seconds = time.perf_counter() - start
     return {
         "inputs": len(x),
@@ -196,7 +209,7 @@ def measure(network: Network, test: Keypoints, study: Study) -> dict[str, Any]:
         "unknown": int((verdicts.status == Status.UNKNOWN).sum()),
         "boxes": float(verdicts.boxes.mean()),
         "seconds": seconds / len(x),
-        "undecided": float(certifier.undecided(x, study.radius).mean()),
+        "undecided": float(certifier.undecided(x, request.radius).mean()),
     }
 
 
@@ -249,12 +262,12 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, textwrap.fill(said, _WIDTH)])
 
 
-def sentence(records: Sequence[dict[str, Any]], study: Study) -> str:
+def sentence(records: Sequence[dict[str, Any]], request: Request) -> str:
     """Returns what was certified, and how the pruning methods compare."""
     said = (
         "Certified: every keypoint coordinate stays closer than "
-        f"{study.pixels:g} pixels to its prediction, right or wrong, for all "
-        f"brightness and contrast changes up to +-{study.radius:g}. Unstable: ReLUs "
+        f"{request.pixels:g} pixels to its prediction, right or wrong, for all "
+        f"brightness and contrast changes up to +-{request.radius:g}. Unstable: ReLUs "
         "whose sign the first bounds leave open over that set."
     )
     rates = {
@@ -265,14 +278,14 @@ def sentence(records: Sequence[dict[str, Any]], study: Study) -> str:
         (name for name, values in rates.items() if values),
         key=lambda name: -float(np.mean(rates[name])),
     )
-    if len(ranked) < 2 or study.seeds < 2:
+    if len(ranked) < 2 or request.seeds < 2:
         return textwrap.fill(said, _WIDTH)
     first, second = (rates[name] for name in ranked[:2])
     ahead = np.mean(first) - np.mean(second)
     apart = np.hypot(np.std(first, ddof=1), np.std(second, ddof=1))
     by = "by more than" if ahead > apart else "but by less than"
     return textwrap.fill(
-        f"{said} +-: the standard deviation over {study.seeds} seeds. Highest "
+        f"{said} +-: the standard deviation over {request.seeds} seeds. Highest "
         f"certified rate: {ranked[0]}, before {ranked[1]}, {by} the spread of the two.",
         _WIDTH,
     )

@@ -7,29 +7,33 @@ Three inputs with the ends of their boxes, and certified accuracy over the radiu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 from jaxcert.commands import console
+from jaxcert.commands.options import Options, option
 from jaxcert.errors import InputError
 from jaxcert.report import Run, read_run
 
-_RUN = flags.DEFINE_string("run", "out/digits", "Folder of the run.")
-_PICTURE = flags.DEFINE_string("output", "docs/certificate.png", "PNG file to write.")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `readme_picture`."""
+
+    run: str = option("out/digits", "Folder of the run.")
+    output: str = option("docs/certificate.png", "PNG file to write.")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the script; returns its exit code."""
-    del argv
+def main(request: Request) -> int:
+    """Draws the picture; returns the exit code."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    run = read_run(_RUN.value)
+    run = read_run(request.run)
     rows = _examples(run, 3)
     figure = plt.figure(figsize=(10, 4.6), dpi=110, layout="constrained")
     halves: Any = figure.subfigures(1, 2, width_ratios=[1.35, 1])
@@ -53,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     _draw_curve(right.subplots(), run)
-    path = console.expand(_PICTURE.value)
+    path = console.expand(request.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     print(f"wrote {path}")
@@ -64,7 +68,7 @@ def _examples(run: Run, count: int) -> list[int]:
     """Returns rows spread over the range of apothems."""
     certified = [i for i, r in enumerate(run.records) if r["status"] == "certified"]
     if len(certified) < count:
-        raise InputError(f"{_RUN.value} has fewer than {count} certified inputs")
+        raise InputError(f"the run has fewer than {count} certified inputs")
     certified.sort(key=lambda i: run.records[i]["apothem_lower"])
     places = np.linspace(0.3, 1, count) * (len(certified) - 1)
     return [certified[int(p)] for p in places]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -12,7 +11,9 @@ from absl import logging
 
 from jaxcert.commands import console
 from jaxcert.commands.inputs import select_inputs
+from jaxcert.commands.options import Options, data_dir, folder, option, seed
 from jaxcert.errors import InputError
+from jaxcert.learning.data import DATASETS, SPLITS
 from jaxcert.learning.models import load_network
 from studies.milp_reference.network import read_mlp
 from studies.relaxations import pictures
@@ -31,22 +32,34 @@ BROKEN = 3
 """Exit code of a comparison in which a law of relaxations is broken."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What relaxations.py is asked; see its flags."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `relaxations`."""
 
-    model: str = ""
-    dataset: str = "mnist"
-    split: str = "test"
-    data_dir: str | None = None
-    inputs: str = "0:100"
-    epsilon: float = 0.026
-    methods: Sequence[str] = METHODS
-    time_limit: float = 10.0
-    laws: int = 0
-    seed: int = 0
-    output: str = "out/relaxations"
-    resume: bool = False
+    model: str = option("", "Fully connected network, .onnx.")
+    dataset: str = option("mnist", "Data set.", choices=DATASETS)
+    split: str = option("test", "Split of it.", choices=SPLITS)
+    data_dir: str | None = data_dir()
+    inputs: str = option("0:100", "Indices, such as 0:100 or 3,5.")
+    epsilon: float = option(0.026, "Radius of the balls.", above=0, below=1)
+    methods: tuple[str, ...] = option(
+        METHODS, f"Which of {', '.join(METHODS)}, in this order."
+    )
+    timeout: float = option(
+        10.0, "Seconds per image (complete) or programme (triangle).", above=0
+    )
+    laws: int = option(0, "Random networks to compare methods on.", least=0)
+    seed: int = seed("these networks")
+    output: str = folder("out/relaxations")
+    resume: bool = option(False, "Continue the results in --output.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for method in self.methods:
+            if method not in LABELS:
+                raise InputError(
+                    f"--methods names {method!r}; choose from {', '.join(METHODS)}"
+                )
 
 
 def answer(request: Request) -> int:
@@ -65,12 +78,10 @@ def answer(request: Request) -> int:
 
 def _measure(request: Request) -> int:
     """Verifies balls around images by every method, and prints a table."""
-    _check(request)
     folder, path = console.expand(request.output), str(console.expand(request.model))
     network, chain = load_network(path), read_mlp(path)
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     chosen = select_inputs(
-        request.inputs, network, request.dataset, request.split, data_dir
+        request.inputs, network, request.dataset, request.split, request.data_dir
     )
     if chosen.labels is None:
         raise InputError("--inputs must be indices into --dataset, which has labels")
@@ -79,7 +90,7 @@ def _measure(request: Request) -> int:
     names = [name for name, r in zip(chosen.names, right, strict=True) if r]
     print(f"{len(names)} of {len(right)} images are classified correctly")
     images = Images(names, chosen.x[right], chosen.labels[right], request.epsilon)
-    measurement = Measurement(network, chain, images, request.time_limit)
+    measurement = Measurement(network, chain, images, request.timeout)
     config = {"network": network.content_hash, "epsilon": request.epsilon}
     results = Results(folder, config, request.resume)
     for method in request.methods:
@@ -109,15 +120,3 @@ def _laws(count: int, seed: int) -> int:
         print(f"{method:<10} {total / count / 2:10.4f} below the exact bound (mean)")
     print(f"{count} networks, {broken} laws broken")
     return BROKEN if broken else 0
-
-
-def _check(request: Request) -> None:
-    for method in request.methods:
-        if method not in LABELS:
-            raise InputError(
-                f"--methods names {method!r}; choose from {', '.join(METHODS)}"
-            )
-    if not 0 < request.epsilon < 1:
-        raise InputError(f"--epsilon is {request.epsilon:g}; it must lie in (0, 1)")
-    if not request.time_limit > 0:
-        raise InputError(f"--time_limit is {request.time_limit:g}; it must be > 0")

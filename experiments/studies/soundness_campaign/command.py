@@ -33,43 +33,46 @@ needed to reproduce it, to OUTPUT/violations. The exit code is 1 if there is any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 
-from absl import flags
-
 from jaxcert.commands import console
+from jaxcert.commands.options import Options, option
 from jaxcert.errors import InputError
 from studies.soundness_campaign.run import DEFAULT_KINDS, KINDS, reproduce, run, table
 
-_NETWORKS = flags.DEFINE_integer("networks", 10000, "Networks of the kind bounds.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of everything random.", 0)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for what was found.")
-_RESUME = flags.DEFINE_bool("resume", False, "Keep the groups already in --output.")
-_KINDS = flags.DEFINE_list("kinds", [], "Only these kinds; else all but parameters.")
-_PEER = flags.DEFINE_string(
-    "peer",
-    str(Path(__file__).resolve().parents[2] / "shared/peers/parallelepipedonn"),
-    "Folder of the published networks and inputs.",
-)
-_REPRODUCE = flags.DEFINE_string("reproduce", None, "JSON file of a violation.")
+_PEER = Path(__file__).resolve().parents[4] / "shared/peers/parallelepipedonn"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the script; returns its exit code."""
-    del argv
-    if _REPRODUCE.value:
-        return reproduce(console.expand(_REPRODUCE.value))
-    if not _OUTPUT.value:
-        raise InputError("name a folder for the results with --output=DIR")
-    unknown = set(_KINDS.value) - set(KINDS)
-    if unknown:
-        raise InputError(f"unknown kind {min(unknown)!r}: {', '.join(KINDS)}")
-    output = console.expand(_OUTPUT.value)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `soundness_campaign`."""
+
+    networks: int = option(10000, "Networks of the kind bounds.", least=1)
+    seed: int = option(0, "Of everything random.", least=0)
+    output: str = option("", "Folder for what was found.")
+    resume: bool = option(False, "Keep the groups already in --output.")
+    kinds: tuple[str, ...] = option((), "Only these kinds; else all but parameters.")
+    peer: str = option(str(_PEER), "Folder of the published networks and inputs.")
+    reproduce: str = option("", "JSON file of a violation.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.output and not self.reproduce:
+            raise InputError("name a folder for the results with --output=DIR")
+        if unknown := set(self.kinds) - set(KINDS):
+            raise InputError(f"unknown kind {min(unknown)!r}: {', '.join(KINDS)}")
+
+
+def main(request: Request) -> int:
+    """Runs the study; returns its exit code."""
+    if request.reproduce:
+        return reproduce(console.expand(request.reproduce))
+    output = console.expand(request.output)
     output.mkdir(parents=True, exist_ok=True)
     records = run(
-        output, _NETWORKS.value, _SEED.value, _RESUME.value,
-        kinds=tuple(_KINDS.value) or DEFAULT_KINDS, peer=console.expand(_PEER.value),
+        output, request.networks, request.seed, request.resume,
+        kinds=request.kinds or DEFAULT_KINDS, peer=console.expand(request.peer),
     )  # fmt: skip
     print(table(records))
     return 1 if any(r["violations"] for r in records) else 0

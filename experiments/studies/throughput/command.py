@@ -1,7 +1,7 @@
 """Measures boxes per second, side by side with other tools, in one run.
 
     python experiments/throughput.py --output=out/throughput
-    python experiments/throughput.py --models=net.onnx,256x2,cnn --inputs=FOLDER \\
+    python experiments/throughput.py --model=net.onnx,256x2,cnn --inputs=FOLDER \\
         --methods=crown,ibp --batches=1,64 --cores=2 --output=out/throughput
 
 Every box is a ball of --epsilon around an input, clipped to [0, 1]^d; what is bounded
@@ -14,17 +14,19 @@ throughput.png.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
+import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from jaxcert.commands.console import expand
+from jaxcert.commands.options import REQUIRED, Options, folder, option
 from jaxcert.errors import InputError
 from jaxcert.learning.inputs import load_inputs
 from jaxcert.runs.ledger import Ledger
@@ -34,55 +36,73 @@ from studies.throughput.report import compilation, picture, table
 from studies.throughput.run import Protocol, measure
 from studies.throughput.tools import TOOLS, available
 
-_MODELS = flags.DEFINE_list(
-    "models", list(networks.STANDARD), "Names of random networks, .onnx, checkpoints."
-)
-_INPUTS = flags.DEFINE_string("inputs", None, "CSV folder or array file; else random.")
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "What to measure.")
-_BATCHES = flags.DEFINE_list("batches", ["1", "64", "1024"], "Batch sizes.")
-_TOOLS = flags.DEFINE_list("tools", [], "Which tools; else all importable ones.")
-_CORES = flags.DEFINE_integer(
-    "cores", None, "CPU cores, the first that are allowed; else all.", lower_bound=1
-)
-_EPSILON = flags.DEFINE_float("epsilon", 0.02, "Radius of the boxes.", lower_bound=0)
-_ITERATIONS = flags.DEFINE_integer("iterations", 20, "Of alpha-crown.", lower_bound=1)
-_CHUNK = flags.DEFINE_integer(
-    "chunk", 8, "Boxes that jaxcert takes through the layers together.", lower_bound=1
-)
-_SECONDS = flags.DEFINE_float(
-    "seconds", 2.0, "Least time to measure each tool for.", lower_bound=0
-)
-_LIMIT = flags.DEFINE_float("complete_seconds", 60.0, "Limit of one complete call.")
-_ASKED = flags.DEFINE_integer(
-    "asked", 8, "Boxes of a batch that Marabou decides.", lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
-_RESUME = flags.DEFINE_boolean("resume", False, "Keep the cases that are measured.")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of the study `throughput`."""
+
+    model: tuple[str, ...] = option(
+        tuple(networks.STANDARD), "Names of random networks, .onnx, checkpoints."
+    )
+    inputs: str | None = option(None, "CSV folder or array file; else random.")
+    methods: tuple[str, ...] = option(tuple(METHODS), "What to measure.")
+    batches: tuple[int, ...] = option((1, 64, 1024), "Batch sizes.")
+    tools: tuple[str, ...] = option((), "Which tools; else all importable ones.")
+    cores: int | None = option(
+        None, "CPU cores, the first that are allowed; else all.", least=1
+    )
+    epsilon: float = option(0.02, "Radius of the boxes.", least=0, below=math.inf)
+    iterations: int = option(20, "Of alpha-crown.", least=1)
+    chunk: int = option(
+        8, "Boxes that jaxcert takes through the layers together.", least=1
+    )
+    seconds: float = option(
+        2.0, "Least time to measure each tool for.", least=0, below=math.inf
+    )
+    timeout: float = option(60.0, "Seconds of one complete call.", above=0)
+    asked: int = option(8, "Boxes of a batch that Marabou decides.", least=1)
+    output: str = folder(REQUIRED)
+    resume: bool = option(False, "Keep the cases that are measured.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for flag, words, known in (
+            ("methods", self.methods, METHODS),
+            ("tools", self.tools, TOOLS),
+        ):
+            for word in words:
+                if word not in known:
+                    raise InputError(
+                        f"--{flag}: unknown {word!r}; known: {', '.join(known)}"
+                    )
+        if wrong := [size for size in self.batches if size < 1]:
+            raise InputError(
+                f"--batches takes integers of at least 1, got '{wrong[0]}'"
+            )
 
 
-def main(argv: Sequence[str]) -> int:
-    del argv
-    methods = _known("methods", _METHODS.value, METHODS)
+def main(request: Request) -> int:
+    """Runs the study; returns its exit code."""
+    methods, batches = list(request.methods), request.batches
     present = available()
-    tools = _known("tools", _TOOLS.value, tuple(TOOLS)) or present
+    tools = list(request.tools) or present
     missing = [tool for tool in tools if tool not in present]
     if missing:
         raise InputError(
             f"{missing[0]} cannot be measured: the package {TOOLS[missing[0]][0]} is "
             "not importable"
         )
-    batches = [_count(word) for word in _BATCHES.value]
-    cores = _pin(_CORES.value, "torch" in tools)
+    cores = _pin(request.cores, "torch" in tools)
     # XLA gives small programs one core: so a device per core, for a part of the batch.
     jax.config.update("jax_num_cpu_devices", cores)
     # So that what is printed is what a first run waits for.
     jax.config.update("jax_enable_compilation_cache", False)
     device = jax.devices()[0].device_kind
-    protocol = Protocol(tuple(tools), _SECONDS.value)
-    config = _config(methods, tools, cores, device)
-    ledger = Ledger(expand(_OUTPUT.value), "throughput", config, _RESUME.value)
+    protocol = Protocol(tuple(tools), request.seconds)
+    config = _config(request, tools, cores, device)
+    ledger = Ledger(expand(request.output), "throughput", config, request.resume)
     done = {(r["network_hash"], r["method"], r["batch"]) for r in ledger.rows}
-    for name in _MODELS.value:
+    for name in request.model:
         named = name in networks.STANDARD or "." not in name
         subject = networks.standard(name) if named else networks.load(name)
         digest = subject.network.content_hash
@@ -90,12 +110,12 @@ def main(argv: Sequence[str]) -> int:
             for batch in batches:
                 if (digest, method, batch) in done:
                     continue
-                case = _case(subject, method, batch)
+                case = _case(request, subject, method, batch)
                 # Together: a case is known by any of its rows.
                 ledger.append(*(rows := list(measure(case, protocol))))
                 for row in rows:
                     _log(row)
-    folder = expand(_OUTPUT.value)
+    folder = expand(request.output)
     text = table(ledger.rows, tools)
     (folder / "table.txt").write_text(f"{text}\n\n{compilation(ledger.rows)}\n")
     picture(ledger.rows, tools, folder / "throughput")
@@ -106,24 +126,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _case(subject: networks.Subject, method: str, batch: int) -> Case:
+def _case(request: Request, subject: networks.Subject, method: str, batch: int) -> Case:
     network = subject.network
     shape = (batch, *network.input_shape)
-    if _INPUTS.value:
-        found = load_inputs(expand(_INPUTS.value), network.input_shape).x
+    if request.inputs:
+        found = load_inputs(expand(request.inputs), network.input_shape).x
         x = np.resize(found, shape).astype(np.float32)
     else:
         x = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
     logits = jax.vmap(network.apply, (None, 0))(network.params, x)
     labels = np.asarray(logits.argmax(axis=1), np.int32)
     return Case(
-        subject, method, x, labels, _EPSILON.value, _ITERATIONS.value, _CHUNK.value,
-        _LIMIT.value, _ASKED.value,
+        subject, method, x, labels, request.epsilon, request.iterations, request.chunk,
+        request.timeout, request.asked,
     )  # fmt: skip
 
 
 def _config(
-    methods: list[str], tools: list[str], cores: int, device: str
+    request: Request, tools: list[str], cores: int, device: str
 ) -> dict[str, Any]:
     packages = {"jax", "jaxcert", *(TOOLS[tool][0] for tool in tools)}
     versions = {}
@@ -134,12 +154,12 @@ def _config(
             versions[package] = "from a folder"
     return {
         "tools": tools,
-        "inputs": _INPUTS.value and Path(_INPUTS.value).name,
-        "epsilon": _EPSILON.value,
-        "iterations": _ITERATIONS.value,
-        "chunk": _CHUNK.value,
-        "complete_seconds": _LIMIT.value,
-        "asked": _ASKED.value,
+        "inputs": request.inputs and Path(request.inputs).name,
+        "epsilon": request.epsilon,
+        "iterations": request.iterations,
+        "chunk": request.chunk,
+        "complete_seconds": request.timeout,
+        "asked": request.asked,
         "cores": cores,
         "devices": jax.local_device_count(),
         "device": device,
@@ -160,19 +180,6 @@ def _pin(cores: int | None, torch_too: bool) -> int:
 
         torch.set_num_threads(len(chosen))
     return len(chosen)
-
-
-def _known(flag: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
-    for word in words:
-        if word not in known:
-            raise InputError(f"--{flag}: unknown {word!r}; known: {', '.join(known)}")
-    return list(words)
-
-
-def _count(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise InputError(f"--batches takes integers of at least 1, got {word!r}")
-    return int(word)
 
 
 def _log(row: dict[str, Any]) -> None:

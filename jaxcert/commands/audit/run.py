@@ -20,6 +20,7 @@ from jaxcert.commands.audit.boxes import Claim, clipped, published_claims, read_
 from jaxcert.commands.audit.decide import Auditor
 from jaxcert.commands.audit.files import AuditFiles
 from jaxcert.commands.audit.table import summary, table
+from jaxcert.commands.options import Options, folder, option, seed
 from jaxcert.errors import InputError, JaxcertError
 from jaxcert.learning.models import load_network
 from jaxcert.network import Network
@@ -29,42 +30,58 @@ from jaxcert.witness.attack import AttackOptions
 _SECONDS_PER_LINE = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What audit.py is asked; see its flags."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert audit`."""
 
-    model: str = ""
-    boxes: str = ""
-    published_log: str = ""
-    inputs: str = ""
-    output: str = "out/audit"
-    resume: bool = False
-    required_margin: float = 0.0
-    time_limit: float = 60.0
-    domain_lower: float | None = None
-    domain_upper: float | None = None
-    restarts: int = 5
-    steps: int = 30
-    seed: int = 0
+    model: str = option("", "An .onnx (or .onnx.gz) file or a checkpoint (.npz).")
+    boxes: str = option(
+        "",
+        "An .npz file with arrays lo and hi of shape (n, *d), and optionally input "
+        "(names), x and label (-1: not known); or a folder of files NAME.lo.csv and "
+        "NAME.hi.csv, optionally NAME.x.csv, each with the values of one array in "
+        "row-major order; or the NAME.lo.csv of one box. Without a label, the class to "
+        "keep is the one predicted at x, and without x the one at the centre.",
+    )
+    published_log: str = option(
+        "",
+        "Instead of --boxes: a result log of ParallelepipedoNN whose boxes are cubes "
+        "(*_c-bu-d.log). Each is rebuilt from its min edge, around its input.",
+    )
+    inputs: str = option("", "The .csv inputs that the log names.")
+    output: str = folder("out/audit")
+    resume: bool = option(False, "Continue the audit in --output.")
+    required_margin: float = option(
+        0.0,
+        "What the margin must exceed all over a box.",
+        above=-math.inf,
+        below=math.inf,
+    )
+    timeout: float = option(
+        60.0, "Seconds per box, compilation included; then it is unknown.", above=0
+    )
+    domain_lower: float | None = option(
+        None,
+        "Clip boxes to values from here on; default: no clipping, 0 with "
+        "--published_log.",
+    )
+    domain_upper: float | None = option(
+        None,
+        "Clip boxes to values up to here; default: no clipping, 1 with "
+        "--published_log.",
+    )
+    restarts: int = option(5, "Starts of the attack per class.", least=1, most=2**12)
+    steps: int = option(30, "Gradient steps of the attack.", least=1, most=2**12)
+    seed: int = seed("the attack")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.model:
             raise InputError("give the network with --model")
         if bool(self.boxes) == bool(self.published_log):
             raise InputError("give either --boxes, or --published_log and --inputs")
         if bool(self.inputs) != bool(self.published_log):
             raise InputError("--published_log and --inputs belong together: give both")
-        if not self.output:
-            raise InputError("output is empty: name the folder to write")
-        if not math.isfinite(self.required_margin):
-            raise InputError(
-                f"required_margin is {self.required_margin}; it must be finite"
-            )
-        if not self.time_limit > 0:
-            raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
-        console.check_ranges(
-            self, restarts=(1, 2**12), steps=(1, 2**12), seed=(0, 2**32 - 1)
-        )
         if not self.domain[0] < self.domain[1]:
             raise InputError(
                 "the domain is empty: it begins at {:g} and ends at {:g}. Give a "
@@ -165,7 +182,7 @@ def _audit_one(
         center = claim.lo + (claim.hi - claim.lo) / 2
         label, label_from = int(np.argmax(auditor.logits(center))), "center"
     try:
-        found = auditor.decide(claim, label, begin + request.time_limit)
+        found = auditor.decide(claim, label, begin + request.timeout)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise JaxcertError(

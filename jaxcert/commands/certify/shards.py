@@ -16,27 +16,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
+from jaxcert.commands.certify.request import Request
 from jaxcert.commands.inputs import Selection
 from jaxcert.errors import InputError
 from jaxcert.report import Run, RunFiles, read_run
 from jaxcert.report.disk import writing
-
-_DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed",
-    False,
-    "One of several processes, of which JAX finds number and coordinator (SLURM, TPU "
-    "pods, Open MPI).",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, to be told to every process."
-)
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
-_MERGE = flags.DEFINE_boolean(
-    "merge", False, "Compute nothing: put together what the processes have written."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +49,8 @@ class Shard:
         return rows[rows // batch % self.count == self.index]
 
 
-def this_shard() -> Shard | None:
-    """Returns the part of this process by its flags; None if it is alone.
+def this_shard(request: Request) -> Shard | None:
+    """Returns the part of this process; None if it is alone.
 
     Call it before anything is computed. Processes meet once, to learn who they are;
     nothing is exchanged after that, so none waits for another, and one that dies takes
@@ -74,9 +59,9 @@ def this_shard() -> Shard | None:
     Raises:
       InputError: flags that do not go together, or no cluster was found.
     """
-    index, count = _PROCESS.value, _PROCESSES.value
-    if _MERGE.value:
-        if _DISTRIBUTED.value or _COORDINATOR.value or index is not None:
+    index, count = request.process, request.processes
+    if request.merge:
+        if request.distributed or request.coordinator or index is not None:
             raise InputError(
                 "--merge is one process's work: give it without --distributed, "
                 "--coordinator and --process"
@@ -92,20 +77,20 @@ def this_shard() -> Shard | None:
                 f"--process is {index}; it must lie in 0 .. {count - 1}, one less than "
                 "--processes"
             )
-    if _DISTRIBUTED.value and (index is not None or _COORDINATOR.value):
+    if request.distributed and (index is not None or request.coordinator):
         raise InputError(
             "--distributed finds out by itself: give it without --coordinator, "
             "--processes and --process"
         )
-    if _COORDINATOR.value:
+    if request.coordinator:
         if index is None:
             raise InputError("--coordinator needs --processes and --process")
-        if not re.fullmatch(r".+:\d+", _COORDINATOR.value):
+        if not re.fullmatch(r".+:\d+", request.coordinator):
             raise InputError(
-                f"--coordinator is {_COORDINATOR.value!r}; write HOST:PORT"
+                f"--coordinator is {request.coordinator!r}; write HOST:PORT"
             )
-    if _DISTRIBUTED.value or _COORDINATOR.value:
-        return _met(_COORDINATOR.value, count, index)
+    if request.distributed or request.coordinator:
+        return _met(request.coordinator, count, index)
     return own
 
 
@@ -128,12 +113,24 @@ def _met(address: str | None, count: int | None, index: int | None) -> Shard:
     return shard
 
 
-def wants_merge() -> bool:
-    """Whether this process is to put the shards together."""
-    return _MERGE.value
+@dataclasses.dataclass(frozen=True, eq=False)
+class Whole:
+    """A run of several processes, to be put together.
+
+    Attributes:
+      output: its folder.
+      chosen: its inputs.
+      batch: inputs per batch.
+      processes: how many there were; None: what the folder says.
+    """
+
+    output: Path
+    chosen: Selection
+    batch: int
+    processes: int | None
 
 
-def _shards_in(output: Path) -> tuple[Shard, ...]:
+def _shards_in(output: Path, processes: int | None) -> tuple[Shard, ...]:
     """Returns the shards of the run in `output`; all of them, also missing ones.
 
     Raises:
@@ -142,8 +139,8 @@ def _shards_in(output: Path) -> tuple[Shard, ...]:
     """
     names = [path.name for path in (output / "shards").glob("*-of-*") if path.is_dir()]
     counts = {int(name.rpartition("-")[2]) for name in names}
-    if _PROCESSES.value is not None:
-        counts = {_PROCESSES.value} & counts
+    if processes is not None:
+        counts = {processes} & counts
     if not counts:
         raise InputError(
             f"{output} holds no shards to merge. Give the --output that the processes "
@@ -167,41 +164,34 @@ def of_shards(config: Mapping[str, Any], batch: int) -> dict[str, Any]:
     return {**config, "batch_size": batch}
 
 
-def read_shards(
-    output: Path, chosen: Selection, batch: int, config: Mapping[str, Any]
-) -> tuple[Run, ...]:
+def read_shards(whole: Whole, config: Mapping[str, Any]) -> tuple[Run, ...]:
     """Returns the runs of all processes.
 
     Args:
-      output: of the whole run.
-      chosen: the inputs of the whole run.
-      batch: inputs per batch.
+      whole: the run.
       config: the settings that the shards must have.
 
     Raises:
       InputError: a shard is missing, incomplete, or of other settings; says which.
     """
-    return tuple(
-        _checked(shard, output, chosen, batch, config) for shard in _shards_in(output)
-    )
+    shards = _shards_in(whole.output, whole.processes)
+    return tuple(_checked(shard, whole, config) for shard in shards)
 
 
-def merge(
-    files: RunFiles, shards: Sequence[Run], chosen: Selection, batch: int
-) -> None:
+def merge(files: RunFiles, shards: Sequence[Run], whole: Whole) -> None:
     """Stores the answers of all shards, in the order of a single process.
 
     Args:
       files: of the run that is put together; what it holds is not stored again.
       shards: see `read_shards`.
-      chosen: the inputs of the whole run.
-      batch: inputs per batch.
+      whole: the run.
     """
+    names_of_all, batch = whole.chosen.names, whole.batch
     if not files.done:
         files.add_seconds(max(run.about.get("wall_seconds", 0.0) for run in shards))
     rows = [{r["input"]: i for i, r in enumerate(run.records)} for run in shards]
-    for start in range(0, len(chosen.names), batch):
-        names = chosen.names[start : start + batch]
+    for start in range(0, len(names_of_all), batch):
+        names = names_of_all[start : start + batch]
         source = start // batch % len(shards)
         run = shards[source]
         mine = [rows[source][name] for name in names if name not in files.done]
@@ -213,22 +203,16 @@ def merge(
             witness=run.witness[mine],
             witness_class=run.witness_class[mine],
         )
-    for shard in _shards_in(files.directory):
+    for shard in _shards_in(files.directory, whole.processes):
         proofs = shard.folder(files.directory) / "proofs"
         if proofs.is_dir():
             with writing(files.directory):
                 shutil.copytree(proofs, files.directory / "proofs", dirs_exist_ok=True)
 
 
-def _checked(
-    shard: Shard,
-    output: Path,
-    chosen: Selection,
-    batch: int,
-    config: Mapping[str, Any],
-) -> Run:
+def _checked(shard: Shard, whole: Whole, config: Mapping[str, Any]) -> Run:
     """Returns the run of a shard that answers all of its inputs, under `config`."""
-    folder = shard.folder(output)
+    folder, chosen = shard.folder(whole.output), whole.chosen
     again = (
         f"Run it with --processes={shard.count} --process={shard.index} --resume and "
         "otherwise the same flags"
@@ -245,7 +229,7 @@ def _checked(
                 f"{here!r} here. Merge with the flags of the processes"
             )
     done = {record["input"] for record in run.records}
-    names = [chosen.names[i] for i in shard.rows(len(chosen.names), batch)]
+    names = [chosen.names[i] for i in shard.rows(len(chosen.names), whole.batch)]
     missing = [name for name in names if name not in done]
     if missing:
         raise InputError(

@@ -20,6 +20,14 @@ from jaxcert.commands import console
 from jaxcert.commands.dual.files import DualFiles
 from jaxcert.commands.dual.table import claim_text, table
 from jaxcert.commands.inputs import Selection, select_inputs
+from jaxcert.commands.options import (
+    Options,
+    data_dir,
+    folder,
+    option,
+    seed,
+    time_limit,
+)
 from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network
 from jaxcert.model import Model
@@ -33,46 +41,59 @@ from jaxcert.search.reach import ReachOptions, move_one_feature
 CLAIMS = "claims.jsonl"
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What dual.py is asked; see its flags."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert dual`."""
 
-    model: str = ""
-    classes: str = "all"
-    lowest: bool = False
-    within: float = 0.0
-    inputs: str = ""
-    dataset: str = "digits"
-    data_dir: str | None = None
-    split: str = "test"
-    claimed_radius: float = 0.0
-    domain: tuple[Sequence[str], Sequence[str]] = (("0",), ("1",))
-    tolerance: float = 0.01
-    time_limit: float = 0.0
-    seed: int = 0
-    output: str = "out/dual"
-    resume: bool = False
+    model: str = option("", "An .onnx (or .onnx.gz) file or a checkpoint (.npz).")
+    classes: str = option(
+        "all", "all, predicted (of the inputs, with --within), or 0,3,7."
+    )
+    lowest: bool = option(
+        False, "The class is the least output (ACAS Xu), not the greatest."
+    )
+    within: float = option(
+        0.0,
+        "Only inputs within this distance of each of --inputs; 0: all.",
+        least=0,
+        below=math.inf,
+    )
+    inputs: str = option(
+        "", "Indices of the data set, a CSV folder, or an .npy/.npz file."
+    )
+    dataset: str = option("digits", "digits, mnist or fashion_mnist.")
+    data_dir: str | None = data_dir()
+    split: str = option("test", "train or test.")
+    claimed_radius: float = option(
+        0.0,
+        "Look for instances farther away from --inputs; 0: do not.",
+        least=0,
+        below=math.inf,
+    )
+    domain_lower: tuple[float, ...] = option(
+        (0.0,), "Least legal values: one for all features, or one of each."
+    )
+    domain_upper: tuple[float, ...] = option((1.0,), "Greatest legal values, likewise.")
+    tolerance: float = option(
+        0.01,
+        "Width of a closed bracket, as a part of the feature's range.",
+        above=0,
+        below=1,
+    )
+    time_limit: float = time_limit(0.0, "after which nothing new is begun")
+    seed: int = seed("the search for instances")
+    output: str = folder("out/dual")
+    resume: bool = option(False, "Continue the run in --output.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.model:
             raise InputError("give the network with --model")
-        if not self.output:
-            raise InputError("output is empty: name the folder to write")
         for name in ("within", "claimed_radius"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise InputError(f"{name} is {value}; it must be a number >= 0")
-            if value and not self.inputs:
+            if getattr(self, name) and not self.inputs:
                 raise InputError(f"--{name} needs --inputs: around what?")
         if self.classes == "predicted" and not self.within:
             raise InputError("--classes=predicted needs --within: predicted for what?")
-        if not 0 < self.tolerance < 1:
-            raise InputError(
-                f"tolerance is {self.tolerance}; it must lie between 0 and 1"
-            )
-        if not self.time_limit >= 0:
-            raise InputError(f"time_limit is {self.time_limit}; it must be >= 0")
-        console.check_ranges(self, seed=(0, 2**32 - 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +174,8 @@ def _subject(request: Request) -> Subject:
         logging.warning("%s", note)
     shape = network.input_shape
     ends = [
-        _numbers(values, name, shape)
-        for values, name in zip(
-            request.domain, ("domain_lower", "domain_upper"), strict=True
-        )
+        _per_feature(getattr(request, name), name, shape)
+        for name in ("domain_lower", "domain_upper")
     ]
     model = network.model
     if request.lowest:
@@ -164,11 +183,9 @@ def _subject(request: Request) -> Subject:
     return Subject(network, model, checked_domain((ends[0], ends[1]), shape))
 
 
-def _numbers(values: Sequence[str], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        numbers = np.array([float(v) for v in values])
-    except ValueError:
-        raise InputError(f"{name} is {','.join(values)!r}; give numbers") from None
+def _per_feature(
+    numbers: tuple[float, ...], name: str, shape: tuple[int, ...]
+) -> np.ndarray:
     if len(numbers) not in (1, math.prod(shape)):
         raise InputError(
             f"{name} has {len(numbers)} values; give one, or one for each of the "
@@ -180,9 +197,12 @@ def _numbers(values: Sequence[str], name: str, shape: tuple[int, ...]) -> np.nda
 def _chosen(request: Request, subject: Subject) -> Selection | None:
     if not request.inputs:
         return None
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     chosen = select_inputs(
-        request.inputs, subject.network, request.dataset, request.split, data_dir
+        request.inputs,
+        subject.network,
+        request.dataset,
+        request.split,
+        request.data_dir,
     )
     check_inputs(chosen.x, subject.domain, chosen.names)
     if chosen.labels is not None:

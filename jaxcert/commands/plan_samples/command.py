@@ -1,6 +1,6 @@
 """Tells how many samples randomized smoothing needs, before any is drawn.
 
-    python experiments/plan_samples.py --scale=0.25 --radius=0.5 --n=10000
+    python experiments/plan_samples.py --sigma=0.25 --radius=0.5 --n=10000
 
 For several agreements (probabilities of the class under the noise): the radius that
 infinitely many samples would certify, the mean radius that n certify, the chance that n
@@ -10,11 +10,11 @@ lost with few samples. All are exact sums over the binomial distribution.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
 
-from absl import flags
-
-from jaxcert.commands.smoothing.options import NOISES, numbers
+from jaxcert.commands.options import Options, option
+from jaxcert.commands.smoothing.run import NOISES
 from jaxcert.errors import InputError
 from jaxcert.report.summary import format_number
 from jaxcert.smoothing import (
@@ -26,39 +26,43 @@ from jaxcert.smoothing import (
     success_probability,
 )
 
-_NOISE = flags.DEFINE_enum("noise", "gaussian", list(NOISES), "Kind of noise.")
-_SCALE = flags.DEFINE_float(
-    "scale", 0.25, "Scale of the noise, in input units (sigma)."
-)
-_RADIUS = flags.DEFINE_float("radius", 0.5, "The wanted radius.", 0.0)
-_N = flags.DEFINE_integer("n", 10_000, "Samples that can be afforded.")
-_ALPHA = flags.DEFINE_float(
-    "alpha", 0.001, "Most probability with which a certificate may be false."
-)
-_EPS = flags.DEFINE_float("eps", 0.0, "Bound of the oracle's error.", 0.0, 1.0)
-_POWER = flags.DEFINE_float(
-    "power", 0.9, "Wanted chance of certifying the radius, for the last column."
-)
-_AGREEMENTS = flags.DEFINE_list(
-    "agreements",
-    "0.6,0.7,0.8,0.9,0.95,0.99,0.999,0.9999".split(","),
-    "Probabilities of the class under the noise, one row each.",
-)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert plan_samples`."""
+
+    noise: str = option("gaussian", "Kind of noise.", choices=tuple(NOISES))
+    sigma: float = option(0.25, "Scale of the noise, in input units.")
+    radius: float = option(0.5, "The wanted radius.", least=0, below=math.inf)
+    n: int = option(10_000, "Samples that can be afforded.")
+    alpha: float = option(
+        0.001, "Most probability with which a certificate may be false."
+    )
+    oracle_error: float = option(0.0, "Bound of the oracle's error.", least=0, most=1)
+    power: float = option(
+        0.9, "Wanted chance of certifying the radius, for the last column."
+    )
+    agreements: tuple[float, ...] = option(
+        (0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999),
+        "Probabilities of the class under the noise, one row each.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.agreements:
+            raise InputError("--agreements is empty: give numbers with commas")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the script; returns its exit code."""
-    del argv
-    noise = NOISES[_NOISE.value](_SCALE.value)
-    options = SmoothingOptions(noise=noise, n=_N.value, alpha=_ALPHA.value)
+def main(request: Request) -> int:
+    """Runs the command; returns its exit code."""
+    noise = NOISES[request.noise](request.sigma)
+    options = SmoothingOptions(noise=noise, n=request.n, alpha=request.alpha)
     budget = f"with {options.n:,}"
-    rows = [_row(p, options) for p in numbers("agreements", tuple(_AGREEMENTS.value))]
-    if not rows:
-        raise InputError("--agreements is empty: give numbers with commas")
+    rows = [_row(p, request, options) for p in request.agreements]
     print(f"{'':10}{'radius (' + noise.norm + ')':>14}{budget:>26}{'samples for':>15}")
     print(
         f"{'agreement':>10}{'at most':>14}{'mean radius':>13}"
-        f"{f'P({_RADIUS.value:g})':>13}{f'{_RADIUS.value:g}':>15}"
+        f"{f'P({request.radius:g})':>13}{f'{request.radius:g}':>15}"
     )
     print("-" * 65)
     print("\n".join(rows))
@@ -70,13 +74,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _row(agreement: float, options: SmoothingOptions) -> str:
-    eps, radius = _EPS.value, _RADIUS.value
+def _row(agreement: float, request: Request, options: SmoothingOptions) -> str:
+    eps, radius = request.oracle_error, request.radius
     chance = success_probability(radius, agreement, options, eps)
     try:
-        needed = f"{samples_needed(radius, agreement, options, eps, _POWER.value):,}"
+        needed = f"{samples_needed(radius, agreement, options, eps, request.power):,}"
     except InputError:
-        if not 0 < _POWER.value < 1:
+        if not 0 < request.power < 1:
             raise
         needed = "none"
     most = float(options.noise.radius(max(agreement - eps, 0.0)))

@@ -12,72 +12,27 @@ line; --resume continues and redoes nothing.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
-from absl import flags
-
 from jaxcert.commands import console
 from jaxcert.commands.inputs import select_inputs, select_network
 from jaxcert.commands.semantic.run import (
     Request,
-    named_families,
     run,
     sentence,
     table,
     violations,
 )
-from jaxcert.semantic.changes import FAMILIES
-
-_MODEL = flags.DEFINE_string(
-    "model", "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
-)
-_DATASET = flags.DEFINE_string("dataset", "digits", "digits, mnist or fashion_mnist.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder with the data set; if unset it is looked for, else downloaded.",
-)
-_SPLIT = flags.DEFINE_string("split", "test", "train or test.")
-_INPUTS = flags.DEFINE_string(
-    "inputs", "0:100", "Indices (0:100; 3,17; all), a CSV folder, or an .npy/.npz file."
-)
-_CHANGES = flags.DEFINE_list(
-    "changes", list(FAMILIES), f"Which of {', '.join(FAMILIES)}."
-)
-_RATES = flags.DEFINE_list(
-    "rates", [], "How far b and c of 'both' go per unit of radius; default 1,1."
-)
-_TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "Width of the brackets to reach.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Inputs per call.", 1, 512)
-_TIME_LIMIT = flags.DEFINE_float("time_limit", 0.0, "Seconds per batch; 0: no limit.")
-_GRID = flags.DEFINE_integer(
-    "grid", 0, "Points per input of the grid check; 0: none.", 0
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the demo network.", 0, 2**32 - 1)
-_OUTPUT = flags.DEFINE_string("output", "out/semantic", "Folder to write.")
-_RESUME = flags.DEFINE_boolean("resume", False, "Continue the run in --output.")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the script; returns its exit code."""
-    del argv
-    request = Request(
-        families=named_families(_CHANGES.value, _RATES.value),
-        tolerance=_TOLERANCE.value,
-        batch_size=_BATCH_SIZE.value,
-        time_limit=_TIME_LIMIT.value or math.inf,
-        grid=_GRID.value,
-    )
-    output = console.expand(_OUTPUT.value)
-    data_dir = console.expand(_DATA_DIR.value) if _DATA_DIR.value else None
+def main(request: Request) -> int:
+    """Runs the command; returns its exit code."""
+    output = console.expand(request.output)
     network = select_network(
-        _MODEL.value, output, _DATASET.value, data_dir, _SEED.value
+        request.model, output, request.dataset, request.data_dir, request.seed
     )
     chosen = select_inputs(
-        _INPUTS.value, network, _DATASET.value, _SPLIT.value, data_dir
+        request.inputs, network, request.dataset, request.split, request.data_dir
     )
-    records = run(request, network, chosen, output, _RESUME.value)
+    records = run(request, network, chosen, output)
     print(table(records, request))
     print(sentence(records, request))
     return 1 if violations(records) else 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +16,7 @@ from absl import logging
 
 from jaxcert.checks import check_labels
 from jaxcert.commands.inputs import Selection
+from jaxcert.commands.options import Options, data_dir, folder, option, seed
 from jaxcert.commands.semantic.grid import check_on_grid
 from jaxcert.errors import InputError
 from jaxcert.network import Network
@@ -24,38 +27,53 @@ from jaxcert.semantic.changes import FAMILIES, InputFamily
 _WIDTH = 80
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked of every input.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert semantic`."""
 
-    Attributes:
-      families: by name.
-      tolerance: width of the brackets.
-      batch_size: inputs per call.
-      time_limit: seconds per batch; inf: none.
-      grid: points of the check on a grid; 0: none.
-    """
-
-    families: dict[str, InputFamily]
-    tolerance: float
-    batch_size: int
-    time_limit: float
-    grid: int
+    model: str = option(
+        "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
+    )
+    dataset: str = option("digits", "digits, mnist or fashion_mnist.")
+    data_dir: str | None = data_dir()
+    split: str = option("test", "train or test.")
+    inputs: str = option(
+        "0:100",
+        "Indices (0:100; 3,17; all), a CSV folder, or an .npy/.npz file.",
+    )
+    changes: tuple[str, ...] = option(
+        tuple(FAMILIES), f"Which of {', '.join(FAMILIES)}."
+    )
+    rates: tuple[float, ...] = option(
+        (), "How far b and c of 'both' go per unit of radius; default 1,1."
+    )
+    tolerance: float = option(
+        1e-3, "Width of the brackets to reach.", above=0, below=math.inf
+    )
+    batch_size: int = option(32, "Inputs per call.", least=1, most=512)
+    timeout: float = option(0.0, "Seconds per batch; 0: no limit.", least=0)
+    grid: int = option(0, "Points per input of the grid check; 0: none.", least=0)
+    seed: int = seed("the demo network")
+    output: str = folder("out/semantic")
+    resume: bool = option(False, "Continue the run in --output.")
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < np.inf:
-            raise InputError(f"tolerance is {self.tolerance}; it must be > 0")
-        if not self.time_limit > 0:
-            raise InputError(f"time_limit is {self.time_limit}; it must be >= 0")
+        super().__post_init__()
+        _ = self.families  # raises for changes that there are not
+
+    @functools.cached_property
+    def families(self) -> dict[str, InputFamily]:
+        """The families by name."""
+        return named_families(self.changes, self.rates)
 
 
 def named_families(
-    names: Sequence[str], rates: Sequence[str]
+    names: Sequence[str], rates: Sequence[float]
 ) -> dict[str, InputFamily]:
     """Returns the families by name, "both" with the given rates if there are any.
 
     Raises:
-      InputError: an unknown name, none at all, or rates that are no two numbers.
+      InputError: an unknown name, none at all, or not two rates.
     """
     unknown = [name for name in names if name not in FAMILIES]
     if unknown or not names:
@@ -65,24 +83,18 @@ def named_families(
         )
     families = {name: FAMILIES[name] for name in names}
     if rates and "both" in families:
-        try:
-            numbers = [float(rate) for rate in rates]
-        except ValueError as error:
-            raise InputError(
-                f"--rates takes numbers with commas, got {','.join(rates)}"
-            ) from error
-        families["both"] = families["both"].with_rates(*numbers)
+        families["both"] = families["both"].with_rates(*rates)
     return families
 
 
 def run(
-    request: Request, network: Network, chosen: Selection, output: Path, resume: bool
+    request: Request, network: Network, chosen: Selection, output: Path
 ) -> list[dict[str, Any]]:
     """Returns the records of all families and inputs; those that are new are made.
 
     Raises:
-      InputError: records of another network or other flags in OUTPUT, or any if
-        `resume` is false, inputs without labels or with labels that the network has no
+      InputError: records of another network or other flags in OUTPUT, or any if it is
+        not to be resumed, inputs without labels or with labels that the network has no
         output for, or inputs that it does not take.
     """
     if chosen.labels is None:
@@ -97,7 +109,7 @@ def run(
         "grid": request.grid,
         "rates": {k: [f.rates_down, f.rates_up] for k, f in request.families.items()},
     }
-    lines = Lines(output / "semantic.jsonl", settings, resume)
+    lines = Lines(output / "semantic.jsonl", settings, request.resume)
     done = {(r["family"], r["input"]) for r in lines.records}
     for name in request.families:
         todo = [i for i, n in enumerate(chosen.names) if (name, n) not in done]
@@ -125,7 +137,10 @@ def _family(
         begin = time.monotonic()
         spec = label_specs(labels[padded], network.num_outputs)
         found = certifier.apothems(
-            chosen.x[padded], spec, request.tolerance, begin + request.time_limit
+            chosen.x[padded],
+            spec,
+            request.tolerance,
+            begin + (request.timeout or math.inf),
         )
         seconds = (time.monotonic() - begin) / len(rows)
         logging.info(

@@ -1,146 +1,291 @@
-"""Counting noisy samples for many inputs, stored as it goes."""
+"""Certifying smoothed classifiers on a data set; see smoothing.py."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from jaxcert.checks import check_labels
+from jaxcert.commands import console
+from jaxcert.commands.inputs import Selection, select_inputs
+from jaxcert.commands.options import Options, data_dir, folder, option, seed
+from jaxcert.commands.smoothing.counting import Counted, Task, count
+from jaxcert.commands.smoothing.table import (
+    accuracy_table,
+    draw_accuracy,
+    samples_table,
+    statement,
+)
 from jaxcert.errors import InputError
-from jaxcert.report.disk import write_npz, writing
-from jaxcert.runs.array_files import read_npz
-from jaxcert.smoothing import Smoother, Tally
+from jaxcert.learning.data import DATASETS, SPLITS
+from jaxcert.learning.models import checkpoint_metadata, load_network
+from jaxcert.network import Network
+from jaxcert.runs.journal import Record
+from jaxcert.runs.records import Records
+from jaxcert.smoothing import (
+    Gaussian,
+    Laplace,
+    Noise,
+    Smoother,
+    SmoothingOptions,
+    Stopping,
+    Uniform,
+    conclude,
+    lower_bound,
+    scaling,
+)
 
-PARTIAL = "counts.npz"
-_SECONDS_PER_LINE = 10.0
+NOISES: dict[str, type[Noise]] = {
+    "gaussian": Gaussian, "laplace": Laplace, "uniform": Uniform
+}  # fmt: skip
+LINES, CHART, GROUP = "smoothing.jsonl", "accuracy", 50
+KEYS = (
+    "model", "input", "label", "clean", "predicted", "selected", "hits", "samples",
+    "p_lower", "radius", "norm", "alpha", "earlier", "seconds",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert smoothing`."""
+
+    model: tuple[str, ...] = option((), "Checkpoints or ONNX files, with commas.")
+    sigma: tuple[float, ...] = option(
+        (), "Scale of the noise, one per model; as trained if empty."
+    )
+    noise: str = option("gaussian", "Kind of noise.", choices=tuple(NOISES))
+    dataset: str = option("fashion_mnist", "Data set.", choices=DATASETS)
+    split: str = option("test", "Split.", choices=SPLITS)
+    data_dir: str | None = data_dir()
+    inputs: str = option(
+        "0:100", "Indices (0:100; 3,17; all), or a file of inputs with labels."
+    )
+    n0: int = option(100, "Samples that choose the class.")
+    n: int = option(10_000, "Samples that bound the probability of that class.")
+    alpha: float = option(0.001, "Most probability with which an answer may be false.")
+    union: bool = option(
+        False, "Let all answers hold at once with probability 1 - alpha."
+    )
+    stop_radius: float | None = option(None, "Stop counting once this is certified.")
+    radii: tuple[float, ...] = option((0.0, 0.25, 0.5, 1.0), "Radii of the table.")
+    batch_size: int = option(250, "Noisy inputs per call; more need more memory.")
+    seed: int = seed("the noise")
+    output: str = folder("out/smoothing")
+    resume: bool = option(False, "Continue the run in --output.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model:
+            raise InputError("name the networks with --model=A.npz,B.npz")
+        if self.sigma and len(self.sigma) != len(self.model):
+            raise InputError(
+                f"there are {len(self.sigma)} --sigma for {len(self.model)} --model: "
+                "give one each, or none"
+            )
+        if not all(radius >= 0 for radius in self.radii):
+            given = ",".join(f"{radius:g}" for radius in self.radii)
+            raise InputError(f"a radius is at least 0, got {given}")
+
+    def options(self, scale: float, inputs: int) -> SmoothingOptions:
+        """Returns the options for a model; alpha is shared if a union is asked for."""
+        stop = self.stop_radius
+        options = SmoothingOptions(
+            noise=NOISES[self.noise](scale),
+            n0=self.n0,
+            n=self.n,
+            alpha=self.alpha,
+            stopping=None if stop is None else Stopping(stop),
+            batch_size=self.batch_size,
+        )
+        return options.shared_by(inputs) if self.union else options
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Counted:
-    """The finished counts of a group of inputs.
+class Subject:
+    """A network, its noise and its inputs.
 
     Attributes:
-      rows: which of the inputs.
-      tally: their counts.
-      earlier: samples -> hits of the selected class among the first so many.
-      seconds: per input, of this process.
+      title: unique in the run, for the table.
     """
 
-    rows: np.ndarray
-    tally: Tally
-    earlier: dict[int, np.ndarray]
-    seconds: float
+    title: str
+    network: Network
+    scale: float
+    chosen: Selection
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels; `_subjects` refuses inputs without."""
+        return np.asarray(self.chosen.labels)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-    """Inputs whose answers are to be counted.
+def smooth(request: Request) -> int:
+    """Certifies what is asked about, prints the tables; returns the exit code."""
+    subjects = list(_subjects(request))
+    for subject in subjects:
+        request.options(subject.scale, len(subject.chosen.names)).check_samples()
+    norm = NOISES[request.noise].norm
+    settings = {
+        "noise": request.noise, "n0": request.n0, "n": request.n,
+        "alpha": request.alpha, "stop_radius": request.stop_radius,
+        "union_over": len(subjects[0].chosen.names) if request.union else None,
+        "seed": request.seed, "inputs": subjects[0].chosen.source,
+        "models": {s.title: [s.network.content_hash, s.scale] for s in subjects},
+    }  # fmt: skip
+    output, stopped = console.expand(request.output), False
+    records = Records(output / LINES, request.resume, settings, KEYS)
+    try:
+        _certify(subjects, request, records)
+    except KeyboardInterrupt:
+        stopped = True
+    groups = {s.title: _records_of(s, records) for s in subjects}
+    groups = {title: found for title, found in groups.items() if found}
+    if groups:
+        print(accuracy_table(groups, request.radii))
+        for subject in subjects:
+            found = groups.get(subject.title, [])
+            if table := _fewer_samples(subject, found, request):
+                print(f"\n{subject.title}: the first samples alone\n{table}")
+        print()
+        inputs = len(subjects[0].chosen.names)
+        print(statement(request.alpha, norm, inputs, request.union))
+        draw_accuracy(groups, norm, output / CHART)
+        print(f"wrote {output / LINES} and {CHART}.png")
+    if stopped:
+        logging.warning("stopped by Ctrl-C; continue with --resume")
+    return 130 if stopped else 0
 
-    Attributes:
-      name: of the task.
-      settings: all that the counts depend on, as text; counts that were stored under
-        others are not taken up.
-      smoother: what counts.
-      names: one per input; the input's key comes from it.
-      x: the inputs.
-      key: of the run.
-      marks: sample counts at which the hits are noted.
+
+def _subjects(request: Request) -> Iterator[Subject]:
+    titles: set[str] = set()
+    for index, name in enumerate(request.model):
+        path = console.expand(name)
+        network = load_network(path)
+        for note in network.notes:
+            logging.warning("%s", note)
+        scale = _scale(request, index, path)
+        chosen = select_inputs(
+            request.inputs, network, request.dataset, request.split, request.data_dir
+        )
+        if chosen.labels is None:
+            raise InputError(
+                f"{request.inputs} has no labels: certified accuracy needs them"
+            )
+        check_labels(
+            chosen.labels, len(chosen.names), network.num_outputs, chosen.names
+        )
+        title = f"{path.stem[:16]} {scale:g}"
+        while title in titles:
+            title += "'"
+        titles.add(title)
+        yield Subject(title, network, scale, chosen)
+
+
+def _scale(request: Request, index: int, path: Path) -> float:
+    if request.sigma:
+        return request.sigma[index]
+    trained: Any = 0.0
+    if path.suffix == ".npz":
+        trained = checkpoint_metadata(path).get("train", {}).get("noise", 0.0)
+    if not (isinstance(trained, float) and trained > 0):
+        raise InputError(
+            f"{path} was not trained with noise: say with --sigma how much to add"
+        )
+    return trained
+
+
+def _certify(subjects: list[Subject], request: Request, records: Records) -> None:
+    """Certifies what is not yet in the records, some inputs of every network in turn.
+
+    The network with most left comes first: so a run that is stopped has something to
+    show of each, and goes on with the group that it was stopped in.
     """
+    todo = {
+        s.title: [i for i, name in enumerate(s.chosen.names)
+                  if f"{s.title}/{name}" not in records.by_name]
+        for s in subjects
+    }  # fmt: skip
+    for subject in subjects:
+        done = len(subject.chosen.names) - len(todo[subject.title])
+        if done:
+            logging.info("%s: %d inputs are done", subject.title, done)
+    while any(todo.values()):
+        subject = max(subjects, key=lambda s: len(todo[s.title]))
+        _run(subject, todo[subject.title][:GROUP], request, records)
+        del todo[subject.title][:GROUP]
 
-    name: str
-    settings: str
-    smoother: Smoother
-    names: Sequence[str]
-    x: np.ndarray
-    key: jax.Array
-    marks: tuple[int, ...] = ()
 
-    def keys(self, rows: np.ndarray) -> jax.Array:
-        """Returns the key of each input: of its name, so that no batch changes it."""
-        numbers = [zlib.crc32(self.names[int(row)].encode()) for row in rows]
-        return jax.vmap(jax.random.fold_in, (None, 0))(
-            self.key, jnp.array(numbers, jnp.uint32)
+def _records_of(subject: Subject, records: Records) -> list[Record]:
+    keys = (f"{subject.title}/{name}" for name in subject.chosen.names)
+    return [records.by_name[key] for key in keys if key in records.by_name]
+
+
+def _run(subject: Subject, todo: list[int], request: Request, records: Records) -> None:
+    """Certifies some inputs of a network."""
+    names = subject.chosen.names
+    options = request.options(subject.scale, len(names))
+    network, x = subject.network, subject.chosen.x[todo].astype(np.float32)
+    logits = jax.vmap(network.apply, (None, 0))(network.params, x)
+    clean = np.argmax(np.asarray(logits), axis=1) == subject.labels[todo]
+    marks = () if options.stopping else (options.n // 100, options.n // 10)
+    task = Task(
+        subject.title,
+        records.settings,
+        Smoother(network.apply, network.params, options),
+        [names[i] for i in todo],
+        x,
+        jax.random.key(request.seed),
+        tuple(mark for mark in marks if mark > 0),
+    )
+    for counted in count(task, records.folder, GROUP):
+        certificates = conclude(counted.tally, options)
+        records.append(
+            _record(subject, todo[row], bool(clean[row]), counted, at)
+            | {
+                "predicted": int(certificates.predicted[at]),
+                "p_lower": float(certificates.p_lower[at]),
+                "radius": float(certificates.radius[at]),
+                "norm": certificates.norm,
+                "alpha": certificates.alpha,
+            }
+            for at, row in enumerate(counted.rows)
         )
 
 
-def count(
-    task: Task, folder: Path, group: int = 50, step: int = 10_000
-) -> Iterator[Counted]:
-    """Yields groups of inputs as their counts are finished.
-
-    The counts of the group in progress are stored in FOLDER/counts.npz after every
-    `step` samples of each of its inputs, and are taken up from there.
-    """
-    path = folder / PARTIAL
-    for first in range(0, len(task.names), group):
-        rows = np.arange(first, min(first + group, len(task.names)))
-        # A last, smaller group is filled up, so that it compiles nothing.
-        padded = np.resize(rows, min(group, max(len(task.names), 1)))
-        names = [task.settings, task.name, *(task.names[int(row)] for row in padded)]
-        keys, x = task.keys(padded), task.x[padded]
-        begin = said = time.monotonic()
-        smoother = task.smoother
-        tally, earlier = _stored(path, names) or (smoother.select(keys, x), {})
-        while (is_open := smoother.open(tally)).any():
-            drawn = int(tally.samples[is_open].min())
-            ends = [mark for mark in task.marks if mark > drawn]
-            most = min([step, *(mark - drawn for mark in ends)])
-            tally = smoother.advance(tally, keys, x, most)
-            for mark in task.marks:
-                if (tally.samples == mark).all():
-                    earlier[mark] = tally.hits
-            _store(path, names, tally, earlier)
-            if time.monotonic() - said > _SECONDS_PER_LINE:
-                said = time.monotonic()
-                least, n = int(tally.samples.min()), smoother.options.n
-                logging.info(
-                    "%s: inputs %d to %d of %d, sample %d of %d", task.name, first + 1,
-                    rows[-1] + 1, len(task.names), least, n,
-                )  # fmt: skip
-        m = len(rows)
-        kept = Tally(tally.selection[:m], tally.counts[:m], tally.samples[:m])
-        earlier = {mark: hits[:m] for mark, hits in earlier.items()}
-        yield Counted(rows, kept, earlier, (time.monotonic() - begin) / m)
-        with writing(path):
-            path.unlink(missing_ok=True)
+def _record(
+    subject: Subject, index: int, clean: bool, counted: Counted, at: int
+) -> Record:
+    name, tally = subject.chosen.names[index], counted.tally
+    return {
+        "name": f"{subject.title}/{name}",
+        "model": subject.title,
+        "input": name,
+        "label": int(subject.labels[index]),
+        "clean": clean,
+        "selected": int(tally.selected[at]),
+        "hits": int(tally.hits[at]),
+        "samples": int(tally.samples[at]),
+        "earlier": {str(k): int(hits[at]) for k, hits in counted.earlier.items()},
+        "seconds": counted.seconds,
+    }
 
 
-def _store(
-    path: Path, names: list[str], tally: Tally, earlier: dict[int, np.ndarray]
-) -> None:
-    arrays: dict[str, Any] = dataclasses.asdict(tally) | {"names": np.array(names)}
-    arrays |= {f"at {mark}": hits for mark, hits in earlier.items()}
-    write_npz(path, arrays, compressed=False)
-
-
-def _stored(path: Path, names: list[str]) -> tuple[Tally, dict[int, np.ndarray]] | None:
-    """Returns the counts of an interrupted run; None if there are none of this group.
-
-    Samples are numbered, so that counting anew from 0 would give the same counts.
-    """
-    if not path.exists():
-        return None
-    try:
-        arrays = read_npz(path, "")
-        if arrays.pop("names").tolist() != names:
-            return None
-        earlier = {
-            int(key.removeprefix("at ")): arrays.pop(key)
-            for key in list(arrays)
-            if key.startswith("at ")
-        }
-        counts = dataclasses.asdict(found := Tally(**arrays)).values()
-        if any(a.dtype.kind not in "iu" or not a.ndim for a in counts):
-            raise ValueError("other counts")
-        return found, earlier
-    except (InputError, ValueError, KeyError, TypeError):
-        logging.warning("%s is damaged: its inputs are counted anew", path)
-        return None
+def _fewer_samples(subject: Subject, records: list[Record], request: Request) -> str:
+    """Returns a table of the radii that 100 and 10 times fewer samples certify."""
+    options = request.options(subject.scale, len(subject.chosen.names))
+    marks = sorted(int(mark) for r in records[:1] for mark in r["earlier"])
+    if not marks:
+        return ""
+    shares = scaling([*marks, options.n], options)
+    rows = []
+    for samples, share in zip([*marks, options.n], shares.tolist(), strict=True):
+        hits = np.array([r["earlier"].get(str(samples), r["hits"]) for r in records])
+        radii = options.noise.radius(lower_bound(hits, samples, options.alpha))
+        rows.append((samples, radii.tolist(), share))
+    return samples_table(rows)

@@ -17,13 +17,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags, logging
+from absl import logging
 
 from jaxcert.commands.console import expand
+from jaxcert.commands.options import (
+    REQUIRED,
+    Options,
+    data_dir,
+    folder,
+    option,
+    seed,
+)
 from jaxcert.commands.sweep.report import table, varying, write_front, write_heat_map
 from jaxcert.commands.sweep.run import Sweep, check_row
 from jaxcert.commands.sweep.settings import Setting, grouped, settings
@@ -31,48 +39,56 @@ from jaxcert.errors import InputError
 from jaxcert.learning.data import DATASETS, Dataset, load_dataset
 from jaxcert.runs.ledger import Ledger
 
-_GRID = flags.DEFINE_string(
-    "grid", None, "NAME=VALUES;NAME=VALUES of the hyperparameters.", required=True
-)
-_RANDOM = flags.DEFINE_integer("random", 0, "Settings to draw; 0: all.", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the draws.")
-_POPULATION = flags.DEFINE_integer(
-    "population", 8, "Most networks in one program.", lower_bound=1
-)
-_DATASET = flags.DEFINE_enum("dataset", "fashion_mnist", DATASETS, "Data set.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
-_LIMIT = flags.DEFINE_integer(
-    "limit", None, "Use only the first so many images of each split.", lower_bound=1
-)
-_EPSILON = flags.DEFINE_float(
-    "epsilon",
-    0.1,
-    "Radius at which every network is attacked and certified, however it was trained.",
-    lower_bound=0.0,
-)
-_AXES = flags.DEFINE_list("axes", [], "The two hyperparameters of the heat map.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.", required=True)
-_RESUME = flags.DEFINE_boolean("resume", False, "Continue the sweep in --output.")
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert sweep`."""
 
-def main(argv: Sequence[str]) -> int:
-    del argv
-    wanted = settings(_GRID.value, _RANDOM.value, _SEED.value)
-    axes = _axes(_AXES.value)
-    train, test = (
-        _first(load_dataset(_DATASET.value, split, _DATA_DIR.value), _LIMIT.value)
-        for split in ("train", "test")
+    grid: str = option(REQUIRED, "NAME=VALUES;NAME=VALUES of the hyperparameters.")
+    random: int = option(0, "Settings to draw; 0: all.", least=0)
+    seed: int = seed("the draws")
+    population: int = option(8, "Most networks in one program.", least=1)
+    dataset: str = option("fashion_mnist", "Data set.", choices=DATASETS)
+    data_dir: str | None = data_dir()
+    limit: int | None = option(
+        None, "Use only the first so many images of each split.", least=1
     )
+    epsilon: float = option(
+        0.1,
+        "Radius at which every network is attacked and certified, however it was "
+        "trained.",
+        least=0,
+        below=math.inf,
+    )
+    axes: tuple[str, ...] = option((), "The two hyperparameters of the heat map.")
+    output: str = folder(REQUIRED)
+    resume: bool = option(False, "Continue the sweep in --output.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [field.name for field in dataclasses.fields(Setting)]
+        if len(self.axes) not in (0, 2) or not set(self.axes) <= set(names):
+            raise InputError(f"--axes takes two of {', '.join(names)}")
+
+    def data(self, split: str) -> Dataset:
+        """Returns a part of the data set."""
+        return load_dataset(self.dataset, split, self.data_dir).first(self.limit)
+
+
+def main(request: Request) -> int:
+    """Runs the command; returns its exit code."""
+    wanted = settings(request.grid, request.random, request.seed)
+    train, test = (request.data(split) for split in ("train", "test"))
     for setting in wanted:
         setting.architecture(train)  # raises where an image is used up
-    folder = expand(_OUTPUT.value)
-    radius = _EPSILON.value
-    config = {"dataset": _DATASET.value, "limit": _LIMIT.value, "epsilon": radius}
+    folder = expand(request.output)
+    radius = request.epsilon
+    config = {"dataset": request.dataset, "limit": request.limit, "epsilon": radius}
     check = functools.partial(check_row, radius=radius, images=len(test.labels))
-    ledger = Ledger(folder, "sweep", config, _RESUME.value, check)
+    ledger = Ledger(folder, "sweep", config, request.resume, check)
     known = {row["id"] for row in ledger.rows}
     missing = [setting for setting in wanted if setting.id not in known]
-    groups, left = grouped(missing, _POPULATION.value), len(missing)
+    groups, left = grouped(missing, request.population), len(missing)
     logging.info("%d of %d settings, in %d programs", left, len(wanted), len(groups))
     sweep = Sweep(train, test, folder, logging.info, radius)
     begin, done = time.monotonic(), 0
@@ -83,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         spent = time.monotonic() - begin
         rest = spent / done * (left - done)
         logging.info("%d of %d settings, about %.0f s to go", done, left, rest)
-    _finish(folder, ledger, wanted, axes)
+    _finish(folder, ledger, wanted, request.axes)
     return 0
 
 
@@ -104,17 +120,3 @@ def _finish(
             write_heat_map(rows, (chosen[0], chosen[1]), folder / "heat_map")
             written.append("heat_map.png")
     print(f"\nwrote {', '.join(written)} in {folder}")
-
-
-def _axes(words: Sequence[str]) -> tuple[str, ...]:
-    names = [field.name for field in dataclasses.fields(Setting)]
-    unknown = [word for word in words if word not in names]
-    if unknown or len(words) not in (0, 2):
-        raise InputError(f"--axes takes two of {', '.join(names)}")
-    return tuple(words)
-
-
-def _first(dataset: Dataset, limit: int | None) -> Dataset:
-    return dataclasses.replace(
-        dataset, images=dataset.images[:limit], labels=dataset.labels[:limit]
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from jaxcert.commands import console
 from jaxcert.commands.certify.grow import Grower
 from jaxcert.commands.certify.record import record_of
 from jaxcert.commands.certify.regions import write_regions
-from jaxcert.commands.tabular.data import Scale, Table, load_scale, load_table
+from jaxcert.commands.options import Options, folder, option, seed
+from jaxcert.commands.tabular.data import TABLES, Scale, Table, load_scale, load_table
 from jaxcert.commands.tabular.text import (
     box_sentence,
     dual_sentence,
@@ -45,43 +46,41 @@ from jaxcert.report import RunFiles, read_run, write_report
 from jaxcert.report.disk import append_all, writing
 from jaxcert.report.strict_json import dumps
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
-from jaxcert.search.growth import GrowthOptions
+from jaxcert.search.growth import FAIRNESS, GrowthOptions
 
 DUAL, NETWORK, ONNX = "dual.jsonl", "network.npz", "network.onnx"
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What tabular.py is asked; see its flags."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert tabular`."""
 
-    data: str = "wine"
-    use: str = ""
-    scale: str = ""
-    inputs: str = "0:5"
-    hidden: tuple[int, ...] = (16,)
-    train_eps: float = 0.05
-    epochs: int = 100
-    objective: Any = "maximal"
-    delta: float = 0.01
-    tolerance: float = 1e-3
-    dual: bool = True
-    within: float = 0.0
-    time_limit: float = 300.0
-    seed: int = 0
-    output: str = "out/tabular"
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.output:
-            raise InputError("output is empty: name the folder to write")
-        if not self.time_limit > 0:
-            raise InputError(f"time_limit is {self.time_limit}; it must be > 0")
-        if not 0 <= self.within < math.inf:
-            raise InputError(f"within is {self.within}; it must be a number >= 0")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}; it must lie in 0 .. {2**32 - 1}")
-        if not 0 <= self.train_eps < 1:
-            raise InputError(f"train_eps is {self.train_eps}; it must lie in 0 .. 1")
+    dataset: str = option("wine", "The table; none is downloaded.", choices=TABLES)
+    use: str = option("", "Features to use, with commas; '' for all.")
+    scale: str = option("", "A CSV file of units, ranges and rates.")
+    inputs: str = option("0:5", "Which of the test rows.")
+    hidden: tuple[int, ...] = option((16,), "Widths of the hidden layers.")
+    epsilon: float = option(
+        0.05,
+        "Radius of adversarial training, in ranges; 0: standard.",
+        least=0,
+        below=1,
+    )
+    epochs: int = option(100, "Epochs of the training.")
+    grow: str = option("maximal", "What boxes grow for.", choices=tuple(FAIRNESS))
+    delta: float = option(0.01, "No feature's range can grow by this many rates.")
+    tolerance: float = option(1e-3, "Of the apothem, in rates.")
+    dual: bool = option(True, "Dual boxes of all classes as well.")
+    within: float = option(
+        0.0,
+        "Dual boxes this many rates around each row; 0: of the whole range.",
+        least=0,
+        below=math.inf,
+    )
+    time_limit: float = option(300.0, "Seconds for boxes, and duals.", above=0)
+    seed: int = seed("split, training and search")
+    output: str = folder("out/tabular")
+    resume: bool = option(False, "Continue the run in --output.")
 
 
 def compute(request: Request) -> int:
@@ -90,7 +89,7 @@ def compute(request: Request) -> int:
     Raises:
       InputError: what is asked makes no sense, or cannot be read or written.
     """
-    table = load_table(request.data, request.use)
+    table = load_table(request.dataset, request.use)
     training, test = table.split(request.seed)
     scale = load_scale(table, training, request.scale)
     chosen = test[parse_selection(request.inputs, len(test))]
@@ -109,7 +108,7 @@ def compute(request: Request) -> int:
         tolerance=request.tolerance,
         options=CertifyOptions(oracle="complete", batch_size=8),
     )
-    options = GrowthOptions(request.objective, request.delta)
+    options = GrowthOptions(request.grow, request.delta)  # type: ignore[arg-type]
     deadline = time.monotonic() + request.time_limit
     with RunFiles(
         output, request.resume, _config(request, table, scale, network), {}
@@ -136,7 +135,7 @@ def _network(
     kept = output / NETWORK
     settings = {
         "data": table.name, "features": list(table.features), "seed": request.seed,
-        "hidden": list(request.hidden), "train_eps": request.train_eps,
+        "hidden": list(request.hidden), "train_eps": request.epsilon,
         "epochs": request.epochs,
     }  # fmt: skip
     if kept.exists():
@@ -174,10 +173,10 @@ def _trained(request: Request, table: Table, training: np.ndarray) -> Network:
     architecture = Architecture(
         "mlp", (x.shape[1],), len(table.classes), hidden=request.hidden
     )
-    robust = request.train_eps > 0
+    robust = request.epsilon > 0
     config = TrainConfig(
         method="pgd" if robust else "standard",
-        epsilon=request.train_eps,
+        epsilon=request.epsilon,
         epochs=request.epochs,
         batch_size=min(32, len(x)),
         learning_rate=5e-3,
@@ -250,7 +249,7 @@ def _config(
         "rates": scale.rates.lower,
         "rates_are": "standard deviations" if scale.deviations else "given",
         "objective": "apothem",
-        "grow": request.objective,
+        "grow": request.grow,
         "delta": request.delta,
         "tolerance": request.tolerance,
         # The report says "class" itself.
@@ -335,10 +334,3 @@ def _dual_record(table: Table, box: DualBox) -> dict[str, Any]:
         "inner_lo": box.inner.lo, "inner_hi": box.inner.hi,
         "subproblems": box.subproblems,
     }  # fmt: skip
-
-
-def hidden_widths(words: Sequence[str]) -> tuple[int, ...]:
-    """Returns --hidden as numbers; raises InputError."""
-    if not all(word.strip().isdecimal() for word in words):
-        raise InputError(f"hidden is {','.join(words)!r}; write widths as 16,16")
-    return tuple(int(word) for word in words)

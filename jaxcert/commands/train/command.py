@@ -2,7 +2,7 @@
 
     python experiments/train.py --dataset=fashion_mnist --output=out/fashion.npz
     python experiments/train.py --dataset=mnist --method=ibp --epsilon=0.1 \\
-        --output=out/mnist_ibp.npz --onnx=out/mnist_ibp.onnx
+        --output=out/mnist_ibp.npz --onnx_output=out/mnist_ibp.onnx
 
 Progress goes to stderr, the accuracies on the test split to stdout.
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from absl import flags, logging
+from absl import logging
 
+from jaxcert.commands.options import Options, data_dir, option
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture, usual_kernel
 from jaxcert.learning.data import DATASETS, Dataset, load_dataset
@@ -25,78 +25,102 @@ from jaxcert.learning.evaluate import EvaluationOptions, evaluate
 from jaxcert.learning.models import export_onnx, save_checkpoint
 from jaxcert.learning.train import METHODS, EpochRecord, TrainConfig, train
 
-_DATASET = flags.DEFINE_enum("dataset", "fashion_mnist", DATASETS, "Data set.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies.")
-_ARCH = flags.DEFINE_enum("arch", "cnn", ["mlp", "cnn"], "Kind of network.")
-_HIDDEN = flags.DEFINE_list("hidden", ["128"], "Widths of the hidden dense layers.")
-_CHANNELS = flags.DEFINE_list("channels", ["32", "64"], "Channels per convolution.")
-_KERNEL = flags.DEFINE_integer(
-    "kernel", None, "Side of the kernels; default: 4, or 3 for images below 10 pixels."
-)
-_STRIDES = flags.DEFINE_list("strides", ["2"], "Stride of all, or per convolution.")
-_PADDING = flags.DEFINE_enum("padding", "VALID", ["VALID", "SAME"], "Padding.")
-_POOL = flags.DEFINE_enum("pool", "none", ["none", "max", "avg"], "2 x 2 pooling.")
-_BATCH_NORM = flags.DEFINE_boolean("batch_norm", False, "Normalise hidden layers.")
-_METHOD = flags.DEFINE_enum("method", "standard", METHODS, "How to train.")
-_EPSILON = flags.DEFINE_float("epsilon", 0.1, "Radius to train and evaluate at.")
-_EPOCHS = flags.DEFINE_integer("epochs", 20, "Passes over the training split.")
-_WARMUP = flags.DEFINE_float("warmup_epochs", 1.0, "Epochs at radius 0.")
-_RAMP = flags.DEFINE_float("ramp_epochs", 10.0, "Epochs in which the radius grows.")
-_KAPPA = flags.DEFINE_list("kappa", ["1", "0.5"], "Clean weight: before, after ramp.")
-_BETA = flags.DEFINE_list("beta", ["1", "0"], "CROWN weight: before, after ramp.")
-_PGD_STEPS = flags.DEFINE_integer("pgd_steps", 7, "Steps of the training attack.")
-_NOISE = flags.DEFINE_float("noise", 0.0, "Standard deviation of noise on the images.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images per step.")
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Learning rate of Adam.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, order and attacks.")
-_LIMIT = flags.DEFINE_integer(
-    "limit", None, "Use only the first so many images of each split.", lower_bound=1
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Checkpoint to write (.npz).")
-_ONNX = flags.DEFINE_string("onnx", None, "ONNX file to write as well.")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert train`."""
+
+    dataset: str = option("fashion_mnist", "Data set.", choices=DATASETS)
+    data_dir: str | None = data_dir()
+    arch: str = option("cnn", "Kind of network.", choices=("mlp", "cnn"))
+    hidden: tuple[int, ...] = option((128,), "Widths of the hidden dense layers.")
+    channels: tuple[int, ...] = option((32, 64), "Channels per convolution.")
+    kernel: int | None = option(
+        None, "Side of the kernels; default: 4, or 3 for images below 10 pixels."
+    )
+    strides: tuple[int, ...] = option((2,), "Stride of all, or per convolution.")
+    padding: str = option("VALID", "Padding.", choices=("VALID", "SAME"))
+    pool: str = option("none", "2 x 2 pooling.", choices=("none", "max", "avg"))
+    batch_norm: bool = option(False, "Normalise hidden layers.")
+    method: str = option("standard", "How to train.", choices=METHODS)
+    epsilon: float = option(0.1, "Radius to train and evaluate at.")
+    epochs: int = option(20, "Passes over the training split.")
+    warmup_epochs: float = option(1.0, "Epochs at radius 0.")
+    ramp_epochs: float = option(10.0, "Epochs in which the radius grows.")
+    kappa: tuple[float, ...] = option((1.0, 0.5), "Clean weight: before, after ramp.")
+    beta: tuple[float, ...] = option((1.0, 0.0), "CROWN weight: before, after ramp.")
+    pgd_steps: int = option(7, "Steps of the training attack.")
+    sigma: float = option(0.0, "Scale of Gaussian noise on the images.")
+    batch_size: int = option(128, "Images per step.")
+    learning_rate: float = option(1e-3, "Learning rate of Adam.")
+    seed: int = option(0, "Seed of weights, order and attacks.")
+    limit: int | None = option(
+        None, "Use only the first so many images of each split.", least=1
+    )
+    output: str | None = option(None, "Checkpoint to write (.npz).")
+    onnx_output: str | None = option(None, "ONNX file to write as well.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("kappa", "beta"):
+            value = getattr(self, name)
+            if len(value) != 2:
+                raise InputError(
+                    f"--{name} takes two numbers, before and after the ramp, got "
+                    f"{','.join(map(str, value))}"
+                )
+
+    def config(self) -> TrainConfig:
+        """Returns how to train."""
+        # Where mypy is told to look away, the options have checked the choice.
+        return TrainConfig(
+            method=self.method,  # type: ignore[arg-type]
+            epsilon=self.epsilon,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            warmup_epochs=self.warmup_epochs,
+            ramp_epochs=self.ramp_epochs,
+            kappa_start=self.kappa[0],
+            kappa_end=self.kappa[1],
+            beta_start=self.beta[0],
+            beta_end=self.beta[1],
+            pgd_steps=self.pgd_steps,
+            noise=self.sigma,
+        )
+
+    def architecture(self, data: Dataset) -> Architecture:
+        """Returns the network for a data set."""
+        cnn, shape = self.arch == "cnn", data.images.shape[1:]
+        channels = self.channels if cnn else ()
+        strides = self.strides if cnn else ()
+        return Architecture(
+            kind=self.arch,  # type: ignore[arg-type]
+            input_shape=shape,
+            num_classes=len(data.class_names),
+            hidden=self.hidden,
+            channels=channels,
+            kernel=usual_kernel(shape) if self.kernel is None else self.kernel,
+            strides=strides * len(channels) if len(strides) == 1 else strides,
+            padding=self.padding,  # type: ignore[arg-type]
+            pool=self.pool,  # type: ignore[arg-type]
+            batch_norm=self.batch_norm,
+        )
+
+    def data(self, split: str) -> Dataset:
+        """Returns a part of the data set."""
+        return load_dataset(self.dataset, split, self.data_dir).first(self.limit)
 
 
-def main(argv: Sequence[str]) -> int:
-    del argv
+def main(request: Request) -> int:
+    """Runs the command; returns its exit code."""
     logging.set_verbosity(logging.INFO)
-    for path, suffix in ((_OUTPUT.value, ".npz"), (_ONNX.value, ".onnx")):
-        _check_writable(path, suffix)
-    # Where mypy is told to look away, absl has checked the choice.
-    config = TrainConfig(
-        method=_METHOD.value,  # type: ignore[arg-type]
-        epsilon=_EPSILON.value,
-        epochs=_EPOCHS.value,
-        batch_size=_BATCH_SIZE.value,
-        learning_rate=_LEARNING_RATE.value,
-        seed=_SEED.value,
-        warmup_epochs=_WARMUP.value,
-        ramp_epochs=_RAMP.value,
-        kappa_start=_pair("kappa", _KAPPA.value)[0],
-        kappa_end=_pair("kappa", _KAPPA.value)[1],
-        beta_start=_pair("beta", _BETA.value)[0],
-        beta_end=_pair("beta", _BETA.value)[1],
-        pgd_steps=_PGD_STEPS.value,
-        noise=_NOISE.value,
-    )
-    train_set, test_set = (
-        _first(load_dataset(_DATASET.value, split, _DATA_DIR.value), _LIMIT.value)
-        for split in ("train", "test")
-    )
-    cnn, shape = _ARCH.value == "cnn", train_set.images.shape[1:]
-    channels = _integers("channels", _CHANNELS.value) if cnn else ()
-    strides = _integers("strides", _STRIDES.value) if cnn else ()
-    architecture = Architecture(
-        kind=_ARCH.value,  # type: ignore[arg-type]
-        input_shape=shape,
-        num_classes=len(train_set.class_names),
-        hidden=_integers("hidden", _HIDDEN.value),
-        channels=channels,
-        kernel=usual_kernel(shape) if _KERNEL.value is None else _KERNEL.value,
-        strides=strides * len(channels) if len(strides) == 1 else strides,
-        padding=_PADDING.value,  # type: ignore[arg-type]
-        pool=_POOL.value,  # type: ignore[arg-type]
-        batch_norm=_BATCH_NORM.value,
-    )
+    _check_writable(request.output, ".npz")
+    _check_writable(request.onnx_output, ".onnx")
+    config = request.config()
+    train_set, test_set = (request.data(split) for split in ("train", "test"))
+    architecture = request.architecture(train_set)
     logging.info("training on %d images (%s)", len(train_set.labels), train_set.source)
     network, history = train(architecture, train_set, config, _log)
     result = evaluate(network, test_set, config.epsilon, EvaluationOptions())
@@ -106,7 +130,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"clean      {100 * result.clean:.2f} %")
     print(f"attacked   {100 * result.attacked:.2f} % at epsilon {result.epsilon:g}")
     print(f"certified  {100 * result.certified:.2f} % at epsilon {result.epsilon:g}")
-    if _OUTPUT.value:
+    if request.output:
         metadata = {
             "dataset": {
                 "name": train_set.name,
@@ -121,11 +145,11 @@ def main(argv: Sequence[str]) -> int:
                 "jax": jax.__version__,
             },
         }
-        save_checkpoint(_OUTPUT.value, network, metadata)
-        print(f"wrote      {_OUTPUT.value}")
-    if _ONNX.value:
-        export_onnx(_ONNX.value, network)
-        print(f"wrote      {_ONNX.value}")
+        save_checkpoint(request.output, network, metadata)
+        print(f"wrote      {request.output}")
+    if request.onnx_output:
+        export_onnx(request.onnx_output, network)
+        print(f"wrote      {request.onnx_output}")
     return 0
 
 
@@ -139,32 +163,6 @@ def _check_writable(path: str | None, suffix: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK) or Path(path).is_dir():
         raise InputError(f"cannot write {path}")
-
-
-def _first(dataset: Dataset, limit: int | None) -> Dataset:
-    return dataclasses.replace(
-        dataset, images=dataset.images[:limit], labels=dataset.labels[:limit]
-    )
-
-
-def _integers(flag: str, words: list[str]) -> tuple[int, ...]:
-    try:
-        return tuple(int(word) for word in words)
-    except ValueError as error:
-        raise InputError(
-            f"--{flag} takes integers with commas, got {','.join(words)}"
-        ) from error
-
-
-def _pair(flag: str, words: list[str]) -> tuple[float, float]:
-    try:
-        before, after = (float(word) for word in words)
-    except ValueError as error:
-        raise InputError(
-            f"--{flag} takes two numbers, before and after the ramp, got "
-            f"{','.join(words)}"
-        ) from error
-    return before, after
 
 
 def _log(record: EpochRecord) -> None:

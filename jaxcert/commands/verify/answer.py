@@ -22,6 +22,7 @@ from jaxcert.box import Box
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
 from jaxcert.commands import console
+from jaxcert.commands.options import Options, option
 from jaxcert.commands.verify.instances import (
     Instance,
     ResultsFile,
@@ -63,28 +64,32 @@ WORKER = (sys.executable, "-m", "jaxcert.commands.verify.worker")
 _GRACE = 3.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What verify.py is asked; see its flags."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """The options of `jaxcert verify`."""
 
-    onnx: str = ""
-    vnnlib: str = ""
-    timeout: float | None = None
-    instances: str = ""
-    output: str = ""
-    only: str = ""
-    resume: bool = False
-    restarts: int = 5
-    steps: int = 30
-    cuts: bool = False
-    memory_gb: float | None = None
+    onnx: str = option("", "The network, .onnx or .onnx.gz.")
+    vnnlib: str = option("", "The property, .vnnlib or .vnnlib.gz.")
+    timeout: float | None = option(
+        None, "Seconds per instance; default: none, or those of --instances.", above=0
+    )
+    instances: str = option(
+        "", "CSV file of a benchmark: onnx, vnnlib, timeout_s[, expected]."
+    )
+    output: str = option("", "CSV file of its results.")
+    only: str = option("", "Only instances with this in a file's name.")
+    resume: bool = option(False, "Continue the results in --output.")
+    restarts: int = option(5, "Starts of the attack per disjunct.", least=1, most=2**12)
+    steps: int = option(30, "Gradient steps of the attack.", least=1, most=2**12)
+    memory_gb: float | None = option(
+        None, "Most GB of address space of the worker; default: no limit.", above=0
+    )
+    cuts: bool = option(
+        False, "Relax neurons in pairs in branch and bound (docs/relaxations.md)."
+    )
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and not self.timeout > 0:
-            raise InputError(f"timeout is {self.timeout}; it must be > 0")
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise InputError(f"memory_gb is {self.memory_gb}; it must be > 0")
-        console.check_ranges(self, restarts=(1, 2**12), steps=(1, 2**12))
+        super().__post_init__()
         if bool(self.instances) == bool(self.onnx or self.vnnlib):
             raise InputError(
                 "give either --onnx and --vnnlib, or --instances and --output"
@@ -180,7 +185,7 @@ def _benchmark(request: Request) -> int:
 
 def _worker(request: Request) -> Worker:
     """Returns a worker that is not started yet. This process computes nothing."""
-    given = dataclasses.asdict(request)
+    given = request.record()
     given["level"] = logging.get_absl_logger().getEffectiveLevel()
     return Worker((*WORKER, json.dumps(given)))
 

@@ -23,50 +23,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
-
-from absl import flags
 
 from jaxcert.commands.verify.answer import Request, answer
 
-_ONNX = flags.DEFINE_string("onnx", "", "The network, .onnx or .onnx.gz.")
-_VNNLIB = flags.DEFINE_string("vnnlib", "", "The property, .vnnlib or .vnnlib.gz.")
-_TIMEOUT = flags.DEFINE_float(
-    "timeout", None, "Seconds per instance; default: none, or those of --instances."
-)
-_INSTANCES = flags.DEFINE_string(
-    "instances", "", "CSV file of a benchmark: onnx, vnnlib, timeout_s[, expected]."
-)
-_OUTPUT = flags.DEFINE_string("output", "", "CSV file of its results.")
-_ONLY = flags.DEFINE_string("only", "", "Only instances with this in a file's name.")
-_RESUME = flags.DEFINE_boolean("resume", False, "Continue the results in --output.")
-_RESTARTS = flags.DEFINE_integer("restarts", 5, "Starts of the attack per disjunct.")
-_STEPS = flags.DEFINE_integer("steps", 30, "Gradient steps of the attack.")
-_MEMORY_GB = flags.DEFINE_float(
-    "memory_gb", None, "Most GB of address space of the worker; default: no limit."
-)
-_CUTS = flags.DEFINE_boolean(
-    "cuts", False, "Relax neurons in pairs in branch and bound (docs/relaxations.md)."
-)
 
-
-def main(argv: Sequence[str]) -> int:
+def main(request: Request) -> int:
     """Runs the command; returns its exit code."""
-    del argv
-    request = Request(
-        onnx=_ONNX.value,
-        vnnlib=_VNNLIB.value,
-        timeout=_TIMEOUT.value,
-        instances=_INSTANCES.value,
-        output=_OUTPUT.value,
-        only=_ONLY.value,
-        resume=_RESUME.value,
-        restarts=_RESTARTS.value,
-        steps=_STEPS.value,
-        cuts=_CUTS.value,
-        memory_gb=_MEMORY_GB.value,
-    )
     return answer(request, _process_start())
 
 

@@ -15,7 +15,7 @@ from studies.relaxations.runs import Results
 from jaxcert.commands.audit.files import KEYS, AuditFiles
 from jaxcert.commands.dual.files import DualFiles
 from jaxcert.errors import InputError
-from jaxcert.runs import journal as _journal
+from jaxcert.runs import journal as journals
 from jaxcert.runs.journal import Journal, Kind, Record
 from jaxcert.runs.ledger import Ledger
 from jaxcert.runs.lines import Lines
@@ -74,7 +74,7 @@ def test_a_line_is_on_the_disk_before_it_is_taken(tmp_path, monkeypatch):
         )
         fsync(descriptor)
 
-    monkeypatch.setattr(_journal.os, "fsync", watched)
+    monkeypatch.setattr(journals.os, "fsync", watched)
     journal.add("a", "b")
     journal.add("c")
     size = journal.path.stat().st_size

@@ -1,40 +1,28 @@
-"""smoothing.py on a tiny network: answers, resuming, mistakes."""
+"""The command `smoothing` on a tiny network: answers, resuming, mistakes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Ended, answered
+from in_process import Ended, ran
 
-from jaxcert.commands import console
-from jaxcert.commands.smoothing import options as _smoothing
+from jaxcert.commands.smoothing import command
 from jaxcert.smoothing import Gaussian, Smoother, lower_bound
 
 Run = Callable[..., Ended]
 
 
 @pytest.fixture
-def run(tiny, tmp_path, capsys, monkeypatch) -> Run:
-    # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
-
-    def ended(**request: Any) -> Ended:
-        request = {
-            "models": (str(tiny.checkpoint),), "scales": ("0.1",), "dataset": "digits",
-            "inputs": "0:8", "n": 600, "output": str(tmp_path / "out"),
-        } | request  # fmt: skip
-
-        def main(argv):
-            return _smoothing.smooth(_smoothing.Request(**request))
-
-        return answered(main, "smoothing.py", capsys)
-
-    return ended
+def run(tiny, tmp_path, capsys) -> Run:
+    own = {
+        "model": tiny.checkpoint, "sigma": 0.1, "dataset": "digits", "inputs": "0:8",
+        "n": 600, "output": tmp_path / "out",
+    }  # fmt: skip
+    return lambda **flags: ran(command, capsys, **(own | flags))
 
 
 def records(folder: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict]:
@@ -128,18 +116,18 @@ def test_a_union_shares_alpha_and_says_so(run, tmp_path):
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"models": ()}, "name the networks with --models=A.npz,B.npz"),
-        ({"scales": ("1", "2")}, "there are 2 --scales for 1 --models: give one each"),
-        ({"scales": ("x",)}, "--scales takes numbers with commas, got x"),
-        ({"scales": ()}, "tiny.npz was not trained with noise: say with --scales"),
-        ({"scales": ("-1",)}, "the scale of Gaussian noise is -1.0; it must be a num"),
-        ({"radii": ("-1",)}, "a radius is at least 0, got -1"),
+        ({"model": ""}, "name the networks with --model=A.npz,B.npz"),
+        ({"sigma": "1,2"}, "there are 2 --sigma for 1 --model: give one each"),
+        ({"sigma": "x"}, "--sigma takes numbers with commas, got x"),
+        ({"sigma": ""}, "tiny.npz was not trained with noise: say with --sigma"),
+        ({"sigma": -1}, "the scale of Gaussian noise is -1.0; it must be a num"),
+        ({"radii": -1}, "a radius is at least 0, got -1"),
         ({"n": 0}, "n is 0; it must be a whole number in 1 .. 2^30"),
         ({"n": 9}, "n is 9; with alpha 0.001 even samples that all agree certify a cl"),
         ({"alpha": 2.0}, "alpha is 2.0; a failure probability lies in (0, 1)"),
         ({"seed": -1}, "seed is -1; it must lie in 0 .. 4294967295"),
         ({"output": ""}, "output is empty: name the folder to write"),
-        ({"models": ("no.npz",)}, "no checkpoint no.npz"),
+        ({"model": "no.npz"}, "no checkpoint no.npz"),
     ],
 )
 def test_mistakes_are_one_line(run, request_, message):

@@ -1,10 +1,8 @@
-"""The script `audit`: verdicts on boxes of others, files, continuation, mistakes."""
+"""The command `audit`: verdicts on boxes of others, files, continuation, mistakes."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Ended, answered
+from in_process import Ended, ran
 from studies.milp_reference.network import read_mlp
 
-from jaxcert.commands import console
-from jaxcert.commands.audit import decide as _audit_decide
-from jaxcert.commands.audit import run as _audit
+from jaxcert.commands.audit import command, decide
+from jaxcert.commands.audit import run as audit
 from jaxcert.commands.audit.boxes import published_claims
 from jaxcert.commands.audit.files import KEYS
 from jaxcert.commands.audit.table import table
@@ -28,7 +25,6 @@ from jaxcert.oracle.decide import Decision
 
 pytest.importorskip("onnx")
 
-SCRIPT = Path(__file__).parents[2] / "experiments/audit.py"
 PEER = Path(__file__).parents[2].parent / "shared/peers/parallelepipedonn"
 
 # Boxes of two features and what they are, for the network of `diamond`.
@@ -63,21 +59,10 @@ def diamond(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(diamond, tmp_path, capsys, monkeypatch) -> Run:
-    """Answers a request as the process of the script would, but for its flags."""
-    # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
-
-    def ended(**request: Any) -> Ended:
-        request = {"model": diamond / "net.onnx", "output": tmp_path / "out"} | request
-        request |= {k: str(v) for k, v in request.items() if isinstance(v, Path)}
-
-        def main(argv):
-            return _audit.audit(_audit.Request(**request))
-
-        return answered(main, "audit.py", capsys)
-
-    return ended
+def run(diamond, tmp_path, capsys) -> Run:
+    """Runs the command in this process, on the diamond, into tmp_path/out."""
+    own = {"model": diamond / "net.onnx", "output": tmp_path / "out"}
+    return lambda *words, **flags: ran(command, capsys, *words, **(own | flags))
 
 
 def margin(x: np.ndarray, label: int) -> float:
@@ -103,13 +88,13 @@ def verdicts(folder: Path) -> dict[str, str]:
 def asked(monkeypatch) -> list[str]:
     """The names of the boxes that were decided, in order."""
     made: list[str] = []
-    decide = _audit_decide.Auditor.decide
+    decided = decide.Auditor.decide
 
     def noted(self, claim, label, deadline):
         made.append(claim.name)
-        return decide(self, claim, label, deadline)
+        return decided(self, claim, label, deadline)
 
-    monkeypatch.setattr(_audit_decide.Auditor, "decide", noted)
+    monkeypatch.setattr(decide.Auditor, "decide", noted)
     return made
 
 
@@ -183,7 +168,7 @@ def test_the_class_to_keep_is_given_or_predicted_at_x_or_at_the_centre(run, tmp_
 
 
 def test_progress_is_told(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(_audit, "_SECONDS_PER_LINE", 0.0)
+    monkeypatch.setattr(audit, "_SECONDS_PER_LINE", 0.0)
     done = run(boxes=save(tmp_path / "boxes.npz", ["corners", "point"]))
     assert "1 of 2 boxes: 1 broken\n2 of 2 boxes: 1 broken, 1 trivial\n" in done.err
 
@@ -226,7 +211,7 @@ def test_boxes_are_clipped_to_the_domain(run, tmp_path):
 
 def test_what_the_time_does_not_suffice_for_is_unknown(run, tmp_path):
     boxes = save(tmp_path / "boxes.npz", ["outside"])
-    done = run(boxes=boxes, time_limit=1e-9)
+    done = run(boxes=boxes, timeout=1e-9)
     assert done.code == 0 and verdicts(tmp_path / "out") == {"outside": "unknown"}
     assert "0 of 1 boxes contain an adversarial example, 0 proved sound, 1 unknown" in (
         done.out
@@ -244,11 +229,11 @@ def test_a_witness_that_the_network_denies_is_not_used(
     lying = types.SimpleNamespace(refuted=True, proved=False, witness=witness)
     made: list[str] = []
 
-    def decide(model, box, spec, effort, deadline):
+    def lie(model, box, spec, effort, deadline):
         made.append("branch and bound" if effort.attack is None else "attack")
         return Decision(lying, made[-1], 3)
 
-    monkeypatch.setattr(_audit_decide, "decide", decide)
+    monkeypatch.setattr(decide, "decide", lie)
     done = run(boxes=save(tmp_path / "boxes.npz", ["inside"]))
     assert verdicts(tmp_path / "out") == {"inside": "unknown"}
     assert "box inside: a witness did not stand the check in float64" in done.err
@@ -355,7 +340,7 @@ def test_malformed_files(run, tmp_path, files, name, message):
         ({"published_log": "a.log"}, "give either --boxes, or --published_log"),
         ({"inputs": "folder"}, "--published_log and --inputs belong together"),
         ({"output": ""}, "output is empty: name the folder to write"),
-        ({"time_limit": 0.0}, "time_limit is 0.0; it must be > 0"),
+        ({"timeout": 0.0}, "timeout is 0.0; it must be > 0"),
         ({"required_margin": float("nan")}, "required_margin is nan; it must be finit"),
         ({"restarts": 0}, "restarts is 0; it must lie in 1 .. 4096"),
         ({"seed": -1}, "seed is -1; it must lie in 0 .. 4294967295"),
@@ -379,15 +364,15 @@ def refused(done: Ended, message: str, folder: Path) -> None:
 
 def test_resume_redoes_nothing(run, tmp_path, asked, monkeypatch):
     boxes = save(tmp_path / "boxes.npz", list(BOXES))
-    decide = _audit_decide.Auditor.decide
+    decided = decide.Auditor.decide
 
     def interrupted(self, claim, label, deadline):
         if claim.name == "outside":
             raise KeyboardInterrupt
-        return decide(self, claim, label, deadline)
+        return decided(self, claim, label, deadline)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_audit_decide.Auditor, "decide", interrupted)
+        patch.setattr(decide.Auditor, "decide", interrupted)
         done = run(boxes=boxes)
     assert done.code == 130 and "continue with --resume" in done.out
     assert "1 of 2 boxes contain an adversarial example" in done.out
@@ -411,7 +396,7 @@ def test_after_a_kill(run, tmp_path, asked, monkeypatch):
     """Witnesses lie in parts only, one line is torn, and one lost its witness."""
     boxes = save(tmp_path / "boxes.npz", ["tip", "inside", "corners", "outside"])
     with monkeypatch.context() as patch:
-        patch.setattr(_audit.AuditFiles, "_gather", lambda self: None)
+        patch.setattr(audit.AuditFiles, "_gather", lambda self: None)
         run(boxes=boxes)
     out = tmp_path / "out"
     parts = sorted((out / "audit_parts").iterdir())
@@ -555,17 +540,11 @@ def test_published_boxes(run, tmp_path, data, network, broken, sound, trivial):
             assert value + error < 0
 
 
-def test_the_process(diamond, environment, tmp_path):
+def test_the_command_line(run, diamond, tmp_path):
     boxes = save(tmp_path / "boxes.npz", ["corners", "inside"])
-    words = [sys.executable, str(SCRIPT), f"--model={diamond / 'net.npz'}"]
-    words += [f"--boxes={boxes}", f"--output={tmp_path / 'out'}"]
-
-    def started(*more: str) -> subprocess.CompletedProcess:
-        command = [*words, *more]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-    done = started("--restarts=1", "--required_margin=0.5")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2].startswith("2 of 2 boxes contain a point of")
-    done = started("--published_log=a.log")
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    flags = {"model": diamond / "net.npz", "boxes": boxes}
+    done = run("--restarts=1", "--required_margin=0.5", **flags)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-2].startswith("2 of 2 boxes contain a point of")
+    done = run("--published_log=a.log", **flags)
+    assert done.code == 1 and len(done.err.splitlines()) == 1

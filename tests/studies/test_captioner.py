@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from in_process import answered
+from in_process import ran
 from scipy import stats
-from studies.captioner import captions as _captions
-from studies.captioner import run as _captioner
+from studies.captioner import captions, command
+from studies.captioner import run as captioning
 
-from jaxcert.commands import console
 from jaxcert.learning.data import Dataset
 
-CAPTIONS = _captions.CAPTIONS.reshape(-1, _captions.LENGTH)
+CAPTIONS = captions.CAPTIONS.reshape(-1, captions.LENGTH)
 LABELS = np.repeat(np.arange(10), len(CAPTIONS) // 10)
 
 
@@ -35,24 +33,14 @@ def pictures(split: str) -> Dataset:
 
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
     monkeypatch.setattr(
-        _captioner, "load_dataset", lambda _, split, __: pictures(split)
+        captioning, "load_dataset", lambda _, split, __: pictures(split)
     )
-
-    def ended(**request: Any):
-        request = {
-            "inputs": "0:6", "n": 500, "labelled": 300, "epochs": 30,
-            "temperature": 1.0, "sigma": 0.1, "threshold": 0.3,
-            "output": str(tmp_path / "out"),
-        } | request  # fmt: skip
-
-        def main(argv):
-            return _captioner.run(_captioner.Request(**request))
-
-        return answered(main, "captioner.py", capsys)
-
-    return ended
+    own = {
+        "inputs": "0:6", "n": 500, "labelled": 300, "epochs": 30, "temperature": 1.0,
+        "sigma": 0.1, "threshold": 0.3, "output": tmp_path / "out",
+    }  # fmt: skip
+    return lambda **flags: ran(command, capsys, **(own | flags))
 
 
 def records(folder: Path) -> list[dict]:
@@ -62,20 +50,20 @@ def records(folder: Path) -> list[dict]:
 
 def test_judge_and_oracle_know_every_caption():
     assert len({tuple(caption) for caption in CAPTIONS.tolist()}) == len(CAPTIONS) == 40
-    assert jax.vmap(_captions.judge)(CAPTIONS).tolist() == LABELS.tolist()
-    assert jax.vmap(_captions.oracle)(CAPTIONS).tolist() == LABELS.tolist()
-    assert not jax.vmap(_captions.garbled)(CAPTIONS).any()
-    assert _captions.text(CAPTIONS[0]) == "a dark short sleeved top"
+    assert jax.vmap(captions.judge)(CAPTIONS).tolist() == LABELS.tolist()
+    assert jax.vmap(captions.oracle)(CAPTIONS).tolist() == LABELS.tolist()
+    assert not jax.vmap(captions.garbled)(CAPTIONS).any()
+    assert captions.text(CAPTIONS[0]) == "a dark short sleeved top"
 
 
 def test_the_oracle_names_a_class_for_nonsense():
     words = ["a", "dark", "warm", "dress", "<end>", "<end>"]
-    nonsense = np.array([_captions.WORDS.index(word) for word in words])
-    assert int(_captions.judge(nonsense)) == -1
-    assert int(_captions.garbled(nonsense)) == 1
-    assert int(_captions.oracle(nonsense)) == 3
+    nonsense = np.array([captions.WORDS.index(word) for word in words])
+    assert int(captions.judge(nonsense)) == -1
+    assert int(captions.garbled(nonsense)) == 1
+    assert int(captions.oracle(nonsense)) == 3
     # Words after the end, and another order, are no caption either.
-    assert int(_captions.judge(CAPTIONS[0][::-1])) == -1
+    assert int(captions.judge(CAPTIONS[0][::-1])) == -1
 
 
 def test_captions_are_certified_and_a_stopped_run_goes_on(run, tmp_path, monkeypatch):
@@ -104,16 +92,16 @@ def test_captions_are_certified_and_a_stopped_run_goes_on(run, tmp_path, monkeyp
     assert any(r["garbled_radius"] > 0 for r in found)
 
     # A second run, interrupted before its first line, finds the captioner trained.
-    monkeypatch.setattr(_captioner, "train", lambda *_: pytest.fail("trained already"))
+    monkeypatch.setattr(captioning, "train", lambda *_: pytest.fail("trained already"))
     (tmp_path / "out/captioner.jsonl").unlink()
-    judged = _captioner._judged
+    judged = captioning._judged
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_captioner, "_judged", interrupted)
+    monkeypatch.setattr(captioning, "_judged", interrupted)
     assert run().code == 130
-    monkeypatch.setattr(_captioner, "_judged", judged)
+    monkeypatch.setattr(captioning, "_judged", judged)
     assert run(resume=True).code == 0
     assert records(tmp_path / "out") == found
 
@@ -123,7 +111,7 @@ def test_captions_are_certified_and_a_stopped_run_goes_on(run, tmp_path, monkeyp
     [
         ({"temperature": 0.0}, "temperature is 0.0; it must lie in 0.001 .. 1000"),
         ({"labelled": 0}, "labelled is 0; it must lie in 1 .. 1073741824"),
-        ({"threshold": 1.0}, "threshold is 1.0; it must lie in (0, 1)"),
+        ({"threshold": 1.0}, "threshold is 1.0; it must lie between 0 and 1"),
         ({"inputs": "x"}, "cannot read the selection 'x'"),
         ({"n": -5}, "n is -5; it must be a whole number"),
         ({"output": ""}, "output is empty: name the folder to write"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import exact
@@ -13,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from studies.soundness_campaign import bounds, certify, own, planted, strict, ties
+from in_process import ran
+from studies.soundness_campaign import (
+    bounds,
+    certify,
+    command,
+    own,
+    planted,
+    strict,
+    ties,
+)
 from studies.soundness_campaign import exact as exact_polygons
 from studies.soundness_campaign import kinds as arithmetic
 from studies.soundness_campaign import rounding as rounded
@@ -84,7 +91,7 @@ def test_a_small_campaign_finds_no_violation(tmp_path, simple, monkeypatch):
         campaign.run(tmp_path, 30, 1, resume=True, kinds=("bounds",))
 
 
-def test_the_script_ends_with_1_where_a_group_has_violations(tmp_path, environment):
+def test_the_script_ends_with_1_where_a_group_has_violations(tmp_path, capsys):
     record = {
         "group": "bounds_piecewise-000", "seed": 0, "of_networks": 4, "networks": 4,
         "verdicts": 9, "proved": 1, "refuted": 3, "unknown": 5, "violations": 0,
@@ -92,11 +99,11 @@ def test_the_script_ends_with_1_where_a_group_has_violations(tmp_path, environme
     for violations in (0, 2):
         line = json.dumps({**record, "violations": violations})
         (tmp_path / "groups.jsonl").write_text(line + "\n")
-        words = [sys.executable, str(SCRIPT), f"--output={tmp_path}", "--resume",
-                 "--networks=4", "--kinds=bounds"]  # fmt: skip
-        ended = subprocess.run(words, env=environment, capture_output=True, text=True)
-        assert ended.returncode == (violations > 0), ended.stderr
-        heading, row, _ = ended.stdout.splitlines()
+        ended = ran(
+            command, capsys, output=tmp_path, resume=True, networks=4, kinds="bounds"
+        )
+        assert ended.code == (violations > 0), ended.err
+        heading, row, _ = ended.out.splitlines()
         assert heading.split()[-1] == "violations"
         assert row.split() == ["bounds", "piecewise", "4", "9", "1", "3", "5",
                                str(violations)]  # fmt: skip

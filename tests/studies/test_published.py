@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from in_process import ran
+from studies.milp_reference import command as milp_reference
+
+from jaxcert.commands.certify import command as certify
 
 pytest.importorskip("onnx")
 
-SCRIPTS = Path(__file__).parents[2] / "experiments"
 PEER = Path(__file__).parents[2].parent / "shared/peers/parallelepipedonn"
 # Five of each, from different classes.
 CHOSEN = {
@@ -21,32 +22,27 @@ CHOSEN = {
 }
 
 
-def script(environment, name: str, *flags: object) -> subprocess.CompletedProcess:
-    words = [sys.executable, str(SCRIPTS / name), *map(str, flags)]
-    return subprocess.run(words, env=environment, capture_output=True, text=True)
-
-
 @pytest.mark.skipif(not PEER.is_dir(), reason="needs the networks of ../shared/peers")
 @pytest.mark.parametrize("name", CHOSEN)
-def test_a_milp_confirms_both_ends_of_closed_brackets(name, environment, tmp_path):
+def test_a_milp_confirms_both_ends_of_closed_brackets(name, tmp_path, capsys):
     model, out = PEER / "networks" / f"{name}.onnx", tmp_path / "run"
     folder = tmp_path / "inputs"
     folder.mkdir()
     source = PEER / "inputs" / name.rsplit("_nn", 1)[0]
     for chosen in CHOSEN[name]:
         (folder / chosen).write_bytes((source / chosen).read_bytes())
-    ended = script(
-        environment, "certify.py", f"--model={model}", f"--inputs={folder}",
+    ended = ran(
+        certify, capsys, f"--model={model}", f"--inputs={folder}",
         "--oracle=complete", "--noreport", f"--output={out}",
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    assert ended.code == 0, ended.err
     lines = (out / "certificates.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     assert [record["status"] for record in found] == ["certified"] * 5
     for record in found:
         width = record["apothem_upper"] - record["apothem_lower"]
         assert 0 <= width <= 1e-4 and record["apothem_lower"] > 0
-    ended = script(environment, "milp_reference.py", f"--model={model}", f"--run={out}")
-    assert ended.returncode == 0, ended.stdout
+    ended = ran(milp_reference, capsys, f"--model={model}", f"--run={out}")
+    assert ended.code == 0, ended.out
     ends = "5 confirmed, 0 contradicted, 0 unknown"
-    assert re.search(f"lower ends {ends}; witnesses {ends}", ended.stdout)
+    assert re.search(f"lower ends {ends}; witnesses {ends}", ended.out)

@@ -1,22 +1,18 @@
-"""The script `dual`: boxes, their files, continuation, published networks, mistakes."""
+"""The command `dual`: boxes, files, continuation, published networks, mistakes."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from in_process import Ended, answered
+from in_process import Ended, ran
 
-from jaxcert.commands import console
-from jaxcert.commands.dual.run import Request, compute
+from jaxcert.commands.dual import command
 
-SCRIPT = Path(__file__).parents[2] / "experiments/dual.py"
 PEERS = Path(__file__).parents[2].parent / "shared/peers"
 PUBLISHED = PEERS / "parallelepipedonn"
 ACAS = PEERS / "vnncomp/acasxu"
@@ -30,15 +26,10 @@ Run = Callable[..., Ended]
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path) -> Run:
-    """Runs the script in this process, but for its flags, into tmp_path/out."""
-    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
-
-    def run(**values) -> Ended:
-        values = {"output": str(tmp_path / "out"), **values}
-        return answered(lambda _: compute(Request(**values)), "dual.py", capsys)
-
-    return run
+def run(capsys, tmp_path) -> Run:
+    """Runs the command in this process, into tmp_path/out."""
+    own = {"output": tmp_path / "out"}
+    return lambda *words, **flags: ran(command, capsys, *words, **(own | flags))
 
 
 def lines(folder: Path) -> list[dict]:
@@ -118,15 +109,16 @@ def test_within_a_ball_and_a_claimed_radius(run, tiny, tmp_path):
 @pytest.mark.skipif(
     not PUBLISHED.is_dir(), reason="needs the networks of ../shared/peers"
 )
-def test_the_published_radius_of_complete_boxes_is_wrong(environment, tmp_path):
+def test_the_published_radius_of_complete_boxes_is_wrong(run, tmp_path):
     pytest.importorskip("onnx")
-    words = [sys.executable, str(SCRIPT), "--claimed_radius=0.9375", "--classes=0,1"]
-    words.append(f"--model={PUBLISHED}/networks/mnist_nn-32.onnx")
-    words += [f"--inputs={PUBLISHED}/inputs/mnist", f"--output={tmp_path}"]
-    ended = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "wrong for 49 of 49 inputs" in ended.stdout
-    for r in lines(tmp_path):
+    ended = run(
+        "--claimed_radius=0.9375", "--classes=0,1",
+        model=PUBLISHED / "networks/mnist_nn-32.onnx",
+        inputs=PUBLISHED / "inputs/mnist",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert "wrong for 49 of 49 inputs" in ended.out
+    for r in lines(tmp_path / "out"):
         assert (r["on_domain"], r["open"]) == (1568, 0)
 
 
@@ -135,8 +127,7 @@ def test_of_acas_xu_no_class_is_left_where_a_property_excludes_it(run, tmp_path)
     pytest.importorskip("onnx")
     ended = run(
         model=str(ACAS / "onnx/ACASXU_run2a_1_1_batch_2000.onnx.gz"), lowest=True,
-        domain=tuple(ends.split(",") for ends in PROPERTY_3),
-        tolerance=0.05,
+        domain_lower=PROPERTY_3[0], domain_upper=PROPERTY_3[1], tolerance=0.05,
     )  # fmt: skip
     assert ended.code == 0, ended.err
     found = lines(tmp_path / "out")
@@ -161,12 +152,9 @@ def test_of_acas_xu_no_class_is_left_where_a_property_excludes_it(run, tmp_path)
         ({"tolerance": 0.0}, "tolerance is 0.0; it must lie between 0 and 1"),
         ({"time_limit": -1.0}, "time_limit is -1.0; it must be >= 0"),
         ({"seed": -1}, "seed is -1; it must lie in 0 .. "),
-        (
-            {"domain": (["0", "1"], ["1"])},
-            "domain_lower has 2 values; give one, or one",
-        ),
-        ({"domain": (["0"], ["a"])}, "domain_upper is 'a'; give numbers"),
-        ({"domain": (["2"], ["1"])}, "the domain is empty"),
+        ({"domain_lower": "0,1"}, "domain_lower has 2 values; give one, or one"),
+        ({"domain_upper": "a"}, "--domain_upper takes numbers with commas, got a"),
+        ({"domain_lower": "2"}, "the domain is empty"),
     ],
 )
 def test_mistakes_are_one_line(run, tiny, flags, text):

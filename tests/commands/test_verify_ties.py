@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_verify import point
 
-from jaxcert.commands.verify import answer as _verification
+from jaxcert.commands.verify import answer as answering
 from jaxcert.interop.vnnlib import Property, load_vnnlib
 from jaxcert.network import Network
 
@@ -22,9 +22,9 @@ def ask(tmp_path, f, inputs: int, outputs: int, text: str, params=(), seconds=36
     (tmp_path / "p.vnnlib").write_text(declared + text)
     prop = load_vnnlib(tmp_path / "p.vnnlib")
     network = Network(f, params, (inputs,), outputs, "f", "")
-    effort = _verification.Request(onnx="n", vnnlib="v").effort
+    effort = answering.Request(onnx="n", vnnlib="v").effort
     until = time.monotonic() + seconds
-    return _verification.verify_property(network, prop, until, effort), prop
+    return answering.verify_property(network, prop, until, effort), prop
 
 
 def confirmed(answer, prop: Property) -> tuple[np.ndarray, np.ndarray]:

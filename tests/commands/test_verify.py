@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Ended, answered
+from in_process import Ended, ran
 
 from jaxcert.bounds.multineuron import CutOptions
-from jaxcert.commands import console
-from jaxcert.commands.verify import answer as _verification
+from jaxcert.commands.verify import answer as answering
+from jaxcert.commands.verify import command
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import Property, load_vnnlib
 from jaxcert.runs.worker import Worker
@@ -110,22 +110,10 @@ class Kept(Worker):
 
 @pytest.fixture
 def run(capsys, monkeypatch, workers) -> Run:
-    """Answers a request as the process of the script would, but for its flags."""
-    # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
-    monkeypatch.setattr(_verification, "Worker", workers)
-
-    def ended(**request: Any) -> Ended:
-        request |= {k: str(v) for k, v in request.items() if isinstance(v, Path)}
-
-        def main(argv):
-            return _verification.answer(
-                _verification.Request(**request), time.monotonic()
-            )
-
-        return answered(main, "verify.py", capsys)
-
-    return ended
+    """Runs the command in this process, its time counted from now."""
+    monkeypatch.setattr(answering, "Worker", workers)
+    monkeypatch.setattr(command, "_process_start", time.monotonic)
+    return lambda *words, **flags: ran(command, capsys, *words, **flags)
 
 
 @pytest.fixture
@@ -316,9 +304,9 @@ def test_timeout(run, files, name):
 def test_what_is_found_late_is_a_timeout(run, files, monkeypatch):
     def slowly(network, prop, deadline, effort):
         time.sleep(max(0.0, deadline - time.monotonic()))
-        return _verification.Answer("sat", "((X_0 0))")
+        return answering.Answer("sat", "((X_0 0))")
 
-    monkeypatch.setattr(_verification, "verify_property", slowly)
+    monkeypatch.setattr(answering, "verify_property", slowly)
     done = run(onnx=files / "net.onnx", vnnlib=files / "sat.vnnlib", timeout=0.05)
     assert (done.code, done.out) == (0, "timeout\n")
     assert re.search(r"sat was found \d+\.\d\d s after the deadline", done.err)
@@ -388,7 +376,7 @@ def test_cuts_are_asked_of_branch_and_bound(run, files, monkeypatch):
         given.append(arguments[3])
         raise InputError("that is all")
 
-    monkeypatch.setattr(_verification, "decide", decide)
+    monkeypatch.setattr(answering, "decide", decide)
     for cuts in (False, True):
         names = dict(onnx=files / "net.onnx", vnnlib=files / "unsat.vnnlib")
         assert run(**names, cuts=cuts).code == 1
@@ -469,8 +457,8 @@ def hurt(onnx, vnnlib, deadline, *rest):
         import ctypes
         ctypes.PyDLL(None).sleep(1000)
     if "eat" in vnnlib.name:
-        from jaxcert.commands.verify import answer as _verification
-        _verification._verify_files = lambda *_: np.ones(10**15)
+        from jaxcert.commands.verify import answer as answering
+        answering._verify_files = lambda *_: np.ones(10**15)
     return find(onnx, vnnlib, deadline, *rest)
 
 worker.verify_files = hurt
@@ -484,7 +472,7 @@ def test_an_instance_that_kills_the_process_costs_one_row(
     names = ("mistake", "kill", "crash", "abort", "eat", "hold")
     script = tmp_path / "hurting.py"
     script.write_text(HURTING.format(folder=str(SCRIPT.parent)))
-    monkeypatch.setattr(_verification, "WORKER", (sys.executable, str(script)))
+    monkeypatch.setattr(answering, "WORKER", (sys.executable, str(script)))
     lines = []
     for name in names:
         (files / f"{name}.vnnlib").write_text(DECLARED + PROPERTIES["sat"][1])
@@ -678,12 +666,12 @@ def one_line_error(done: Ended, message: str) -> None:
     assert line.startswith("error: ") and message in line, line
 
 
-def test_process(files, start):
+def test_process(files, start, run):
     net, prop = f"--onnx={files}/net.onnx", f"--vnnlib={files}/sat.vnnlib"
+    assert run(net, prop, "--timeout=soon").code == 2
     for arguments, code, out, message in (
         ((net, prop, "--timeout=60"), 0, "sat\n((X_0 ", ""),
         ((net, prop, "--timeout=0.3"), 0, "timeout\n", ""),
-        ((net, prop, "--timeout=soon"), 2, "", "timeout"),
         ((net,), 1, "", "belong together"),
     ):
         process = start(*arguments)

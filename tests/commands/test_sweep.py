@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import ran
 
-from jaxcert.commands.sweep import report
-from jaxcert.commands.sweep import run as _sweep_run
+from jaxcert.commands.sweep import command, report
+from jaxcert.commands.sweep import run as sweeping
 from jaxcert.commands.sweep.run import Sweep
 from jaxcert.commands.sweep.settings import Setting, grouped, settings
 from jaxcert.errors import InputError
@@ -128,21 +129,21 @@ def test_a_group_gives_rows_and_networks(tmp_path, monkeypatch):
     text = "width=8;epochs=1;batch_size=256;lr=1e-3,1e30;train_eps=0;bound=ibp"
     group = settings(text, 0, 0)
     calls = []
-    monkeypatch.setattr(_sweep_run, "evaluate_population", counting(_sweep_run, calls))
+    monkeypatch.setattr(sweeping, "evaluate_population", counting(sweeping, calls))
     sweep = Sweep(train, test, tmp_path, lambda text: None, 0.03)
     row, lost = sweep.run(group)
     assert lost["certified"] is None and lost["network"] is None
     assert 0 <= row["certified"] <= row["attacked"] <= row["clean"] <= 1
     # Trained at radius 0, and yet judged at the radius of all.
     assert row["radius"] == lost["radius"] == 0.03
-    _sweep_run.check_row(row, 0.03, 360)
-    _sweep_run.check_row(lost, 0.03, 360)
+    sweeping.check_row(row, 0.03, 360)
+    sweeping.check_row(lost, 0.03, 360)
     for changes in (
         {"certified": 0.99, "attacked": 0.5}, {"clean": 1.5}, {"clean": None},
         {"radius": 0.0}, {"id": "0" * 12}, {"images": 3}, {"certified": "all"},
     ):  # fmt: skip
         with pytest.raises(ValueError):
-            _sweep_run.check_row(row | changes, 0.03, 360)
+            sweeping.check_row(row | changes, 0.03, 360)
     assert row["images"] == 360 and row["group_size"] == 2 and calls == [1]
     network = load_checkpoint(tmp_path / row["network"])
     assert network.content_hash == row["content_hash"]
@@ -161,15 +162,18 @@ def counting(module, calls):
     return counted
 
 
-def test_a_killed_sweep_is_continued_and_redoes_nothing(environment, tmp_path):
+def test_a_killed_sweep_is_continued_and_redoes_nothing(environment, tmp_path, capsys):
     out = tmp_path / "out"
     words = [
-        sys.executable, str(SCRIPT), "--dataset=digits", f"--output={out}",
-        "--population=2", "--resume",
+        "--dataset=digits", f"--output={out}", "--population=2", "--resume",
         "--grid=width=8,12;lr=1e-3,3e-3;epochs=4;batch_size=256;train_eps=0.02;bound=ibp",
     ]  # fmt: skip
     lines = out / "sweep.jsonl"
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *words],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(1200):
             if lines.exists() and lines.stat().st_size:
@@ -180,16 +184,16 @@ def test_a_killed_sweep_is_continued_and_redoes_nothing(environment, tmp_path):
         process.wait()
     before = lines.read_bytes()
     assert before.count(b"\n") == 2
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "2 of 4 settings, in 1 programs" in done.stderr
+    done = ran(command, capsys, *words)
+    assert done.code == 0, done.err
+    assert "2 of 4 settings, in 1 programs" in done.err
     after = lines.read_bytes()
     assert after.startswith(before) and after.count(b"\n") == 4
     rows = [json.loads(line) for line in after.splitlines()]
     assert len({row["id"] for row in rows}) == 4
     assert {row["setting"]["width"] for row in rows[:2]} == {8}
-    assert "heat_map.png" in done.stdout and (out / "front.png").exists()
+    assert "heat_map.png" in done.out and (out / "front.png").exists()
     assert not list((out / "unfinished").iterdir())
-    again = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert "0 of 4 settings, in 0 programs" in again.stderr
-    assert lines.read_bytes() == after and again.stdout == done.stdout
+    again = ran(command, capsys, *words)
+    assert "0 of 4 settings, in 0 programs" in again.err
+    assert lines.read_bytes() == after and again.out == done.out

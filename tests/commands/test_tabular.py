@@ -14,9 +14,9 @@ from in_process import answered
 
 from jaxcert.box import Box
 from jaxcert.checker.check import check_certificate
-from jaxcert.commands.tabular import run as _tabular
+from jaxcert.commands.tabular import run as tabular
 from jaxcert.commands.tabular.data import NO_UNIT, NOT_STATED, load_scale, load_table
-from jaxcert.commands.tabular.run import Request, compute, hidden_widths
+from jaxcert.commands.tabular.run import Request, compute
 from jaxcert.commands.tabular.text import (
     box_sentence,
     dual_sentence,
@@ -28,7 +28,7 @@ from jaxcert.learning.models import load_network
 from jaxcert.report import read_run
 from jaxcert.search.dual import DualBox
 
-TWO = {"data": "wine", "use": "alcohol,flavanoids", "inputs": "0:2", "hidden": (8,)}
+TWO = {"dataset": "wine", "use": "alcohol,flavanoids", "inputs": "0:2", "hidden": (8,)}
 
 
 def intervals(count: int):
@@ -141,7 +141,7 @@ def test_a_run_is_proved_checked_and_said(done):
         lo, hi = run.grown_lo[row], run.grown_hi[row]
         assert (lo <= run.lo[row]).all() and (run.hi[row] <= hi).all()
         points = lo + random.uniform(size=(2000, 2)) * (hi - lo)
-        predicted = _tabular._predicted(network, points)
+        predicted = tabular._predicted(network, points)
         assert (predicted == record["predicted"]).all()
         (path,) = (output / "grown").glob(f"row_{record['input'][4:]}-*.npz")
         report = check_certificate(path)
@@ -150,7 +150,7 @@ def test_a_run_is_proved_checked_and_said(done):
     lines = (output / "dual.jsonl").read_text().splitlines()
     duals = {d["class"]: d for d in map(json.loads, lines)}
     assert sorted(duals) == sorted(table.classes)
-    everything = _tabular._predicted(network, table.x)
+    everything = tabular._predicted(network, table.x)
     for label, name in enumerate(table.classes):
         own = table.x[everything == label]
         assert (own >= duals[name]["outer_lo"]).all()
@@ -170,15 +170,15 @@ def test_a_run_is_continued_and_redoes_nothing(done, capsys, monkeypatch):
     def refuse(*arguments, **words):
         raise AssertionError("certified again")
 
-    monkeypatch.setattr(_tabular.Certifier, "batch", refuse)
-    monkeypatch.setattr(_tabular, "write_regions", lambda *_: None)
+    monkeypatch.setattr(tabular.Certifier, "batch", refuse)
+    monkeypatch.setattr(tabular, "write_regions", lambda *_: None)
     before = (output / "certificates.jsonl").read_bytes()
-    again = Request(**{**vars(request), "resume": True, "dual": False})
-    ended = answered(lambda _: compute(again), "tabular.py", capsys)
+    again = Request(**{**request.record(), "resume": True, "dual": False})
+    ended = answered(lambda: compute(again), capsys)
     assert ended.code == 0 and "is guaranteed while" in ended.out
     assert (output / "certificates.jsonl").read_bytes() == before
-    other = Request(**{**vars(request), "resume": True, "epochs": 5})
-    ended = answered(lambda _: compute(other), "tabular.py", capsys)
+    other = Request(**{**request.record(), "resume": True, "epochs": 5})
+    ended = answered(lambda: compute(other), capsys)
     assert ended.code == 1 and "epochs is 30 there and 5 here" in ended.err
 
 
@@ -205,11 +205,10 @@ def test_mistakes_are_one_line(tmp_path):
         (lambda: load_table("iris"), "unknown data 'iris'; choose one of breast"),
         (lambda: load_table("wine", "hu"), "there is no feature 'hu'"),
         (lambda: load_table("wine", "hue,hue"), "a feature stands twice"),
-        (lambda: hidden_widths(["a"]), "hidden is 'a'; write widths as 16,16"),
         (lambda: Request(output=""), "output is empty"),
         (lambda: Request(within=-1), "within is -1; it must be a number >= 0"),
         (lambda: Request(time_limit=0), "time_limit is 0; it must be > 0"),
-        (lambda: Request(train_eps=2), "train_eps is 2; it must lie in 0 .. 1"),
+        (lambda: Request(epsilon=1), "epsilon is 1; it must lie in [0, 1)"),
         (lambda: Request(seed=-1), "seed is -1"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):

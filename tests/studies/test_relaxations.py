@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from in_process import Ended, answered
+from in_process import Ended, ran
 from studies.milp_reference.network import Mlp
-from studies.relaxations import pictures, runs
-from studies.relaxations.answer import Request, answer
+from studies.relaxations import command, pictures, runs
 from studies.relaxations.laws import compare
 from studies.relaxations.questions import Question, facets, least
 
 from jaxcert.bounds import hull
-from jaxcert.commands import console
 
 EXACT = "exact"
 
@@ -68,13 +66,8 @@ def test_facets_of_one_neuron_are_the_triangle():
     assert (hull.octahedron(1) == [[-1], [1]]).all()
 
 
-@pytest.fixture(autouse=True)
-def keep_no_compilations(monkeypatch):
-    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
-
-
 def run(capsys, **options) -> Ended:
-    return answered(lambda _: answer(Request(**options)), "relaxations.py", capsys)
+    return ran(command, capsys, **options)
 
 
 def test_pictures_are_drawn(capsys, tmp_path: Path, monkeypatch):
@@ -90,7 +83,7 @@ def test_a_network_is_measured_and_resumed(capsys, tmp_path: Path, tiny):
     pytest.importorskip("onnx")
     options = {
         "model": str(tiny.onnx), "dataset": "digits", "inputs": "0:6",
-        "epsilon": 0.02, "output": str(tmp_path), "time_limit": 20.0,
+        "epsilon": 0.02, "output": str(tmp_path), "timeout": 20.0,
         "methods": ["crown", "alpha", "triangle", "complete"],
     }  # fmt: skip
     ended = run(capsys, **options)
@@ -128,8 +121,8 @@ def test_a_network_is_measured_and_resumed(capsys, tmp_path: Path, tiny):
     ("options", "text"),
     [
         ({"methods": ["lp"]}, "--methods names 'lp'; choose from crown, alpha"),
-        ({"epsilon": 0.0}, "--epsilon is 0; it must lie in (0, 1)"),
-        ({"time_limit": 0.0}, "--time_limit is 0; it must be > 0"),
+        ({"epsilon": 0.0}, "epsilon is 0.0; it must lie between 0 and 1"),
+        ({"timeout": 0.0}, "timeout is 0.0; it must be > 0"),
     ],
 )
 def test_mistakes_are_one_line(capsys, tmp_path: Path, options: dict, text: str):

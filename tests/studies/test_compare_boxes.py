@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Ended, answered
-from studies.compare_boxes import run as _compare
+from in_process import Ended, ran
+from studies.compare_boxes import command
+from studies.compare_boxes import run as comparison
 from studies.compare_boxes.competitors import BoxResult, Problem
 from studies.compare_boxes.files import KEYS
 from studies.compare_boxes.liu import Liu
@@ -24,7 +25,6 @@ from studies.compare_boxes.published_algorithms import (
 from studies.compare_boxes.table import table
 
 from jaxcert.box import Box
-from jaxcert.commands import console
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.models import from_params, load_network, save_checkpoint
@@ -70,28 +70,14 @@ def problem_of(network, domain: tuple[float, float], delta: float) -> Problem:
 
 
 @pytest.fixture
-def run(diamond, tmp_path, capsys, monkeypatch) -> Run:
-    """Answers a request as the process of the script would, but for its flags."""
-    # This process belongs to all tests; their compilations are not to be kept.
-    monkeypatch.setattr(console, "_use_compilation_cache", lambda: None)
-
-    def ended(**request: Any) -> Ended:
-        settings: dict[str, Any] = {
-            "model": str(diamond / "net.npz"),
-            "inputs": str(diamond / "inputs.npz"),
-            "output": str(tmp_path / "out"),
-            "domain_lower": DOMAIN[0],
-            "domain_upper": DOMAIN[1],
-            "algorithms": ("top_down",),
-            "delta": DELTA,
-        }
-
-        def main(argv):
-            return _compare.compare(_compare.Request(**(settings | request)))
-
-        return answered(main, "compare_boxes.py", capsys)
-
-    return ended
+def run(diamond, tmp_path, capsys) -> Run:
+    """Runs the study in this process, on the diamond, into tmp_path/out."""
+    own = {
+        "model": diamond / "net.npz", "inputs": diamond / "inputs.npz",
+        "output": tmp_path / "out", "domain_lower": DOMAIN[0],
+        "domain_upper": DOMAIN[1], "algorithms": "top_down", "delta": DELTA,
+    }  # fmt: skip
+    return lambda **flags: ran(command, capsys, **(own | flags))
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
@@ -219,7 +205,7 @@ def test_boxes_of_an_algorithm_that_lies_or_stops_early_are_not_counted(
         for x in xs:
             yield BoxResult(x - 0.3, x + 0.3, 1, 0.0, True)
 
-    monkeypatch.setitem(_compare.ALGORITHMS, "cube", liar)
+    monkeypatch.setitem(comparison.ALGORITHMS, "cube", liar)
     ended = run(algorithms=("cube", "top_down"), time_limit=1e-9)
     assert ended.code == 0, ended.err
     verdicts = [(r["algorithm"], r["input"], r["verdict"]) for r in rows(tmp_path)]
@@ -239,7 +225,7 @@ def test_a_dual_box_that_misses_a_sound_one_is_told(run, monkeypatch):
         for x in xs:
             yield BoxResult(x, x, 1, 0.0, True)
 
-    monkeypatch.setitem(_compare.ALGORITHMS, "dual_bottom_up", small)
+    monkeypatch.setitem(comparison.ALGORITHMS, "dual_bottom_up", small)
     ended = run(algorithms=("top_down", "dual_bottom_up"))
     assert "4 proved boxes not inside" in ended.out
 
@@ -250,13 +236,13 @@ def test_resume_redoes_nothing_and_drops_a_torn_line(run, tmp_path, monkeypatch)
     first = path.read_bytes()
     path.write_bytes(first[:-20])
     asked = []
-    top_down = _compare.ALGORITHMS["top_down"]
+    top_down = comparison.ALGORITHMS["top_down"]
 
     def counted(problem, xs, labels, seconds):
         asked.append(len(xs))
         return top_down(problem, xs, labels, seconds)
 
-    monkeypatch.setitem(_compare.ALGORITHMS, "top_down", counted)
+    monkeypatch.setitem(comparison.ALGORITHMS, "top_down", counted)
     assert run(resume=True).code == 0
     assert run(resume=True).code == 0
     assert asked == [1]
@@ -291,13 +277,13 @@ def test_minus_infinity_is_printed_and_counted():
         ({"algorithms": ("magic",)}, "unknown algorithm 'magic'; choose from cube, "),
         ({"algorithms": ()}, "no algorithm is named; choose from cube, "),
         ({"delta": 0.0}, "delta is 0.0; it must be > 0 and finite"),
-        ({"time_limit": -1.0}, "time_limit is -1.0; it must be > 0 and finite"),
+        ({"timeout": -1.0}, "timeout is -1.0; it must be > 0 and finite"),
         ({"required_margin": np.nan}, "required_margin is nan; it must be finite"),
     ],
 )
 def test_mistakes_are_named(request_of, words):
     with pytest.raises(InputError, match=words):
-        _compare.Request(**({"model": "net.npz"} | request_of))
+        comparison.Request(**({"model": "net.npz"} | request_of))
 
 
 def test_nothing_to_prove_is_an_error(run):

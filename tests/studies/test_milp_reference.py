@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from exact import brute_force_min_margin, evaluate, exact_min_margin
+from in_process import ran
+from studies.milp_reference import command
 
-ROOT = Path(__file__).parents[1]
 SIZES = [(1, 1, 2), (2, 3, 2), (3, 8, 3), (2, 4, 4, 2), (4, 3, 3, 2, 3), (5, 6, 2, 4)]
 
 
@@ -159,31 +158,29 @@ def write_onnx(path: Path, weights, mean: float) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 1])
-def test_the_script_confirms_true_runs_and_contradicts_false_ones(tmp_path, wrong):
+def test_the_script_confirms_true_runs_and_contradicts_false_ones(
+    tmp_path, wrong, capsys
+):
     weights = random_network(2)
     write_onnx(tmp_path / "net.onnx", weights, mean=0.5)
     inputs = np.random.default_rng(5).random((40, 3))
     near = [x for x in inputs if has_other_class(weights, x)][:3]
     write_run(tmp_path / "run", weights, np.array(near), wrong)
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / "milp_reference.py"),
-            f"--model={tmp_path}/net.onnx",
-            f"--run={tmp_path}/run",
-            f"--output={tmp_path}/results.jsonl",
-        ],
-        capture_output=True,
-        text=True,
+    done = ran(
+        command,
+        capsys,
+        model=tmp_path / "net.onnx",
+        run=tmp_path / "run",
+        output=tmp_path / "results.jsonl",
     )
-    lines = done.stdout.splitlines()
+    lines = done.out.splitlines()
     results = [json.loads(s) for s in (tmp_path / "results.jsonl").open()]
     if wrong is None:
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.code == 0, done.out + done.err
         assert "lower ends 3 confirmed, 0 contradicted, 0 unknown" in lines[-1]
         assert "witnesses 3 confirmed, 0 contradicted, 0 unknown" in lines[-1]
         return
-    assert done.returncode == 1
+    assert done.code == 1
     assert "lower ends 2 confirmed, 1 contradicted, 0 unknown" in lines[-1]
     assert lines[0].startswith('CONTRADICTION {"input": "i1", "lower": "contradicted"')
     assert json.loads(lines[0].removeprefix("CONTRADICTION ")) == results[1]
