@@ -13,9 +13,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 
 # One compilation cache for all workers, the processes that tests start, and the next
 # run: compiling is what most tests take their time for.
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache")
-)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax  # noqa: E402  # after the settings that it reads
@@ -45,11 +43,6 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """For processes: one core, and one compilation cache for all of them."""
-    return {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def environment() -> dict[str, str]:
+    """For processes, which share the compilation cache of the tests."""
+    return {**os.environ, "JAX_PLATFORMS": "cpu"}

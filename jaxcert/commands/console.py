@@ -20,6 +20,8 @@ from jaxcert.runs.files import expand_home as expand
 
 __all__ = ["expand", "guarded", "help_text", "launch", "one_line", "parse"]
 
+_HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
+
 
 def launch(name: str) -> None:
     """Runs the module of a command, as the program that this process is.
@@ -32,7 +34,7 @@ def launch(name: str) -> None:
         its options, and whose `main` takes them and returns the exit code.
     """
     command = importlib.import_module(name)
-    if any(word in ("--help", "-help", "-h") for word in sys.argv[1:]):
+    if not _HELP.isdisjoint(sys.argv[1:]):
         print(help_text(command))
         return
     values = options.flags_of(command.Request)

@@ -48,7 +48,7 @@ class Selection:
 
 
 def select_inputs(
-    text: str, network: Network, dataset: str, split: str, data_dir: Path | None
+    text: str, network: Network, dataset: str, split: str, data_dir: str | None
 ) -> Selection:
     """Returns what `--inputs` names: files if there are any so called, else indices.
 
@@ -95,7 +95,7 @@ def arrange_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def select_network(
-    model: str, output: Path, dataset: str, data_dir: Path | None, seed: int
+    model: str, output: Path, dataset: str, data_dir: str | None, seed: int
 ) -> Network:
     """Returns the network that `--model` names; `demo` trains a small one.
 

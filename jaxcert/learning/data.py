@@ -147,8 +147,8 @@ def load_dataset(
     Args:
       name: one of `DATASETS`.
       split: "train" or "test".
-      data_dir: the only directory to look into; None for the search above. `digits`
-        lies in no directory: for it data_dir is ignored.
+      data_dir: the only directory to look into; None or '' for the search above.
+        `digits` lies in no directory: for it data_dir is ignored.
 
     Raises:
       InputError: unknown name or split, files that are damaged or are another data
@@ -160,7 +160,7 @@ def load_dataset(
         raise InputError(f"unknown split {split!r} of {name}; known: train, test")
     if name == "digits":
         return _load_digits(split)
-    missing = []
+    data_dir, missing = data_dir or None, []
     for where, directory in _directories(data_dir):
         if data_dir is not None and not directory.is_dir():
             raise InputError(f"no data directory {directory} ({where})")

@@ -229,11 +229,11 @@ def test_a_witness_that_the_network_denies_is_not_used(
     lying = types.SimpleNamespace(refuted=True, proved=False, witness=witness)
     made: list[str] = []
 
-    def decided(model, box, spec, effort, deadline):
+    def lie(model, box, spec, effort, deadline):
         made.append("branch and bound" if effort.attack is None else "attack")
         return Decision(lying, made[-1], 3)
 
-    monkeypatch.setattr(decide, "decide", decided)
+    monkeypatch.setattr(decide, "decide", lie)
     done = run(boxes=save(tmp_path / "boxes.npz", ["inside"]))
     assert verdicts(tmp_path / "out") == {"inside": "unknown"}
     assert "box inside: a witness did not stand the check in float64" in done.err

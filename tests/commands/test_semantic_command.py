@@ -92,7 +92,7 @@ def test_mistakes_are_named():
     with pytest.raises(InputError, match="1 rates for the parameters b, c"):
         named_families(["both"], [1.0])
     assert named_families(["both"], [1.0, 2.0])["both"].rates_up == (1, 2)
-    with pytest.raises(InputError, match="tolerance is 0; it must be a number > 0"):
+    with pytest.raises(InputError, match="tolerance is 0; it must be > 0"):
         request(tolerance=0)
     with pytest.raises(InputError, match="timeout is -1; it must be >= 0"):
         request(timeout=-1)

@@ -41,6 +41,7 @@ def test_the_script_writes_a_checkpoint_and_an_onnx_file(train, tmp_path):
     )
 
 
+@pytest.mark.campaign
 def test_the_default_architecture_fits_the_digits(train):
     done = train("--dataset=digits", "--epochs=1", "--limit=200")
     assert done.code == 0, done.err

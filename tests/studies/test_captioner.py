@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from in_process import ran
 from scipy import stats
-from studies.captioner import captions as _captions
-from studies.captioner import command
+from studies.captioner import captions, command
 from studies.captioner import run as captioning
 
 from jaxcert.learning.data import Dataset
 
-CAPTIONS = _captions.CAPTIONS.reshape(-1, _captions.LENGTH)
+CAPTIONS = captions.CAPTIONS.reshape(-1, captions.LENGTH)
 LABELS = np.repeat(np.arange(10), len(CAPTIONS) // 10)
 
 
@@ -51,20 +50,20 @@ def records(folder: Path) -> list[dict]:
 
 def test_judge_and_oracle_know_every_caption():
     assert len({tuple(caption) for caption in CAPTIONS.tolist()}) == len(CAPTIONS) == 40
-    assert jax.vmap(_captions.judge)(CAPTIONS).tolist() == LABELS.tolist()
-    assert jax.vmap(_captions.oracle)(CAPTIONS).tolist() == LABELS.tolist()
-    assert not jax.vmap(_captions.garbled)(CAPTIONS).any()
-    assert _captions.text(CAPTIONS[0]) == "a dark short sleeved top"
+    assert jax.vmap(captions.judge)(CAPTIONS).tolist() == LABELS.tolist()
+    assert jax.vmap(captions.oracle)(CAPTIONS).tolist() == LABELS.tolist()
+    assert not jax.vmap(captions.garbled)(CAPTIONS).any()
+    assert captions.text(CAPTIONS[0]) == "a dark short sleeved top"
 
 
 def test_the_oracle_names_a_class_for_nonsense():
     words = ["a", "dark", "warm", "dress", "<end>", "<end>"]
-    nonsense = np.array([_captions.WORDS.index(word) for word in words])
-    assert int(_captions.judge(nonsense)) == -1
-    assert int(_captions.garbled(nonsense)) == 1
-    assert int(_captions.oracle(nonsense)) == 3
+    nonsense = np.array([captions.WORDS.index(word) for word in words])
+    assert int(captions.judge(nonsense)) == -1
+    assert int(captions.garbled(nonsense)) == 1
+    assert int(captions.oracle(nonsense)) == 3
     # Words after the end, and another order, are no caption either.
-    assert int(_captions.judge(CAPTIONS[0][::-1])) == -1
+    assert int(captions.judge(CAPTIONS[0][::-1])) == -1
 
 
 def test_captions_are_certified_and_a_stopped_run_goes_on(run, tmp_path, monkeypatch):

@@ -126,9 +126,12 @@ class Request(Options):
 def compare(request: Request) -> int:
     """Trains, matches, certifies, attacks and prints; returns the exit code."""
     folder = console.expand(request.output)
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     data = load_task(
-        request.dataset, request.task, data_dir, request.validation, request.seed
+        request.dataset,
+        request.task,
+        request.data_dir,
+        request.validation,
+        request.seed,
     )
     sensitive = np.flatnonzero(data.test.labels == 1)
     chosen = sensitive[parse_selection(request.inputs, len(sensitive))]

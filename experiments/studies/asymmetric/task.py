@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -60,7 +59,7 @@ class TaskData:
 
 
 def load_task(
-    name: str, task: Task, data_dir: Path | None, validation: int, seed: int
+    name: str, task: Task, data_dir: str | None, validation: int, seed: int
 ) -> TaskData:
     """Returns the images of a task; `validation` of the training ones are kept apart.
 

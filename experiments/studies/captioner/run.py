@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from jaxcert.commands import console
 from jaxcert.commands.options import Options, data_dir, folder, option, seed
-from jaxcert.commands.smoothing.run import Task, count
+from jaxcert.commands.smoothing.counting import Task, count
 from jaxcert.learning.data import load_dataset, parse_selection
 from jaxcert.runs.journal import Journal, Record, named
 from jaxcert.smoothing import (

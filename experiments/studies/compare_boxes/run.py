@@ -142,9 +142,8 @@ def compare(request: Request) -> int:
     network = load_network(console.expand(request.model))
     for note in network.notes:
         logging.warning("%s", note)
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     selection = select_inputs(
-        request.inputs, network, request.dataset, request.split, data_dir
+        request.inputs, network, request.dataset, request.split, request.data_dir
     )
     ends = (request.domain_lower, request.domain_upper)
     problem = Problem(

@@ -12,16 +12,15 @@ per network; --resume continues and redoes nothing.
 
 from __future__ import annotations
 
-from jaxcert.commands import console
 from jaxcert.learning.data import load_dataset
 from studies.prune.run import Request, run, sentence, table
 
 
 def main(request: Request) -> int:
     """Runs the study; returns its exit code."""
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     train, test = (
-        load_dataset("fashion_mnist", split, data_dir) for split in ("train", "test")
+        load_dataset("fashion_mnist", split, request.data_dir)
+        for split in ("train", "test")
     )
     records = run(request, (train, test))
     print(table(records))

@@ -80,9 +80,8 @@ def _measure(request: Request) -> int:
     """Verifies balls around images by every method, and prints a table."""
     folder, path = console.expand(request.output), str(console.expand(request.model))
     network, chain = load_network(path), read_mlp(path)
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     chosen = select_inputs(
-        request.inputs, network, request.dataset, request.split, data_dir
+        request.inputs, network, request.dataset, request.split, request.data_dir
     )
     if chosen.labels is None:
         raise InputError("--inputs must be indices into --dataset, which has labels")

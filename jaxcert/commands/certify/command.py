@@ -55,14 +55,13 @@ def main(request: Request) -> int:
             "with --model=demo writes one (network.npz)"
         )
     devices = _devices(request)
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     network = select_network(
-        request.model, output, request.dataset, data_dir, request.seed
+        request.model, output, request.dataset, request.data_dir, request.seed
     )
     for note in network.notes:
         logging.warning("%s", note)
     chosen = select_inputs(
-        request.inputs, network, request.dataset, request.split, data_dir
+        request.inputs, network, request.dataset, request.split, request.data_dir
     )
     # A batch is padded to its size, and no one wants more padding than inputs.
     batch = min(options.batch_size, max(64, len(chosen.names)))

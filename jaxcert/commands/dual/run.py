@@ -196,9 +196,12 @@ def _per_feature(
 def _chosen(request: Request, subject: Subject) -> Selection | None:
     if not request.inputs:
         return None
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     chosen = select_inputs(
-        request.inputs, subject.network, request.dataset, request.split, data_dir
+        request.inputs,
+        subject.network,
+        request.dataset,
+        request.split,
+        request.data_dir,
     )
     check_inputs(chosen.x, subject.domain, chosen.names)
     if chosen.labels is not None:

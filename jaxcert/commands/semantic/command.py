@@ -26,12 +26,11 @@ from jaxcert.commands.semantic.run import (
 def main(request: Request) -> int:
     """Runs the command; returns its exit code."""
     output = console.expand(request.output)
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     network = select_network(
-        request.model, output, request.dataset, data_dir, request.seed
+        request.model, output, request.dataset, request.data_dir, request.seed
     )
     chosen = select_inputs(
-        request.inputs, network, request.dataset, request.split, data_dir
+        request.inputs, network, request.dataset, request.split, request.data_dir
     )
     records = run(request, network, chosen, output)
     print(table(records, request))

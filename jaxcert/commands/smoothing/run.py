@@ -162,7 +162,6 @@ def smooth(request: Request) -> int:
 
 
 def _subjects(request: Request) -> Iterator[Subject]:
-    data_dir = console.expand(request.data_dir) if request.data_dir else None
     titles: set[str] = set()
     for index, name in enumerate(request.model):
         path = console.expand(name)
@@ -171,7 +170,7 @@ def _subjects(request: Request) -> Iterator[Subject]:
             logging.warning("%s", note)
         scale = _scale(request, index, path)
         chosen = select_inputs(
-            request.inputs, network, request.dataset, request.split, data_dir
+            request.inputs, network, request.dataset, request.split, request.data_dir
         )
         if chosen.labels is None:
             raise InputError(
