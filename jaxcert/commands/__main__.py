@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Sequence
 
@@ -30,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     name, rest = words[0], words[1:]
     if name == "check":
-        from jaxcert.checker.command import main as check
-
-        return check(rest)
+        # Run, not imported: nothing here shares code with it.
+        sys.argv = [f"jaxcert {name}", *rest]
+        runpy.run_module("jaxcert.checker", run_name="__main__")
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
         print(f"error: unknown command '{name}'; choose {known}", file=sys.stderr)

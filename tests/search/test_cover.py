@@ -63,7 +63,7 @@ def test_every_point_falls_in_a_leaf_and_leaves_bound_what_is_there(seed: int):
     every = Leaves.joined([good, bad])
     assert prove.complete(every).all()
     without = prove.complete(every.rows(np.arange(len(every.owner)) != 3))
-    assert list(np.flatnonzero(~without)) == [prove.owner(every)[3]]
+    assert list(np.flatnonzero(~without)) == [every.owner[3]]
     clauses = SIZES[-1] - 1
     rng = np.random.default_rng(seed)
     for j in range(6):
@@ -127,7 +127,7 @@ def test_the_bound_moves_with_the_faces_as_the_weights_say():
         half = jc.Box((box.lo + middle) / 2, (box.hi + middle) / 2)
         whole = prove.examine(place, leaves, far=half, weights=True)
         part = prove.examine(place, leaves, box=half)
-    owner, weight = prove.owner(leaves), whole.weights()
+    owner, weight = leaves.owner, whole.weights()
     rise = np.maximum(weight, 0) * (half.lo - box.lo)[owner]
     rise = (rise + np.minimum(weight, 0) * (half.hi - box.hi)[owner]).sum(axis=1)
     np.testing.assert_allclose(part.excess, whole.excess + rise, atol=1e-12)

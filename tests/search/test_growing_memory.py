@@ -23,6 +23,10 @@ def stopping(asked: list[int]):
         def __init__(self, index):
             self.index = index
 
+        @property
+        def owner(self):
+            return owner[self.index]
+
         def rows(self, chosen):
             return Cover(self.index[chosen])
 
@@ -35,7 +39,7 @@ def stopping(asked: list[int]):
     run._options = types.SimpleNamespace(delta=0.1)
     run._steepest_rate, run._rounds = 1.0, np.array([3, 5])
     run._cover, run._place = Cover(np.arange(LEAVES)), None
-    run._prover = types.SimpleNamespace(owner=lambda _: owner, examine=examine)
+    run._prover = types.SimpleNamespace(examine=examine)
     run._front = types.SimpleNamespace(
         box=jc.Box(ones, ones), rates=jc.Rates(ones, ones)
     )
