@@ -106,7 +106,7 @@ def test_a_run_is_complete_and_continues(run, tmp_path, monkeypatch):
     monkeypatch.setattr(comparison, "make_method", no_training(comparison.make_method))
     refused = run()
     assert refused.code == 1 and "already holds a comparison" in refused.err
-    other = run(resume=True, samples=300)
+    other = run(resume=True, n=300)
     assert other.code == 1 and "samples is 200 there and 300 here" in other.err
     again = run(resume=True)
     assert again.code == 0, again.err
