@@ -206,7 +206,7 @@ def test_boxes_of_an_algorithm_that_lies_or_stops_early_are_not_counted(
             yield BoxResult(x - 0.3, x + 0.3, 1, 0.0, True)
 
     monkeypatch.setitem(comparison.ALGORITHMS, "cube", liar)
-    ended = run(algorithms=("cube", "top_down"), time_limit=1e-9)
+    ended = run(algorithms=("cube", "top_down"), timeout=1e-9)
     assert ended.code == 0, ended.err
     verdicts = [(r["algorithm"], r["input"], r["verdict"]) for r in rows(tmp_path)]
     assert verdicts[:4] == [
