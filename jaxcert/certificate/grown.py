@@ -19,6 +19,7 @@ from jaxcert.certificate.store import CertificateWriter, Claim, Written
 from jaxcert.certification import Certification
 from jaxcert.certifier import float64
 from jaxcert.checker.arithmetic import Arithmetic
+from jaxcert.checker.claim import Faces as Faces
 from jaxcert.checker.faces import AT_REST, OPEN, violations
 from jaxcert.checker.network import network_of
 from jaxcert.search.faces import moved_out

@@ -543,7 +543,7 @@ def test_published_boxes(run, tmp_path, data, network, broken, sound, trivial):
 def test_the_command_line(run, diamond, tmp_path):
     boxes = save(tmp_path / "boxes.npz", ["corners", "inside"])
     flags = {"model": diamond / "net.npz", "boxes": boxes}
-    done = run("--restarts=1", "--required_margin=0.5", **flags)
+    done = run("--steps=30", "--required_margin=0.5", **flags)
     assert done.code == 0, done.err
     assert done.out.splitlines()[-2].startswith("2 of 2 boxes contain a point of")
     done = run("--published_log=a.log", **flags)

@@ -12,10 +12,9 @@ import numpy as np
 from absl import logging
 
 from jaxcert.box import Box
-from jaxcert.certificate.grown import GrownClaim, GrownWriter
+from jaxcert.certificate.grown import Faces, GrownClaim, GrownWriter
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier, float64
-from jaxcert.checker.claim import Faces
 from jaxcert.commands.certify.measures import apothem, edge_measures
 from jaxcert.search.growth import AT_DOMAIN, OPEN, Growth, GrowthOptions
 
