@@ -370,10 +370,13 @@ def test_columns(run, files, tmp_path, header):
 
 
 def test_cuts_are_asked_of_branch_and_bound(run, files, monkeypatch):
-    given = []
+    given, real = [], answering.decide
 
-    def decide(*arguments):
-        given.append(arguments[3])
+    def decide(*arguments, **more):
+        branch = arguments[3].branch
+        if branch is None:  # the attack, which comes first
+            return real(*arguments, **more)
+        given.append(branch)
         raise InputError("that is all")
 
     monkeypatch.setattr(answering, "decide", decide)
