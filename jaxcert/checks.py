@@ -47,6 +47,14 @@ def check_inputs(
         )
 
 
+def check_at_least(options: object, least: float, *fields: str) -> None:
+    """Raises InputError if a field of some options is less than this, or infinite."""
+    for field in fields:
+        value = getattr(options, field)
+        if not least <= value < float("inf"):
+            raise InputError(f"{field} must be at least {least:g}, got {value}")
+
+
 def check_labels(
     labels: np.ndarray,
     count: int,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +14,14 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jaxcert.checks import check_at_least
 from jaxcert.convex import networks
 from jaxcert.convex.classifier import ConvexClassifier
 from jaxcert.convex.features import Features
 from jaxcert.convex.networks import ConvexArchitecture, project
 from jaxcert.errors import InputError
 from jaxcert.learning.data import Dataset
-from jaxcert.learning.train import EpochRecord
+from jaxcert.learning.train import EpochRecord, full_batches, run_epochs
 from jaxcert.learning.training_step import forward_with_means, stop_running_means
 
 
@@ -51,19 +51,14 @@ class ConvexTrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size"):
-            if not getattr(self, field) >= 1:
-                raise InputError(
-                    f"{field} must be at least 1, got {getattr(self, field)}"
-                )
+        check_at_least(self, 1, "epochs", "batch_size")
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
         if not 0 < self.decay <= 1:
             raise InputError(f"decay must lie in (0, 1], got {self.decay}")
         if not 0 <= self.momentum < 1:
             raise InputError(f"momentum must lie in [0, 1), got {self.momentum}")
-        if not 0 <= self.penalty < float("inf"):
-            raise InputError(f"penalty must be at least 0, got {self.penalty}")
+        check_at_least(self, 0, "penalty")
 
 
 def train_classifier(
@@ -86,12 +81,7 @@ def train_classifier(
       InputError: labels other than 0 and 1, a batch larger than the data set, or a loss
         that is no longer finite.
     """
-    batches = len(dataset.labels) // config.batch_size
-    if batches == 0:
-        raise InputError(
-            f"batch_size {config.batch_size} exceeds the {len(dataset.labels)} images "
-            f"of {dataset.name} {dataset.split}"
-        )
+    batches = full_batches(dataset, config.batch_size)
     if not np.isin(dataset.labels, (0, 1)).all():
         raise InputError(
             f"{dataset.name} has labels other than 0 and 1: make the sensitive class 1 "
@@ -102,9 +92,9 @@ def train_classifier(
     params = project(nnx.to_pure_dict(nnx.state(model)))
     z, labels = jax.jit(features)(dataset.images), jnp.asarray(dataset.labels)
     state = params, _optimizer(config, batches).init(params)
-    records = []
-    for epoch in range(1, config.epochs + 1):
-        start = time.perf_counter()
+
+    def one(epoch: int) -> tuple[float, float, float, float]:
+        nonlocal state
         order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(z))
         totals = jnp.zeros(2)
         for first in range(0, batches * config.batch_size, config.batch_size):
@@ -113,15 +103,9 @@ def train_classifier(
                 (architecture, config, batches), (state, totals), (z, labels), rows
             )
         loss, accuracy = (np.asarray(totals) / batches).tolist()
-        if not np.isfinite(loss):
-            raise InputError(
-                f"training diverged in epoch {epoch}: the loss is {loss}; lower the "
-                "learning rate"
-            )
-        seconds = time.perf_counter() - start
-        records.append(EpochRecord(epoch, loss, accuracy, accuracy, 0.0, seconds))
-        if progress is not None:
-            progress(records[-1])
+        return loss, accuracy, accuracy, 0.0
+
+    records = run_epochs(config.epochs, one, "lower the learning rate", progress)
     classifier = ConvexClassifier(
         architecture,
         state[0],
@@ -129,7 +113,7 @@ def train_classifier(
         dataset.images.shape[1:],
         name=f"{dataset.name}_convex_{architecture.kind}",
     )
-    return classifier, tuple(records)
+    return classifier, records
 
 
 def _optimizer(config: ConvexTrainConfig, batches: int) -> Any:

@@ -16,10 +16,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from jaxcert.bounds.crown import Crown, CrownOptions, crown
 from jaxcert.bounds.ibp import Ibp, ibp
 from jaxcert.box import Box
+from jaxcert.checks import check_at_least
 from jaxcert.errors import InputError
 from jaxcert.learning.data import Dataset
 from jaxcert.network import Network
 from jaxcert.spec import Spec
+from jaxcert.witness.attack import walk
 
 Apply = Callable[[Any, Any], Any]
 BOUNDS = ("ibp", "crown_ibp", "crown")
@@ -52,11 +54,7 @@ class EvaluationOptions:
             raise InputError(
                 f"unknown bound {self.bound!r}; known: {', '.join(BOUNDS)}"
             )
-        for field in ("pgd_steps", "restarts", "batch_size"):
-            if not getattr(self, field) >= 1:
-                raise InputError(
-                    f"{field} must be at least 1, got {getattr(self, field)}"
-                )
+        check_at_least(self, 1, "pgd_steps", "restarts", "batch_size")
         if not self.slack >= 0:
             raise InputError(f"slack must be at least 0, got {self.slack}")
 
@@ -307,23 +305,9 @@ def pgd(
         margin = margins(jax.vmap(apply, (None, 0))(params, z), labels)
         return margin.sum(), margin
 
-    def descend(i: Array, state: tuple[Array, Array, Array]) -> tuple:
-        z, best, least = state
-        slope, margin = jax.grad(total, has_aux=True)(z)
-        better = (margin < least).reshape(-1, *(1,) * (z.ndim - 1))
-        best, least = jnp.where(better, z, best), jnp.minimum(margin, least)
-        share = 0.5 * (1 - i / (steps + 1))
-        return (
-            box.project(z - share.astype(x.dtype) * radius * jnp.sign(slope)),
-            best,
-            least,
-        )
-
     z = box.lo + jax.random.uniform(key, x.shape, x.dtype) * box.edges()
-    infinite = jnp.full(labels.shape, jnp.inf, x.dtype)
-    z, best, least = jax.lax.fori_loop(0, steps, descend, (box.project(z), z, infinite))
-    better = (total(z)[1] < least).reshape(-1, *(1,) * (z.ndim - 1))
-    return jnp.where(better, z, best)
+    shares = 0.5 * (1 - jnp.arange(steps) / (steps + 1))
+    return walk(total, box, box.project(z), shares.astype(x.dtype), radius)[0]
 
 
 def certified_margins(

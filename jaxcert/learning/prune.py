@@ -34,6 +34,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcert.checks import check_at_least
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.models import FlaxApply, build
@@ -80,13 +81,8 @@ class PruneConfig:
             )
         if not 0 <= self.sparsity < 1:
             raise InputError(f"sparsity must lie in [0, 1), got {self.sparsity}")
-        for field in ("rounds", "epochs", "batch_size", "images"):
-            if not getattr(self, field) >= 1:
-                raise InputError(
-                    f"{field} must be at least 1, got {getattr(self, field)}"
-                )
-        if not 0 <= self.penalty < float("inf"):
-            raise InputError(f"penalty must be at least 0, got {self.penalty}")
+        check_at_least(self, 1, "rounds", "epochs", "batch_size", "images")
+        check_at_least(self, 0, "penalty")
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
 

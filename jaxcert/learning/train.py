@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxcert.checks import check_at_least
 from jaxcert.errors import InputError
 from jaxcert.learning.data import Dataset
 from jaxcert.learning.models import Architecture, from_params
@@ -77,18 +78,10 @@ class TrainConfig:
             raise InputError(
                 f"unknown training method {self.method!r}; known: {', '.join(METHODS)}"
             )
-        for field in ("epochs", "batch_size", "pgd_steps"):
-            if not getattr(self, field) >= 1:
-                raise InputError(
-                    f"{field} must be at least 1, got {getattr(self, field)}"
-                )
+        check_at_least(self, 1, "epochs", "batch_size", "pgd_steps")
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
-        for field in ("epsilon", "warmup_epochs", "ramp_epochs", "noise"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise InputError(
-                    f"{field} must be at least 0, got {getattr(self, field)}"
-                )
+        check_at_least(self, 0, "epsilon", "warmup_epochs", "ramp_epochs", "noise")
         if self.noise > 0 and self.method != "standard":
             raise InputError(
                 f"noise belongs to the method standard, not to {self.method}: set one "
@@ -149,24 +142,51 @@ def train(
     weights_key, order_key = jax.random.split(jax.random.key(config.seed))
     state = initial(architecture, weights_key)
     data = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
-    records = []
-    for epoch in range(1, config.epochs + 1):
-        start = time.perf_counter()
+
+    def one(epoch: int) -> tuple[float, float, float, float]:
+        nonlocal state
         epoch_key = jax.random.fold_in(order_key, epoch)
         state = train_epoch(recipe, state, numbers, data, epoch_key)
         loss, accuracy, robust = (np.asarray(state.totals) / batches).tolist()
+        return loss, accuracy, robust, radius_after(recipe, numbers, epoch)
+
+    remedy = "lower the learning rate or lengthen the ramp of epsilon"
+    records = run_epochs(config.epochs, one, remedy, progress)
+    name = network_name(architecture, dataset, config)
+    return from_params(state.params, architecture, name), records
+
+
+def run_epochs(
+    epochs: int,
+    one: Callable[[int], tuple[float, float, float, float]],
+    remedy: str,
+    progress: Callable[[EpochRecord], None] | None = None,
+) -> tuple[EpochRecord, ...]:
+    """Returns one record per epoch.
+
+    Args:
+      epochs: how many.
+      one: trains the epoch of a number, from 1, and returns loss, accuracy, robust
+        share and radius of its record.
+      remedy: what to do about a loss that is no longer finite, for the message.
+      progress: called after every epoch with its record.
+
+    Raises:
+      InputError: the loss is no longer finite.
+    """
+    records: list[EpochRecord] = []
+    for epoch in range(1, epochs + 1):
+        start = time.perf_counter()
+        loss, accuracy, robust, epsilon = one(epoch)
         if not np.isfinite(loss):
             raise InputError(
-                f"training diverged in epoch {epoch}: the loss is {loss}; lower the "
-                "learning rate or lengthen the ramp of epsilon"
+                f"training diverged in epoch {epoch}: the loss is {loss}; {remedy}"
             )
-        epsilon = radius_after(recipe, numbers, epoch)
         seconds = time.perf_counter() - start
         records.append(EpochRecord(epoch, loss, accuracy, robust, epsilon, seconds))
         if progress is not None:
             progress(records[-1])
-    name = network_name(architecture, dataset, config)
-    return from_params(state.params, architecture, name), tuple(records)
+    return tuple(records)
 
 
 def prepared(
@@ -202,6 +222,15 @@ def batches_of(architecture: Architecture, dataset: Dataset, batch_size: int) ->
       InputError: the data do not fit the architecture, or fill no batch.
     """
     _check_fit(architecture, dataset)
+    return full_batches(dataset, batch_size)
+
+
+def full_batches(dataset: Dataset, batch_size: int) -> int:
+    """Returns how many batches a data set fills.
+
+    Raises:
+      InputError: none.
+    """
     batches = len(dataset.labels) // batch_size
     if batches == 0:
         raise InputError(

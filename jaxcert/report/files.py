@@ -3,7 +3,7 @@ at most the chunk in progress.
 
 Order of writing, for each chunk of inputs:
   1. `parts/boxes-NNNNN.npz`, whole or not at all (written beside, then renamed);
-  2. one line per input appended to `certificates.jsonl`, each flushed.
+  2. one line per input appended to the journal `certificates.jsonl`, and flushed.
 The lines decide what counts as done; every line has its boxes on disk already. A kill
 after step 1 leaves boxes without lines, which are ignored and redone. A kill inside a
 line leaves a torn last line, which is dropped and redone. `close` and `finish` gather
@@ -18,8 +18,7 @@ import math
 import os
 import platform
 import time
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import KeysView, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +26,40 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
-from jaxcert.report import strict_json
 from jaxcert.report.agreement import check_agreement
-from jaxcert.report.disk import append_all, write_npz, write_whole, writing
 from jaxcert.report.stored import (
     BOX_KEYS,
     BOXES,
     GROWN_BOX_KEYS,
+    KIND,
     LINES,
     PARTS,
     RECORD_KEYS,
     RUN,
     SUMMARY,
+    check_once,
     check_record,
     missing_boxes,
     part_paths,
     read_about,
     read_boxes,
     read_config,
-    read_lines,
 )
 from jaxcert.report.summary import summarise
+from jaxcert.runs import strict_json
+from jaxcert.runs.array_files import write_npz
+from jaxcert.runs.files import Closing, write_whole, writing
+from jaxcert.runs.journal import Journal, Lines
 
 
-class RunFiles:
+class RunFiles(Closing):
     """The writer of one run's files in one directory.
 
     Use it as a context manager: leaving the block, also by Ctrl-C, calls `close`.
 
     Attributes:
       directory: where the files are.
-      done: names of the inputs that the run already answers.
-      notices: sentences the user should read, such as a torn line that was dropped.
+      notices: what the user was told, such as that a torn line was dropped.
     """
 
     def __init__(
@@ -93,22 +94,14 @@ class RunFiles:
         self._start = time.monotonic()
         self._earlier_seconds = 0.0
         self._closed = False
-        lines = self.directory / LINES
-        if _size(lines) > 0:
-            if not resume:
-                raise InputError(
-                    f"{self.directory} already holds a run ({LINES}). Continue it "
-                    "with --resume, or choose another --output; nothing was changed"
-                )
-            self._check_config()
-            about = read_about(self.directory)
-            self._earlier_seconds = about.get("wall_seconds", 0.0)
-            self._make_parts()
-            self.done = self._repair()
-        else:
+        self._journal = Journal(KIND, self.directory, resume, {}, choose=self._choose)
+        self.notices += self._journal.notices
+        with writing(self.directory):
+            (self.directory / PARTS).mkdir(exist_ok=True)
+            for path in (self.directory / PARTS).glob("*.tmp"):
+                path.unlink()  # half written when the run was killed
+        if not self._journal.begun:
             # No line, so nothing here counts as done: what lies here is left over.
-            self.done = set()
-            self._make_parts()
             with writing(self.directory):
                 for name in (BOXES, SUMMARY):
                     (self.directory / name).unlink(missing_ok=True)
@@ -121,20 +114,11 @@ class RunFiles:
             )
         present = [int(path.stem[-5:]) for path in part_paths(self.directory)]
         self._next_part = max(present, default=-1) + 1
-        with writing(lines):
-            # Unbuffered: a line is in the file when `write` returns.
-            self._lines = open(lines, "ab", buffering=0)
 
-    def __enter__(self) -> RunFiles:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.close()
+    @property
+    def done(self) -> KeysView[str]:
+        """Names of the inputs that the run already answers."""
+        return self._journal.by_key.keys()
 
     def append(
         self,
@@ -166,7 +150,7 @@ class RunFiles:
             raise InputError(f"the run in {self.directory} is closed")
         if not records:
             return
-        lines = []
+        ordered = []
         seen = set(self.done)
         for record in records:
             check_record(record)
@@ -177,9 +161,8 @@ class RunFiles:
                 )
             seen.add(record["input"])
             keys = (*RECORD_KEYS, *(["grown"] if "grown" in record else []))
-            ordered = {key: record[key] for key in keys}
-            text = strict_json.dumps(ordered, f"record of {record['input']!r}")
-            lines.append((record["input"], text.encode("ascii") + b"\n"))
+            plain = {key: record[key] for key in keys}
+            ordered.append(strict_json.encode(plain, f"record of {record['input']!r}"))
         arrays = _box_arrays(records, x, lo, hi, witness, witness_class)
         if grown is not None:
             pair = zip(GROWN_BOX_KEYS, grown, strict=True)
@@ -188,11 +171,7 @@ class RunFiles:
         part = self.directory / PARTS / f"boxes-{self._next_part:05d}.npz"
         write_npz(part, arrays, compressed=False)
         self._next_part += 1
-        with writing(self.directory / LINES):
-            for name, line in lines:
-                append_all(self._lines, line)
-                self.done.add(name)
-            os.fsync(self._lines.fileno())
+        self._journal.append(*ordered)
 
     def add_seconds(self, seconds: float) -> None:
         """Counts time that was spent on these answers before, by another process."""
@@ -214,14 +193,11 @@ class RunFiles:
         if self._closed:
             raise InputError(f"the run in {self.directory} is closed")
         self._closed = True
-        self._lines.close()
         # From the disk, not from memory: an interrupt may have come between the two.
-        lines = read_lines(self.directory / LINES)
+        lines = self._journal.reread()
+        check_once(self.directory / LINES, lines)
+        self.notices += lines.notices
         records = lines.records
-        if lines.notices:
-            self.notices += lines.notices
-            whole = b"".join(line + b"\n" for line in lines.raw)
-            write_whole(self.directory / LINES, whole)
         arrays, missing = read_boxes(self.directory, [r["input"] for r in records])
         if missing:
             raise InputError(missing_boxes(self.directory, missing))
@@ -254,13 +230,6 @@ class RunFiles:
         )
         return summary
 
-    def _make_parts(self) -> None:
-        """Makes the folder of the parts, and removes what a kill left half written."""
-        with writing(self.directory):
-            (self.directory / PARTS).mkdir(parents=True, exist_ok=True)
-            for path in (self.directory / PARTS).glob("boxes-*.npz.tmp"):
-                path.unlink()
-
     def _check_config(self) -> None:
         """Raises InputError where the run that is there has other settings."""
         if not (self.directory / RUN).exists():
@@ -283,15 +252,18 @@ class RunFiles:
                 "choose another --output"
             )
 
-    def _repair(self) -> set[str]:
-        """Returns the inputs done, after dropping lines that are torn or boxless.
+    def _choose(self, lines: Lines) -> list[int]:
+        """Returns which lines have no box, and says so; see `Journal`.
 
         Raises:
-          InputError: a line disagrees with its box; nothing is changed then.
+          InputError: the run has other settings, two lines are of one input, or one
+            disagrees with its box.
         """
+        self._check_config()
+        about = read_about(self.directory)
+        self._earlier_seconds = about.get("wall_seconds", 0.0)
         path = self.directory / LINES
-        lines = read_lines(path)
-        raw, notices = lines.raw, lines.notices
+        check_once(path, lines)
         names = [r["input"] for r in lines.records]
         arrays, lost = read_boxes(self.directory, names)
         missing = set(lost)
@@ -304,19 +276,11 @@ class RunFiles:
             strict_json.decode(self._config),
         )
         if missing:
-            notices.append(
+            lines.notices.append(
                 f"{len(missing)} of {len(names)} lines of {path} have no stored box; "
                 "they are dropped and redone"
             )
-        if notices:
-            kept = [
-                line
-                for name, line in zip(names, raw, strict=True)
-                if name not in missing
-            ]
-            write_whole(path, b"".join(line + b"\n" for line in kept))
-        self.notices += notices
-        return set(names) - missing
+        return [i for i, name in enumerate(names) if name in missing]
 
 
 def _box_arrays(
@@ -368,10 +332,6 @@ def _floating(array: Any) -> np.ndarray:
     """Returns a floating array of the same values; integers become float64."""
     array = np.asarray(array)
     return array if np.issubdtype(array.dtype, np.floating) else array.astype(float)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 def _brief(config: Mapping[str, Any], key: str) -> str:

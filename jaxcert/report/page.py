@@ -23,6 +23,7 @@ from jaxcert.report.summary import (
     summarise,
 )
 from jaxcert.report.template import TEMPLATE
+from jaxcert.runs.files import write_atomically
 
 _MOST_STRIPS = 12
 _MOST_OTHERS = 2
@@ -118,10 +119,8 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
             ),
             text=lambda value: "-" if value is None else value,
         )
-        beside = target.with_name("report.html.tmp")
         # A file name may hold bytes that no encoding explains.
-        beside.write_bytes(page.encode("utf-8", "backslashreplace"))
-        os.replace(beside, target)
+        write_atomically(target, page.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise InputError(
             f"cannot write the report in {directory}: {error.strerror}"

@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
 from jaxcert.report.charts import SCHEMES, chart, legend
-from jaxcert.report.disk import write_npz
 from jaxcert.report.pictures import Example
-from jaxcert.runs.array_files import read_npz
+from jaxcert.runs.array_files import read_npz, write_npz
 
 REGIONS = "regions.npz"
 # Light and dark tints of the colours of Okabe and Ito, one per class in turn.

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import math
 import numbers
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,13 +16,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
-from jaxcert.report import strict_json
 from jaxcert.report.agreement import check_agreement
-from jaxcert.report.disk import read, read_json
+from jaxcert.runs import journal, strict_json
 from jaxcert.runs.array_files import read_npz
-from jaxcert.runs.files import parse_json
-
-Record = dict[str, Any]
+from jaxcert.runs.files import parse_json, read_json
+from jaxcert.runs.journal import Form, Kind, Lines, Record, Texts
 
 RECORD_KEYS = (
     "input",
@@ -149,23 +148,6 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Lines:
-    """What a file of lines holds.
-
-    Attributes:
-      records: in the order of the file.
-      raw: their lines as stored.
-      numbers: of these lines, from 1.
-      notices: sentences on what was dropped while reading.
-    """
-
-    records: list[Record]
-    raw: list[bytes]
-    numbers: list[int]
-    notices: list[str]
-
-
 def check_record(record: Mapping[str, Any]) -> None:
     """Raises InputError where a record does not have the agreed form."""
     name = record.get("input")
@@ -259,45 +241,52 @@ def read_lines(path: Path) -> Lines:
     Raises:
       InputError: a line is no record, or two are of one input.
     """
-    *lines, rest = read(path).split(b"\n")
-    records: list[Record] = []
-    kept: list[bytes] = []
-    found: list[int] = []
-    notices: list[str] = []
-    torn = f"{path}: the last line is torn (the run was killed); it is dropped"
-    if rest:
-        notices.append(torn)
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = parse_json(line)
-            if not isinstance(record, dict):
-                raise ValueError("no object")
-            _decode_numbers(record, NUMBER_KEYS)
-            if record.get("grown") is not None:
-                _decode_numbers(record["grown"], GROWN_NUMBER_KEYS)
-            check_record(record)
-        except (ValueError, LookupError, TypeError, OverflowError) as error:
-            # A machine that loses power may leave a last line of NUL bytes.
-            if number == len(lines) and not rest:
-                notices.append(torn)
-                continue
-            raise InputError(
-                f"{path}, line {number}: not a record of this program ({error}). "
-                "Remove that line, and continue the run with --resume"
-            ) from error
-        records.append(record)
-        kept.append(line)
-        found.append(number)
-    name, lines_of_it = next(
-        iter(collections.Counter(r["input"] for r in records).most_common(1)), ("", 0)
-    )
+    lines = journal.read_lines(path, KIND)
+    check_once(path, lines)
+    return lines
+
+
+def check_once(path: Path, lines: Lines) -> None:
+    """Raises InputError if two lines are of one input."""
+    counts = collections.Counter(r["input"] for r in lines.records)
+    name, lines_of_it = next(iter(counts.most_common(1)), ("", 0))
     if lines_of_it > 1:
         raise InputError(
             f"{path}: input {name!r} has {lines_of_it} lines. Remove all but one"
         )
-    return Lines(records, kept, found, notices)
+
+
+def _read_line(line: bytes) -> Record | None:
+    """Returns the record of a line, None for a blank one; see `journal.Form`."""
+    if not line.strip():
+        return None
+    record = parse_json(line)
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    _decode_numbers(record, NUMBER_KEYS)
+    if record.get("grown") is not None:
+        _decode_numbers(record["grown"], GROWN_NUMBER_KEYS)
+    try:
+        check_record(record)
+    except InputError as error:
+        raise ValueError(error) from error
+    return record
+
+
+KIND = Kind(
+    LINES,
+    "",  # in `RUN`, beside when the run was begun
+    "a run",
+    "a record",
+    key=operator.itemgetter("input"),
+    form=Form(_read_line, mends_last=True),
+    texts=Texts(
+        refused="{path}, line {number}: not {line} of this program ({reason}). Remove "
+        "that line, and continue the run with --resume",
+        torn="{path}: the last line is torn (the run was killed); it is dropped",
+    ),
+)
+"""Of the lines of a run."""
 
 
 def _decode_numbers(record: dict[str, Any], keys: Sequence[str]) -> None:

@@ -14,17 +14,17 @@ import os
 import stat
 import struct
 import tokenize
-import types
 import warnings
 import zipfile
 import zlib
 from collections.abc import Collection
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from jaxcert.errors import InputError
-from jaxcert.runs.files import unpacked_limit
+from jaxcert.runs.files import Closing, replacing, unpacked_limit, writing
 
 _MOST_MEMBERS = 1 << 17
 _KINDS = "biufU"
@@ -37,7 +37,7 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-class ArrayArchive:
+class ArrayArchive(Closing):
     """An open .npz file; use it as a context manager.
 
     Attributes:
@@ -79,15 +79,8 @@ class ArrayArchive:
                 "compression, or in parts"
             )
 
-    def __enter__(self) -> ArrayArchive:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Closes the file."""
         self._archive.close()
         self._file.close()
 
@@ -121,6 +114,17 @@ class ArrayArchive:
                 raise ValueError(f"member {member.filename[:40]!r} is no array")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{member.filename} is packed in an unknown way")
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray], compressed: bool) -> None:
+    """Replaces an .npz file, whole or not at all, without pickled objects.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    save = np.savez_compressed if compressed else np.savez
+    with writing(path), replacing(path) as handle:
+        save(handle, allow_pickle=False, **arrays)  # type: ignore[arg-type]
 
 
 def read_npz(

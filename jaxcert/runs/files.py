@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -9,8 +11,9 @@ import os
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 from jaxcert.errors import InputError
 
@@ -185,16 +188,110 @@ def file_stem(name: str) -> str:
     return f"{kept or 'input'}-{digest[:8]}"
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file through a neighbour that takes its place once it is complete.
+class Closing:
+    """What a `with` block closes when it is left, also by an error or by Ctrl-C."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the use of what is held."""
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an operating-system error into an InputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = (
+            "Free some space and continue the run with --resume"
+            if full
+            else "Choose another --output"
+        )
+        raise InputError(f"cannot write {path}: {error.strerror}. {advice}") from error
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Yields a neighbour of a file that takes its place, on the disk, after the block.
 
     Raises:
       OSError: the folder is missing or cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Of this process alone: another may be writing the same file.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with open(beside, "wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(beside, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # no folder, which is told by `open`
+            beside.unlink()
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replaces a file, whole or not at all; its bytes are on the disk first.
+
+    Raises:
+      OSError: the folder is missing or cannot be written.
+    """
+    with replacing(path) as handle:
+        handle.write(data)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replaces a file of a run as `write_atomically` does.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    with writing(path):
+        write_atomically(path, data)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Appends to a file of a run; when it returns, the bytes survive a kill.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    with writing(path), open(path, "ab", buffering=0) as file:
+        # A full disk may take a part of the bytes, and says so only by their count.
+        while data:
+            data = data[file.write(data) :]
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> bytes:
+    """Returns the bytes of a file of a run.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    return read_bounded(
+        path, MOST_BYTES, gzipped=False, kind="a file of a run", remedy="check the file"
+    )
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """Returns the object in a JSON file; `advice` is what to do if there is none.
+
+    Raises:
+      InputError: there is none.
+    """
+    try:
+        value = parse_json(read(path))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}). {advice}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object. {advice}")
+    return value

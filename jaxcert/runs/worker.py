@@ -28,6 +28,7 @@ from typing import IO, Any
 from absl import logging
 
 from jaxcert.errors import JaxcertError
+from jaxcert.runs.files import Closing
 
 # Seconds that it may take to start: on a busy machine imports alone take 20.
 _START = 300.0
@@ -43,7 +44,7 @@ class LateError(Exception):
     """The worker did not answer in time, and was killed."""
 
 
-class Worker:
+class Worker(Closing):
     """Starts the process when it is asked first, and again after it has ended.
 
     Use it as a context manager: its end ends the process.
@@ -61,10 +62,8 @@ class Worker:
         self._errors: collections.deque[str] = collections.deque(maxlen=20)
         self._readers: list[threading.Thread] = []
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Ends the process, if there is one."""
         self.end()
 
     def ask(self, question: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -158,24 +158,43 @@ def descend(
     """
     shrinking = jnp.geomspace(1.0, 0.02, max(steps - 2, 1))
     fractions = jnp.concatenate([shrinking, jnp.ones(2)])[:steps].astype(start.dtype)
-    edges = box.edges()
+    return walk(value, box, start, fractions, box.edges())
+
+
+def walk(
+    value: Callable[[Array], tuple[Array, Array]],
+    box: Box,
+    start: Float[Array, "*n *d"],
+    fractions: Float[Array, " steps"],
+    scale: Array,
+) -> tuple[Float[Array, "*n *d"], Float[Array, "*n"]]:
+    """Returns (the worst point that every descent meets, how bad it is).
+
+    Args:
+      value: of all points, the sum of what to descend on, and by what to judge each:
+        less is worse.
+      box: that the descents stay in.
+      start: one point, or several.
+      fractions: of the scale, how far each step goes along the gradient's sign.
+      scale: per coordinate, or one for all.
+    """
+
+    def worse(z: Array, margin: Array, best: Array, least: Array) -> tuple:
+        better = margin < least
+        spread = better.reshape(better.shape + (1,) * (z.ndim - better.ndim))
+        return jnp.where(spread, z, best), jnp.where(better, margin, least)
 
     def step(carry: tuple[Array, Array, Array], fraction: Array) -> Any:
-        z, best, best_margin = carry
+        z, best, least = carry
         (_, margin), gradient = jax.value_and_grad(value, has_aux=True)(z)
-        better = margin < best_margin
-        best = jnp.where(better, z, best)
-        best_margin = jnp.where(better, margin, best_margin)
+        best, least = worse(z, margin, best, least)
         # A root has no gradient at 0, where every way may lead down: any will do.
         down = jnp.where(jnp.isnan(gradient), 1, jnp.sign(gradient))
-        z = box.project(z - fraction * edges * down)
-        return (z, best, best_margin), None
+        return (box.project(z - fraction * scale * down), best, least), None
 
-    first = jnp.asarray(jnp.inf, start.dtype)
-    (z, best, best_margin), _ = lax.scan(step, (start, start, first), fractions)
-    _, margin = value(z)
-    better = margin < best_margin
-    return jnp.where(better, z, best), jnp.where(better, margin, best_margin)
+    first = jnp.full(jax.eval_shape(value, start)[1].shape, jnp.inf, start.dtype)
+    (z, best, least), _ = lax.scan(step, (start, start, first), fractions)
+    return worse(z, value(z)[1], best, least)
 
 
 def attack(

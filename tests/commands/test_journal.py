@@ -8,18 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from studies.asymmetric.files import ComparisonFiles
+from studies.asymmetric.files import KIND
 from studies.compare_boxes.files import CompareFiles
-from studies.relaxations.runs import Results
+from studies.relaxations.runs import results
 
 from jaxcert.commands.audit.files import KEYS, AuditFiles
 from jaxcert.commands.dual.files import DualFiles
 from jaxcert.errors import InputError
-from jaxcert.runs import journal as journals
-from jaxcert.runs.journal import Journal, Kind, Record
-from jaxcert.runs.ledger import Ledger
-from jaxcert.runs.lines import Lines
-from jaxcert.runs.records import Records
+from jaxcert.runs.journal import Journal, Kind, Record, named, rows, stating
 
 CONFIG = {"dataset": "digits", "limit": None}
 
@@ -30,20 +26,20 @@ class Names(Journal):
     lost: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, resume: bool = False, **config: object) -> None:
-        self.names: list[str] = []
         kind = Kind("n.jsonl", "n.json", "a list", "a name", "its turn", ("id", "loss"))
-        super().__init__(kind, folder, resume, CONFIG | config)
+        super().__init__(kind, folder, resume, CONFIG | config, self.told)
+
+    @property
+    def names(self) -> list[str]:
+        return [record["id"] for record in self.records]
 
     def add(self, *names: str) -> None:
-        self._write({"id": name, "loss": np.inf} for name in names)
+        self.append(*({"id": name, "loss": np.inf} for name in names))
 
-    def _take(self, record: Record) -> str | None:
+    def told(self, record: Record) -> str | None:
         if record["loss"] != np.inf:
             raise ValueError("no loss")
-        if record["id"] in self.lost:
-            return f"{record['id']} is lost"
-        self.names.append(record["id"])
-        return None
+        return f"{record['id']} is lost" if record["id"] in self.lost else None
 
 
 def test_a_run_is_continued(tmp_path):
@@ -74,7 +70,7 @@ def test_a_line_is_on_the_disk_before_it_is_taken(tmp_path, monkeypatch):
         )
         fsync(descriptor)
 
-    monkeypatch.setattr(journals.os, "fsync", watched)
+    monkeypatch.setattr(os, "fsync", watched)
     journal.add("a", "b")
     journal.add("c")
     size = journal.path.stat().st_size
@@ -160,14 +156,18 @@ def test_only_the_same_run_is_continued(tmp_path):
 
 
 OPENED = {
-    "an audit": lambda folder, resume: AuditFiles(folder, resume, CONFIG),
-    "a comparison": lambda folder, resume: CompareFiles(folder, resume, CONFIG),
-    "a comparison ": lambda folder, resume: ComparisonFiles(folder, resume, CONFIG),
-    "dual boxes": lambda folder, resume: DualFiles(folder, resume, CONFIG),
-    "a run": lambda folder, resume: Records(folder / "a.jsonl", resume, CONFIG, ()),
-    "rows": lambda folder, resume: Ledger(folder, "a", CONFIG, resume),
-    "records": lambda folder, resume: Lines(folder / "a.jsonl", CONFIG, resume),
-    "results": lambda folder, resume: Results(folder, CONFIG, resume),
+    "an audit": lambda folder, resume: AuditFiles(folder, resume, CONFIG).journal,
+    "a comparison": lambda folder, resume: CompareFiles(folder, resume, CONFIG).journal,
+    "a comparison ": lambda folder, resume: Journal(KIND, folder, resume, CONFIG),
+    "dual boxes": lambda folder, resume: DualFiles(folder, resume, CONFIG).journal,
+    "a run": lambda folder, resume: Journal(
+        named("a.jsonl", ()), folder, resume, CONFIG
+    ),
+    "rows": lambda folder, resume: Journal(rows("a"), folder, resume, CONFIG),
+    "records": lambda folder, resume: Journal(
+        stating("a.jsonl"), folder, resume, CONFIG
+    ),
+    "results": lambda folder, resume: results(folder, CONFIG, resume),
 }
 
 
@@ -188,36 +188,39 @@ def test_no_run_is_overwritten(noun, tmp_path):
 def test_second_verdicts_and_records_are_refused(tmp_path):
     audit = AuditFiles(tmp_path, False, CONFIG)
     audit.append(dict.fromkeys(KEYS, "x") | {"verdict": "sound"}, None)
-    audit.path.write_bytes(2 * audit.path.read_bytes())
+    path = audit.journal.path
+    path.write_bytes(2 * path.read_bytes())
     with pytest.raises(InputError, match="line 2: not a verdict .*the second one on x"):
         AuditFiles(tmp_path, True, CONFIG)
-    records = Records(tmp_path / "r.jsonl", False, CONFIG, ("value",))
-    records.append([{"name": "a", "value": 1}])
+    kind = named("r.jsonl", ("value",))
+    records = Journal(kind, tmp_path, False, CONFIG)
+    records.append({"name": "a", "value": 1})
     records.path.write_bytes(2 * records.path.read_bytes())
     with pytest.raises(InputError, match="line 2: not a record .*the second one of"):
-        Records(records.path, True, CONFIG, ("value",))
+        Journal(kind, tmp_path, True, CONFIG)
 
 
 def test_a_file_may_hold_rows_beside_another(tmp_path):
-    Ledger(tmp_path, "sweep", CONFIG, resume=False).append({"id": "a"}, {"id": "b"})
+    sweep, growth = rows("sweep"), rows("growth")
+    Journal(sweep, tmp_path, False, CONFIG).append({"id": "a"}, {"id": "b"})
     with pytest.raises(InputError, match="sweep.jsonl already holds rows. Continue it"):
-        Ledger(tmp_path, "sweep", CONFIG, resume=False)
+        Journal(sweep, tmp_path, False, CONFIG)
     other = CONFIG | {"limit": 10}
     with pytest.raises(InputError, match="sweep.json is of other settings: limit is N"):
-        Ledger(tmp_path, "sweep", other, resume=True)
-    Ledger(tmp_path, "growth", other, resume=False).append({"size": np.inf})
-    assert Ledger(tmp_path, "growth", other, resume=True).rows == [{"size": np.inf}]
+        Journal(sweep, tmp_path, True, other)
+    Journal(growth, tmp_path, False, other).append({"size": np.inf})
+    assert Journal(growth, tmp_path, True, other).records == [{"size": np.inf}]
 
 
 def test_lines_may_state_the_settings(tmp_path):
-    config = {"rates": [1.0, np.inf], "grid": 3}
-    lines = Lines(tmp_path / "l.jsonl", config, False)
+    config, kind = {"rates": [1.0, np.inf], "grid": 3}, stating("l.jsonl")
+    lines = Journal(kind, tmp_path, False, config)
     lines.append({"input": "0"})
-    again = Lines(lines.path, config, True)
+    again = Journal(kind, tmp_path, True, config)
     assert again.records == lines.records == [{"input": "0", "settings": config}]
     for other in ({"grid": 4}, {"rates": [1.0, 2.0]}):
         with pytest.raises(InputError, match=f"with another {[*other][0]}: resume wi"):
-            Lines(lines.path, config | other, True)
+            Journal(kind, tmp_path, True, config | other)
     lines.path.write_text('{"input": "0"}\n')
     with pytest.raises(InputError, match="not a record of this program .no 'settings'"):
-        Lines(lines.path, config, True)
+        Journal(kind, tmp_path, True, config)

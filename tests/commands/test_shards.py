@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from cases import sampled
 
 from jaxcert.checker.check import check_certificate
 from jaxcert.commands.certify import command as certify
@@ -128,7 +129,7 @@ def test_certificates_are_put_together(run_certify, tmp_path):
         assert check_certificate(out / "proofs" / f"{record['input']}.npz").accepted
 
 
-@pytest.mark.parametrize("slurm", [False, True])
+@pytest.mark.parametrize("slurm", sampled([True, False]))
 def test_two_processes_that_meet(start, run_certify, alone, tmp_path, slurm):
     both = []
     with socket.socket() as free:

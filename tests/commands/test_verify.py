@@ -678,7 +678,7 @@ def test_process(files, start, run):
         ((net,), 1, "", "belong together"),
     ):
         process = start(*arguments)
-        found, errors = process.communicate(timeout=60)
+        found, errors = process.communicate(timeout=600)
         assert process.returncode == code, errors
         assert found.startswith(out) and bool(found) == bool(out)
         assert errors.count("\n") == bool(message) and message in errors

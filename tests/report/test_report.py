@@ -24,13 +24,12 @@ from jaxcert.report import (
     table,
     write_report,
 )
-from jaxcert.report.disk import writing
 from jaxcert.report.page import choose
 from jaxcert.report.pictures import as_image, domain_of, image_shape, units
 from jaxcert.report.regions import Regions
 from jaxcert.report.stored import part_paths
 from jaxcert.report.summary import format_number, format_percent
-from jaxcert.runs.files import file_stem
+from jaxcert.runs.files import file_stem, writing
 
 EDGES = ("min_edge", "mean_edge", "max_edge", "log_volume")
 CONFIG = {

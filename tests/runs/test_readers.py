@@ -33,10 +33,15 @@ from jaxcert.learning.data import load_dataset
 from jaxcert.learning.inputs import load_inputs
 from jaxcert.learning.models import from_params, load_checkpoint, save_checkpoint
 from jaxcert.report import RunFiles, read_run
-from jaxcert.report.disk import read_json
 from jaxcert.report.regions import Regions
 from jaxcert.runs.array_files import ArrayArchive, read_npy, read_npz
-from jaxcert.runs.files import FREE_BYTES, parse_json, read_bounded, unpacked_limit
+from jaxcert.runs.files import (
+    FREE_BYTES,
+    parse_json,
+    read_bounded,
+    read_json,
+    unpacked_limit,
+)
 
 CHEAP, FEW, ALL = 60, 24, 2000
 """Mutations of every kind in the usual test, of slow kinds there, in the campaign."""

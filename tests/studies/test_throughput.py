@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from cases import sampled
 from in_process import ran
 from studies.growth import run as growth
 from studies.throughput import command, networks, report
@@ -93,7 +94,7 @@ def test_the_standard_networks_have_ten_classes(name):
     assert networks.standard(name).network.num_outputs == 10
 
 
-@pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown"])
+@pytest.mark.parametrize("method", sampled(["crown", "ibp", "crown-ibp"]))
 def test_bounds_of_jaxcert_pass_their_check(residual, method):
     case = case_of(residual, method)
     row = measuring._checked(case, "jaxcert", {"jaxcert": jaxcert(case)()})
@@ -119,6 +120,7 @@ def test_plain_torch_agrees(residual, mlp, method):
         np.testing.assert_allclose(answers["torch"], answers["jaxcert"], atol=1e-4)
 
 
+@pytest.mark.campaign
 def test_alpha_crown_is_between_crown_and_the_centre(mlp):
     crown, alpha = (case_of(mlp, method) for method in ("crown", "alpha-crown"))
     plain, optimised = jaxcert(crown)(), jaxcert(alpha)()
@@ -159,6 +161,7 @@ def test_verdicts_that_contradict_are_not_timed(mlp):
     assert measuring._checked(case, "jaxcert", answers)["problem"] is None
 
 
+@pytest.mark.campaign
 def test_complete_decides_what_crown_proves_and_what_sampling_refutes(mlp):
     for epsilon in (0.01, 0.4):
         case = case_of(mlp, "complete", boxes=8, epsilon=epsilon)

@@ -1,0 +1,1 @@
+"""Certificates of one sensitive class: feature-convex networks, boxes and smoothing."""

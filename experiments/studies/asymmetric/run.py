@@ -13,8 +13,9 @@ from jaxcert.commands import console
 from jaxcert.commands.options import Options, data_dir, folder, option
 from jaxcert.errors import InputError
 from jaxcert.learning.inputs import parse_selection
+from jaxcert.runs.journal import Journal
 from studies.asymmetric.attack import Attacks, attack_all
-from studies.asymmetric.files import ComparisonFiles
+from studies.asymmetric.files import KIND, finish
 from studies.asymmetric.methods import FeatureConvex, Method
 from studies.asymmetric.report import Result, attack_lines, table, verdict, write_curves
 from studies.asymmetric.task import (
@@ -139,16 +140,16 @@ def compare(request: Request) -> int:
         "validation": request.validation,
         "methods": list(request.methods),
     } | dataclasses.asdict(request.options)
-    files = ComparisonFiles(folder, request.resume, config)
+    journal = Journal(KIND, folder, request.resume, config)
     methods = {
         name: make_method(name, request.task, data.fit, request.options, folder)
         for name in request.methods
     }
     names = data.test.class_names
     heading = f"{request.dataset}: {names[1]} (sensitive) against {names[0]}"
-    results, target = _compare(methods, data, chosen, files)
+    results, target = _compare(methods, data, chosen, journal)
     attacks = _attack(methods, results, data.test.images[chosen], request)
-    files.finish(_summary(results, target, attacks, config))
+    finish(folder, _summary(results, target, attacks, config))
     write_curves(results, heading, folder / "curves")
     print(table(results, target, heading))
     print()
@@ -164,7 +165,7 @@ def _compare(
     methods: dict[str, Method],
     data: TaskData,
     chosen: np.ndarray,
-    files: ComparisonFiles,
+    journal: Journal,
 ) -> tuple[list[Result], float]:
     """Returns the result of every method, and the accuracy they are matched at."""
     logging.info("choosing the shifts on %d images", len(data.validation.labels))
@@ -173,11 +174,11 @@ def _compare(
     results = []
     for k, (name, method) in enumerate(methods.items()):
         shift = shifts[k]
-        _certify(name, method, shift, (data, chosen), files)
+        _certify(name, method, shift, (data, chosen), journal)
         matched = (scores[k] + shift > 0) == data.validation.labels
         right = (method.scores(data.test.images) + shift > 0) == data.test.labels
         sensitive = data.test.labels == 1
-        rows = [files.rows[name, str(data.index[i])] for i in chosen]
+        rows = [journal.by_key[name, str(data.index[i])] for i in chosen]
         results.append(
             Result(
                 title=method.title,
@@ -199,11 +200,11 @@ def _certify(
     method: Method,
     shift: float,
     inputs: tuple[TaskData, np.ndarray],
-    files: ComparisonFiles,
+    journal: Journal,
 ) -> None:
     """Certifies what is not done, batch by batch."""
     data, chosen = inputs
-    todo = [i for i in chosen if (name, str(data.index[i])) not in files.rows]
+    todo = [i for i in chosen if (name, str(data.index[i])) not in journal.by_key]
     if len(todo) < len(chosen):
         logging.info("%s: %d inputs are done already", name, len(chosen) - len(todo))
     said = time.monotonic()
@@ -216,8 +217,8 @@ def _certify(
         begin = time.perf_counter()
         found = method.certify(x, shift)
         seconds = (time.perf_counter() - begin) / _BATCH
-        files.append(
-            [
+        journal.append(
+            *[
                 {
                     "method": name,
                     "input": str(data.index[i]),

@@ -1,0 +1,1 @@
+"""Smoothing of generated captions, through an oracle that errs."""

@@ -17,8 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxcert.errors import InputError
 from jaxcert.learning.data import Dataset
-from jaxcert.report.disk import write_npz
-from jaxcert.runs.array_files import read_npz
+from jaxcert.runs.array_files import read_npz, write_npz
 from studies.captioner.captions import (
     CAPTIONS,
     END,

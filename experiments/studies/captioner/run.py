@@ -17,8 +17,7 @@ from jaxcert.commands import console
 from jaxcert.commands.options import Options, data_dir, folder, option, seed
 from jaxcert.commands.smoothing.counting import Task, count
 from jaxcert.learning.data import load_dataset, parse_selection
-from jaxcert.runs.journal import Record
-from jaxcert.runs.records import Records
+from jaxcert.runs.journal import Journal, Record, named
 from jaxcert.smoothing import (
     Gaussian,
     Generated,
@@ -106,15 +105,15 @@ def run(request: Request) -> int:
         if field.name not in ("data_dir", "inputs", "output", "resume", "batch_size")
     }
     output, options = console.expand(request.output), request.options()
-    records = Records(output / LINES, request.resume, settings, KEYS)
+    journal = Journal(named(LINES, KEYS), output, request.resume, settings)
     params = _captioner(request)
-    todo = [i for i in chosen.tolist() if str(i) not in records.by_name]
+    todo = [i for i in chosen.tolist() if str(i) not in journal.by_key]
     if len(todo) < len(chosen):
         logging.info("%d images are done", len(chosen) - len(todo))
     marks = tuple(m for m in (options.n // 100, options.n // 10) if m > 0)
     generate = Generate(request.temperature)
     task = Task(
-        "captions", records.settings,
+        "captions", journal.settings,
         Smoother(Generated(generate, oracle, CLASSES), params, options),
         [str(i) for i in todo], data.images[todo], jax.random.key(request.seed),
         marks,
@@ -125,19 +124,21 @@ def run(request: Request) -> int:
         answers = _judged(request, params, _fresh(keys, _JUDGED), x)
         found = _certified(request, params, counted.tally, answers, (keys, x))
         seconds = counted.seconds + (time.monotonic() - begin) / len(x)
-        records.append(
-            {
-                "name": str(todo[row]),
-                "input": str(todo[row]),
-                "label": int(data.labels[todo[row]]),
-                "agreement": _share(answers[at], int(data.labels[todo[row]])),
-                "earlier": {str(k): int(v[at]) for k, v in counted.earlier.items()},
-                "seconds": seconds,
-            }
-            | {key: values[at].item() for key, values in found.items()}
-            for at, row in enumerate(counted.rows)
+        journal.append(
+            *(
+                {
+                    "name": str(todo[row]),
+                    "input": str(todo[row]),
+                    "label": int(data.labels[todo[row]]),
+                    "agreement": _share(answers[at], int(data.labels[todo[row]])),
+                    "earlier": {str(k): int(v[at]) for k, v in counted.earlier.items()},
+                    "seconds": seconds,
+                }
+                | {key: values[at].item() for key, values in found.items()}
+                for at, row in enumerate(counted.rows)
+            )
         )
-    done = [records.by_name[str(i)] for i in chosen.tolist()]
+    done = [journal.by_key[str(i)] for i in chosen.tolist()]
     _print(request, done, data.class_names)
     return 0
 

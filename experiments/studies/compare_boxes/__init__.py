@@ -1,0 +1,1 @@
+"""Published algorithms for boxes, and ours, on one complete oracle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 
 from jaxcert.box import Box
 from jaxcert.errors import InputError
-from jaxcert.report.disk import write_npz, writing
-from jaxcert.runs.array_files import read_npz
+from jaxcert.runs.array_files import read_npz, write_npz
+from jaxcert.runs.files import writing
 from jaxcert.runs.journal import Journal, Kind, Record
 
 BOXES = "boxes"
@@ -23,23 +24,31 @@ KEYS = (
 )  # fmt: skip
 """What a line states. `verdict` is that of the audit; null for a dual box."""
 
-KIND = Kind("rows.jsonl", "compare.json", "a comparison", "a row", "its box", KEYS)
+KIND = Kind(
+    "rows.jsonl", "compare.json", "a comparison", "a row", "its box", KEYS,
+    operator.itemgetter("algorithm", "input"),
+)  # fmt: skip
 
 
-class CompareFiles(Journal):
+class CompareFiles:
     """The writer of one comparison; a kill loses at most the box in progress.
 
     A box is on the disk, in `boxes/ALGORITHM/ROW.npz` (arrays x, lo, hi, label with a
     leading axis of 1, as audit.py reads them), before its line is.
 
     Attributes:
-      records: what is known, by algorithm and input.
+      journal: the lines.
     """
 
     def __init__(self, folder: Path, resume: bool, config: Mapping[str, Any]) -> None:
         """Begins a comparison, or continues the one in the folder; see `Journal`."""
-        self.records: dict[tuple[str, str], Record] = {}
-        super().__init__(KIND, folder, resume, config)
+        self.folder = folder
+        self.journal = Journal(KIND, folder, resume, config)
+
+    @property
+    def records(self) -> dict[tuple[str, str], Record]:
+        """What is known, by algorithm and input."""
+        return self.journal.by_key
 
     def append(self, record: Record, row: int, x: np.ndarray, box: Box) -> None:
         """Stores a record and its box; when it returns, they survive a kill."""
@@ -49,7 +58,7 @@ class CompareFiles(Journal):
         arrays = {"x": x, "lo": box.lo, "hi": box.hi, "label": record["label"]}
         stored = {name: np.asarray(value)[None] for name, value in arrays.items()}
         write_npz(path, stored, compressed=True)
-        self._write([record])
+        self.journal.append(record)
 
     def box(self, algorithm: str, row: int) -> Box:
         """Returns a stored box.
@@ -65,6 +74,3 @@ class CompareFiles(Journal):
 
     def _path(self, algorithm: str, row: int) -> Path:
         return self.folder / BOXES / algorithm / f"{row:06d}.npz"
-
-    def _take(self, record: Record) -> None:
-        self.records[record["algorithm"], record["input"]] = record

@@ -19,7 +19,7 @@ from absl import logging
 from jaxcert.commands.console import expand
 from jaxcert.commands.options import REQUIRED, Options, folder, option
 from jaxcert.errors import InputError
-from jaxcert.runs.ledger import Ledger
+from jaxcert.runs.journal import Journal, rows
 from studies.growth.run import SERIES, Series, fitted, measured, picture
 
 
@@ -50,30 +50,30 @@ def main(request: Request) -> int:
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-    folder = expand(request.output)
-    ledger = Ledger(folder, "growth", config, request.resume)
-    done = {(row["series"], row["method"], row["size"]) for row in ledger.rows}
+    output = expand(request.output)
+    journal = Journal(rows("growth"), output, request.resume, config)
+    done = {(row["series"], row["method"], row["size"]) for row in journal.records}
     for series in SERIES:
         for method in methods:
             for size in series.sizes:
                 if (series.name, method, size) in done:
                     continue
                 row = measured(series, method, size, request.epsilon, request.seconds)
-                ledger.append(row)
+                journal.append(row)
                 logging.info(
                     "%s, %d %s: %.3g s", method, size, series.name, row["seconds"]
                 )
-    picture(ledger.rows, methods, folder / "growth")
+    picture(journal.records, methods, output / "growth")
     for series in SERIES:
         for method in methods:
-            print(_sentence(series, method, ledger.rows))
-    print(f"\nwrote growth.jsonl, growth.png in {folder}")
+            print(_sentence(series, method, journal.records))
+    print(f"\nwrote growth.jsonl, growth.png in {output}")
     return 0
 
 
-def _sentence(series: Series, method: str, rows: list) -> str:
-    seconds = fitted(rows, series.name, method).power
-    arithmetic = fitted(rows, series.name, method, "multiply_adds").power
+def _sentence(series: Series, method: str, found: list) -> str:
+    seconds = fitted(found, series.name, method).power
+    arithmetic = fitted(found, series.name, method, "multiply_adds").power
     return (
         f"{method:6} seconds ~ {series.name}^{seconds:.2f}, multiply-adds "
         f"^{arithmetic:.2f}: {series.why[method]}"

@@ -1,0 +1,1 @@
+"""A run of certify.py checked by mixed-integer programming."""

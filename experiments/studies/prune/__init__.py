@@ -1,0 +1,1 @@
+"""Ways to prune a keypoint network, by how well it can be certified."""

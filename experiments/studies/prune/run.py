@@ -34,7 +34,7 @@ from jaxcert.learning.prune import (
 )
 from jaxcert.network import Network
 from jaxcert.runs.files import expand_home
-from jaxcert.runs.lines import Lines
+from jaxcert.runs.journal import Journal, stating
 from jaxcert.semantic.certifier import SemanticCertifier, stay_specs
 from jaxcert.semantic.changes import FAMILIES, SampledChange
 from jaxcert.verdict import Status
@@ -115,14 +115,14 @@ def run(request: Request, sets: tuple[Dataset, Dataset]) -> list[dict[str, Any]]
     output, settings = expand_home(request.output), request.record()
     for name in ("seeds", "data_dir", "output", "resume"):
         del settings[name]  # more seeds may follow
-    lines = Lines(output / "pruning.jsonl", settings, request.resume)
-    done = {(r["seed"], r["method"]) for r in lines.records}
+    journal = Journal(stating("pruning.jsonl"), output, request.resume, settings)
+    done = {(r["seed"], r["method"]) for r in journal.records}
     for seed in range(request.seeds):
         if all((seed, name) in done for name, _, _ in RUNS):
             continue
         for record in _seed(request, seed, output, sets, done):
-            lines.append(record)
-    return sorted(lines.records, key=lambda r: r["seed"])
+            journal.append(record)
+    return sorted(journal.records, key=lambda r: r["seed"])
 
 
 def _seed(

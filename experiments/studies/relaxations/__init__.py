@@ -1,0 +1,1 @@
+"""Relaxations of ReLU networks: pictures, laws and a measurement."""

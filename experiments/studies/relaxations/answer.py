@@ -23,8 +23,8 @@ from studies.relaxations.runs import (
     METHODS,
     Images,
     Measurement,
-    Results,
     means,
+    results,
     table,
 )
 
@@ -92,11 +92,11 @@ def _measure(request: Request) -> int:
     images = Images(names, chosen.x[right], chosen.labels[right], request.epsilon)
     measurement = Measurement(network, chain, images, request.timeout)
     config = {"network": network.content_hash, "epsilon": request.epsilon}
-    results = Results(folder, config, request.resume)
+    journal = results(folder, config, request.resume)
     for method in request.methods:
-        measurement.run(method, results)
-    print(table(results.records))
-    shown = [row for row in means(results.records) if np.isfinite(row["bound"])]
+        measurement.run(method, journal)
+    print(table(journal.records))
+    shown = [row for row in means(journal.records) if np.isfinite(row["bound"])]
     title = f"{network.name}, epsilon {request.epsilon:g}"
     pictures.draw_time(folder / "time.png", title, shown)
     print(f"wrote {folder / 'time.png'}")

@@ -24,11 +24,10 @@ from jaxcert.branch.brackets import layout_of
 from jaxcert.certifier import float64
 from jaxcert.commands.audit.boxes import Claim
 from jaxcert.commands.audit.decide import Auditor
-from jaxcert.errors import InputError
 from jaxcert.model import Model
 from jaxcert.network import Network
 from jaxcert.oracle.bounds import BoundOracle
-from jaxcert.runs.journal import Journal, Kind, Record
+from jaxcert.runs.journal import Journal, Kind, Record, Texts
 from jaxcert.witness.attack import AttackOptions
 from studies.milp_reference.encoding import Encoding
 from studies.milp_reference.network import Mlp
@@ -45,6 +44,17 @@ LABELS = {
     "complete": "complete",
 }
 LINES = "relaxations.jsonl"
+KIND = Kind(
+    LINES,
+    "",
+    "results",
+    "a result",
+    texts=Texts(
+        other="{path} holds results with {key} {there!r}, not {here!r}. Choose another "
+        "--output; nothing was changed"
+    ),
+)
+"""Every line says the network and epsilon."""
 _BLOCK = 4  # images that one compiled call bounds
 # What HiGHS may be wrong by, relatively to the numbers of the programme.
 _SOLVER_ERROR = 1e-6
@@ -66,32 +76,13 @@ class Images:
         return jc.Box(np.maximum(x - self.epsilon, 0), np.minimum(x + self.epsilon, 1))
 
 
-class Results(Journal):
-    """The lines of all methods and inputs, each with the network and epsilon."""
+def results(folder: Path, config: Mapping[str, Any], resume: bool) -> Journal:
+    """Returns the lines of all methods and inputs, begun or continued."""
+    return Journal(KIND, folder, resume, config, _check)
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], resume: bool) -> None:
-        """Begins the file, or continues it; see `Journal`."""
-        self.config, self.records = dict(config), list[Record]()
-        kind = Kind(LINES, "", "results", "a result")
-        super().__init__(kind, folder, resume, config)
 
-    def done(self, method: str) -> set[str]:
-        """Returns the inputs that a method has answered."""
-        return {r["input"] for r in self.records if r["method"] == method}
-
-    def append(self, record: Record) -> None:
-        """Stores one result; when it returns, it survives a kill."""
-        self._write([{**record, **self.config}])
-
-    def _take(self, record: Record) -> None:
-        _ = record["method"], record["input"], record["status"], record["seconds"]
-        for key, value in self.config.items():
-            if record.get(key) != value:
-                raise InputError(
-                    f"{self.path} holds results with {key} {record.get(key)!r}, not "
-                    f"{value!r}. Choose another --output; nothing was changed"
-                )
-        self.records.append(record)
+def _check(record: Record) -> None:
+    _ = record["method"], record["input"], record["status"], record["seconds"]
 
 
 class Measurement:
@@ -105,12 +96,12 @@ class Measurement:
         self.time_limit = time_limit
         self.model = network.model
 
-    def run(self, method: str, results: Results) -> None:
+    def run(self, method: str, journal: Journal) -> None:
         """Appends what the method finds to the results, input by input."""
-        done = results.done(method)
+        done = {r["input"] for r in journal.records if r["method"] == method}
         todo = [i for i, name in enumerate(self.images.names) if name not in done]
         for found in self._answers(method, todo):
-            results.append({"method": method, **found})
+            journal.append({"method": method, **found})
             logging.info(
                 "%s, input %s: %s, %.2f s", LABELS[method], found["input"],
                 found["status"], found["seconds"],

@@ -1,0 +1,1 @@
+"""Attacks on the soundness of jaxcert itself."""

@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcert.report.disk import read_json
 from jaxcert.runs.array_files import read_npz
-from jaxcert.runs.files import write_atomically
+from jaxcert.runs.files import read_json, write_atomically
 from jaxcert.verdict import Status
 from studies.soundness_campaign.networks import Architecture, Params
 from studies.soundness_campaign.own import own_margin

@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from jaxcert.errors import InputError
-from jaxcert.runs.journal import Journal, Kind, Record
+from jaxcert.runs.journal import Journal, Kind, Record, Texts
 from jaxcert.verdict import Status
 from studies.soundness_campaign import bounds, certify, exact, planted, strict
 from studies.soundness_campaign import kinds as arithmetic
@@ -30,6 +29,18 @@ _FAMILIES = (
     *["piecewise", "smooth", "products"] * 4, "image", "piecewise", "smooth",
 )  # fmt: skip
 _SAVED = 5
+_KIND = Kind(
+    "groups.jsonl",
+    "",
+    "a campaign",
+    "a group",
+    "its group",
+    texts=Texts(
+        other="{path} was written with --seed={stored[seed]} "
+        "--networks={stored[of_networks]}: resume with the same, or choose another "
+        "--output"
+    ),
+)
 Job = tuple[str, Callable[[np.random.Generator], Tally]]
 
 
@@ -46,7 +57,8 @@ def run(
     Raises:
       InputError: groups of other settings in OUTPUT, or any if `resume` is false.
     """
-    groups = Groups(output, networks, seed, resume)
+    settings = {"seed": seed, "of_networks": networks}
+    groups = Journal(_KIND, output, resume, settings, _check)
     done = {r["group"] for r in groups.records}
     for name, job in jobs(networks, kinds, peer):
         if name in done:
@@ -64,34 +76,8 @@ def run(
     return groups.records
 
 
-class Groups(Journal):
-    """The records of a campaign, each with its settings.
-
-    Attributes:
-      records: those of an earlier run, then those added.
-    """
-
-    def __init__(self, folder: Path, networks: int, seed: int, resume: bool) -> None:
-        """Begins a campaign, or continues it; see `Journal`."""
-        self.records: list[Record] = []
-        self._settings = {"seed": seed, "of_networks": networks}
-        kind = Kind("groups.jsonl", "", "a campaign", "a group", "its group")
-        super().__init__(kind, folder, resume, self._settings)
-
-    def append(self, record: Record) -> None:
-        """Stores a group; when it returns, it survives a kill."""
-        self._write([{**record, **self._settings}])
-
-    def _take(self, record: Record) -> None:
-        _ = record["group"], record["violations"]
-        stored = {key: record[key] for key in self._settings}
-        if stored != self._settings:
-            raise InputError(
-                f"{self.path} was written with --seed={stored['seed']} "
-                f"--networks={stored['of_networks']}: resume with the same, or choose "
-                "another --output"
-            )
-        self.records.append(record)
+def _check(record: Record) -> None:
+    _ = record["group"], record["violations"]
 
 
 def finished(tally: Tally, folder: Path, name: str) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Boxes per second, side by side with other tools."""

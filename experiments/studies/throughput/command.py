@@ -29,7 +29,7 @@ from jaxcert.commands.console import expand
 from jaxcert.commands.options import REQUIRED, Options, folder, option
 from jaxcert.errors import InputError
 from jaxcert.learning.inputs import load_inputs
-from jaxcert.runs.ledger import Ledger
+from jaxcert.runs.journal import Journal, rows
 from studies.throughput import networks
 from studies.throughput.case import METHODS, Case
 from studies.throughput.report import compilation, picture, table
@@ -100,8 +100,9 @@ def main(request: Request) -> int:
     device = jax.devices()[0].device_kind
     protocol = Protocol(tuple(tools), request.seconds)
     config = _config(request, tools, cores, device)
-    ledger = Ledger(expand(request.output), "throughput", config, request.resume)
-    done = {(r["network_hash"], r["method"], r["batch"]) for r in ledger.rows}
+    output = expand(request.output)
+    journal = Journal(rows("throughput"), output, request.resume, config)
+    done = {(r["network_hash"], r["method"], r["batch"]) for r in journal.records}
     for name in request.model:
         named = name in networks.STANDARD or "." not in name
         subject = networks.standard(name) if named else networks.load(name)
@@ -112,17 +113,16 @@ def main(request: Request) -> int:
                     continue
                 case = _case(request, subject, method, batch)
                 # Together: a case is known by any of its rows.
-                ledger.append(*(rows := list(measure(case, protocol))))
-                for row in rows:
+                journal.append(*(found := list(measure(case, protocol))))
+                for row in found:
                     _log(row)
-    folder = expand(request.output)
-    text = table(ledger.rows, tools)
-    (folder / "table.txt").write_text(f"{text}\n\n{compilation(ledger.rows)}\n")
-    picture(ledger.rows, tools, folder / "throughput")
-    fastest = max(row["matrix_rate"] for row in ledger.rows)
+    text = table(journal.records, tools)
+    (output / "table.txt").write_text(f"{text}\n\n{compilation(journal.records)}\n")
+    picture(journal.records, tools, output / "throughput")
+    fastest = max(row["matrix_rate"] for row in journal.records)
     print(f"{device}, {cores} cores, {2e-9 * fastest:,.0f} GFLOP/s in matrix products")
     print(text)
-    print(f"\nwrote {folder}/throughput.jsonl, table.txt, throughput.png")
+    print(f"\nwrote {output}/throughput.jsonl, table.txt, throughput.png")
     return 0
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import types
+import functools
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxcert.errors import InputError
-from jaxcert.report.disk import write_npz, writing
-from jaxcert.runs.array_files import read_npz
-from jaxcert.runs.journal import Journal, Kind, Record
+from jaxcert.runs.array_files import read_npz, write_npz
+from jaxcert.runs.files import Closing, writing
+from jaxcert.runs.journal import Journal, Kind, Record, Texts
 
 WITNESSES, PARTS = "witnesses.npz", "audit_parts"
 VERDICTS = ("broken", "sound", "unknown", "trivial")
@@ -24,10 +25,13 @@ KEYS = (
 )  # fmt: skip
 """What a line states. Class and margin of a trivial box are those of its point."""
 
-KIND = Kind("audit.jsonl", "audit.json", "an audit", "a verdict", "its box", KEYS)
+KIND = Kind(
+    "audit.jsonl", "audit.json", "an audit", "a verdict", "its box", KEYS,
+    operator.itemgetter("input"), texts=Texts(second="the second one on {}"),
+)  # fmt: skip
 
 
-class AuditFiles(Journal):
+class AuditFiles(Closing):
     """The writer of one audit; a kill loses at most the box in progress.
 
     The witness of a broken box is on the disk, in a file of its own in `audit_parts/`,
@@ -35,40 +39,36 @@ class AuditFiles(Journal):
     arrays input, label, witness, witness_class, witness_margin, lo, hi.
 
     Attributes:
-      records: what is answered, by name.
+      journal: its lines.
     """
 
     def __init__(self, folder: Path, resume: bool, config: Mapping[str, Any]) -> None:
         """Begins an audit, or continues the one in the folder; see `Journal`."""
-        self.records: dict[str, Record] = {}
-        self._with_witness: set[str] = set()
-        parts = folder / PARTS
+        self.folder, parts = folder, folder / PARTS
         if (folder / WITNESSES).exists() and not (folder / KIND.lines).exists():
             raise InputError(
                 f"{folder} holds a {WITNESSES}, but no {KIND.lines} that it belongs "
                 "to. Choose another --output; nothing was changed"
             )
-        super().__init__(KIND, folder, resume, config)
+        self.journal = Journal(KIND, folder, resume, config, self._check)
         with writing(parts):
             parts.mkdir(exist_ok=True)
             for path in parts.glob("*.tmp"):
                 path.unlink()
-            if not self.begun:
+            if not self.journal.begun:
                 (folder / WITNESSES).unlink(missing_ok=True)
                 for path in parts.glob("*.npz"):
                     path.unlink()
         present = [int(path.stem) for path in parts.glob("*.npz")]
         self._next_part = max(present, default=-1) + 1
 
-    def __enter__(self) -> AuditFiles:
-        return self
+    @property
+    def records(self) -> dict[str, Record]:
+        """What is answered, by name."""
+        return self.journal.by_key
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Gathers the witnesses."""
         self._gather()
 
     def append(self, record: Record, found: Mapping[str, np.ndarray] | None) -> None:
@@ -85,21 +85,17 @@ class AuditFiles(Journal):
             write_npz(part, row, compressed=True)
             self._next_part += 1
             self._with_witness.add(record["input"])
-        self._write([record])
+        self.journal.append(record)
 
-    def _continue(self) -> None:
-        self._with_witness = set(self._witnesses())
-        super()._continue()
+    @functools.cached_property
+    def _with_witness(self) -> set[str]:
+        return set(self._witnesses())
 
-    def _take(self, record: Record) -> str | None:
-        name = record["input"]
+    def _check(self, record: Record) -> str | None:
         if record["verdict"] not in VERDICTS:
             raise ValueError("no verdict")
-        if name in self.records:
-            raise ValueError(f"the second one on {name}")
-        if record["verdict"] == "broken" and name not in self._with_witness:
-            return f"{name} has no witness; it is redone"
-        self.records[name] = record
+        if record["verdict"] == "broken" and record["input"] not in self._with_witness:
+            return f"{record['input']} has no witness; it is redone"
         return None
 
     def _witnesses(self) -> dict[str, dict[str, np.ndarray]]:

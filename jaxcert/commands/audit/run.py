@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import dataclasses
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,6 +23,7 @@ from jaxcert.errors import InputError, JaxcertError
 from jaxcert.learning.models import load_network
 from jaxcert.network import Network
 from jaxcert.runs.journal import Record
+from jaxcert.runs.progress import progress
 from jaxcert.witness.attack import AttackOptions
 
 _SECONDS_PER_LINE = 10.0
@@ -119,10 +118,13 @@ def audit(request: Request) -> int:
         if len(todo) < len(claims):
             logging.info("%d boxes are done already", len(claims) - len(todo))
         try:
-            with _progress(len(todo)) as show:
+            seconds, verdicts = _SECONDS_PER_LINE, collections.Counter[str]()
+            with progress("auditing", "boxes", len(todo), seconds) as show:
                 for claim in todo:
                     files.append(*_audit_one(auditor, claim, request))
-                    show(files.records[claim.name])
+                    verdicts[files.records[claim.name]["verdict"]] += 1
+                    words = ", ".join(f"{n} {word}" for word, n in verdicts.items())
+                    show(verdicts.total(), words)
         except KeyboardInterrupt:
             interrupted = True
         done = [files.records[c.name] for c in claims if c.name in files.records]
@@ -219,27 +221,3 @@ def _audit_one(
         "lo": claim.lo,
         "hi": claim.hi,
     }
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[Record], None]]:
-    """Shows a bar on a terminal, else a line now and then; fed with every record."""
-    from rich.progress import Progress, TimeRemainingColumn
-
-    counts: dict[str, int] = {}
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    terminal, said = sys.stdout.isatty(), time.monotonic()
-    with Progress(*columns, disable=not terminal, transient=True) as bar:
-        task = bar.add_task("auditing", total=total)
-
-        def show(record: Record) -> None:
-            nonlocal said
-            counts[record["verdict"]] = counts.get(record["verdict"], 0) + 1
-            bar.update(task, advance=1)
-            if terminal or time.monotonic() - said < _SECONDS_PER_LINE:
-                return
-            said = time.monotonic()
-            words = ", ".join(f"{n} {word}" for word, n in counts.items())
-            logging.info("%d of %d boxes: %s", sum(counts.values()), total, words)
-
-        yield show

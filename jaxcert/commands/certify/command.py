@@ -148,8 +148,6 @@ def _show(
     *,
     report: bool,
 ) -> None:
-    for notice in files.notices:
-        logging.warning("%s", notice)
     records = read_run(files.directory).records
     summary = summarise(records, radius=request.radius)
     print(table(records, summary, tolerance=request.tolerance))

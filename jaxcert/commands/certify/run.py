@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from jaxcert.commands.certify.record import record_of
 from jaxcert.commands.inputs import Selection
 from jaxcert.devices import spread
 from jaxcert.report import RunFiles
+from jaxcert.runs.progress import progress
 
 # How often a run that has no terminal says how far it is.
 _NEWS_SECONDS = 30.0
@@ -76,7 +76,7 @@ class Run:
         finished = 0
         try:
             with (
-                _progress(len(todo)) as show,
+                progress("certifying", "inputs", len(todo), _NEWS_SECONDS) as show,
                 self._answers(todo, deadline) as answers,
             ):
                 for part in answers:
@@ -168,47 +168,3 @@ class Run:
                 "%g. They are stored as far as proved, and --resume does not redo them",
                 wide, len(answer.upper), tolerance,
             )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how far a run is: a bar on a terminal, elsewhere a line now and then.
-
-    The block calls what it gets with the number of inputs done.
-    """
-    from rich.progress import Progress, TimeRemainingColumn
-
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    terminal = sys.stdout.isatty()
-    news = _News(total)
-    with Progress(*columns, disable=not terminal, transient=True) as bar:
-        task = bar.add_task("certifying", total=total)
-
-        def show(done: int) -> None:
-            bar.update(task, completed=done)
-            if not terminal:
-                news.tell(done)
-
-        yield show
-
-
-class _News:
-    """Lines on how far a run is and how long it will take."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._told = time.monotonic()
-        # The first batch compiles: the pace is that of those after it.
-        self._first: tuple[float, int] | None = None
-
-    def tell(self, done: int) -> None:
-        """Says how far it is, unless it has just been said."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = now, done
-            return
-        if now - self._told < _NEWS_SECONDS or done == self._total:
-            return
-        self._told, (begin, before) = now, self._first
-        rest = (now - begin) / (done - before) * (self._total - done)
-        logging.info("%d of %d inputs, about %.0f s to go", done, self._total, rest)

@@ -21,7 +21,7 @@ from jaxcert.commands.certify.request import Request
 from jaxcert.commands.inputs import Selection
 from jaxcert.errors import InputError
 from jaxcert.report import Run, RunFiles, read_run
-from jaxcert.report.disk import writing
+from jaxcert.runs.files import writing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,26 +8,33 @@ from typing import Any
 
 import numpy as np
 
-from jaxcert.report.disk import write_npz, writing
+from jaxcert.runs.array_files import write_npz
+from jaxcert.runs.files import writing
 from jaxcert.runs.journal import Journal, Kind, Record
 
 INSTANCES = "instances"
-KIND = Kind("dual.jsonl", "dual.json", "dual boxes", "a dual box", "its box")
 
 
-class DualFiles(Journal):
+def _key(record: Record) -> tuple[str, int]:
+    return str(record["input"] or ""), int(record["class"])
+
+
+KIND = Kind("dual.jsonl", "dual.json", "dual boxes", "a dual box", "its box", key=_key)
+
+
+class DualFiles:
     """The writer of one run; a kill loses at most the box in progress.
 
     Instances are on the disk, in a file of their own, before the line of their box is.
 
     Attributes:
-      records: what is answered, by the names of input and class.
+      journal: the lines, by the names of input and class.
     """
 
     def __init__(self, folder: Path, resume: bool, config: Mapping[str, Any]) -> None:
         """Begins a run, or continues the one in the folder; see `Journal`."""
-        self.records: dict[tuple[str, int], Record] = {}
-        super().__init__(KIND, folder, resume, config)
+        self.folder = folder
+        self.journal = Journal(KIND, folder, resume, config)
         with writing(folder / INSTANCES):
             (folder / INSTANCES).mkdir(exist_ok=True)
 
@@ -38,9 +45,6 @@ class DualFiles(Journal):
           record: names `input` and `class`.
           arrays: its instances.
         """
-        name = f"{INSTANCES}/{len(self.records):05d}.npz"
+        name = f"{INSTANCES}/{len(self.journal.by_key):05d}.npz"
         write_npz(self.folder / name, dict(arrays), compressed=True)
-        self._write([{**record, "instances": name}])
-
-    def _take(self, record: Record) -> None:
-        self.records[str(record["input"] or ""), int(record["class"])] = record
+        self.journal.append({**record, "instances": name})

@@ -32,9 +32,9 @@ from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network
 from jaxcert.model import Model
 from jaxcert.network import Network
-from jaxcert.report.disk import append_all, writing
-from jaxcert.report.strict_json import dumps
+from jaxcert.runs.files import write_whole
 from jaxcert.runs.journal import Record
+from jaxcert.runs.strict_json import dumps
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
 from jaxcert.search.reach import ReachOptions, move_one_feature
 
@@ -154,14 +154,13 @@ def compute(request: Request) -> int:
             stopped = "the time limit"
     except KeyboardInterrupt:
         stopped = "Ctrl-C"
-    records = list(files.records.values())
+    records = list(files.journal.by_key.values())
     wanted = sum(len(part.classes) for part in parts)
     print(table(records, subject.network.name, request.lowest))
     if request.claimed_radius and chosen is not None and not stopped:
         claims = _claims(request, subject, chosen)
-        with writing(output / CLAIMS), open(output / CLAIMS, "wb", buffering=0) as file:
-            for claim in claims:
-                append_all(file, dumps(claim, CLAIMS).encode() + b"\n")
+        lines = [dumps(claim, CLAIMS).encode() + b"\n" for claim in claims]
+        write_whole(output / CLAIMS, b"".join(lines))
         print(f"\n{claim_text(claims, request.claimed_radius)}")
     if stopped and len(records) < wanted:
         print(f"stopped by {stopped}; continue with --resume")
@@ -274,7 +273,7 @@ def _compute_all(
     )
     points = np.zeros((0, *subject.network.input_shape)) if chosen is None else chosen.x
     for part in parts:
-        todo = [c for c in part.classes if (part.name, c) not in files.records]
+        todo = [c for c in part.classes if (part.name, c) not in files.journal.by_key]
         if not todo or time.monotonic() >= deadline:
             continue
         begin = time.perf_counter()

@@ -20,7 +20,7 @@ from jaxcert.commands.options import Options, data_dir, folder, option, seed
 from jaxcert.commands.semantic.grid import check_on_grid
 from jaxcert.errors import InputError
 from jaxcert.network import Network
-from jaxcert.runs.lines import Lines
+from jaxcert.runs.journal import Journal, stating
 from jaxcert.semantic.certifier import SemanticCertifier, label_specs
 from jaxcert.semantic.changes import FAMILIES, InputFamily
 
@@ -109,13 +109,13 @@ def run(
         "grid": request.grid,
         "rates": {k: [f.rates_down, f.rates_up] for k, f in request.families.items()},
     }
-    lines = Lines(output / "semantic.jsonl", settings, request.resume)
-    done = {(r["family"], r["input"]) for r in lines.records}
+    journal = Journal(stating("semantic.jsonl"), output, request.resume, settings)
+    done = {(r["family"], r["input"]) for r in journal.records}
     for name in request.families:
         todo = [i for i, n in enumerate(chosen.names) if (name, n) not in done]
         for record in _family(request, network, chosen, name, todo):
-            lines.append(record)
-    return lines.records
+            journal.append(record)
+    return journal.records
 
 
 def _family(

@@ -15,8 +15,8 @@ import numpy as np
 from absl import logging
 
 from jaxcert.errors import InputError
-from jaxcert.report.disk import write_npz, writing
-from jaxcert.runs.array_files import read_npz
+from jaxcert.runs.array_files import read_npz, write_npz
+from jaxcert.runs.files import writing
 from jaxcert.smoothing import Smoother, Tally
 
 PARTIAL = "counts.npz"

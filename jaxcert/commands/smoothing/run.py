@@ -26,8 +26,7 @@ from jaxcert.errors import InputError
 from jaxcert.learning.data import DATASETS, SPLITS
 from jaxcert.learning.models import checkpoint_metadata, load_network
 from jaxcert.network import Network
-from jaxcert.runs.journal import Record
-from jaxcert.runs.records import Records
+from jaxcert.runs.journal import Journal, Record, named
 from jaxcert.smoothing import (
     Gaussian,
     Laplace,
@@ -139,12 +138,12 @@ def smooth(request: Request) -> int:
         "models": {s.title: [s.network.content_hash, s.scale] for s in subjects},
     }  # fmt: skip
     output, stopped = console.expand(request.output), False
-    records = Records(output / LINES, request.resume, settings, KEYS)
+    journal = Journal(named(LINES, KEYS), output, request.resume, settings)
     try:
-        _certify(subjects, request, records)
+        _certify(subjects, request, journal)
     except KeyboardInterrupt:
         stopped = True
-    groups = {s.title: _records_of(s, records) for s in subjects}
+    groups = {s.title: _records_of(s, journal) for s in subjects}
     groups = {title: found for title, found in groups.items() if found}
     if groups:
         print(accuracy_table(groups, request.radii))
@@ -200,7 +199,7 @@ def _scale(request: Request, index: int, path: Path) -> float:
     return trained
 
 
-def _certify(subjects: list[Subject], request: Request, records: Records) -> None:
+def _certify(subjects: list[Subject], request: Request, journal: Journal) -> None:
     """Certifies what is not yet in the records, some inputs of every network in turn.
 
     The network with most left comes first: so a run that is stopped has something to
@@ -208,7 +207,7 @@ def _certify(subjects: list[Subject], request: Request, records: Records) -> Non
     """
     todo = {
         s.title: [i for i, name in enumerate(s.chosen.names)
-                  if f"{s.title}/{name}" not in records.by_name]
+                  if f"{s.title}/{name}" not in journal.by_key]
         for s in subjects
     }  # fmt: skip
     for subject in subjects:
@@ -217,16 +216,16 @@ def _certify(subjects: list[Subject], request: Request, records: Records) -> Non
             logging.info("%s: %d inputs are done", subject.title, done)
     while any(todo.values()):
         subject = max(subjects, key=lambda s: len(todo[s.title]))
-        _run(subject, todo[subject.title][:GROUP], request, records)
+        _run(subject, todo[subject.title][:GROUP], request, journal)
         del todo[subject.title][:GROUP]
 
 
-def _records_of(subject: Subject, records: Records) -> list[Record]:
+def _records_of(subject: Subject, journal: Journal) -> list[Record]:
     keys = (f"{subject.title}/{name}" for name in subject.chosen.names)
-    return [records.by_name[key] for key in keys if key in records.by_name]
+    return [journal.by_key[key] for key in keys if key in journal.by_key]
 
 
-def _run(subject: Subject, todo: list[int], request: Request, records: Records) -> None:
+def _run(subject: Subject, todo: list[int], request: Request, journal: Journal) -> None:
     """Certifies some inputs of a network."""
     names = subject.chosen.names
     options = request.options(subject.scale, len(names))
@@ -236,25 +235,27 @@ def _run(subject: Subject, todo: list[int], request: Request, records: Records) 
     marks = () if options.stopping else (options.n // 100, options.n // 10)
     task = Task(
         subject.title,
-        records.settings,
+        journal.settings,
         Smoother(network.apply, network.params, options),
         [names[i] for i in todo],
         x,
         jax.random.key(request.seed),
         tuple(mark for mark in marks if mark > 0),
     )
-    for counted in count(task, records.folder, GROUP):
+    for counted in count(task, journal.folder, GROUP):
         certificates = conclude(counted.tally, options)
-        records.append(
-            _record(subject, todo[row], bool(clean[row]), counted, at)
-            | {
-                "predicted": int(certificates.predicted[at]),
-                "p_lower": float(certificates.p_lower[at]),
-                "radius": float(certificates.radius[at]),
-                "norm": certificates.norm,
-                "alpha": certificates.alpha,
-            }
-            for at, row in enumerate(counted.rows)
+        journal.append(
+            *(
+                _record(subject, todo[row], bool(clean[row]), counted, at)
+                | {
+                    "predicted": int(certificates.predicted[at]),
+                    "p_lower": float(certificates.p_lower[at]),
+                    "radius": float(certificates.radius[at]),
+                    "norm": certificates.norm,
+                    "alpha": certificates.alpha,
+                }
+                for at, row in enumerate(counted.rows)
+            )
         )
 
 

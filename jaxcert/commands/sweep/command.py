@@ -33,11 +33,11 @@ from jaxcert.commands.options import (
     seed,
 )
 from jaxcert.commands.sweep.report import table, varying, write_front, write_heat_map
-from jaxcert.commands.sweep.run import Sweep, check_row
+from jaxcert.commands.sweep.run import Row, Sweep, check_row
 from jaxcert.commands.sweep.settings import Setting, grouped, settings
 from jaxcert.errors import InputError
 from jaxcert.learning.data import DATASETS, Dataset, load_dataset
-from jaxcert.runs.ledger import Ledger
+from jaxcert.runs.journal import Journal, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,42 +81,42 @@ def main(request: Request) -> int:
     train, test = (request.data(split) for split in ("train", "test"))
     for setting in wanted:
         setting.architecture(train)  # raises where an image is used up
-    folder = expand(request.output)
+    output = expand(request.output)
     radius = request.epsilon
     config = {"dataset": request.dataset, "limit": request.limit, "epsilon": radius}
     check = functools.partial(check_row, radius=radius, images=len(test.labels))
-    ledger = Ledger(folder, "sweep", config, request.resume, check)
-    known = {row["id"] for row in ledger.rows}
+    journal = Journal(rows("sweep"), output, request.resume, config, check)
+    known = {row["id"] for row in journal.records}
     missing = [setting for setting in wanted if setting.id not in known]
     groups, left = grouped(missing, request.population), len(missing)
     logging.info("%d of %d settings, in %d programs", left, len(wanted), len(groups))
-    sweep = Sweep(train, test, folder, logging.info, radius)
+    sweep = Sweep(train, test, output, logging.info, radius)
     begin, done = time.monotonic(), 0
     for group in groups:
-        ledger.append(*sweep.run(group))
+        journal.append(*sweep.run(group))
         sweep.forget()
         done += len(group)
         spent = time.monotonic() - begin
         rest = spent / done * (left - done)
         logging.info("%d of %d settings, about %.0f s to go", done, left, rest)
-    _finish(folder, ledger, wanted, request.axes)
+    _finish(output, journal.records, wanted, request.axes)
     return 0
 
 
 def _finish(
-    folder: Path, ledger: Ledger, wanted: list[Setting], axes: tuple[str, ...]
+    folder: Path, known: list[Row], wanted: list[Setting], axes: tuple[str, ...]
 ) -> None:
     ids = {setting.id for setting in wanted}
-    rows = [row for row in ledger.rows if row["id"] in ids]
-    text = table(rows)
+    found = [row for row in known if row["id"] in ids]
+    text = table(found)
     (folder / "table.txt").write_text(text + "\n")
     print(text)
     written = ["sweep.jsonl", "table.txt"]
-    if any(row["certified"] is not None for row in rows):
-        write_front(rows, folder / "front")
+    if any(row["certified"] is not None for row in found):
+        write_front(found, folder / "front")
         written.append("front.png")
-        chosen = axes or tuple(varying(rows)[:2])
+        chosen = axes or tuple(varying(found)[:2])
         if len(chosen) == 2:
-            write_heat_map(rows, (chosen[0], chosen[1]), folder / "heat_map")
+            write_heat_map(found, (chosen[0], chosen[1]), folder / "heat_map")
             written.append("heat_map.png")
     print(f"\nwrote {', '.join(written)} in {folder}")

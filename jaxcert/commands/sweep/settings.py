@@ -15,7 +15,7 @@ from jaxcert.learning.architecture import Architecture, usual_kernel
 from jaxcert.learning.data import Dataset
 from jaxcert.learning.evaluate import BOUNDS
 from jaxcert.learning.train import METHODS, TrainConfig
-from jaxcert.report import strict_json
+from jaxcert.runs import strict_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxcert.box import Box, Rates
 from jaxcert.commands.console import expand
 from jaxcert.errors import InputError
-from jaxcert.report.disk import read
+from jaxcert.runs.files import read
 
 TABLES = ("breast_cancer", "wine")
 NOT_STATED, NO_UNIT = None, ""

@@ -43,8 +43,8 @@ from jaxcert.learning.models import (
 from jaxcert.learning.train import TrainConfig, train
 from jaxcert.network import Network
 from jaxcert.report import RunFiles, read_run, write_report
-from jaxcert.report.disk import append_all, writing
-from jaxcert.report.strict_json import dumps
+from jaxcert.runs.files import append, write_whole, writing
+from jaxcert.runs.strict_json import dumps
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
 from jaxcert.search.growth import FAIRNESS, GrowthOptions
 
@@ -117,8 +117,6 @@ def compute(request: Request) -> int:
         todo = np.array([n not in files.done for n in names], bool)
         _certify(certifier, grower, table, chosen[todo], files, deadline)
         files.finish()
-    for notice in files.notices:
-        logging.warning("%s", notice)
     _print_boxes(table, scale, output)
     print(f"\n{grower.summary()}")
     if request.dual:
@@ -301,12 +299,13 @@ def _print_duals(
 ) -> None:
     """Computes dual boxes, writes and prints them."""
     deadline = time.monotonic() + request.time_limit
-    with float64(), writing(output / DUAL), open(output / DUAL, "wb", 0) as file:
+    write_whole(output / DUAL, b"")
+    with float64():
         for name, where, domain in _places(scale, output, request):
             task = DualTask(domain, range(len(table.classes)), table.x)
             for box in dual_boxes(certifier.model, task, DualOptions(), deadline):
                 record = {"input": name, **_dual_record(table, box)}
-                append_all(file, dumps(record, DUAL).encode() + b"\n")
+                append(output / DUAL, dumps(record, DUAL).encode() + b"\n")
                 print(f"\n{dual_sentence(table, scale, box, where)}", flush=True)
 
 

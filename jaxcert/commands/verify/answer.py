@@ -158,9 +158,8 @@ def _benchmark(request: Request) -> int:
         raise InputError(f"no instance has {request.only!r} in its name: change --only")
     interrupted = False
     output = console.expand(request.output)
-    with ResultsFile(output, request.resume) as results, _worker(request) as worker:
-        for notice in results.notices:
-            logging.warning("%s", notice)
+    results = ResultsFile(output, request.resume)
+    with _worker(request) as worker:
         todo = [i for i in chosen if i.key not in results.rows]
         if len(todo) < len(chosen):
             logging.info("%d instances are done already", len(chosen) - len(todo))

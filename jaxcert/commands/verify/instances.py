@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import io
 import math
+import operator
 import os
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
 from jaxcert.commands import console
 from jaxcert.errors import InputError
-from jaxcert.report.disk import append_all, read, write_whole, writing
+from jaxcert.runs.files import write_whole, writing
+from jaxcert.runs.journal import Form, Journal, Kind, Record, Texts
 
 DECIDED = ("sat", "unsat")
 RESULTS = (*DECIDED, "unknown", "timeout", "error")
@@ -122,53 +123,55 @@ def read_instances(path: Path, timeout: float | None) -> list[Instance]:
     return list(found.values())
 
 
+def _read_row(line: bytes) -> Record | None:
+    """Returns a row as a record; None for a blank one; raises ValueError for others."""
+    cells = [cell.strip() for row in csv.reader([line.decode()]) for cell in row]
+    if not any(cells):
+        return None
+    onnx, vnnlib, result, seconds = cells
+    row = Row(result, float(seconds))
+    if row.kind not in RESULTS or not 0 <= row.seconds < math.inf:
+        raise ValueError("no result")
+    return {"key": (onnx, vnnlib), "row": row}
+
+
+def _write_row(record: Mapping[str, Any]) -> bytes:
+    text, row = io.StringIO(), record["row"]
+    cells = (*record["key"], row.result, f"{row.seconds:.3f}")
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _kind(name: str) -> Kind:
+    """Returns the kind of a results file: rows of CSV below a header, no settings."""
+    other = (
+        "{path} is no results file of verify.py, or is damaged: repair it or choose "
+        "another --output; nothing was changed"
+    )
+    texts = Texts(
+        held="{path} exists already",
+        refused=other,
+        torn="the last row of {path} was incomplete; its instance is redone",
+        second="answered twice",
+    )
+    form = Form(_read_row, _write_row, ",".join(HEADER).encode())
+    key = operator.itemgetter("key")
+    return Kind(name, "", "results", "a row", key=key, form=form, texts=texts)
+
+
 class ResultsFile:
     """The writer of a results file; a kill loses at most the row in progress.
 
-    Use it as a context manager.
-
     Attributes:
+      path: the file.
       rows: what is answered, in the order of the file.
-      notices: sentences the user should read.
     """
 
     def __init__(self, path: Path, resume: bool) -> None:
-        """Opens a new results file, or continues one.
-
-        Raises:
-          InputError: the file exists and `resume` is false, it holds something else,
-            or it cannot be written.
-        """
+        """Opens a new results file, or continues one; see `Journal`."""
         self.path = path
-        self.rows: dict[Key, Row] = {}
-        self.notices: list[str] = []
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            before = read(path) if path.exists() else None
-        if before is not None:
-            if not resume:
-                raise InputError(
-                    f"{path} exists already. Continue it with --resume, or choose "
-                    "another --output; nothing was changed"
-                )
-            self._continue(before)
-        with writing(path):
-            # Unbuffered: a row is in the file when `write` returns.
-            self._file = open(path, "ab", buffering=0)
-            fresh = not self._file.tell()
-        if fresh:
-            self._write(HEADER)
-
-    def __enter__(self) -> ResultsFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self._file.close()
+        self._journal = Journal(_kind(path.name), path.parent, resume, {})
+        self.rows: dict[Key, Row] = {r["key"]: r["row"] for r in self._journal.records}
 
     def append(self, key: Key, row: Row, counterexample: str) -> Path | None:
         """Stores an answer; returns where the counterexample lies, if there is one.
@@ -184,50 +187,9 @@ class ResultsFile:
             else:
                 # Of an older run with the same name; no answer of this one.
                 path.unlink(missing_ok=True)
-        self._write((*key, row.result, f"{row.seconds:.3f}"))
+        self._journal.append({"key": key, "row": row})
         self.rows[key] = row
         return path if counterexample else None
-
-    def _write(self, cells: Sequence[str]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        data = text.getvalue().encode()
-        with writing(self.path):
-            append_all(self._file, data)
-            with contextlib.suppress(OSError):  # a pipe has no disk below it
-                os.fsync(self._file.fileno())
-
-    def _continue(self, before: bytes) -> None:
-        """Takes what is answered; drops a last row that a kill has torn."""
-        whole = before[: before.rfind(b"\n") + 1]
-        other = InputError(
-            f"{self.path} is no results file of verify.py, or is damaged: repair it or "
-            "choose another --output; nothing was changed"
-        )
-        try:
-            rows = [cells for _, cells in _rows(whole.decode(), self.path)]
-        except (UnicodeDecodeError, InputError) as error:
-            raise other from error
-        torn_header = not rows and (",".join(HEADER) + "\n").encode().startswith(before)
-        if not torn_header and rows[:1] != [[*HEADER]]:
-            raise other
-        for cells in rows[1:]:
-            if len(cells) != len(HEADER):
-                raise other
-            try:
-                row = Row(cells[2], float(cells[3]))
-            except ValueError as error:
-                raise other from error
-            if row.kind not in RESULTS or not 0 <= row.seconds < math.inf:
-                raise other
-            self.rows[cells[0], cells[1]] = row
-        if len(self.rows) != max(len(rows) - 1, 0):
-            raise other
-        if whole != before:
-            write_whole(self.path, whole)
-            self.notices.append(
-                f"the last row of {self.path} was incomplete; its instance is redone"
-            )
 
 
 def contradictions(
