@@ -85,7 +85,10 @@ class Request(Options):
     )
     devices: int = option(0, "Devices of this process to compute on; 0: all.", least=0)
     radius: float | None = option(
-        None, "Radius of the first sentence; default: one that half reach."
+        None,
+        "Radius of the first sentence; default: one that half reach.",
+        least=0,
+        below=math.inf,
     )
     again: bool = option(
         False, "Certify a second time, to print times without compilation."
@@ -110,8 +113,6 @@ class Request(Options):
             raise InputError(
                 f"unknown objective '{self.objective}'; choose {OBJECTIVE}"
             )
-        if self.radius is not None and not 0 <= self.radius < math.inf:
-            raise InputError(f"radius is {self.radius}; it must be >= 0")
         if self.cuts and self.oracle != "complete":
             raise InputError("--cuts belongs to --oracle=complete: no other branches")
 
