@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from made_runs import CONFIG, arrays, grown_records, many, with_grown
 from mutations import mutations
-from test_report import CONFIG, arrays, grown_records, many, with_grown
 
 from jaxcert.convex.classifier import (
     ConvexClassifier,
