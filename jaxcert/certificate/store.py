@@ -127,6 +127,7 @@ def task_of_boxes(
 class CertificateWriter:
     """Writes the certificates of one network into a folder."""
 
+    @float64()
     def __init__(
         self,
         model: Model,

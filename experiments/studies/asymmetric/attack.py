@@ -45,6 +45,7 @@ class Attacks:
     broken: int
 
 
+@float64()
 def attack_all(
     classifier: ConvexClassifier,
     x: np.ndarray,
@@ -64,21 +65,20 @@ def attack_all(
     each = math.ceil(count / (2 * len(NORMS)))
     rows = np.arange(each) % len(x)
     found = []
-    with float64():
-        keys = jax.random.split(jax.random.key(seed), each)
-        params = as_arrays(classifier.params, np.float64)
-        for column, (name, p) in enumerate(zip(NORM_NAMES, NORMS, strict=True)):
-            for multiple in MULTIPLES:
-                least = _attack(
-                    (classifier.architecture, p),
-                    (params, classifier.features, np.float64(classifier.shift)),
-                    x[rows].astype(np.float64),
-                    multiple * radius[rows, column],
-                    keys,
-                )
-                hits = np.asarray(least) <= 0
-                counts = 2 * each, int(hits.sum()), each, int(hits.any(axis=1).sum())
-                found.append(Attacks(name, multiple, *counts))
+    keys = jax.random.split(jax.random.key(seed), each)
+    params = as_arrays(classifier.params, np.float64)
+    for column, (name, p) in enumerate(zip(NORM_NAMES, NORMS, strict=True)):
+        for multiple in MULTIPLES:
+            least = _attack(
+                (classifier.architecture, p),
+                (params, classifier.features, np.float64(classifier.shift)),
+                x[rows].astype(np.float64),
+                multiple * radius[rows, column],
+                keys,
+            )
+            hits = np.asarray(least) <= 0
+            counts = 2 * each, int(hits.sum()), each, int(hits.any(axis=1).sum())
+            found.append(Attacks(name, multiple, *counts))
     return found
 
 

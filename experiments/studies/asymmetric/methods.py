@@ -86,11 +86,11 @@ class Boxes:
     norm = 2
     probabilistic = False
 
+    @float64()
     def scores(self, x: np.ndarray) -> np.ndarray:
-        with float64():
-            params = jax.tree.map(_float64, self.network.params)
-            logits = _logits(self.network.apply, params, _float64(x))
-            return np.asarray(logits[:, 1] - logits[:, 0])
+        params = jax.tree.map(_float64, self.network.params)
+        logits = _logits(self.network.apply, params, _float64(x))
+        return np.asarray(logits[:, 1] - logits[:, 0])
 
     def certify(self, x: np.ndarray, shift: float) -> Certified:
         network = shifted(self.network, shift)

@@ -123,6 +123,7 @@ class Progress:
     decided: Bool[Array, ""]
 
 
+@float64()
 def solve(
     search: Search, problem: Problem, state: Any, label: int, seconds: float
 ) -> BoxResult:
@@ -133,31 +134,26 @@ def solve(
     An UNKNOWN of the complete oracle ends a search that needs a witness.
     """
     begin = time.monotonic()
-    with float64():
-        spec = search.spec(problem, label)
-        progress = _begin(state)
-        while not search.finished(progress.state):
-            if time.monotonic() >= begin + seconds:
-                break
-            progress = _advance(search, problem, spec, progress)
-            if progress.decided:
-                continue
-            box = jax.tree.map(np.asarray, search.question(progress.state))
-            verdict = _decide(problem, box, spec, begin + seconds)
-            in_time = time.monotonic() < begin + seconds
-            if (
-                verdict.status == Status.UNKNOWN
-                and in_time
-                and not search.needs_witness
-            ):
-                verdict = from_witness(
-                    progress.hint, jnp.asarray(jnp.nan), jnp.asarray(True)
-                )
-            progress = _answered(search, progress, verdict)
-            if not progress.decided:
-                break
-        state, box = progress.state, jax.device_get(progress.state.box)
-        finished = bool(search.finished(state))
+    spec = search.spec(problem, label)
+    progress = _begin(state)
+    while not search.finished(progress.state):
+        if time.monotonic() >= begin + seconds:
+            break
+        progress = _advance(search, problem, spec, progress)
+        if progress.decided:
+            continue
+        box = jax.tree.map(np.asarray, search.question(progress.state))
+        verdict = _decide(problem, box, spec, begin + seconds)
+        in_time = time.monotonic() < begin + seconds
+        if verdict.status == Status.UNKNOWN and in_time and not search.needs_witness:
+            verdict = from_witness(
+                progress.hint, jnp.asarray(jnp.nan), jnp.asarray(True)
+            )
+        progress = _answered(search, progress, verdict)
+        if not progress.decided:
+            break
+    state, box = progress.state, jax.device_get(progress.state.box)
+    finished = bool(search.finished(state))
     return BoxResult(
         lo=box.lo,
         hi=box.hi,
@@ -170,12 +166,15 @@ def solve(
 def one_by_one(search: Search) -> Competitor:
     """Returns the competitor that runs a search on one input after the other."""
 
+    @float64()
+    def start(problem: Problem, x: np.ndarray) -> Any:
+        return search.start(problem, jnp.asarray(x))
+
     def compete(
         problem: Problem, xs: np.ndarray, labels: np.ndarray, seconds: float
     ) -> Iterator[BoxResult]:
         for row, (x, label) in enumerate(zip(xs, labels, strict=True)):
-            with float64():
-                state = search.start(problem, jnp.asarray(x))
+            state = start(problem, x)
             if row == 0:
                 compile_ahead(search, problem, state, int(label))
             yield solve(search, problem, state, int(label), seconds)
@@ -183,16 +182,16 @@ def one_by_one(search: Search) -> Competitor:
     return compete
 
 
+@float64()
 def compile_ahead(search: Search, problem: Problem, state: Any, label: int) -> None:
     """Compiles what `solve` runs, so that it counts for no input's time."""
-    with float64():
-        spec = search.spec(problem, label)
-        progress = _begin(state)
-        box = jax.tree.map(np.asarray, search.question(progress.state))
-        _decide(problem, box, spec, np.inf)
-        # The domain as a box is never proved by bounds: this one branches.
-        verdict = _decide(problem, problem.domain, spec, time.monotonic() + 0.1)
-        _advance(search, problem, spec, _answered(search, progress, verdict))
+    spec = search.spec(problem, label)
+    progress = _begin(state)
+    box = jax.tree.map(np.asarray, search.question(progress.state))
+    _decide(problem, box, spec, np.inf)
+    # The domain as a box is never proved by bounds: this one branches.
+    verdict = _decide(problem, problem.domain, spec, time.monotonic() + 0.1)
+    _advance(search, problem, spec, _answered(search, progress, verdict))
 
 
 def _begin(state: Any) -> Progress:

@@ -20,6 +20,7 @@ from jaxcert.bounds.alpha import Layout
 from jaxcert.bounds.crown import Crown, CrownOptions, bound_layers
 from jaxcert.bounds.multineuron import CutOptions, RowOptions, bound_rows
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
+from jaxcert.box import Box
 from jaxcert.branch.brackets import layout_of
 from jaxcert.certifier import float64
 from jaxcert.commands.audit.boxes import Claim
@@ -147,33 +148,37 @@ class Measurement:
         return jax.jit(jax.vmap(one, (None, 0, 0)))
 
     def _in_blocks(self, bound: Callable, todo: list[int]) -> Any:
+        @float64()
         def ask(chosen: list[int]) -> Any:
             boxes = [self.images.box(i) for i in chosen]
             box = jax.tree.map(lambda *side: np.stack(side), *boxes)
             return jax.device_get(bound(self.model, box, self.images.labels[chosen]))
 
-        with float64():
-            ask((todo * _BLOCK)[:_BLOCK])  # compiled before the clock starts
-            for start in range(0, len(todo), _BLOCK):
-                chosen = todo[start : start + _BLOCK]
-                begin = time.monotonic()
-                values, proved = ask((chosen * _BLOCK)[:_BLOCK])
-                seconds = (time.monotonic() - begin) / _BLOCK
-                for i, value, p in zip(chosen, values, proved, strict=False):
-                    status = "verified" if p else "unknown"
-                    yield self._record(i, status, float(value), seconds)
+        ask((todo * _BLOCK)[:_BLOCK])  # compiled before the clock starts
+        for start in range(0, len(todo), _BLOCK):
+            chosen = todo[start : start + _BLOCK]
+            begin = time.monotonic()
+            values, proved = ask((chosen * _BLOCK)[:_BLOCK])
+            seconds = (time.monotonic() - begin) / _BLOCK
+            for i, value, p in zip(chosen, values, proved, strict=False):
+                status = "verified" if p else "unknown"
+                yield self._record(i, status, float(value), seconds)
 
     def _triangle(self, todo: list[int]) -> Any:
         """The triangle relaxation over the ranges of alpha-CROWN, by HiGHS."""
         layout = layout_of(self.model.program)
-        ranges_of = jax.jit(functools.partial(_alpha_ranges, layout))
+        alpha_ranges = jax.jit(functools.partial(_alpha_ranges, layout))
+
+        @float64()
+        def ranges_of(model: Model, box: Box) -> Any:
+            return jax.device_get(alpha_ranges(model, box))
+
         for number, i in enumerate(todo):
             box = self.images.box(i)
-            with float64():
-                if not number:
-                    jax.block_until_ready(ranges_of(self.model, box))
-                begin = time.monotonic()
-                ranges = jax.device_get(ranges_of(self.model, box))
+            if not number:
+                ranges_of(self.model, box)  # compiled before the clock starts
+            begin = time.monotonic()
+            ranges = ranges_of(self.model, box)
             encoding = Encoding(*(np.ravel(side) for side in (box.lo, box.hi)))
             for (weight, bias), z in zip(self.chain.layers[:-1], ranges, strict=True):
                 low, high = z.lo.reshape(-1), z.hi.reshape(-1)

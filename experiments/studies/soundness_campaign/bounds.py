@@ -123,13 +123,16 @@ def bounds_group(problems: Problems, rng: np.random.Generator) -> Tally:
     f = problems.architecture.function()
     tally = Tally(networks=len(problems.lo) // BOXES_PER_NETWORK)
     least, points = least_values(problems, rng, f)
-    with float64():
-        claims = jax.jit(functools.partial(_claims, f))
-        nothing = np.zeros((*problems.rows.shape[:2], _LEVELS))
+    claims = jax.jit(functools.partial(_claims, f))
+
+    @float64()
+    def claimed_with(offsets: np.ndarray) -> Any:
         arguments = problems.params, problems.lo, problems.hi, problems.rows
-        first = jax.device_get(claims(*arguments, nothing))
-        offsets = _offsets(least, first)
-        second = jax.device_get(claims(*arguments, offsets))
+        return jax.device_get(claims(*arguments, offsets))
+
+    first = claimed_with(np.zeros((*problems.rows.shape[:2], _LEVELS)))
+    offsets = _offsets(least, first)
+    second = claimed_with(offsets)
     tally.note("unjudged", np.isinf(least).sum())
     for name in ("ibp", "crown"):
         bound, slack = first[name]["bound"][..., 0], first[name]["slack"]
@@ -250,12 +253,10 @@ def least_values(
     corners = np.where(bits.reshape(1, -1, *shape) == 1, high, low)
     inside = low + (high - low) * rng.random((count, 12, *shape))
     middle = low + (high - low) / 2
-    with float64():
-        descend = jax.jit(functools.partial(_descend, f), compiler_options=_QUICK)
-        starts = np.concatenate([middle, inside[:, :2]], axis=1)
-        found = jax.device_get(
-            descend(problems.params, problems.lo, problems.hi, problems.rows, starts)
-        )
+    descend = jax.jit(functools.partial(_descend, f), compiler_options=_QUICK)
+    starts = np.concatenate([middle, inside[:, :2]], axis=1)
+    arguments = problems.params, problems.lo, problems.hi, problems.rows, starts
+    found = jax.device_get(float64()(descend)(*arguments))
     found = found.reshape(count, -1, *shape)
     points = np.concatenate([corners, inside, middle, np.nan_to_num(found)], axis=1)
     points = np.clip(points, low, high)

@@ -108,9 +108,9 @@ def _alpha_crown(case: Case) -> Run:
 
     box64, spec64 = jax.tree.map(double, (case.box, spec))
 
+    @float64()
     def run() -> np.ndarray:
-        with float64():
-            return np.asarray(many(network.model, box64, spec64))
+        return np.asarray(many(network.model, box64, spec64))
 
     return run
 

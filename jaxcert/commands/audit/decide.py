@@ -62,10 +62,10 @@ class Auditor:
         self._without_attack = dataclasses.replace(self._effort, attack=None)
         self._apply = jax.jit(network.apply)
 
+    @float64()
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Returns the logits at one point, by the network itself in float64."""
-        with float64():
-            return np.asarray(self._apply(self._model.double, x), np.float64)
+        return np.asarray(self._apply(self._model.double, x), np.float64)
 
     def decide(self, claim: Claim, label: int, deadline: float) -> Finding:
         """Returns the verdict on one box: attacked first, then branch and bound."""
@@ -76,11 +76,7 @@ class Auditor:
         lo: Any = claim.lo
         hi: Any = claim.hi
         box = Box(lo, hi)
-        with float64():
-            spec = Spec.classification(
-                label, self.network.num_outputs, self._required, np.float64
-            )
-            spec = jax.tree.map(np.asarray, spec)
+        spec = self._spec(label)
         found = decide(self._model, box, spec, self._effort, deadline)
         finding = self._confirmed(claim, label, found.verdict)
         if finding is None and found.found_by == "attack":
@@ -90,6 +86,13 @@ class Auditor:
             finding = Finding("sound" if found.verdict.proved else "unknown")
         by = "" if finding.verdict == "unknown" else found.found_by
         return dataclasses.replace(finding, found_by=by, subproblems=found.subproblems)
+
+    @float64()
+    def _spec(self, label: int) -> Spec:
+        spec = Spec.classification(
+            label, self.network.num_outputs, self._required, np.float64
+        )
+        return jax.tree.map(np.asarray, spec)
 
     def _confirmed(self, claim: Claim, label: int, verdict: Verdict) -> Finding | None:
         """Returns the finding of a witness, unless the network itself disagrees."""

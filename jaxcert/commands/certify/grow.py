@@ -14,7 +14,7 @@ from absl import logging
 from jaxcert.box import Box
 from jaxcert.certificate.grown import Faces, GrownClaim, GrownWriter
 from jaxcert.certification import Certification, Outcome
-from jaxcert.certifier import Certifier, float64
+from jaxcert.certifier import Certifier
 from jaxcert.commands.certify.measures import apothem, edge_measures
 from jaxcert.search.growth import AT_DOMAIN, OPEN, Growth, GrowthOptions
 
@@ -71,13 +71,12 @@ class Grower:
         """Returns what grows boxes and writes certificates into a folder, if given."""
         writer = None
         if folder is not None:
-            with float64():
-                writer = GrownWriter(
-                    certifier.model,
-                    certifier.domain, certifier.rates, folder,
-                    required_margin=certifier.required_margin, arithmetic=arithmetic,
-                    branch=certifier.options.branch,
-                )  # fmt: skip
+            writer = GrownWriter(
+                certifier.model,
+                certifier.domain, certifier.rates, folder,
+                required_margin=certifier.required_margin, arithmetic=arithmetic,
+                branch=certifier.options.branch,
+            )  # fmt: skip
         return Grower(certifier, options, writer, arithmetic)
 
     def grow(

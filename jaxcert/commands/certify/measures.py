@@ -22,7 +22,7 @@ def edge_measures(box: Box) -> dict[str, float]:
     }
 
 
+@float64()
 def apothem(x: np.ndarray, box: Box, domain: Box, rates: Rates | None = None) -> float:
     """Returns the apothem of a box around x, in float64."""
-    with float64():
-        return float(jax.device_get(box.apothem(x, domain, rates)))  # type: ignore[arg-type]
+    return float(jax.device_get(box.apothem(x, domain, rates)))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from absl import logging
 from jaxcert.branch.leaves import Proof
 from jaxcert.certificate.store import CertificateWriter, Claim
 from jaxcert.certification import Certification, Outcome
-from jaxcert.certifier import Certifier, float64
+from jaxcert.certifier import Certifier
 
 
 @dataclasses.dataclass
@@ -42,12 +42,11 @@ class Proofs:
     @staticmethod
     def into(folder: Path, certifier: Certifier, arithmetic: str) -> Proofs:
         """Returns proofs of a certifier's claims; raises UnsupportedError."""
-        with float64():
-            writer = CertificateWriter(
-                certifier.model,
-                certifier.domain, certifier.rates, folder,
-                required_margin=certifier.required_margin, arithmetic=arithmetic,
-            )  # fmt: skip
+        writer = CertificateWriter(
+            certifier.model,
+            certifier.domain, certifier.rates, folder,
+            required_margin=certifier.required_margin, arithmetic=arithmetic,
+        )  # fmt: skip
         return Proofs(writer, arithmetic)
 
     def write(
@@ -88,8 +87,7 @@ class Proofs:
             witness=np.asarray(answer.witness[row]).reshape(-1),
         )
         own = None if proof is None else proof.of(row)
-        with float64():
-            written = self.writer.write(claim, own)
+        written = self.writer.write(claim, own)
         assert written.report is not None  # there is an attempt at least
         if written.path is None:
             logging.warning(

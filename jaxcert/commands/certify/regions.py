@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxcert.box import Box
-from jaxcert.certifier import Certifier, float64
+from jaxcert.certifier import Certifier
 from jaxcert.report.regions import Regions
 from jaxcert.search.dual import DualOptions, DualTask, dual_boxes
 
@@ -32,13 +32,12 @@ def write_regions(certifier: Certifier, output: Path) -> None:
         jax.tree.map(np.asarray, certifier.domain), range(count),
         np.zeros((0, *shape)),
     )  # fmt: skip
-    with float64():
-        boxes: list[Box] = [
-            box.outer
-            for box in dual_boxes(
-                certifier.model, task, DualOptions(), time.monotonic() + _SECONDS
-            )
-        ]
+    boxes: list[Box] = [
+        box.outer
+        for box in dual_boxes(
+            certifier.model, task, DualOptions(), time.monotonic() + _SECONDS
+        )
+    ]
     outputs = certifier.model.outputs(points.reshape(-1, *shape))
     classes = np.argmax(outputs, axis=1).reshape(_GRID, _GRID)
     Regions(

@@ -219,13 +219,16 @@ def _parts(
         return
     predicted = subject.winner(chosen.x)
     for name, x, own in zip(chosen.names, chosen.x, predicted, strict=True):
-        with float64():
-            ball = Box.ball(x, request.within, subject.domain, outward=True)  # type: ignore[arg-type]
-            ball = jax.device_get(ball)
+        ball = _ball(x, request.within, subject.domain)
         classes = [int(own)]
         if request.classes != "predicted":
             classes = _classes(request.classes, count)
         yield Part(name, ball, classes)
+
+
+@float64()
+def _ball(x: np.ndarray, radius: float, domain: Box) -> Box:
+    return jax.device_get(Box.ball(x, radius, domain, outward=True))  # type: ignore[arg-type]
 
 
 def _classes(text: str, count: int) -> list[int]:
@@ -278,17 +281,16 @@ def _compute_all(
             continue
         begin = time.perf_counter()
         task = DualTask(part.domain, todo, points)
-        with float64():
-            found = dual_boxes(subject.model, task, options, deadline)
-            for box in found:
-                seconds = time.perf_counter() - begin
-                record = _record(part, box, seconds)
-                files.append(record, {"instances": box.witness})
-                logging.info(
-                    "%sclass %d: %s after %.1f s", part.name and f"{part.name} ",
-                    box.label, record["status"], seconds,
-                )  # fmt: skip
-                begin = time.perf_counter()
+        found = dual_boxes(subject.model, task, options, deadline)
+        for box in found:
+            seconds = time.perf_counter() - begin
+            record = _record(part, box, seconds)
+            files.append(record, {"instances": box.witness})
+            logging.info(
+                "%sclass %d: %s after %.1f s", part.name and f"{part.name} ",
+                box.label, record["status"], seconds,
+            )  # fmt: skip
+            begin = time.perf_counter()
 
 
 def _record(part: Part, box: DualBox, seconds: float) -> Record:
@@ -314,34 +316,32 @@ def _record(part: Part, box: DualBox, seconds: float) -> Record:
     }
 
 
+@float64()
 def _claims(request: Request, subject: Subject, chosen: Selection) -> list[Record]:
     """Returns, per input, the farthest instance that differs in one feature from it."""
     count = subject.network.num_outputs
     labels = subject.winner(chosen.x) if chosen.labels is None else chosen.labels
     claims = []
-    with float64():
-        for name, x, label in zip(chosen.names, chosen.x, labels, strict=True):
-            points, valid = jax.device_get(
-                move_one_feature(
-                    subject.model.program, subject.model.double, subject.domain,
-                    not_class(int(label), count), x,
-                )
-            )  # fmt: skip
-            away = np.abs(points - x).reshape(len(points), -1).max(axis=1)
-            face = int(np.argmax(np.where(valid, away, -1)))
-            feature = face % x.size
-            claims.append(
-                {
-                    "input": name,
-                    "class": int(label),
-                    "instance_found": bool(valid[face]),
-                    "distance": float(away[face]) if valid[face] else 0.0,
-                    "feature": feature,
-                    "from": float(x.flat[feature]),
-                    "to": float(points[face].flat[feature]),
-                    "farther": bool(
-                        valid[face] and away[face] > request.claimed_radius
-                    ),
-                }
+    for name, x, label in zip(chosen.names, chosen.x, labels, strict=True):
+        points, valid = jax.device_get(
+            move_one_feature(
+                subject.model.program, subject.model.double, subject.domain,
+                not_class(int(label), count), x,
             )
+        )  # fmt: skip
+        away = np.abs(points - x).reshape(len(points), -1).max(axis=1)
+        face = int(np.argmax(np.where(valid, away, -1)))
+        feature = face % x.size
+        claims.append(
+            {
+                "input": name,
+                "class": int(label),
+                "instance_found": bool(valid[face]),
+                "distance": float(away[face]) if valid[face] else 0.0,
+                "feature": feature,
+                "from": float(x.flat[feature]),
+                "to": float(points[face].flat[feature]),
+                "farther": bool(valid[face] and away[face] > request.claimed_radius),
+            }
+        )
     return claims

@@ -195,9 +195,9 @@ def _trained(request: Request, table: Table, training: np.ndarray) -> Network:
     return from_params(params, architecture, f"{table.name} ({widths} hidden neurons)")
 
 
+@float64()
 def _predicted(network: Network, x: np.ndarray) -> np.ndarray:
-    with float64():
-        logits = jax.vmap(network.apply, (None, 0))(network.params, x)
+    logits = jax.vmap(network.apply, (None, 0))(network.params, x)
     return np.argmax(np.asarray(logits), axis=1)
 
 
@@ -300,13 +300,12 @@ def _print_duals(
     """Computes dual boxes, writes and prints them."""
     deadline = time.monotonic() + request.time_limit
     write_whole(output / DUAL, b"")
-    with float64():
-        for name, where, domain in _places(scale, output, request):
-            task = DualTask(domain, range(len(table.classes)), table.x)
-            for box in dual_boxes(certifier.model, task, DualOptions(), deadline):
-                record = {"input": name, **_dual_record(table, box)}
-                append(output / DUAL, dumps(record, DUAL).encode() + b"\n")
-                print(f"\n{dual_sentence(table, scale, box, where)}", flush=True)
+    for name, where, domain in _places(scale, output, request):
+        task = DualTask(domain, range(len(table.classes)), table.x)
+        for box in dual_boxes(certifier.model, task, DualOptions(), deadline):
+            record = {"input": name, **_dual_record(table, box)}
+            append(output / DUAL, dumps(record, DUAL).encode() + b"\n")
+            print(f"\n{dual_sentence(table, scale, box, where)}", flush=True)
 
 
 def _places(
@@ -318,11 +317,17 @@ def _places(
         return
     run = read_run(output)
     for record, x in zip(run.records, run.x, strict=True):
-        ball = Box.ball(x, request.within, scale.domain, scale.rates, outward=True)
+        ball = _ball(x, request.within, scale)
         rate = "standard deviation" if scale.deviations else "rate"
         many = "" if request.within == 1 else "s"
         where = f"within {request.within:g} {rate}{many} of {record['input']}"
-        yield record["input"], where, jax.device_get(ball)
+        yield record["input"], where, ball
+
+
+@float64()
+def _ball(x: np.ndarray, radius: float, scale: Scale) -> Box:
+    ball = Box.ball(x, radius, scale.domain, scale.rates, outward=True)  # type: ignore[arg-type]
+    return jax.device_get(ball)
 
 
 def _dual_record(table: Table, box: DualBox) -> dict[str, Any]:

@@ -294,6 +294,7 @@ def _verify_files(
     return verify_property(network, prop, deadline, effort)
 
 
+@float64()
 def verify_property(
     network: Network, prop: Property, deadline: float, effort: Effort
 ) -> Answer:
@@ -302,20 +303,19 @@ def verify_property(
     First all cases are attacked, then branch and bound takes one after the other. A
     network without a nonlinear part needs neither: bounds find the corner themselves.
     """
-    with float64():
-        inquiry = _Inquiry(network, prop, deadline, effort)
-        linear = is_linear(network.model.program)
-        asks = (inquiry.decided,) if linear else (inquiry.attacked, inquiry.decided)
-        proved = 0
-        for ask in asks:
-            for case in prop.cases:
-                if time.monotonic() >= deadline:
-                    return Answer("timeout")
-                answer = ask(case)
-                if answer == "proved":
-                    proved += 1
-                elif answer:
-                    return Answer("sat", answer)
+    inquiry = _Inquiry(network, prop, deadline, effort)
+    linear = is_linear(network.model.program)
+    asks = (inquiry.decided,) if linear else (inquiry.attacked, inquiry.decided)
+    proved = 0
+    for ask in asks:
+        for case in prop.cases:
+            if time.monotonic() >= deadline:
+                return Answer("timeout")
+            answer = ask(case)
+            if answer == "proved":
+                proved += 1
+            elif answer:
+                return Answer("sat", answer)
     return Answer("unsat" if proved == len(prop.cases) else "unknown")
 
 
