@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges
 from jaxcert.bounds.cuts import Cuts
-from jaxcert.box import Box, Family
+from jaxcert.box import Box, Family, Rates
 from jaxcert.branch.leaves import Leaves
 from jaxcert.branch.search import Search
 from jaxcert.memory import room_for, tree_bytes
@@ -50,6 +50,32 @@ class ApothemTask:
     reach: np.ndarray
     wanted: np.ndarray
     tolerance: float
+
+    @staticmethod
+    def of_boxes(
+        boxes: Box, spec: Spec, wanted: np.ndarray | None = None
+    ) -> ApothemTask:
+        """Returns the task of proving boxes that are what they are, at any radius.
+
+        `improved` of its answer says which were proved; the first witness, at distance
+        0, ends an input.
+
+        Args:
+          boxes: leaves (J, *d), numpy float64.
+          spec: one per box, leaves (J, ...).
+          wanted: which of them to prove, (J,); by default all.
+        """
+        count, still = len(boxes.lo), np.zeros(np.shape(boxes.lo))
+        return ApothemTask(
+            family=Family(boxes, boxes, Rates(still, still)),  # type: ignore[arg-type]
+            spec=spec,
+            lower=np.zeros(count),
+            upper=np.full(count, np.inf),
+            witness=np.full(still.shape, np.nan),
+            reach=np.ones(count),
+            wanted=np.ones(count, bool) if wanted is None else np.asarray(wanted),
+            tolerance=1.0,  # of a radius that cannot change
+        )
 
 
 @jax.tree_util.register_dataclass

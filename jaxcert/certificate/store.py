@@ -25,7 +25,7 @@ from jaxtyping import Array
 from jaxcert.bounds.alpha import Layout, Multipliers, default_slopes
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
-from jaxcert.box import Box, Family, Rates
+from jaxcert.box import Box, Rates
 from jaxcert.branch.brackets import close_brackets, layout_of
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Leaves, Proof, RecordedCuts
@@ -91,37 +91,6 @@ class Written:
     size: int = 0
     checking: float = 0.0
     refused: str = ""
-
-
-def task_of_boxes(
-    boxes: Box,
-    labels: np.ndarray,
-    classes: int,
-    margin: float,
-    wanted: np.ndarray | None = None,
-) -> ApothemTask:
-    """Returns the task of proving boxes that are what they are; runs in float64.
-
-    Args:
-      boxes: leaves (J, *d).
-      labels: class of each box, (J,).
-      classes: how many there are.
-      margin: what the margin must exceed.
-      wanted: which of them to prove, (J,); by default all.
-    """
-    count = len(labels)
-    specs = [Spec.classification(int(c), classes, margin, np.float64) for c in labels]
-    still: Any = np.zeros(np.shape(boxes.lo))
-    return ApothemTask(
-        family=Family(boxes, boxes, Rates(still, still)),
-        spec=jax.tree.map(lambda *v: np.stack([np.asarray(u) for u in v]), *specs),
-        lower=np.zeros(count),
-        upper=np.full(count, np.inf),
-        witness=np.full(still.shape, np.nan),
-        reach=np.ones(count),
-        wanted=np.ones(count, bool) if wanted is None else np.asarray(wanted),
-        tolerance=1.0,  # of a radius that cannot change
-    )
 
 
 class CertificateWriter:
@@ -226,11 +195,12 @@ class CertificateWriter:
 
     def _branched(self, claim: Claim, deadline: float = np.inf) -> Proof | None:
         """Returns the proof of a box by branch and bound; None if it is not found."""
-        faces: Any = [face.reshape(1, *self._shape) for face in (claim.lo, claim.hi)]
-        task = task_of_boxes(
-            Box(*faces), np.array([claim.label]),
-            self._layout.program.output_shape[0], self._margin,
-        )  # fmt: skip
+        faces: Any = [face.reshape(self._shape) for face in (claim.lo, claim.hi)]
+        spec = Spec.classification(
+            claim.label, self._model.num_outputs, self._margin, np.float64
+        )
+        one = jax.tree.map(lambda v: np.asarray(v)[None], (Box(*faces), spec))
+        task = ApothemTask.of_boxes(*one)
         deadline = min(deadline, time.monotonic() + _BRANCH_SECONDS)
         answer = close_brackets(self._model, task, self._branch, deadline)
         return answer.proof.of(0) if answer.proof is not None else None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcert.box import Box, Family, Rates
+from jaxcert.box import Box
 from jaxcert.branch.brackets import close_brackets, layout_of
 from jaxcert.branch.inputs import decide_by_input
 from jaxcert.branch.instances import ApothemTask
@@ -36,8 +36,7 @@ def branch_and_bound(
 
     Networks without a nonlinear part need no search.
     Narrow inputs, and those of networks with smooth activations, are split themselves.
-    Otherwise signs are: the box is the ball around its centre, clipped to itself, and
-    the first witness ends the search.
+    Otherwise signs are.
 
     Args:
       model: the network.
@@ -66,23 +65,9 @@ def branch_and_bound(
         )
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
-    ones = np.ones_like(center)
-    answer = close_brackets(
-        model,
-        ApothemTask(
-            family=Family.many(Box.point(center[None]), box, Rates(ones, ones)),
-            spec=jax.tree.map(lambda v: np.asarray(v)[None], spec),
-            lower=np.array([-1.0]),
-            upper=np.array([np.inf]),
-            witness=np.full((1, *center.shape), np.nan),
-            reach=np.array([np.max(box.hi - box.lo, initial=0)]),
-            wanted=np.array([True]),
-            tolerance=np.inf,
-        ),
-        options,
-        deadline,
-        judge,
-    )
+    one = jax.tree.map(lambda v: np.asarray(v)[None], (box, spec))
+    task = ApothemTask.of_boxes(*one)
+    answer = close_brackets(model, task, options, deadline, judge)
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None
     if answer.full:

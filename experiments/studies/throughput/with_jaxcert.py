@@ -18,7 +18,7 @@ from jaxcert.bounds.alpha import (
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
-from jaxcert.box import Box, Family, Rates
+from jaxcert.box import Box
 from jaxcert.branch.brackets import close_brackets, layout_of
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.signs import BranchOptions
@@ -123,23 +123,8 @@ def double(array: Any) -> np.ndarray:
 
 def _complete(case: Case) -> Run:
     """Branch and bound on the boxes of the whole batch at once."""
-    network, count = case.subject.network, len(case.x)
-    x = np.asarray(case.x, np.float64)
-    zeros, ones = np.zeros(x.shape[1:]), np.ones(x.shape[1:])
-    task = ApothemTask(
-        family=Family.many(
-            Box.point(x),  # type: ignore[arg-type]
-            Box(zeros, ones),  # type: ignore[arg-type]
-            Rates(ones, ones),  # type: ignore[arg-type]
-        ),
-        spec=jax.tree.map(double, case.spec),
-        lower=np.full(count, -1.0),
-        upper=np.full(count, np.inf),
-        witness=np.full(x.shape, np.nan),
-        reach=np.full(count, float(np.float32(case.epsilon))),
-        wanted=np.ones(count, bool),
-        tolerance=np.inf,
-    )
+    network = case.subject.network
+    task = ApothemTask.of_boxes(*jax.tree.map(double, (case.box, case.spec)))
 
     def run() -> np.ndarray:
         deadline = time.monotonic() + case.seconds
