@@ -108,10 +108,12 @@ class RunFiles(Closing):
                 for path in part_paths(self.directory):
                     path.unlink()
             stored = {"config": self._config, "started": _now()}
-            write_whole(
-                self.directory / RUN,
-                strict_json.dumps(stored, RUN, indent=1).encode() + b"\n",
-            )
+            told = strict_json.dumps(stored, RUN, indent=1).encode() + b"\n"
+            try:
+                write_whole(self.directory / RUN, told)
+            except InputError:
+                self._journal.path.unlink()  # no run was begun
+                raise
         present = [int(path.stem[-5:]) for path in part_paths(self.directory)]
         self._next_part = max(present, default=-1) + 1
 

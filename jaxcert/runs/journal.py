@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import operator
+import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,8 @@ class Journal:
         self.torn = False
         self._check, self._choose = check, choose
         with writing(folder):
+            if folder.exists() and not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             folder.mkdir(parents=True, exist_ok=True)
             self.begun = self.path.exists() and self.path.stat().st_size > 0
         if self.begun and not resume:

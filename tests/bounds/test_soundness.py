@@ -23,7 +23,7 @@ OFFSET = np.array([0.0, -0.5, 0.25, 1.0])
 # Every case is compiled once and run once: compile quickly rather than well. Every
 # fifth is compiled as users' programs are, with all that XLA may fuse and reorder.
 AS_USERS_DO = {case.name for case in CASES[::5]}
-ATTACKED = {case.name for case in CASES[2::12]}
+ATTACKED = {case.name for case in CASES[2::36]}
 QUICK = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
