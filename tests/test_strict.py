@@ -11,7 +11,9 @@ import pytest
 
 import jaxcert as jc
 
-W = np.array([[1.0, 0.5], [0.0, 1.0], [-1.0, 0.25]], np.float32)
+# Of the type that the settings make of it, as `jnp.zeros` is: under strict promotion a
+# function of mixed types is none.
+W = np.array([[1.0, 0.5], [0.0, 1.0], [-1.0, 0.25]])
 X = np.array([[0.75, 0.25], [0.5, 0.5]])
 MODES = {
     "jax_debug_nans": True,
