@@ -1,4 +1,4 @@
-"""A tiny network for digits, as files and as arrays."""
+"""Tiny networks: one for digits, as files and as arrays, and one of two inputs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.data import load_dataset
 from jaxcert.learning.models import export_onnx, from_params, save_checkpoint
+from jaxcert.network import Network
 
 HIDDEN = 24
 
@@ -56,3 +57,15 @@ def made_in(folder: Path) -> Tiny:
     save_checkpoint(made.checkpoint, network)
     export_onnx(made.onnx, network)
     return made
+
+
+def diamond_network() -> Network:
+    """Returns a network of logits (|x_0| + |x_1|, 1)."""
+    w1 = np.array([[1.0, -1, 0, 0], [0, 0, 1, -1]], np.float32)
+    w2 = np.array([[1.0, 0]] * 4, np.float32)
+    layers = {
+        0: {"kernel": w1, "bias": np.zeros(4, np.float32)},
+        1: {"kernel": w2, "bias": np.array([0.0, 1], np.float32)},
+    }
+    architecture = Architecture("mlp", (2,), num_classes=2, hidden=(4,))
+    return from_params({"head": {"layers": layers}}, architecture, "diamond")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from in_process import Ended, ran
 from studies.milp_reference.network import read_mlp
+from tiny import diamond_network
 
 from jaxcert.commands.audit import command, decide
 from jaxcert.commands.audit import run as audit
@@ -19,8 +20,7 @@ from jaxcert.commands.audit.boxes import published_claims
 from jaxcert.commands.audit.files import KEYS
 from jaxcert.commands.audit.table import table
 from jaxcert.errors import InputError
-from jaxcert.learning.architecture import Architecture
-from jaxcert.learning.models import export_onnx, from_params, save_checkpoint
+from jaxcert.learning.models import export_onnx, save_checkpoint
 from jaxcert.oracle.decide import Decision
 
 pytest.importorskip("onnx")
@@ -44,14 +44,7 @@ Run = Callable[..., Ended]
 @pytest.fixture(scope="module")
 def diamond(tmp_path_factory) -> Path:
     """A folder with net.onnx and net.npz: logits (|x_0| + |x_1|, 1)."""
-    w1 = np.array([[1.0, -1, 0, 0], [0, 0, 1, -1]], np.float32)
-    w2 = np.array([[1.0, 0]] * 4, np.float32)
-    layers = {
-        0: {"kernel": w1, "bias": np.zeros(4, np.float32)},
-        1: {"kernel": w2, "bias": np.array([0.0, 1], np.float32)},
-    }
-    architecture = Architecture("mlp", (2,), num_classes=2, hidden=(4,))
-    network = from_params({"head": {"layers": layers}}, architecture, "diamond")
+    network = diamond_network()
     folder = tmp_path_factory.mktemp("diamond")
     save_checkpoint(folder / "net.npz", network)
     export_onnx(folder / "net.onnx", network)

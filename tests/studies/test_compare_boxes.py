@@ -23,11 +23,11 @@ from studies.compare_boxes.published_algorithms import (
     TopDown,
 )
 from studies.compare_boxes.table import table
+from tiny import diamond_network
 
 from jaxcert.box import Box
 from jaxcert.errors import InputError
-from jaxcert.learning.architecture import Architecture
-from jaxcert.learning.models import from_params, load_network, save_checkpoint
+from jaxcert.learning.models import load_network, save_checkpoint
 
 PEER = Path(__file__).parents[2].parent / "shared/peers/parallelepipedonn"
 DOMAIN = (-2.0, 2.0)
@@ -41,14 +41,7 @@ Run = Callable[..., Ended]
 @pytest.fixture(scope="module")
 def diamond(tmp_path_factory) -> Path:
     """A folder with net.npz, logits (|x_0| + |x_1|, 1), and inputs with labels."""
-    w1 = np.array([[1.0, -1, 0, 0], [0, 0, 1, -1]], np.float32)
-    w2 = np.array([[1.0, 0]] * 4, np.float32)
-    layers = {
-        0: {"kernel": w1, "bias": np.zeros(4, np.float32)},
-        1: {"kernel": w2, "bias": np.array([0.0, 1], np.float32)},
-    }
-    architecture = Architecture("mlp", (2,), num_classes=2, hidden=(4,))
-    network = from_params({"head": {"layers": layers}}, architecture, "diamond")
+    network = diamond_network()
     folder = tmp_path_factory.mktemp("diamond")
     save_checkpoint(folder / "net.npz", network)
     # The last one is misclassified.
