@@ -12,12 +12,15 @@ certify: $(READY)
 	$(RUN) experiments/certify.py --model=demo --dataset=digits --inputs=0:100 \
 	  --output=out/digits --resume
 
+# Compiled quickly; and what depends on how it is compiled, as users' programs are.
 test: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --optimised
 
 # With the campaigns, which take long.
 test-all: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile -m ''
+	$(RUN) -m pytest -n 2 --dist loadfile -m '' --optimised
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

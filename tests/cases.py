@@ -23,6 +23,13 @@ INPUTS = 4
 OUTPUTS = 3
 
 
+AS_USERS_DO = {
+    "xla_backend_optimization_level": 3,
+    "xla_cpu_use_fusion_emitters": True,
+}
+"""Compiler options that undo the haste of `conftest.QUICKLY`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One network.

@@ -11,27 +11,56 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 
-# One compilation cache for all workers, the processes that tests start, and the next
-# run: compiling is what most tests take their time for.
+# Compiling is what most tests take their time for: one cache for all workers, the
+# processes that tests start, and the next run; and programs that run a few times are
+# compiled quickly, some 8 times as fast, rather than well. What fusing and reordering
+# do to rounding is the subject of the tests that are marked `optimised`, which run with
+# --optimised, and of the cases that are compiled with `cases.AS_USERS_DO`.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+os.environ.setdefault("XLA_FLAGS", "" if "--optimised" in sys.argv else QUICKLY)
 
 import jax  # noqa: E402  # after the settings that it reads
+
+_MOST_MAPS = 20_000
 
 # A shell starts its background jobs with SIGINT ignored, and so would we our scripts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--optimised",
+        action="store_true",
+        help="the tests marked optimised alone, compiled as users' programs are",
+    )
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    wanted = config.getoption("--optimised")
+    sorted_out: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        marked = item.get_closest_marker("optimised") is not None
+        sorted_out[marked == wanted].append(item)
+    items[:] = sorted_out[True]
+    config.hook.pytest_deselected(items=sorted_out[False])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs() -> Iterator[None]:
-    """Drops the compiled programs of a module when it is done.
+    """Drops all compiled programs before there are too many.
 
     Every one of them holds several memory maps, and the system allows a process 65,530:
     without this the compiler aborts after about 2,300 tests.
     """
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or len(maps.read_bytes().splitlines()) > _MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

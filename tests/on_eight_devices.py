@@ -8,7 +8,7 @@ from collections.abc import Sequence
 # Not even the first pass of optimisation: 8 devices compile 8 times.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
+    "--xla_cpu_use_fusion_emitters=false"
 )
 
 import jax  # noqa: E402

@@ -24,28 +24,40 @@ Evaluate = Callable[[Any], tuple[tuple[Array, Any], Any]]
 def climb(
     evaluate: Evaluate,
     start: Any,
-    first: tuple[tuple[Array, Any], Any],
-    rates: Any,
+    rates_of: Callable[[Any], Any],
     project: Callable[[Any], Any],
     decay: float,
-    moves: int,
+    iterations: int,
 ) -> Any:
     """Returns the best multipliers that Adam meets, those of each objective apart.
+
+    The bound stands in the program once: compiling it is what takes long.
 
     Args:
       evaluate: gives objectives, shape () or (rows,), to be maximised.
       start: a pytree; with row objectives its leaves are (rows, ...).
-      first: `evaluate(start)`.
-      rates: first step per leaf, a pytree like `start`.
+      rates_of: first step per leaf, a pytree like `start`, from what `evaluate` gives
+        beside the objectives at the start.
       project: puts multipliers back where they are valid.
       decay: of all rates, per move.
-      moves: how often to move, >= 0.
+      iterations: how often to evaluate, >= 1.
     """
-    (value, _), gradient = first
     zeros = jax.tree.map(jnp.zeros_like, start)
 
     def step(index: Array, carry: Any) -> Any:
-        current, gradient, mean, square, best, best_value = carry
+        current, rates, mean, square, best, best_value = carry
+        (value, found), gradient = evaluate(current)
+        better = value > best_value
+
+        def keep(new: Array, old: Array) -> Array:
+            where = better.reshape(better.shape + (1,) * (new.ndim - better.ndim))
+            return jnp.where(where, new, old)
+
+        best = jax.tree.map(keep, current, best)
+        best_value = jnp.maximum(value, best_value)
+        rates = jax.tree.map(
+            lambda new, old: jnp.where(index == 0, new, old), rates_of(found), rates
+        )
         mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
         square = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, square, gradient)
         grown, squared = 1 - 0.9 ** (index + 1.0), 1 - 0.99 ** (index + 1.0)
@@ -55,19 +67,12 @@ def climb(
             return z + fade * rate * (m / grown) / (jnp.sqrt(v / squared) + 1e-12)
 
         current = project(jax.tree.map(move, current, mean, square, rates))
-        (value, _), gradient = evaluate(current)
-        better = value > best_value
+        return current, rates, mean, square, best, best_value
 
-        def keep(new: Array, old: Array) -> Array:
-            where = better.reshape(better.shape + (1,) * (new.ndim - better.ndim))
-            return jnp.where(where, new, old)
-
-        best = jax.tree.map(keep, current, best)
-        best_value = jnp.maximum(value, best_value)
-        return current, gradient, mean, square, best, best_value
-
-    carry = (start, gradient, zeros, zeros, start, value)
-    return lax.fori_loop(0, moves, step, carry)[4]
+    value = jax.eval_shape(evaluate, start)[0][0]
+    worst = jnp.full(value.shape, -jnp.inf, value.dtype)
+    carry = (start, zeros, zeros, zeros, start, worst)
+    return lax.fori_loop(0, iterations, step, carry)[4]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,26 +118,24 @@ def ascend(
         )
         return value, outputs
 
-    evaluate = jax.value_and_grad(bound, has_aux=True)
-    first = evaluate(start)
-    (_, outputs), _ = first
-    scale = jnp.mean(jnp.abs(outputs)) + 1e-6
-    by_layer = layout.parts(outputs)
+    def rates_of(outputs: Array) -> Multipliers:
+        scale = jnp.mean(jnp.abs(outputs)) + 1e-6
+        by_layer = layout.parts(outputs)
 
-    def cut_rate(layer: int, cut: Array) -> Array:
-        size = jnp.mean(jnp.abs(by_layer[layer])) + 1e-6
-        return jnp.full_like(cut, options.cut_rate) * size * pace
+        def cut_rate(layer: int, cut: Array) -> Array:
+            size = jnp.mean(jnp.abs(by_layer[layer])) + 1e-6
+            return jnp.full_like(cut, options.cut_rate) * size * pace
 
-    rates = Multipliers(
-        slope=jnp.full_like(start.slope, options.slope_rate) * pace,
-        split=jnp.full_like(start.split, options.split_rate) * scale * pace,
-        row=jnp.full_like(start.row, options.row_rate) * pace,
-        cut={i: cut_rate(i, cut) for i, cut in start.cut.items()},
-    )
+        return Multipliers(
+            slope=jnp.full_like(start.slope, options.slope_rate) * pace,
+            split=jnp.full_like(start.split, options.split_rate) * scale * pace,
+            row=jnp.full_like(start.row, options.row_rate) * pace,
+            cut={i: cut_rate(i, cut) for i, cut in start.cut.items()},
+        )
 
     def project(m: Multipliers) -> Multipliers:
         cut = {i: jnp.maximum(c, 0) for i, c in m.cut.items()}
         return Multipliers(jnp.clip(m.slope, 0, 1), jnp.maximum(m.split, 0), m.row, cut)
 
-    moves = options.iterations - 1
-    return climb(evaluate, start, first, rates, project, options.decay, moves)
+    evaluate = jax.value_and_grad(bound, has_aux=True)
+    return climb(evaluate, start, rates_of, project, options.decay, options.iterations)

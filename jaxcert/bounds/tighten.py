@@ -202,20 +202,19 @@ def ascend_rows(
             {i: jnp.maximum(c, 0) for i, c in m.cut.items()},
         )
 
-    first, moves = evaluate(start), options.iterations - 1
-    (_, at_outputs), _ = first
+    def rates_of(at_outputs: dict[int, Array]) -> RowMultipliers:
+        def cut_rate(layer: int, cut: Array) -> Array:
+            if layer not in at_outputs:
+                return jnp.zeros_like(cut)
+            size = jnp.abs(at_outputs[layer]).reshape(count, -1).mean(axis=1) + 1e-6
+            return jnp.full_like(cut, options.cut_rate) * size[:, None, None]
 
-    def cut_rate(layer: int, cut: Array) -> Array:
-        if layer not in at_outputs:
-            return jnp.zeros_like(cut)
-        size = jnp.abs(at_outputs[layer]).reshape(count, -1).mean(axis=1) + 1e-6
-        return jnp.full_like(cut, options.cut_rate) * size[:, None, None]
+        return RowMultipliers(
+            {i: jnp.full_like(s, options.rate) for i, s in slopes.items()},
+            {i: cut_rate(i, c) for i, c in zeros.items()},
+        )
 
-    rates = RowMultipliers(
-        {i: jnp.full_like(s, options.rate) for i, s in slopes.items()},
-        {i: cut_rate(i, c) for i, c in zeros.items()},
-    )
-    return climb(evaluate, start, first, rates, project, options.decay, moves)
+    return climb(evaluate, start, rates_of, project, options.decay, options.iterations)
 
 
 STEPS = 128

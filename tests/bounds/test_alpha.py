@@ -25,10 +25,6 @@ from jaxcert.trace.tracing import program_of
 
 BOXES, TRIALS, POINTS, ROWS = 6, 40, 400, 3
 # Every case is compiled once and run once: compile quickly rather than well.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
 
 
 def plain(params, x):
@@ -153,7 +149,7 @@ def results(name: str) -> dict[str, np.ndarray]:
         }  # fmt: skip
 
     with jax.enable_x64(True):
-        compute = jax.jit(jax.vmap(one), compiler_options=QUICK)
+        compute = jax.jit(jax.vmap(one))
         return jax.device_get(
             compute(params, lo, hi, points, pick, keep, draw, rows, offset)
         )

@@ -13,10 +13,6 @@ from jaxcert.box import Box
 from jaxcert.trace.tracing import program_of
 
 # Compile quickly rather than well: every case runs once.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
 
 
 # The forms know affine nodes, activations and ranges: a fifth has them all.
@@ -38,7 +34,7 @@ def test_every_case_is_enclosed(name):
 
             return jax.vmap(one)(lo, hi, points)
 
-        run = jax.jit(all_of).lower(case.params, lo, hi, points).compile(QUICK)
+        run = jax.jit(all_of).lower(case.params, lo, hi, points).compile()
         box, y = jax.device_get(run(case.params, lo, hi, points))
     known = np.isfinite(box.lo) & np.isfinite(box.hi)
     slack = 2.0**-36 * (1 + np.abs(y[np.isfinite(y)]).max(initial=0.0))

@@ -28,10 +28,6 @@ from jaxcert.errors import InputError
 from jaxcert.trace.tracing import program_of
 
 BOXES, TRIALS, POINTS = 10, 40, 400
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
 SIZES = (3, 8, 8, 3)
 FAST = TightenOptions(iterations=4, bucket=8)
 CASES = {
@@ -133,9 +129,7 @@ def results(name: str) -> dict:
 
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), BOXES)
-        compute = jax.jit(
-            lambda *v: jax.lax.map(lambda a: one(*a), v), compiler_options=QUICK
-        )
+        compute = jax.jit(lambda *v: jax.lax.map(lambda a: one(*a), v))
         return jax.device_get(compute(params, lo, hi, points, keep, pick, row, keys))
 
 
@@ -184,7 +178,7 @@ def test_cuts_prove_what_single_neurons_cannot_and_never_more_than_holds():
             params32 = jax.tree.map(lambda v: v.astype(jnp.float32), params)
             return bound_rows(layout, (params32, params), jc.Box(lo, hi), spec, options)
 
-        return jax.jit(lambda *v: jax.lax.map(one, v), compiler_options=QUICK)
+        return jax.jit(lambda *v: jax.lax.map(one, v))
 
     final = TightenOptions(iterations=40, decay=0.95)
     with jax.enable_x64(True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +18,6 @@ TOTAL = sorted(
     for name, definition in ACTIVATIONS.items()
     if len(definition) == 1 or definition[1] < 0 < definition[2]
 )
-QUICK = {"xla_backend_optimization_level": 0}
 names = st.lists(st.sampled_from(TOTAL), min_size=2, max_size=3)
 
 
@@ -53,7 +50,7 @@ def test_no_point_escapes_the_bounds(layers, skip: bool, width: int, seed: int):
     with jax.enable_x64(True):
         program = program_of(f, params, jnp.zeros(3))
 
-        @functools.partial(jax.jit, compiler_options=QUICK)
+        @jax.jit
         def compute(params, lo, hi, points):
             def one(lo, hi, points):
                 box = jc.Box(lo, hi)

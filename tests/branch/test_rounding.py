@@ -12,6 +12,8 @@ import pytest
 import jaxcert as jc
 from jaxcert.branch.signs import BranchOptions
 
+pytestmark = pytest.mark.optimised
+
 # An ordinary neuron, weights in [0.5, 1], that ends 1e-7 above 0 by cancellation.
 POINT = np.array([
     0.941939142899648, 0.9743409519397173, 0.21176504397229545,

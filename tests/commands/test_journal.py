@@ -146,7 +146,7 @@ def test_only_the_same_run_is_continued(tmp_path):
             "--output"
         )
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write .*file: Not a directory. Choose"):
+    with pytest.raises(InputError, match="write .*file: Not a directory. Choose"):
         Names(tmp_path / "file")
     (tmp_path / "file").unlink()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -46,6 +46,7 @@ def numbers(dtype: np.dtype, seed: int = 0) -> np.ndarray:
     return np.concatenate([spread, [0.0, info.largest, 1.5 * info.largest]])
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", [*LOW, "float32"])
 def test_rounding_is_that_of_the_type_and_within_its_half_ulp(name):
     dtype, target = kind(name), float_format(kind(name))
@@ -337,6 +338,7 @@ class Mixed(linen.Module):
         return linen.Dense(3, dtype=jnp.bfloat16)(x).astype(jnp.float32)
 
 
+@pytest.mark.optimised
 @pytest.mark.campaign
 @pytest.mark.parametrize("convolutional", [False, True])
 def test_boxes_of_a_bfloat16_module_hold_no_point_of_another_prediction(convolutional):
@@ -413,6 +415,7 @@ def test_weights_are_computed_in_the_types_that_f_states():
     assert float(y[0]) == float(np.float32(-0.5) + np.float32(0.3))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("oracle", ["ibp", "crown", "complete"])
 def test_nothing_is_proved_that_a_fused_run_would_refute(oracle):
     # Fused, the gain is 1: f is class 0 at x = 1. Operation by operation it is class 1.
@@ -451,6 +454,7 @@ def leaves(seed: int) -> dict[str, np.ndarray]:
     return draw | {"d": rng.uniform(size=(3, 5)).astype(np.float32)}
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", sampled(STEPS, 6))
 def test_every_way_to_compute_a_weight_lies_within_its_error(name):
     step = STEPS[name]
