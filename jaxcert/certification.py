@@ -20,7 +20,7 @@ from jaxcert.witness.attack import AttackOptions
 ORACLES = ("ibp", "crown", "complete")
 
 Progress = Callable[[int, int], None]
-"""Told, whenever that changes, how many things are done, and of how many."""
+"""Told now and then how many things are done, and of how many."""
 
 
 class Outcome(enum.IntEnum):

@@ -42,7 +42,8 @@ def write_certificates(
       answer: of `certify` with `record=True`.
       grown: of `grow` of this answer; then certificates are of the grown boxes, and of
         the counterexample that stops each face. One whose proof is not found holds the
-        faces alone, and its report is not accepted.
+        faces alone, and its report is not accepted. They want a folder of their own:
+        their files have the same names.
       names: of the inputs, of which no two are equal; files are called after them. By
         default input-0, input-1, ...
       arithmetic: "real", or "float32" for every float32 evaluation of the network.
