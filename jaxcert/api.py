@@ -1,4 +1,4 @@
-"""The questions a user asks, answered for arrays of inputs: certify, verify, grow."""
+"""The questions a user asks: certify, grow, verify, dual_boxes."""
 
 from __future__ import annotations
 
@@ -311,11 +311,12 @@ def grow(
     certifier, x, answer = recorded_question(answer)
     parts, rows, size = [], [], certifier.options.batch_size
     for start in range(0, len(x), size):
-        chosen = np.arange(start, min(start + size, len(x)))
+        end = min(start + size, len(x))
+        chosen = np.arange(start, end)
 
-        def told(_: int, active: int, end: int = int(chosen[-1]) + 1) -> None:
+        def told(_: int, active: int, start: int = start, end: int = end) -> None:
             if progress is not None and time.monotonic() < deadline:
-                progress(max(end - active, 0), len(x))
+                progress(max(end - active, start), len(x))
 
         part = jax.tree.map(lambda v, chosen=chosen: v[chosen], answer)
         parts.append(
@@ -326,7 +327,7 @@ def grow(
         )  # fmt: skip
         rows.append(chosen)
         if progress is not None:
-            progress(int(chosen[-1]) + 1, len(x))
+            progress(end, len(x))
     return Growth.joined(parts, rows)
 
 
@@ -344,9 +345,9 @@ def dual_boxes(
 ) -> list[DualBox]:
     """Returns, for every class, a box that contains all of the domain that is in it.
 
-    Beyond the outer box no point is of the class: that is proved. The inner one is
-    reached: a witness of the class lies on each of its faces. Every sound box of a
-    class lies inside its dual box.
+    Beyond the outer box no point is of the class: that is proved. Witnesses of the
+    class reach each face of the inner one. Every sound box of a class lies inside its
+    dual box.
 
     Args:
       f: any JAX function of params and one input that returns logits, shape (K,);

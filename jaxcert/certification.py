@@ -102,8 +102,8 @@ class Certification:
       oracle_calls: boxes that the oracles were asked about.
       subproblems: subproblems that branch and bound bounded.
       recorded: what `jaxcert.grow` and `jaxcert.write_certificates` go on from, a
-        `jaxcert.certifier.Recorded` of each input in an array of type object; None if
-        it was not asked for.
+        `jaxcert.certifier.Recorded` of each input, in an array of type object; None
+        unless `certify` was asked to record.
     """
 
     outcome: Int[np.ndarray, " n"]

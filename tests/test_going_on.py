@@ -229,7 +229,7 @@ MISTAKES = {
     "two answers": (lambda _: jc.grow(two_answers()), "is of 2 calls of jc.certify"),
     "growth by name": (
         lambda made: jc.grow(made.answer, "volume"),
-        "options must be GrowthOptions, got str",
+        r"must be GrowthOptions, got str: pass jc.GrowthOptions\(objective='volume'\)",
     ),
     "smooth": (
         lambda _: jc.grow(
