@@ -7,6 +7,7 @@ more than once (a jitted function, say) is told apart.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,14 +126,18 @@ def source_line(equation: Any, default: str = UNKNOWN_LINE) -> str:
     """Returns `file.py:line` of the user's code that made a jaxpr equation."""
     traceback = getattr(equation.source_info, "traceback", None)
     frames = traceback.frames if traceback is not None else ()
-    own = Path(__file__).parent.parent
-    hidden = ("/jax/", "/jaxlib/", "/flax/", "/site-packages/", "<")
     for frame in frames:
-        name = frame.file_name
-        inside = own in Path(name).parents and "interop" not in name
-        if not inside and not any(part in name for part in hidden):
-            return f"{Path(name).name}:{frame.line_num}"
+        if _is_users(frame.file_name):
+            return f"{Path(frame.file_name).name}:{frame.line_num}"
     return default
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_users(name: str) -> bool:
+    """Returns whether a file is neither ours, nor jax's or another library's."""
+    inside = Path(__file__).parents[1] in Path(name).parents and "interop" not in name
+    hidden = ("/jax/", "/jaxlib/", "/flax/", "/site-packages/", "<")
+    return not inside and not any(part in name for part in hidden)
 
 
 def unsupported(equation: Equation) -> UnsupportedError:

@@ -260,6 +260,7 @@ def test_a_network_of_other_settings_is_not_used(tmp_path):
         _check_settings(tmp_path / "a.npz", {"train": 1}, {"train": 2})
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the images of ../shared/data")
 def test_mnist(run):
     ended = run(
