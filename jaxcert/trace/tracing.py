@@ -86,6 +86,15 @@ def with_types(f: Callable[[Any, Any], Any], params: Any) -> Stated:
     return Stated(f, types, has_float64() or _any_float64(types))
 
 
+def program_as_given(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Program:
+    """Returns the Program of what f is for these params, for transformations of f.
+
+    Where JAX has 64-bit types, f is traced with them and with the types of params, as
+    it is wherever else it is called; where it has none, as `program_of` says.
+    """
+    return program_of(with_types(f, params) if has_float64() else f, params, x)
+
+
 def _is_plain(f: Stated) -> bool:
     """Whether f is the same if it is traced with float32 alone."""
     floats = [(kind, weak) for kind, weak in f.types if is_float(kind)]
