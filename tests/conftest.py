@@ -23,7 +23,7 @@ os.environ.setdefault("XLA_FLAGS", "" if "--optimised" in sys.argv else QUICKLY)
 
 import jax  # noqa: E402  # after the settings that it reads
 
-_MOST_MAPS = 20_000
+_MOST_MAPS = 10_000
 
 # A shell starts its background jobs with SIGINT ignored, and so would we our scripts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -221,10 +221,9 @@ def test_verify_tells_it_of_every_network(tmp_path, monkeypatch, capsys):
             pass
 
         def ask(self, question, _):
-            request = verify.Request(onnx="n", vnnlib="p", restarts=1)
-            found = working.answered(
-                question, request, lambda onnx: networks[onnx.name]
-            )
+            effort = verify.Request(onnx="n", vnnlib="p", restarts=1).effort
+            load = lambda onnx: networks[onnx.name]  # noqa: E731
+            found = working.answered(question, effort, load)
             return json.loads(json.dumps(working.told(found))) | {"worn": False}
 
     monkeypatch.setattr(answering, "Worker", Here)

@@ -1,6 +1,6 @@
 """The process in which a benchmark's instances are answered; started by verify.py.
 
-A first argument holds the request as JSON. See `_worker` for what it speaks.
+A first argument says as JSON how to answer. See `_worker` for what it speaks.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from jaxcert.commands.verify.answer import (
 from jaxcert.errors import JaxcertError, OutOfMemoryError
 from jaxcert.limit import left_behind
 from jaxcert.memory import free_bytes, resident_bytes
+from jaxcert.oracle.decide import Effort
 from jaxcert.runs.worker import Questions
 
 # Linux gives a process 65,530 memory maps, and every compiled program holds several.
@@ -50,7 +51,8 @@ def main(text: str) -> None:
     """Answers until nobody asks any more."""
     given = json.loads(text)
     _limit_memory(given.pop("memory_gb"))
-    level, request = given.pop("level"), Request(**given)
+    level = given.pop("level")
+    effort = Request(onnx="asked for", vnnlib="asked for", **given).effort
     console._use_compilation_cache()
     questions = Questions()
     python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
@@ -59,17 +61,17 @@ def main(text: str) -> None:
     # Most benchmarks ask many questions about one network, one after the other.
     load = functools.lru_cache(maxsize=1)(load_subject)
     for question in questions:
-        found = answered(question, request, load)
+        found = answered(question, effort, load)
         questions.answer(told(found) | {"worn": _worn()})
 
 
-def answered(question: Mapping[str, Any], request: Request, load: Load) -> Answer:
+def answered(question: Mapping[str, Any], effort: Effort, load: Load) -> Answer:
     """Returns the answer; whatever goes wrong is the result 'error'."""
     begin = time.monotonic()
     try:
         onnx, vnnlib = Path(question["onnx"]), Path(question["vnnlib"])
         deadline = begin + question["seconds"]
-        return verify_files(onnx, vnnlib, deadline, request.effort, load)
+        return verify_files(onnx, vnnlib, deadline, effort, load)
     except Exception as error:
         # Also one of our own mistakes must not cost the answers that follow.
         kind = "" if isinstance(error, JaxcertError) else f"{type(error).__name__}: "
