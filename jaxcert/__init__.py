@@ -3,8 +3,12 @@
 import jaxcert as jc
 
 jc.certify(f, params, x)          brackets, proved boxes and witnesses for inputs
+jc.grow(answer)                   maximal boxes, from what certify recorded
+jc.write_certificates(to, answer) files that jaxcert.checker checks on its own
 jc.verify(f, params, box, spec)   PROVED, REFUTED or UNKNOWN for one box
+jc.dual_boxes(f, params, domain)  boxes that contain every point of a class
 jc.ibp(f), jc.crown(f)            bounds of any JAX function over a box
+jc.alpha_crown(f)                 the tighter ones, with optimised slopes
 jc.attack(f)                      counterexamples inside a box
 jc.load_onnx(path)                a network from an ONNX file
 jc.register_rule(...)             bounds for a primitive of your own
@@ -18,12 +22,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxcert.api import certify as certify
+    from jaxcert.api import dual_boxes as dual_boxes
+    from jaxcert.api import grow as grow
     from jaxcert.api import verify as verify
+    from jaxcert.bounds.alpha_crown import alpha_crown as alpha_crown
     from jaxcert.bounds.crown import CrownOptions as CrownOptions
     from jaxcert.bounds.crown import crown as crown
     from jaxcert.bounds.ibp import ibp as ibp
+    from jaxcert.bounds.tighten import TightenOptions as TightenOptions
     from jaxcert.box import Box as Box
     from jaxcert.box import Rates as Rates
+    from jaxcert.certificate.folder import write_certificates as write_certificates
+    from jaxcert.certificate.store import Written as Written
     from jaxcert.certifier import Certification as Certification
     from jaxcert.certifier import CertifyOptions as CertifyOptions
     from jaxcert.certifier import Outcome as Outcome
@@ -31,6 +41,10 @@ if TYPE_CHECKING:
     from jaxcert.errors import JaxcertError as JaxcertError
     from jaxcert.errors import UnsupportedError as UnsupportedError
     from jaxcert.interop.onnx import load_onnx as load_onnx
+    from jaxcert.search.dual import DualBox as DualBox
+    from jaxcert.search.dual import DualOptions as DualOptions
+    from jaxcert.search.growth import Growth as Growth
+    from jaxcert.search.growth import GrowthOptions as GrowthOptions
     from jaxcert.spec import Spec as Spec
     from jaxcert.trace import activations
     from jaxcert.trace.rules import register_rule as register_rule
@@ -42,14 +56,20 @@ if TYPE_CHECKING:
 else:
     # The same names for the interpreter; to a type checker this would be any name.
     _HOMES = {
-        "jaxcert.api": ("certify", "verify"),
+        "jaxcert.api": ("certify", "dual_boxes", "grow", "verify"),
+        "jaxcert.bounds.alpha_crown": ("alpha_crown",),
         "jaxcert.bounds.crown": ("CrownOptions", "crown"),
         "jaxcert.bounds.ibp": ("ibp",),
+        "jaxcert.bounds.tighten": ("TightenOptions",),
         "jaxcert.trace.rules": ("register_rule",),
         "jaxcert.box": ("Box", "Rates"),
+        "jaxcert.certificate.folder": ("write_certificates",),
+        "jaxcert.certificate.store": ("Written",),
         "jaxcert.certifier": ("Certification", "CertifyOptions", "Outcome"),
         "jaxcert.errors": ("InputError", "JaxcertError", "UnsupportedError"),
         "jaxcert.interop.onnx": ("load_onnx",),
+        "jaxcert.search.dual": ("DualBox", "DualOptions"),
+        "jaxcert.search.growth": ("Growth", "GrowthOptions"),
         "jaxcert.witness.attack": ("AttackOptions", "attack"),
         "jaxcert.spec": ("Spec",),
         "jaxcert.verdict": ("Reason", "Status", "Verdict"),
@@ -70,5 +90,6 @@ else:
         return sorted({*globals(), *_HOME, "activations"})
 
 
-__all__ = ["Box", "Spec", "activations", "attack", "certify", "crown", "ibp",
-           "load_onnx", "register_rule", "verify"]  # fmt: skip
+__all__ = ["Box", "Spec", "activations", "alpha_crown", "attack", "certify", "crown",
+           "dual_boxes", "grow", "ibp", "load_onnx", "register_rule", "verify",
+           "write_certificates"]  # fmt: skip

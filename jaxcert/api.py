@@ -1,10 +1,11 @@
-"""certify and verify: the two questions a user asks, answered for arrays of inputs."""
+"""The questions a user asks: certify, grow, verify, dual_boxes."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,19 +13,23 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
 from jaxcert.box import Box, Rates
-from jaxcert.certifier import (
-    Certification,
-    Certifier,
-    CertifyOptions,
+from jaxcert.certification import Certification, CertifyOptions, Progress
+from jaxcert.certifier import Certifier, recorded_question
+from jaxcert.checks import (
+    as_inputs,
+    as_labels,
     check_inputs,
     check_labels,
+    checked_options,
 )
-from jaxcert.checks import as_inputs, as_labels, checked_options
 from jaxcert.devices import local_devices, spread
 from jaxcert.errors import InputError
 from jaxcert.limit import TimeLimitError, deadline_after, run_until
 from jaxcert.model import Model
 from jaxcert.oracle.decide import Effort, decide
+from jaxcert.search import dual
+from jaxcert.search.dual import DualBox, DualOptions, DualTask
+from jaxcert.search.growth import Growth, GrowthOptions
 from jaxcert.shapes import expects_batch, find_input, try_shape
 from jaxcert.spec import Spec, checked_spec
 from jaxcert.trace.pinned import own_settings, pinned
@@ -44,7 +49,9 @@ def certify(
     tolerance: float = 1e-4,
     required_margin: float = 0.0,
     options: CertifyOptions | None = None,
+    record: bool = False,
     time_limit: float | None = None,
+    progress: Progress | None = None,
 ) -> Certification:
     """Returns a bracket around the apothem of every input, with box and witness.
 
@@ -68,9 +75,12 @@ def certify(
       tolerance: how finely each end of the bracket is searched, in radius units.
       required_margin: m, asks margin > m; default 0.
       options: oracle, candidates, batch size, attack.
+      record: keep in the answer what `grow` and `write_certificates` go on from: the
+        question, and the branching tree of every box that the complete oracle proves.
       time_limit: seconds after which what is known by then is answered: brackets are
         wider, and inputs that no stage was done for are UNKNOWN. A compilation that
         runs then is left behind in a thread (`jaxcert.limit`).
+      progress: told after every batch how many inputs are answered, and of how many.
 
     Raises:
       InputError: bad shapes, NaN, input outside the domain, labels out of range.
@@ -89,6 +99,10 @@ def certify(
       (0.25, 0.25)
     """
     deadline = deadline_after(time_limit)
+    options = checked_options(options, CertifyOptions)
+    if record:
+        branch = dataclasses.replace(options.branch, record=True)
+        options = dataclasses.replace(options, branch=branch)
     x, f = as_inputs(x), pinned(f)
     keep = None if labels is None else as_labels(labels)
     single, shape = find_input(f, params, x, keep, input_shape)
@@ -108,55 +122,78 @@ def certify(
     def work(start: int, until: Any) -> Certification:
         chosen = slice(start, start + size)
         own, strict = None if keep is None else keep[chosen], time_limit is not None
-        return certifier.batch(x[chosen], own, until, strict=strict)
+        answer, proof = certifier.batch_with_proofs(
+            x[chosen], own, until, strict=strict
+        )
+        return certifier.recorded(answer, x[chosen], proof) if record else answer
 
-    starts, devices = range(0, len(x), size), local_devices()
+    starts, devices, parts = range(0, len(x), size), local_devices(), []
     with contextlib.closing(spread(work, starts, devices, deadline)) as answers:
-        joined = jax.tree.map(lambda *v: np.concatenate(v), *answers)
+        for part in answers:
+            parts.append(part)
+            if progress is not None:
+                progress(min(len(parts) * size, len(x)), len(x))
+    joined = jax.tree.map(lambda *v: np.concatenate(v), *parts)
     return jax.tree.map(lambda v: v[0], joined) if single else joined
 
 
-def _checked_box(box: Any) -> Box:
+def _checked_box(box: Any, name: str = "box") -> Box:
     """Returns the box in numpy float64.
+
+    Args:
+      box: what was given.
+      name: of the argument.
 
     Raises:
       InputError: it is no Box, ragged, not finite or empty.
     """
     if not isinstance(box, Box):
         raise InputError(
-            f"box must be a Box, got {type(box).__name__}: pass jc.Box(lower, upper)"
+            f"{name} must be a Box, got {type(box).__name__}: pass jc.Box(lower, upper)"
         )
     lo: Any = as_inputs(box.lo)
     hi: Any = as_inputs(box.hi)
     if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
-        raise InputError("the box has NaN or infinite faces: give finite ones")
+        raise InputError(f"the {name} has NaN or infinite faces: give finite ones")
     if lo.shape != hi.shape:
         raise InputError(
-            f"the box has a lower face of shape {lo.shape} and an upper one of "
+            f"the {name} has a lower face of shape {lo.shape} and an upper one of "
             f"{hi.shape}: give both the shape of one input"
         )
     if (lo > hi).any():
         raise InputError(
-            f"the box is empty: lo > hi for {int((lo > hi).sum())} of {lo.size} "
+            f"the {name} is empty: lo > hi for {int((lo > hi).sum())} of {lo.size} "
             "features"
         )
     return Box(lo, hi)
 
 
-def _check_fit(f: Callable, params: Any, shape: tuple[int, ...], spec: Spec) -> None:
-    """Raises InputError unless network and spec fit inputs of that shape."""
+def _result_shape(
+    f: Callable, params: Any, shape: tuple[int, ...], name: str
+) -> tuple[int, ...]:
+    """Returns the shape of what f returns for one input of the shape of an argument.
+
+    Raises:
+      InputError: it takes no such input.
+    """
     trial = try_shape(f, params, shape)
-    hint = "" if trial.fits else expects_batch(f, params, shape)
     if trial.result is None:
         raise InputError(
             f"the network does not take one input of shape {shape}, the shape of "
-            f"the box ({trial.reason}){hint}"
+            f"the {name} ({trial.reason}){expects_batch(f, params, shape)}"
         )
+    return trial.result
+
+
+def _check_fit(f: Callable, params: Any, shape: tuple[int, ...], spec: Spec) -> None:
+    """Raises InputError unless network and spec fit inputs of that shape."""
+    result = _result_shape(f, params, shape, "box")
     outputs = spec.coefficients.shape[-1]
-    if trial.result != (outputs,):
+    if result != (outputs,):
+        hint = "" if len(result) == 1 else expects_batch(f, params, shape)
         raise InputError(
             f"the spec speaks of {outputs} outputs, but the network returns shape "
-            f"{trial.result}: give a spec with one column per output{hint}"
+            f"{result}: give a spec with one column per output{hint}"
         )
 
 
@@ -220,3 +257,152 @@ def verify(
         return run_until(work, deadline)
     except TimeLimitError:
         return dataclasses.replace(known[-1], reason=np.int32(Reason.TIME))
+
+
+@own_settings()
+def grow(
+    answer: Certification,
+    options: GrowthOptions | None = None,
+    *,
+    time_limit: float | None = None,
+    progress: Progress | None = None,
+) -> Growth:
+    """Returns boxes around certified inputs that no face can leave by delta.
+
+    The faces of every proved box move on, each on its own, until a counterexample at
+    most delta beyond it stops them. What is returned is proved in float64, as what
+    `certify` returns. A face for which no counterexample was found is reported as OPEN.
+    Only certified inputs grow; the box of any other is the input itself.
+
+    Args:
+      answer: of `certify` with `record=True`, which knows the network and the question.
+      options: objective and resolution; by default the given box grows evenly, and
+        delta is 1e-3.
+      time_limit: seconds after which the boxes that are proved by then are answered:
+        they are smaller, and their faces OPEN. A compilation that runs then is left
+        behind in a thread (`jaxcert.limit`).
+      progress: told after every round how many inputs are done, and of how many; by
+        any thread.
+
+    Returns:
+      A `Growth` with a row per input, also if the answer is that of one input.
+
+    Raises:
+      InputError: the answer was not recorded, or the network has other activations
+        than ReLU.
+
+    Source: no sound box has a better apothem than the one that `certify` brackets; a
+    box that contains it and cannot grow is maximal by inclusion (DESIGN, "maximal
+    box").
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcert as jc
+      >>> f = lambda w, x: w @ x
+      >>> w = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> answer = jc.certify(f, w, jnp.array([0.75, 0.5]), record=True)
+      >>> answer.box.lo.round(3).tolist(), answer.box.hi.round(3).tolist()
+      ([0.625, 0.375], [0.875, 0.625])
+      >>> box = jc.grow(answer).box
+      >>> box.lo[0].round(3).tolist(), box.hi[0].round(3).tolist()
+      ([0.625, 0.0], [1.0, 0.625])
+    """
+    deadline = deadline_after(time_limit)
+    options = checked_options(options, GrowthOptions)
+    certifier, x, answer = recorded_question(answer)
+    parts, rows, size = [], [], certifier.options.batch_size
+    for start in range(0, len(x), size):
+        end = min(start + size, len(x))
+        chosen = np.arange(start, end)
+
+        def told(_: int, active: int, start: int = start, end: int = end) -> None:
+            if progress is not None and time.monotonic() < deadline:
+                progress(max(end - active, start), len(x))
+
+        part = jax.tree.map(lambda v, chosen=chosen: v[chosen], answer)
+        parts.append(
+            certifier.grow(
+                x[chosen], part, options, deadline, told, record=True,
+                strict=time_limit is not None,
+            )
+        )  # fmt: skip
+        rows.append(chosen)
+        if progress is not None:
+            progress(end, len(x))
+    return Growth.joined(parts, rows)
+
+
+@own_settings()
+def dual_boxes(
+    f: Callable[[Any, Any], Any],
+    params: Any,
+    domain: Box,
+    labels: Sequence[int] | None = None,
+    *,
+    points: Float[ArrayLike, "n *d"] | None = None,
+    options: DualOptions | None = None,
+    time_limit: float | None = None,
+    progress: Progress | None = None,
+) -> list[DualBox]:
+    """Returns, for every class, a box that contains all of the domain that is in it.
+
+    Beyond the outer box no point is of the class: that is proved. Witnesses of the
+    class reach each face of the inner one. Every sound box of a class lies inside its
+    dual box.
+
+    Args:
+      f: any JAX function of params and one input that returns logits, shape (K,);
+        taken as it is now, see `certify`.
+      params: its weights.
+      domain: legal inputs, or the part of them that is of interest, of the shape of
+        one input.
+      labels: the classes; None for all.
+      points: inputs near which to look for instances; they help, and prove nothing.
+      options: tolerance, search for instances, branch and bound.
+      time_limit: seconds after which the brackets that are known by then are answered;
+        of a class that was not begun the outer box is the domain. A compilation that
+        runs then is left behind in a thread (`jaxcert.limit`).
+      progress: told after every class how many are done, and of how many.
+
+    Returns:
+      A `DualBox` per class, in the order of the labels.
+
+    Raises:
+      InputError: the domain is empty, not finite, or does not fit the network; the
+        network has no such class.
+      UnsupportedError: f uses a primitive on x that has no rule.
+
+    Source: Kotha et al., "Provably bounding neural network preimages", NeurIPS 2023,
+    whose multipliers the bounds of narrow inputs use.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcert as jc
+      >>> f = lambda w, x: w @ x
+      >>> w = jnp.array([[1.0, 0.0], [0.0, 2.0]])
+      >>> (box,) = jc.dual_boxes(f, w, jc.Box.unit((2,)), [0])
+      >>> box.outer.lo.round(2).tolist(), box.outer.hi.round(2).tolist()
+      ([0.0, 0.0], [1.0, 0.51])
+    """
+    deadline = deadline_after(time_limit)
+    options = checked_options(options, DualOptions)
+    domain, f = _checked_box(domain, "domain"), pinned(f)
+    _result_shape(f, params, domain.lo.shape, "domain")
+    model = Model(f, params, domain.lo.shape)
+    wanted = [] if labels is None else [int(label) for label in labels]
+    classes = dual.checked_classes(model.program, wanted)
+    wanted = list(range(classes)) if labels is None else wanted
+    near = np.zeros((0, *domain.lo.shape)) if points is None else as_inputs(points)
+    if near.shape[1:] != domain.lo.shape:
+        raise InputError(
+            f"points have shape {near.shape}; give a batch of inputs of shape "
+            f"{domain.lo.shape}, that of the domain"
+        )
+    boxes = dual.dual_boxes(model, DualTask(domain, wanted, near), options, deadline)
+    found: list[DualBox] = []
+    with contextlib.suppress(TimeLimitError):
+        # What is done by then is answered: the classes of narrow inputs end together.
+        while len(found) < len(wanted) and (found or time.monotonic() < deadline):
+            found.append(run_until(lambda: next(boxes), deadline))
+            if progress is not None:
+                progress(len(found), len(wanted))
+    rest = wanted[len(found) :]
+    return found + [DualBox.unknown(c, domain, options.tolerance) for c in rest]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import enum
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -18,6 +18,9 @@ from jaxcert.errors import InputError
 from jaxcert.witness.attack import AttackOptions
 
 ORACLES = ("ibp", "crown", "complete")
+
+Progress = Callable[[int, int], None]
+"""Told now and then how many things are done, and of how many."""
 
 
 class Outcome(enum.IntEnum):
@@ -98,6 +101,9 @@ class Certification:
         -1 if none.
       oracle_calls: boxes that the oracles were asked about.
       subproblems: subproblems that branch and bound bounded.
+      recorded: what `jaxcert.grow` and `jaxcert.write_certificates` go on from, a
+        `jaxcert.certifier.Recorded` of each input, in an array of type object; None
+        unless `certify` was asked to record.
     """
 
     outcome: Int[np.ndarray, " n"]
@@ -110,6 +116,7 @@ class Certification:
     witness_class: Int[np.ndarray, " n"]
     oracle_calls: Int[np.ndarray, " n"]
     subproblems: Int[np.ndarray, " n"]
+    recorded: np.ndarray | None = None
 
 
 @dataclasses.dataclass

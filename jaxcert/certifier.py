@@ -72,6 +72,21 @@ class _Findings:
     subproblems: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recorded:
+    """What an answer rests on, of one input: it needs no other words to go on from.
+
+    Attributes:
+      certifier: what answered: the network, and what was asked of it.
+      x: the input, numpy float64, shape d.
+      proof: the branching tree of its box; None if bounds alone proved it, or nothing.
+    """
+
+    certifier: Certifier
+    x: np.ndarray
+    proof: Proof | None
+
+
 class Certifier:
     """Certifies batches of inputs of one network; see `certify`.
 
@@ -250,6 +265,21 @@ class Certifier:
         )  # fmt: skip
         return self._assemble(found), proof
 
+    def recorded(
+        self, answer: Certification, x: np.ndarray, proof: Proof | None
+    ) -> Certification:
+        """Returns an answer that carries what `jaxcert.grow` goes on from.
+
+        Args:
+          answer, proof: what `batch_with_proofs` returned.
+          x: of what.
+        """
+        kept = np.empty(len(x), object)
+        for row, one in enumerate(np.asarray(x, np.float64)):
+            own = None if proof is None else proof.of(row)
+            kept[row] = Recorded(self, one, own)
+        return dataclasses.replace(answer, recorded=kept)
+
     @own_settings()
     def grow(
         self,
@@ -259,6 +289,8 @@ class Certifier:
         deadline: float = math.inf,
         progress: Callable[[int, int], None] | None = None,
         record: bool = False,
+        *,
+        strict: bool = False,
     ) -> Growth:
         """Returns maximal boxes around inputs that were certified.
 
@@ -270,6 +302,8 @@ class Certifier:
           deadline: `time.monotonic()` after which no further round begins.
           progress: told the round and how many inputs are not done.
           record: keep the proofs of the boxes, which certificates are made of.
+          strict: leave a round behind then, too (`jaxcert.limit`), and answer the given
+            boxes; else it is waited for.
 
         Raises:
           InputError: wrong shapes, or a network with other activations than ReLU.
@@ -320,10 +354,13 @@ class Certifier:
             wanted=certified & (np.arange(size) < count),
         )
         branch = dataclasses.replace(self.options.branch, record=record)
-        growth = grow_boxes(
-            self.model, task, options or GrowthOptions(), branch, deadline, progress
-        )
-        return growth.rows(count)
+        options = options or GrowthOptions()
+
+        def work() -> Growth:
+            return grow_boxes(self.model, task, options, branch, deadline, progress)
+
+        growth = _in_time(work, deadline if strict else math.inf)
+        return (growth or Growth.unchanged(task, options.delta)).rows(count)
 
     def _apothem_task(
         self,
@@ -496,6 +533,34 @@ class Certifier:
             labels = np.asarray(labels)
             check_labels(labels, len(x), self.num_classes)
         return x, labels
+
+
+def recorded_question(
+    answer: Certification,
+) -> tuple[Certifier, np.ndarray, Certification]:
+    """Returns what answered, the inputs, and the answer with an axis over them.
+
+    Raises:
+      InputError: it is no answer, was not recorded, or is not of one call.
+    """
+    if not isinstance(answer, Certification):
+        raise InputError(
+            f"answer must be what jc.certify returns, got {type(answer).__name__}"
+        )
+    if answer.recorded is None:
+        raise InputError(
+            "the answer does not know its question: ask with "
+            "jc.certify(..., record=True)"
+        )
+    if isinstance(answer.recorded, Recorded):
+        answer = jax.tree.map(lambda v: np.asarray(v)[None], answer)
+    kept: list[Recorded] = list(answer.recorded)  # type: ignore[arg-type]
+    certifiers = list({one.certifier for one in kept})
+    if len(certifiers) != 1:
+        raise InputError(
+            f"the answer is of {len(certifiers)} calls of jc.certify: pass that of one"
+        )
+    return certifiers[0], np.stack([one.x for one in kept]), answer
 
 
 def _in_time(stage: Callable[[], Found], limit: float) -> Found | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -219,8 +220,8 @@ def checked_options(options: Any, kind: type[Options]) -> Options:
     if options is None:
         return kind()
     if not isinstance(options, kind):
-        name = kind.__name__
-        example = f"oracle={options!r}" if isinstance(options, str) else "..."
+        name, first = kind.__name__, dataclasses.fields(kind)[0].name  # type: ignore[arg-type]
+        example = f"{first}={options!r}" if isinstance(options, str) else "..."
         raise InputError(
             f"options must be {name}, got {type(options).__name__}: pass "
             f"jc.{name}({example})"

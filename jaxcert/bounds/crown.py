@@ -79,6 +79,14 @@ class AffineBounds:
     upper_coefficients: Float[Array, "K *d"]
     upper_offset: Float[Array, " K"]
 
+    @staticmethod
+    def of_both_sides(
+        rows: Float[Array, "2K *d"], const: Float[Array, " 2K"]
+    ) -> AffineBounds:
+        """Returns the bounds, given lower ones of outputs and of their negatives."""
+        count = len(const) // 2
+        return AffineBounds(rows[:count], const[:count], -rows[count:], -const[count:])
+
     @own_settings()
     def concretize(self, box: Box) -> Box:
         """Returns the box of outputs, for a box inside the one of the bounds."""
@@ -88,7 +96,7 @@ class AffineBounds:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Layers:
+class Layers:
     """What is known in front of and behind every nonlinear node."""
 
     program: Program
@@ -113,9 +121,9 @@ class _Layers:
 
 def bound_layers(
     program: Program, values: Values, box: Box, options: CrownOptions
-) -> _Layers:
+) -> Layers:
     """Returns ranges and relaxations of all layers over the box."""
-    layers = _Layers(program, values, {program.input: box}, {})
+    layers = Layers(program, values, {program.input: box}, {})
     done = independent_values(program)
     boxes = layers.boxes
     for node in program.nodes:
@@ -139,7 +147,7 @@ def bound_layers(
 
 
 def _tighten(
-    layers: _Layers, value: int, mask: Bool[Array, "*n"], bucket: int | None
+    layers: Layers, value: int, mask: Bool[Array, "*n"], bucket: int | None
 ) -> Box:
     """Returns the range of a value, masked elements bounded by back-substitution."""
     rows_of = row_source(layers.program, layers.values, value, layers.dtype)
@@ -249,19 +257,26 @@ def _affine_bounds(
     f: Callable, options: CrownOptions, params: Any, box: Box
 ) -> AffineBounds:
     program = program_as_given(f, params, box.lo)
+    rows = output_rows(program, box.lo.dtype)
+    values = program.prepare(params, box.lo.dtype)
+    layers = bound_layers(program, values, box, options)
+    return AffineBounds.of_both_sides(*layers.lower(*rows))
+
+
+def output_rows(program: Program, dtype: Any) -> tuple[Coefficients, Array]:
+    """Returns the rows that are the outputs and, below them, their negatives.
+
+    Raises:
+      InputError: the outputs are no vector.
+    """
     if len(program.output_shape) != 1:
         raise InputError(
             f"the network returns shape {program.output_shape}; CROWN bounds a vector "
             "of outputs: flatten it"
         )
-    values = program.prepare(params, box.lo.dtype)
-    layers = bound_layers(program, values, box, options)
     (count,) = program.output_shape
-    eye = jnp.eye(count, dtype=box.lo.dtype)
-    rows, const = layers.lower(
-        {program.output: jnp.concatenate([eye, -eye])}, jnp.zeros(2 * count, eye.dtype)
-    )
-    return AffineBounds(rows[:count], const[:count], -rows[count:], -const[count:])
+    rows = {program.output: jnp.eye(count, dtype=dtype)}
+    return both_sides(rows, jnp.zeros(count, dtype))
 
 
 def _differentiable(compute: Callable) -> Callable:

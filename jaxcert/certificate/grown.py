@@ -50,7 +50,6 @@ class GrownClaim(Claim):
         row: int,
         found: Certification,
         growth: Growth,
-        delta: float,
     ) -> GrownClaim:
         """Returns the claim about one input of a batch that grew."""
         points = growth.points[row]
@@ -63,7 +62,7 @@ class GrownClaim(Claim):
             lower=np.nan,  # the writer measures it
             upper=float(found.upper[row]),
             witness=np.asarray(found.witness[row]).reshape(-1),
-            delta=delta,
+            delta=growth.delta,
             points=points.reshape(len(points), x.size),
             blocked=growth.blocked[row],
             ends=growth.ends[row],

@@ -15,7 +15,7 @@ import json
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Leaves, Proof, RecordedCuts
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.network_file import NetworkFile, network_file
+from jaxcert.certification import Certification
+from jaxcert.certifier import Certifier
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Report
 from jaxcert.devices import float64
@@ -70,6 +72,20 @@ class Claim:
     lower: float
     upper: float
     witness: np.ndarray
+
+    @staticmethod
+    def of_answer(name: str, x: np.ndarray, row: int, found: Certification) -> Claim:
+        """Returns the claim about one input of a batch that was certified."""
+        return Claim(
+            name=name,
+            label=int(found.label[row]),
+            x=np.asarray(x, np.float64).reshape(-1),
+            lo=np.asarray(found.box.lo[row]).reshape(-1),
+            hi=np.asarray(found.box.hi[row]).reshape(-1),
+            lower=float(found.lower[row]),
+            upper=float(found.upper[row]),
+            witness=np.asarray(found.witness[row]).reshape(-1),
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,14 +152,26 @@ class CertificateWriter:
         )
         self.network.write(folder)
 
+    @classmethod
+    def into(cls, folder: Path, certifier: Certifier, arithmetic: str = "real") -> Self:
+        """Returns the writer of what a certifier answers; see `__init__`."""
+        return cls(
+            certifier.model, certifier.domain, certifier.rates, folder,
+            required_margin=certifier.required_margin, arithmetic=arithmetic,
+            branch=certifier.options.branch,
+        )  # fmt: skip
+
     @float64()
-    def write(self, claim: Claim, proof: Proof | None) -> Written:
+    def write(
+        self, claim: Claim, proof: Proof | None, deadline: float = np.inf
+    ) -> Written:
         """Writes the certificate of one claim.
 
         Args:
           claim: the claim.
           proof: that of its input, clause j standing for the j-th other class; None
             if it was not recorded: then the bounds alone are tried.
+          deadline: `time.monotonic()` after which no other proof is looked for.
 
         What the checker does not accept is proved once more by branch and bound, of
         this very box: bounds may rest on what no file records, and a leaf that was
@@ -151,8 +179,9 @@ class CertificateWriter:
         own slopes follow the ranges.
         """
         written = self._write(claim, proof or self._unbranched(claim))
-        if written.path is None and (proof := self._branched(claim)) is not None:
-            written = self._write(claim, proof)
+        if written.path is None:
+            proof = self._branched(claim, deadline)
+            written = written if proof is None else self._write(claim, proof)
         return written
 
     @float64()

@@ -114,6 +114,24 @@ class DualBox:
     subproblems: int
     seconds: np.ndarray
 
+    @staticmethod
+    def unknown(label: int, domain: Box, tolerance: float) -> DualBox:
+        """Returns all of the domain, of which nothing is known.
+
+        Args:
+          label, domain: of the answer.
+          tolerance: as in `DualOptions`.
+        """
+        shape = domain.lo.shape
+        nowhere, faces = np.full(shape, np.inf), 2 * domain.lo.size
+        return DualBox(
+            label=label, domain=domain, outer=domain,
+            inner=Box(nowhere, -nowhere),  # type: ignore[arg-type]
+            witness=np.full((faces, *shape), np.nan),
+            tolerance=tolerance * np.asarray(domain.hi - domain.lo), subproblems=0,
+            seconds=np.full(faces, np.nan),
+        )  # fmt: skip
+
     @property
     def empty(self) -> bool:
         """Whether it is proved that the domain holds no point of the class."""
@@ -181,7 +199,7 @@ def _dual_boxes(
     model: Model, task: DualTask, options: DualOptions, deadline: float
 ) -> Iterator[DualBox]:
     program = model.program
-    classes = _checked_classes(program, task.labels)
+    classes = checked_classes(program, task.labels)
     domain = jax.tree.map(np.asarray, task.domain)
     query = _Query(model, domain, options, deadline)
     narrow = program.input_size <= options.branch.narrow
@@ -196,7 +214,12 @@ def _dual_boxes(
         yield _result(query, label, *found, watch)
 
 
-def _checked_classes(program: Program, labels: Sequence[int]) -> int:
+def checked_classes(program: Program, labels: Sequence[int]) -> int:
+    """Returns how many classes there are.
+
+    Raises:
+      InputError: fewer than 2, or no such class as one of the labels.
+    """
     if len(program.output_shape) != 1 or program.output_shape[0] < 2:
         raise InputError(
             f"the network returns shape {program.output_shape} for one input; dual "

@@ -51,13 +51,22 @@ def face_weights(weight: np.ndarray, front: Front, row: int) -> np.ndarray:
     )
 
 
-def at_rest(front: Front) -> np.ndarray:
+def at_rest(box: Box, domain: Box, rates: Rates) -> np.ndarray:
     """Returns which faces lie on the domain's boundary or never move, (J, F)."""
-    box, domain, rates = front.box, front.domain, front.rates
-    low = np.asarray((box.lo <= domain.lo) | (rates.lower == 0))
-    high = np.asarray((box.hi >= domain.hi) | (rates.upper == 0))
-    count = len(low)
-    return np.concatenate([low.reshape(count, -1), high.reshape(count, -1)], axis=1)
+    low = (box.lo <= domain.lo) | (rates.lower == 0)
+    high = (box.hi >= domain.hi) | (rates.upper == 0)
+    return _both(low, high)
+
+
+def ends_beyond(box: Box, domain: Box, rates: Rates, delta: float) -> np.ndarray:
+    """Returns where every face would be, moved by delta, (J, F)."""
+    moved = moved_out(box, domain, rates, delta)
+    return _both(moved.lo, moved.hi)
+
+
+def _both(low: Any, high: Any) -> np.ndarray:
+    sides = np.asarray(low), np.asarray(high)
+    return np.concatenate([v.reshape(len(v), -1) for v in sides], axis=1)
 
 
 def moved_out(box: Box, domain: Box, rates: Rates, delta: float) -> Box:
@@ -147,7 +156,8 @@ class Faces:
 
     def close(self, front: Front, usable: np.ndarray) -> None:
         """Finds out which faces are done, of the inputs that are usable, (J,)."""
-        self.blocked[at_rest(front) & usable[:, None]] = AT_DOMAIN
+        resting = at_rest(front.box, front.domain, front.rates)
+        self.blocked[resting & usable[:, None]] = AT_DOMAIN
         # Points of linear programs are exact; pressing them may lose what they stop.
         for press in (False, True):
             self._probe(front, usable, press)
@@ -179,10 +189,7 @@ class Faces:
                 self.points[j].append(points[k, used])
 
     def _beyond(self, front: Front) -> np.ndarray:
-        """Returns where every face would be, moved by delta, (J, F)."""
-        moved = moved_out(front.box, front.domain, front.rates, self._options.delta)
-        sides = np.asarray(moved.lo), np.asarray(moved.hi)
-        return np.concatenate([v.reshape(len(v), -1) for v in sides], axis=1)
+        return ends_beyond(front.box, front.domain, front.rates, self._options.delta)
 
     def moved(self, front: Front, row: int, face: int) -> Box:
         """Returns the box of one input with one face moved by delta, leaves d."""

@@ -532,7 +532,8 @@ class _Run:
         if self._records:
             proofs = self._prover.record(box, leaves, _BRIEF, self._options.subproblems)
         front = self._front.replaced(box=box)
-        unknown = np.where(at_rest(front), AT_DOMAIN, OPEN)
+        resting = at_rest(box, front.domain, front.rates)
+        unknown = np.where(resting, AT_DOMAIN, OPEN)
         return Growth(
             box,
             [p[:0] if failed[j] else p for j, p in enumerate(points)],
@@ -541,6 +542,7 @@ class _Run:
             self._subproblems,
             self._rounds,
             proofs,
+            self._options.delta,
         )
 
 

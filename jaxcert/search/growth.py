@@ -13,6 +13,7 @@ from jaxcert.branch.leaves import Proof
 from jaxcert.errors import InputError
 from jaxcert.search.faces import AT_DOMAIN as AT_DOMAIN
 from jaxcert.search.faces import OPEN as OPEN
+from jaxcert.search.faces import at_rest, ends_beyond
 from jaxcert.spec import Spec
 
 FAIRNESS = {"maximal": None, "min_edge": 32.0, "mean_edge": 0.1, "volume": 1.0}
@@ -91,6 +92,7 @@ class Growth:
       subproblems: that were bounded with multipliers of their own, (J,).
       rounds: proposals that were to be proved, (J,).
       proofs: of the boxes, (J,); None where none was recorded.
+      delta: resolution of maximality that was asked for.
     """
 
     box: Box
@@ -100,13 +102,32 @@ class Growth:
     subproblems: np.ndarray
     rounds: np.ndarray
     proofs: list[Proof | None]
+    delta: float
+
+    @staticmethod
+    def unchanged(task: GrowthTask, delta: float) -> Growth:
+        """Returns the boxes that growth starts from, and nothing known of their faces.
+
+        Except which of them lie on the domain's boundary.
+        """
+        given, none = (task.box, task.domain, task.rates), np.zeros(len(task.x), int)
+        return Growth(
+            box=task.box,
+            points=[np.zeros((0, *x.shape)) for x in task.x],
+            blocked=np.where(at_rest(*given), AT_DOMAIN, OPEN),
+            ends=ends_beyond(*given, delta),
+            subproblems=none,
+            rounds=none,
+            proofs=[None] * len(task.x),
+            delta=delta,
+        )
 
     def rows(self, count: int) -> Growth:
         """Returns the first `count` inputs."""
         return Growth(
             _rows(self.box, slice(count)), self.points[:count], self.blocked[:count],
             self.ends[:count], self.subproblems[:count], self.rounds[:count],
-            self.proofs[:count],
+            self.proofs[:count], self.delta,
         )  # fmt: skip
 
     @staticmethod
@@ -127,6 +148,7 @@ class Growth:
             join(*[part.subproblems for part in parts]),
             join(*[part.rounds for part in parts]),
             [proofs[k] for k in order],
+            parts[0].delta,
         )
 
     def witness(self, row: int, face: int) -> np.ndarray:

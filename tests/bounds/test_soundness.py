@@ -21,7 +21,7 @@ from jaxcert.trace.tracing import program_of
 ROWS = np.array([[1.0, -1, 0], [1, 0, -1], [0.5, 2, -1.25], [0, 0, 0]])
 OFFSET = np.array([0.0, -0.5, 0.25, 1.0])
 # Every fifth is compiled as users do it, with all that XLA may fuse and reorder.
-OPTIMISED = {case.name for case in CASES[::5]}
+OPTIMISED = {case.name for case in CASES[4::5]}
 ATTACKED = {case.name for case in CASES[2::36]}
 
 

@@ -104,7 +104,7 @@ def test_every_grown_box_has_an_accepted_proof(tmp_path):
         )
         for i in rows:
             with float64():
-                claim = GrownClaim.of(str(i), x[i], i, answer, growth, DELTA)
+                claim = GrownClaim.of(str(i), x[i], i, answer, growth)
                 written = writer.write_grown(claim, growth.proofs[i])
             assert written.path is not None, (seed, i, written.report.reason)
             report = check_certificate(written.path)

@@ -45,7 +45,7 @@ class Made:
         return GrownWriter(c.model, c.domain, c.rates, folder, arithmetic=arithmetic)
 
     def claim(self, row: int) -> GrownClaim:
-        return GrownClaim.of(str(row), self.x[row], row, self.found, self.growth, DELTA)
+        return GrownClaim.of(str(row), self.x[row], row, self.found, self.growth)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_box_that_no_point_stops_has_a_claim_too(made):
     row = made.rows()[0]
     none = [p[:0] for p in made.growth.points]
     growth = dataclasses.replace(made.growth, points=none)
-    claim = GrownClaim.of("0", made.x[row], row, made.found, growth, DELTA)
+    claim = GrownClaim.of("0", made.x[row], row, made.found, growth)
     assert claim.points.shape == (0, SIZES[0])
 
 

@@ -500,8 +500,10 @@ def test_mistakes_in_published_logs(tmp_path, log, message):
 @pytest.mark.parametrize(
     ("data", "network", "broken", "sound", "trivial"),
     [
-        ("fashion_mnist", "fashion_mnist_nn-64", 42, 2, 6),
         ("mnist", "mnist_nn-32", 8, 28, 13),
+        pytest.param(
+            "fashion_mnist", "fashion_mnist_nn-64", 42, 2, 6, marks=pytest.mark.campaign
+        ),
     ],
 )
 def test_published_boxes(run, tmp_path, data, network, broken, sound, trivial):

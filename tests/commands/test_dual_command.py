@@ -106,6 +106,7 @@ def test_within_a_ball_and_a_claimed_radius(run, tiny, tmp_path):
         assert np.argmax(tiny.logits(z[None])) == claim["class"] == winners[k]
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(
     not PUBLISHED.is_dir(), reason="needs the networks of ../shared/peers"
 )
@@ -122,6 +123,7 @@ def test_the_published_radius_of_complete_boxes_is_wrong(run, tmp_path):
         assert (r["on_domain"], r["open"]) == (1568, 0)
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(not ACAS.is_dir(), reason="needs the networks of ../shared/peers")
 def test_of_acas_xu_no_class_is_left_where_a_property_excludes_it(run, tmp_path):
     pytest.importorskip("onnx")

@@ -693,6 +693,7 @@ def test_no_instance_left_by_only(run, files, tmp_path):
 # Real instances
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(
     not BENCHMARK.is_dir(), reason="the VNN-COMP benchmarks are not on this machine"
 )

@@ -52,6 +52,7 @@ def compare(model: Any, folder: Path, x: np.ndarray, tolerance: float = 0.0) -> 
 # --- casts -----------------------------------------------------------------------
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", LOW)
 def test_a_cast_to_a_narrow_float_is_computed(name: str, tmp_path: Path) -> None:
     nodes = [

@@ -109,6 +109,7 @@ def agreement(prop: Property, count: int, seed: int = 0) -> tuple[int, int]:
 # ---------------------------------------------------------------- the benchmarks
 
 
+@pytest.mark.campaign
 @needs_benchmarks
 def test_every_benchmark_file_is_read_and_its_normal_form_is_the_tree():
     files = sorted(BENCHMARKS.glob("*/vnnlib/*.vnnlib*"))

@@ -285,6 +285,7 @@ def test_nothing_to_prove_is_an_error(run):
     assert "no input is classified right with the required margin" in ended.err
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(not PEER.is_dir(), reason="needs the networks of ../shared/peers")
 def test_top_down_on_a_published_input_stays_below_the_optimum(run, tmp_path):
     pytest.importorskip("onnx")

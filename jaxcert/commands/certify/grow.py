@@ -71,12 +71,7 @@ class Grower:
         """Returns what grows boxes and writes certificates into a folder, if given."""
         writer = None
         if folder is not None:
-            writer = GrownWriter(
-                certifier.model,
-                certifier.domain, certifier.rates, folder,
-                required_margin=certifier.required_margin, arithmetic=arithmetic,
-                branch=certifier.options.branch,
-            )  # fmt: skip
+            writer = GrownWriter.into(folder, certifier, arithmetic)
         return Grower(certifier, options, writer, arithmetic)
 
     def grow(
@@ -135,9 +130,7 @@ class Grower:
         deadline = max(deadline, time.monotonic() + _PROOF_SECONDS * own.sum())
         faces: dict[int, Faces] = {}
         for row in map(int, np.flatnonzero(own)):
-            claim = GrownClaim.of(
-                names[row], x[row], row, found, growth, self.options.delta
-            )
+            claim = GrownClaim.of(names[row], x[row], row, found, growth)
             kept = writer.write_grown(claim, growth.proofs[row], deadline)
             if kept.path is None:
                 logging.warning(

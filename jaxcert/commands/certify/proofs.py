@@ -42,12 +42,7 @@ class Proofs:
     @staticmethod
     def into(folder: Path, certifier: Certifier, arithmetic: str) -> Proofs:
         """Returns proofs of a certifier's claims; raises UnsupportedError."""
-        writer = CertificateWriter(
-            certifier.model,
-            certifier.domain, certifier.rates, folder,
-            required_margin=certifier.required_margin, arithmetic=arithmetic,
-        )  # fmt: skip
-        return Proofs(writer, arithmetic)
+        return Proofs(CertificateWriter.into(folder, certifier, arithmetic), arithmetic)
 
     def write(
         self,
@@ -76,16 +71,7 @@ class Proofs:
         row: int,
         proof: Proof | None,
     ) -> None:
-        claim = Claim(
-            name=name,
-            label=int(answer.label[row]),
-            x=np.asarray(x, np.float64).reshape(-1),
-            lo=np.asarray(answer.box.lo[row]).reshape(-1),
-            hi=np.asarray(answer.box.hi[row]).reshape(-1),
-            lower=float(answer.lower[row]),
-            upper=float(answer.upper[row]),
-            witness=np.asarray(answer.witness[row]).reshape(-1),
-        )
+        claim = Claim.of_answer(name, x, row, answer)
         own = None if proof is None else proof.of(row)
         written = self.writer.write(claim, own)
         assert written.report is not None  # there is an attempt at least
