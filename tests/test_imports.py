@@ -130,7 +130,7 @@ ROOMS = (
     {"errors", "verdict", "rows"},
     {"box", "checks", "devices", "memory", "shapes", "spec"},
     {"trace"},
-    {"limit", "model", "network"},
+    {"limit", "model", "network", "scope"},
     {"bounds"},
     {"witness"},
     {"branch"},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxcert as jc
+from jaxcert.model import Model
 
 # Of the type that the settings make of it, as `jnp.zeros` is: under strict promotion a
 # function of mixed types is none.
@@ -94,6 +95,33 @@ def test_the_network_itself_is_traced_as_strictly_as_its_owner_asks():
             jc.ibp(loose)(params(), box)
         with pytest.raises(jc.InputError, match="TypePromotionError"):
             jc.certify(loose, params(), X[0])
+
+
+def test_strict_types_let_x_be_what_weights_of_float32_are(plain):
+    weights = {"w": W.astype(np.float32), "b": np.zeros(3, np.float32)}
+    spec = jc.Spec.classification(0, 3)
+    narrow = jc.Box(np.array([0.6, 0.0]), np.array([1.0, 0.2]))
+    options = jc.CertifyOptions(batch_size=2)
+    for more in ({}, {"w": W, "b": np.zeros(3)}):
+        with settings(jax_enable_x64=True, jax_numpy_dtype_promotion="strict"):
+            own = weights | more
+            answer = jc.certify(f, own, X, tolerance=1e-3, options=options)
+            verdict = jc.verify(f, own, narrow, spec)
+            assert Model(f, own, (2,)).program.typed.x64
+        np.testing.assert_allclose(answer.lower, plain[0].lower, atol=1e-3)
+        np.testing.assert_array_equal(answer.outcome, plain[0].outcome)
+        assert verdict.proved
+
+
+def test_constants_of_wide_types_stay_so_where_x_is_narrow():
+    def wide(p, x):
+        # (1 + 1e-9) x is no number of float32.
+        return (x @ p).astype(jnp.float64) * jnp.asarray(1 + 1e-9)
+
+    with settings(jax_enable_x64=True, jax_numpy_dtype_promotion="strict"):
+        program = Model(wide, np.ones((1, 1), np.float32), (1,)).program
+        y = program.evaluate(np.ones((1, 1), np.float32), jnp.ones(1, jnp.float64))
+    assert program.input_shape == (1,) and float(y[0]) == 1 + 1e-9
 
 
 def test_integer_weights_work_where_integers_are_wide():

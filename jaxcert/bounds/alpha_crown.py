@@ -25,7 +25,7 @@ from jaxcert.box import Box
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings
 from jaxcert.trace.program import Program
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class AlphaCrown:
     @own_settings()
     def __call__(self, params: Any, box: Box) -> AffineBounds:
         """Returns affine functions that enclose f(params, z) for every z of the box."""
-        program = program_of(self.f, params, box.lo)
+        program = program_as_given(self.f, params, box.lo)
         rows = output_rows(program, box.lo.dtype)
         pulled, const, _ = self._optimised(program, params, box, rows)
         return AffineBounds.of_both_sides(pulled, const)
@@ -49,7 +49,7 @@ class AlphaCrown:
 
         The greatest of the optimised, the CROWN and the interval bound of each row.
         """
-        program = program_of(self.f, params, box.lo)
+        program = program_as_given(self.f, params, box.lo)
         rows = {program.output: spec.coefficients}, spec.offset
         pulled, const, layers = self._optimised(program, params, box, rows)
         by_interval = interval_rows(program, layers.values, layers.boxes, spec)

@@ -29,7 +29,7 @@ from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
 from jaxcert.trace.pinned import own_settings
 from jaxcert.trace.program import ActivationNode, Program
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 
 # Up to this many entries, the affine map in front of a layer is laid out as a matrix
 # once for all boxes, and buckets gather its rows instead of multiplying unit vectors.
@@ -245,7 +245,7 @@ def row_source(
 def _spec_rows(
     f: Callable, options: CrownOptions, params: Any, box: Box, spec: Spec
 ) -> tuple[Array, dict[int, Box]]:
-    program = program_of(f, params, box.lo)
+    program = program_as_given(f, params, box.lo)
     values = program.prepare(params, box.lo.dtype)
     layers = bound_layers(program, values, box, options)
     by_interval = interval_rows(program, values, layers.boxes, spec)
@@ -256,7 +256,7 @@ def _spec_rows(
 def _affine_bounds(
     f: Callable, options: CrownOptions, params: Any, box: Box
 ) -> AffineBounds:
-    program = program_of(f, params, box.lo)
+    program = program_as_given(f, params, box.lo)
     rows = output_rows(program, box.lo.dtype)
     values = program.prepare(params, box.lo.dtype)
     layers = bound_layers(program, values, box, options)
@@ -336,7 +336,9 @@ def crown(f: Callable[[Any, Any], Any], options: CrownOptions | None = None) -> 
     `crown(f)(params, box)` is an `AffineBounds`; `crown(f).lower_rows(params, box,
     spec)` bounds every row of a Spec from below. Both are for one box: batch with
     `jax.vmap`, compile with `jax.jit`, differentiate with respect to box or params with
-    `jax.grad`. Computed in the float type of the box, without outward rounding.
+    `jax.grad`. Computed in the float type of the box, without outward rounding. f is
+    taken as it is called here: where JAX has 64-bit types enabled, params and constants
+    in float64 are that; elsewhere they are float32.
 
     Source: Zhang et al., "Efficient neural network robustness certification with
     general activation functions", NeurIPS 2018; the lower slope of an unstable ReLU is

@@ -23,7 +23,7 @@ from jaxcert.trace.program import (
     ProductNode,
     Program,
 )
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 
 
 def node_interval(
@@ -101,7 +101,7 @@ class Ibp:
     @own_settings()
     def __call__(self, params: Any, box: Box) -> Box:
         """Returns a Box that encloses f(params, z) for every z of the box."""
-        program = program_of(self.f, params, box.lo)
+        program = program_as_given(self.f, params, box.lo)
         values = program.prepare(params, box.lo.dtype)
         return propagate(program, values, box)[program.output]
 
@@ -114,7 +114,7 @@ class Ibp:
         self, params: Any, box: Box, spec: Spec
     ) -> tuple[Float[Array, " rows"], dict[int, Box]]:
         """Returns `lower_rows` and the range of every value of the program."""
-        program = program_of(self.f, params, box.lo)
+        program = program_as_given(self.f, params, box.lo)
         values = program.prepare(params, box.lo.dtype)
         boxes = propagate(program, values, box)
         return interval_rows(program, values, boxes, spec), boxes
@@ -126,7 +126,9 @@ def ibp(f: Callable[[Any, Any], Any]) -> Ibp:
     `ibp(f)(params, box)` encloses the outputs over the box in a Box;
     `ibp(f).lower_rows(params, box, spec)` bounds every row of a Spec from below. Both
     are for one box: batch with `jax.vmap`, compile with `jax.jit`. Bounds are computed
-    in the float type of the box, without outward rounding.
+    in the float type of the box, without outward rounding. f is taken as it is called
+    here: where JAX has 64-bit types enabled, params and constants in float64 are that;
+    elsewhere they are float32.
 
     Source: Gowal et al., "On the effectiveness of interval bound propagation", 2018.
 

@@ -17,6 +17,7 @@ from jaxcert.commands import options
 from jaxcert.errors import JaxcertError
 from jaxcert.limit import left_behind
 from jaxcert.runs.files import expand_home as expand
+from jaxcert.scope import Scope
 
 __all__ = ["expand", "guarded", "help_text", "launch", "one_line", "parse"]
 
@@ -130,6 +131,12 @@ def one_line(text: object) -> str:
     """Returns the text in one line; a file's name must not steer the terminal."""
     words = " ".join(str(text).split())
     return "".join(c if c.isprintable() else "?" for c in words)
+
+
+def warn_of_assumptions(scope: Scope) -> None:
+    """Says on stderr what proofs take for granted, if anything."""
+    for text in scope.assumptions:
+        logging.warning("taken for granted: %s", text)
 
 
 def _use_compilation_cache() -> None:

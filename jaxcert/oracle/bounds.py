@@ -14,7 +14,7 @@ from jaxcert.bounds.ibp import Ibp
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
 from jaxcert.spec import Spec
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Verdict, from_bound
 
 
@@ -38,7 +38,7 @@ class BoundOracle:
         # Without x64 JAX computes in float32 what numpy hands over in float64.
         box = jax.tree.map(jnp.asarray, box)
         rows, boxes = self.method.rows_and_boxes(params, box, spec)
-        program = program_of(self.method.f, params, box.lo)
+        program = program_as_given(self.method.f, params, box.lo)
         values = program.prepare(params, box.lo.dtype)
         slack = float64_slack(program, values, boxes, spec.coefficients, noise=False)
         if box.lo.dtype != jnp.float64:

@@ -44,12 +44,15 @@ from jaxcert.report.stored import (
     read_about,
     read_boxes,
     read_config,
+    read_scope_of_run,
 )
 from jaxcert.report.summary import summarise
 from jaxcert.runs import strict_json
 from jaxcert.runs.array_files import write_npz
 from jaxcert.runs.files import Closing, write_whole, writing
 from jaxcert.runs.journal import Journal, Lines
+from jaxcert.runs.scopes import SCOPE, tell_scope
+from jaxcert.scope import Scope
 
 
 class RunFiles(Closing):
@@ -68,6 +71,7 @@ class RunFiles(Closing):
         resume: bool,
         config: Mapping[str, Any],
         flags: Mapping[str, Any] | None = None,
+        scope: Scope | None = None,
     ):
         """Opens or continues the run in `output_dir`.
 
@@ -82,6 +86,7 @@ class RunFiles(Closing):
             `model`, `dataset`, `split`, `domain_lower`, `domain_upper`, `class_names`
             and `feature_names`, and prints every other key as it is.
           flags: all settings, for summary.json.
+          scope: what the proofs cover, for run.json, summary.json and the report.
 
         Raises:
           InputError: the directory cannot be written, it holds a run and `resume` is
@@ -114,6 +119,8 @@ class RunFiles(Closing):
             except InputError:
                 self._journal.path.unlink()  # no run was begun
                 raise
+        if scope is not None:
+            tell_scope(self.directory / RUN, scope)
         present = [int(path.stem[-5:]) for path in part_paths(self.directory)]
         self._next_part = max(present, default=-1) + 1
 
@@ -226,6 +233,9 @@ class RunFiles(Closing):
             "config": self._config,
             "flags": self._flags,
         }
+        scope = read_scope_of_run(self.directory)
+        if scope is not None:
+            summary[SCOPE] = scope.record()
         write_whole(
             self.directory / SUMMARY,
             strict_json.dumps(summary, SUMMARY, indent=1).encode() + b"\n",

@@ -104,6 +104,7 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
             rates=run.config.get("rates_are"),
             complete=run.about.get("complete", False),
             notices=run.notices,
+            scope=None if run.scope is None else run.scope.words,
             summary=summary,
             facts=_facts(run),
             strips=strips,

@@ -21,6 +21,8 @@ from jaxcert.runs import journal, strict_json
 from jaxcert.runs.array_files import read_npz
 from jaxcert.runs.files import parse_json, read_json
 from jaxcert.runs.journal import Form, Kind, Lines, Record, Texts
+from jaxcert.runs.scopes import read_scope
+from jaxcert.scope import Scope
 
 RECORD_KEYS = (
     "input",
@@ -81,6 +83,8 @@ PARTS = "parts"
 RUN = "run.json"
 SUMMARY = "summary.json"
 
+_LOST = "The run's settings are lost with it: choose another --output"
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -98,6 +102,7 @@ class Run:
       about: what summary.json says of versions, device, date, flags and wall seconds;
         empty where the run was killed before it wrote one.
       notices: sentences on what was dropped while reading.
+      scope: what the proofs cover; None where an old run does not say.
     """
 
     records: list[Record]
@@ -111,6 +116,7 @@ class Run:
     config: dict[str, Any]
     about: dict[str, Any]
     notices: tuple[str, ...]
+    scope: Scope | None = None
 
 
 def read_run(output_dir: str | os.PathLike[str]) -> Run:
@@ -145,6 +151,7 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
         config=config,
         about=read_about(directory),
         notices=tuple(lines.notices),
+        scope=read_scope_of_run(directory),
     )
 
 
@@ -382,11 +389,20 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / RUN
     if not path.exists():
         return {}
-    advice = "The run's settings are lost with it: choose another --output"
-    config = read_json(path, advice).get("config", {})
+    config = read_json(path, _LOST).get("config", {})
     if not isinstance(config, dict):
-        raise InputError(f"{path}: config must be an object. {advice}")
+        raise InputError(f"{path}: config must be an object. {_LOST}")
     return config
+
+
+def read_scope_of_run(directory: Path) -> Scope | None:
+    """Returns what the proofs of a run cover, by run.json; None where it does not say.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    path = directory / RUN
+    return read_scope(path, read_json(path, _LOST)) if path.exists() else None
 
 
 def part_paths(directory: Path) -> list[Path]:

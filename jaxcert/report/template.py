@@ -126,6 +126,7 @@ details dt { color: var(--ink); font-weight: 600; margin-top: .6rem; }
 <header>
 <h1>{{ title }}</h1>
 <p class="lead">{{ sentence }}</p>
+{% if scope %}<p class="note">{{ scope }}</p>{% endif %}
 {% if rates %}<p class="note">Distances are in rates ({{ rates }}): 1 moves every
 feature by its own rate.</p>{% endif %}
 {% if not complete %}

@@ -22,6 +22,7 @@ from absl import logging
 from jaxcert.errors import InputError
 from jaxcert.runs import strict_json
 from jaxcert.runs.files import append, parse_json, read, read_json, write_whole, writing
+from jaxcert.runs.scopes import SCOPE
 
 Record = dict[str, Any]
 
@@ -348,7 +349,7 @@ class Journal:
         """Raises InputError if settings differ; `every`: also in those not of ours."""
         for key in {**(stored if every else {}), **config}:
             there, here = stored.get(key), config.get(key)
-            if there != here:
+            if there != here and not (every and key == SCOPE):
                 facts = {"key": key, "there": there, "here": here, "stored": stored}
                 raise InputError(
                     _said(self.kind.texts.other, self.kind, self.path, **facts)

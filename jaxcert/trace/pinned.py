@@ -70,6 +70,11 @@ _asked_under: contextvars.ContextVar[tuple[str, str] | None] = contextvars.Conte
 """Promotion of ranks and types as the caller of the library has it."""
 
 
+def asks_strict_types() -> bool:
+    """Returns whether the caller of the library lets no types be mixed."""
+    return (_asked_under.get() or _strictness())[1] == "strict"
+
+
 def pinned(f: Callable[..., Any]) -> Pinned:
     """Returns f with the caller's promotion settings; equal for functions made alike.
 

@@ -15,7 +15,7 @@ from jaxcert.errors import InputError
 from jaxcert.trace.equations import TypedFunction, open_jaxpr
 from jaxcert.trace.flatten import Flattener
 from jaxcert.trace.floats import has_float64, is_float, is_low
-from jaxcert.trace.pinned import own_settings, pinned
+from jaxcert.trace.pinned import asks_strict_types, own_settings, pinned
 from jaxcert.trace.program import Program
 from jaxcert.trace.rules import build_nodes
 
@@ -30,6 +30,8 @@ def stated_types(params: Any, x: Any = None) -> tuple[LeafType, ...]:
     As the arrays state them, float64 included, whether or not JAX has 64-bit types
     enabled. x is float64 if a leaf of params or x itself is, or if they are enabled;
     float32 otherwise: bounds speak of real inputs, of which narrower types hold few.
+    Under strict promotion of types, which lets f mix none, x is float32 where weights
+    are and none is float64.
     """
 
     def kind(leaf: Any) -> LeafType:
@@ -42,9 +44,13 @@ def stated_types(params: Any, x: Any = None) -> tuple[LeafType, ...]:
 
     kinds = [kind(leaf) for leaf in jax.tree.leaves(params)]
     given = [*kinds, kind(x)] if x is not None else kinds
-    double = any(dtype == np.float64 and not weak for dtype, weak in given)
-    double = double or has_float64()
+    follows = asks_strict_types() and (np.dtype(np.float32), False) in kinds
+    double = _any_float64(given) or (has_float64() and not follows)
     return (*kinds, (np.dtype(np.float64 if double else np.float32), False))
+
+
+def _any_float64(types: Sequence[LeafType]) -> bool:
+    return any(dtype == np.float64 and not weak for dtype, weak in types)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +60,13 @@ class Stated:
     Attributes:
       f: `f(params, x) -> y`.
       types: what `stated_types` returned.
+      x64: whether f has 64-bit types: what it makes of nothing, such as constants, is
+        float64 then.
     """
 
     f: Callable[[Any, Any], Any]
     types: tuple[LeafType, ...]
+    x64: bool
 
     def __call__(self, params: Any, x: Any) -> Any:
         """Returns f(params, x), weights of narrow types being held in these."""
@@ -69,12 +78,27 @@ class Stated:
         return self.f(jax.tree.unflatten(tree, held), x)
 
 
-def with_types(f: Callable[[Any, Any], Any], params: Any) -> Callable[[Any, Any], Any]:
-    """Returns f, as `Stated` if tracing it with float32 alone would be another one."""
+def with_types(f: Callable[[Any, Any], Any], params: Any) -> Stated:
+    """Returns f with the types of these params, unless it has types already."""
+    if isinstance(f, Stated):
+        return f
     types = stated_types(params)
-    plain = all(not is_float(kind) or kind == np.float32 for kind, _ in types)
-    weak = any(weak and is_float(kind) for kind, weak in types)
-    return f if plain and not weak else Stated(f, types)
+    return Stated(f, types, has_float64() or _any_float64(types))
+
+
+def program_as_given(f: Callable[[Any, Any], Any], params: Any, x: Any) -> Program:
+    """Returns the Program of what f is for these params, for transformations of f.
+
+    Where JAX has 64-bit types, f is traced with them and with the types of params, as
+    it is wherever else it is called; where it has none, as `program_of` says.
+    """
+    return program_of(with_types(f, params) if has_float64() else f, params, x)
+
+
+def _is_plain(f: Stated) -> bool:
+    """Whether f is the same if it is traced with float32 alone."""
+    floats = [(kind, weak) for kind, weak in f.types if is_float(kind)]
+    return not f.x64 and all(k == np.float32 and not weak for k, weak in floats)
 
 
 def trace(
@@ -82,6 +106,7 @@ def trace(
     params: Any,
     x: Any,
     types: Sequence[LeafType] | None = None,
+    x64: bool | None = None,
 ) -> Program:
     """Returns the Program of f for params and x of the given shapes.
 
@@ -95,7 +120,8 @@ def trace(
       params: pytree of arrays (or of their shapes).
       x: one input, or a `jax.ShapeDtypeStruct`.
       types: of the leaves of params and of x, see `stated_types`: f is traced with
-        them, with 64-bit types if one is float64. None: every float is float32.
+        them. None: every float is float32.
+      x64: whether f has 64-bit types, see `Stated`. None: if one of `types` is float64.
 
     Raises:
       UnsupportedError: f uses a primitive on x that has no rule, or asks for matrix
@@ -109,9 +135,8 @@ def trace(
 
     leaves, tree = jax.tree.flatten((params, x))
     given = [single(v) for v in leaves] if types is None else types
-    x64 = types is not None and any(
-        dtype == np.float64 and not weak for dtype, weak in types
-    )
+    if x64 is None:
+        x64 = types is not None and _any_float64(types)
 
     def described(v: Any, dtype: Any, weak: bool) -> jax.ShapeDtypeStruct:
         if isinstance(dtype, np.dtype):  # a PRNG key's is none
@@ -165,11 +190,12 @@ def _cached_trace(
     leaves: tuple[Any, ...],
     x: tuple[int, ...],
     types: tuple[LeafType, ...] | None,
+    x64: bool | None,
 ) -> Program:
     params = jax.tree.unflatten(
         tree, [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in leaves]
     )
-    return trace(f, params, jax.ShapeDtypeStruct(x, jnp.float32), types)
+    return trace(f, params, jax.ShapeDtypeStruct(x, jnp.float32), types, x64)
 
 
 def program_of(f: Callable, params: Any, x: Any) -> Program:
@@ -185,6 +211,10 @@ def program_of(f: Callable, params: Any, x: Any) -> Program:
     kinds = tuple((jnp.shape(v), jnp.result_type(v)) for v in leaves)
     if any(is_low(dtype) for _, dtype in kinds):
         f = with_types(f, params)
-    f, types = (f.f, f.types) if isinstance(f, Stated) else (f, None)
+    types, x64 = None, None
+    if isinstance(f, Stated):
+        if not _is_plain(f):
+            types, x64 = f.types, f.x64
+        f = f.f
     with own_settings():
-        return _cached_trace(pinned(f), tree, kinds, tuple(jnp.shape(x)), types)
+        return _cached_trace(pinned(f), tree, kinds, tuple(jnp.shape(x)), types, x64)

@@ -17,7 +17,7 @@ from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Verdict, from_witness
 from jaxcert.witness.judge import Accepts, Judge, Witness, point_slack
 
@@ -66,7 +66,7 @@ class AttackOracle:
         it must violate by more than rounding could feign; `find_witness` also judges
         what lies within that.
         """
-        program = program_of(self.f, params, box.lo)
+        program = program_as_given(self.f, params, box.lo)
         points, margins = self.candidates(params, box, spec, hint)
         worst = jnp.argmin(jnp.where(jnp.isnan(margins), jnp.inf, margins))
         witness, margin = points[worst], margins[worst]
@@ -85,7 +85,7 @@ class AttackOracle:
         hint: Float[Array, "*d"] | None = None,
     ) -> tuple[Float[Array, "n *d"], Float[Array, " n"]]:
         """Returns the worst points of all descents, and their margins."""
-        program = program_of(self.f, params, box.lo)
+        program = program_as_given(self.f, params, box.lo)
 
         def value(z: Array, target: Array) -> tuple[Array, Array]:
             clauses = spec.clauses(spec.values(program.evaluate(params, z)))

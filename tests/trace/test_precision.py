@@ -18,6 +18,7 @@ from jax import lax
 import jaxcert as jc
 from jaxcert.bounds.ibp import ibp
 from jaxcert.certificate.network_file import network_file
+from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.trace.floats import (
     float_format,
     half_ulp,
@@ -651,3 +652,33 @@ def test_transformations_round_where_weights_are_narrow():
     assert (y != x).any()
     for out in (jc.ibp(f)(w, box), jc.crown(f)(w, box).concretize(box)):
         assert (np.asarray(out.lo) <= y).all() and (y <= np.asarray(out.hi)).all()
+
+
+@pytest.mark.parametrize("bounds", ["ibp", "crown", "oracle", "attack"])
+def test_transformations_take_float64_for_what_it_is(bounds):
+    """Where 64-bit types are enabled: in float32, the first output is 0 everywhere."""
+    with jax.enable_x64(True):
+        box = jc.Box(jnp.full(1, 0.9), jnp.ones(1))
+        if bounds in ("ibp", "crown"):
+            # Intervals see of a box that both terms move by 1e8.
+            point = jc.Box(box.lo, box.lo)
+            out, right = jc.ibp(steep)(STEEP, point), [0.9, 0.9]
+            if bounds == "crown":
+                out, right = jc.crown(steep)(STEEP, box).concretize(box), [0.9, 1.0]
+            # Doubles around 1e9 are 1.2e-7 apart.
+            assert [float(out.lo[0]), float(out.hi[0])] == pytest.approx(
+                right, abs=1e-6
+            )
+            return
+        below = jc.Spec.rows(np.array([[-1.0, 0.0]]), np.array([0.5]))  # y_0 < 0.5
+        if bounds == "oracle":
+            above = jc.Spec.rows(np.array([[1.0, 0.0]]), np.array([-0.5]))
+            for spec, proved in ((below, False), (above, True)):
+                verdict = BoundOracle(jc.crown(steep))(STEEP, box, spec, box.center)
+                assert bool(verdict.proved) == proved
+        else:
+            verdict = jc.attack(steep)(STEEP, box, below)
+            assert bool(verdict.refuted)
+    # Handed over without them, float64 is float32 there, as JAX has it.
+    single = jc.ibp(steep)(STEEP, jc.Box(jnp.full(1, 0.9), jnp.ones(1)))
+    assert single.lo.dtype == jnp.float32

@@ -27,7 +27,7 @@ from jaxcert.certifier import float64
 from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.oracle.decide import Effort, decide
 from jaxcert.spec import Spec
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Status, Verdict, from_witness
 from jaxcert.witness.attack import AttackOptions, AttackOracle
 from studies.compare_boxes.competitors import BoxResult, Competitor, Problem
@@ -89,7 +89,7 @@ class QuickOracle:
         self, params: Any, box: Box, spec: Spec, hint: Float[Array, "*d"]
     ) -> Verdict:
         """Returns PROVED, REFUTED or UNKNOWN; the hint is the last witness."""
-        program = program_of(self.f, params, box.lo)
+        program = program_as_given(self.f, params, box.lo)
         point = box.project(hint)
         margin = spec.margin(spec.values(program.evaluate(params, point)))
         # No slack for rounding: a box is not claimed unsound here, only not taken.

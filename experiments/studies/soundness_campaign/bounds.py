@@ -20,7 +20,7 @@ import jaxcert as jc
 from jaxcert.bounds import rounding
 from jaxcert.certifier import float64
 from jaxcert.oracle.bounds import BoundOracle
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Status
 from studies.soundness_campaign.networks import Architecture, Params
 from studies.soundness_campaign.numbers import LONG
@@ -192,7 +192,7 @@ def _claims(f: Any, params: Any, lo: Any, hi: Any, rows: Any, offsets: Any) -> A
         return out
 
     def slack(params: Any, lo: Any, hi: Any, row: Any) -> Any:
-        program = program_of(f, params, lo)
+        program = program_as_given(f, params, lo)
         values = program.prepare(params, lo.dtype)
         box, spec = jc.Box(lo, hi), jc.Spec.rows(row[None], jnp.zeros(1))
         slacks = {}

@@ -14,6 +14,8 @@ from jaxcert.errors import InputError
 from jaxcert.runs.array_files import read_npz, write_npz
 from jaxcert.runs.files import Closing, writing
 from jaxcert.runs.journal import Journal, Kind, Record, Texts
+from jaxcert.runs.scopes import tell_scope
+from jaxcert.scope import Scope
 
 WITNESSES, PARTS = "witnesses.npz", "audit_parts"
 VERDICTS = ("broken", "sound", "unknown", "trivial")
@@ -42,8 +44,17 @@ class AuditFiles(Closing):
       journal: its lines.
     """
 
-    def __init__(self, folder: Path, resume: bool, config: Mapping[str, Any]) -> None:
-        """Begins an audit, or continues the one in the folder; see `Journal`."""
+    def __init__(
+        self,
+        folder: Path,
+        resume: bool,
+        config: Mapping[str, Any],
+        scope: Scope | None = None,
+    ) -> None:
+        """Begins an audit, or continues the one in the folder; see `Journal`.
+
+        `scope`, what its proofs cover, is told in audit.json beside the settings.
+        """
         self.folder, parts = folder, folder / PARTS
         if (folder / WITNESSES).exists() and not (folder / KIND.lines).exists():
             raise InputError(
@@ -51,6 +62,8 @@ class AuditFiles(Closing):
                 "to. Choose another --output; nothing was changed"
             )
         self.journal = Journal(KIND, folder, resume, config, self._check)
+        if scope is not None:
+            tell_scope(folder / KIND.settings, scope)
         with writing(parts):
             parts.mkdir(exist_ok=True)
             for path in parts.glob("*.tmp"):

@@ -24,6 +24,7 @@ from jaxcert.learning.models import load_network
 from jaxcert.network import Network
 from jaxcert.runs.journal import Record
 from jaxcert.runs.progress import progress
+from jaxcert.scope import scope_of
 from jaxcert.witness.attack import AttackOptions
 
 _SECONDS_PER_LINE = 10.0
@@ -104,6 +105,8 @@ def audit(request: Request) -> int:
     network = load_network(console.expand(request.model))
     for note in network.notes:
         logging.warning("%s", note)
+    scope = scope_of(network.model.program, network.types)
+    console.warn_of_assumptions(scope)
     claims = _claims(request, network)
     config = {
         "model": network.name,
@@ -113,7 +116,7 @@ def audit(request: Request) -> int:
     attack = AttackOptions(request.restarts, request.steps, request.seed)
     auditor = Auditor(network, request.required_margin, attack)
     output, interrupted = console.expand(request.output), False
-    with AuditFiles(output, request.resume, config) as files:
+    with AuditFiles(output, request.resume, config, scope) as files:
         todo = [c for c in claims if _is_open(c, files)]
         if len(todo) < len(claims):
             logging.info("%d boxes are done already", len(claims) - len(todo))

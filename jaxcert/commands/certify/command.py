@@ -4,7 +4,8 @@
         --output=out/digits
 
 Writes certificates.jsonl, boxes.npz, summary.json and report.html into --output and
-prints a table. Ctrl-C leaves valid files; --resume continues and redoes nothing.
+prints a table. What the proofs cover and take for granted is in summary.json and in the
+report. Ctrl-C leaves valid files; --resume continues and redoes nothing.
 Batches are spread over all devices; docs/scale.md tells how to use several processes.
 """
 
@@ -39,6 +40,7 @@ from jaxcert.devices import local_devices
 from jaxcert.errors import InputError
 from jaxcert.network import Network
 from jaxcert.report import RunFiles, read_run, summarise, table, write_report
+from jaxcert.scope import Scope, scope_of
 from jaxcert.search.growth import GrowthOptions
 
 
@@ -76,13 +78,15 @@ def main(request: Request) -> int:
         options=options,
     )
     _check(certifier, chosen)
+    scope = scope_of(certifier.model.program, network.types, request.arithmetic)
+    console.warn_of_assumptions(scope)
     config, rows = _config(request, network, chosen), np.arange(len(chosen.names))
     if request.merge:
-        return _merge(request, output, config, chosen, batch)
+        return _merge(request, output, config, scope, chosen, batch)
     if shard:
         output, rows = shard.folder(output), shard.rows(len(rows), batch)
         config = of_shards(config, batch)
-    with _files(request, output, config) as files:
+    with _files(request, output, config, scope) as files:
         _check_done(files, chosen)
         proofs = None
         if request.wants_proofs:
@@ -116,17 +120,22 @@ def _devices(request: Request) -> tuple[jax.Device, ...]:
     return devices[: request.devices or None]
 
 
-def _files(request: Request, output: Path, config: dict) -> RunFiles:
-    return RunFiles(output, request.resume, config, request.record())
+def _files(request: Request, output: Path, config: dict, scope: Scope) -> RunFiles:
+    return RunFiles(output, request.resume, config, request.record(), scope)
 
 
 def _merge(
-    request: Request, output: Path, config: dict, chosen: Selection, batch: int
+    request: Request,
+    output: Path,
+    config: dict,
+    scope: Scope,
+    chosen: Selection,
+    batch: int,
 ) -> int:
     """Puts the shards in `output` together; returns the exit code."""
     whole = Whole(output, chosen, batch, request.processes)
     shards = read_shards(whole, of_shards(config, batch))
-    with _files(request, output, config) as files:
+    with _files(request, output, config, scope) as files:
         _check_done(files, chosen)
         merge(files, shards, whole)
         files.finish()

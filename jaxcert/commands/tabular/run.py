@@ -45,6 +45,7 @@ from jaxcert.network import Network
 from jaxcert.report import RunFiles, read_run, write_report
 from jaxcert.runs.files import append, write_whole, writing
 from jaxcert.runs.strict_json import dumps
+from jaxcert.scope import scope_of
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
 from jaxcert.search.growth import FAIRNESS, GrowthOptions
 
@@ -110,9 +111,9 @@ def compute(request: Request) -> int:
     )
     options = GrowthOptions(request.grow, request.delta)  # type: ignore[arg-type]
     deadline = time.monotonic() + request.time_limit
-    with RunFiles(
-        output, request.resume, _config(request, table, scale, network), {}
-    ) as files:
+    scope = scope_of(certifier.model.program, network.types)
+    config = _config(request, table, scale, network)
+    with RunFiles(output, request.resume, config, {}, scope) as files:
         grower = Grower.into(output / "grown", certifier, options)
         todo = np.array([n not in files.done for n in names], bool)
         _certify(certifier, grower, table, chosen[todo], files, deadline)

@@ -45,6 +45,7 @@ from jaxcert.network import Network
 from jaxcert.oracle.decide import Effort, decide
 from jaxcert.oracle.linear import is_linear
 from jaxcert.runs.worker import DiedError, LateError, Worker
+from jaxcert.scope import Scope, scope_of
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict
 from jaxcert.witness.attack import AttackOptions
@@ -118,10 +119,12 @@ class Answer:
     Attributes:
       result: sat, unsat, unknown, timeout or error.
       counterexample: in VNN-COMP form, for sat; else ''.
+      scope: what proofs about the network cover; None where it was not got to know.
     """
 
     result: str
     counterexample: str = ""
+    scope: Scope | None = None
 
 
 Load = Callable[[Path], Network]
@@ -147,6 +150,8 @@ def _one(request: Request, begin: float) -> int:
     print(found.result)
     if found.counterexample:
         print(found.counterexample)
+    if found.scope is not None:
+        console.warn_of_assumptions(found.scope)
     return 0
 
 
@@ -166,7 +171,9 @@ def _benchmark(request: Request) -> int:
         try:
             for number, instance in enumerate(todo, 1):
                 found = _answer(instance, worker)
-                path = results.append(instance.key, *found)
+                if found[2] is not None:
+                    results.tell(instance.onnx, found[2])
+                path = results.append(instance.key, *found[:2])
                 logging.info(
                     "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
                     " ".join(instance.key), found[0].result, found[0].seconds,
@@ -190,22 +197,26 @@ def _worker(request: Request) -> Worker:
     return Worker((*WORKER, json.dumps(given)))
 
 
-def _answer(instance: Instance, worker: Worker) -> tuple[Row, str]:
-    """Returns result and counterexample; whatever happens costs this instance only."""
+def _answer(instance: Instance, worker: Worker) -> tuple[Row, str, Scope | None]:
+    """Returns result, counterexample and what proofs of the network cover.
+
+    Whatever happens costs this instance only.
+    """
     name = " ".join(instance.key)
     try:
         onnx, vnnlib = (str(instance.path(name)) for name in instance.key)
     except (OSError, ValueError) as error:
         logging.error("%s: %s", name, error)
-        return Row("error", 0.0), ""
+        return Row("error", 0.0), "", None
     question = {"name": name, "onnx": onnx, "vnnlib": vnnlib}
     worker.start()
-    begin, counterexample = time.monotonic(), ""
+    begin, counterexample, scope = time.monotonic(), "", None
     try:
         limit = instance.timeout
         found = worker.ask(question | {"seconds": limit}, limit + _GRACE)
         result, counterexample = found["result"], found["counterexample"]
         seconds = time.monotonic() - begin
+        scope = None if found["scope"] is None else Scope.read(found["scope"])
         if found["worn"]:
             worker.end()
     except LateError as error:
@@ -214,7 +225,7 @@ def _answer(instance: Instance, worker: Worker) -> tuple[Row, str]:
     except DiedError as error:
         logging.error("%s: the process that worked on it was %s", name, error)
         result, seconds = f"error: {error}", time.monotonic() - begin
-    return Row(result, seconds), counterexample
+    return Row(result, seconds), counterexample, scope
 
 
 def load_subject(onnx: Path) -> Network:
@@ -292,7 +303,9 @@ def _verify_files(
                 f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
                 "they do not belong together"
             )
-    return verify_property(network, prop, deadline, effort)
+    scope = scope_of(network.model.program, network.types)
+    found = verify_property(network, prop, deadline, effort)
+    return dataclasses.replace(found, scope=scope)
 
 
 @float64()

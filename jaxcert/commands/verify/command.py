@@ -5,7 +5,8 @@
 
 The first form prints the answer on the first line and, for sat, the counterexample in
 VNN-COMP form below it. The second one answers a whole benchmark, writes onnx, vnnlib,
-result and seconds row by row, counterexamples beside it, and prints a summary; --resume
+result and seconds row by row, beside it counterexamples and, in NAME_scopes.json, what
+proofs of each network cover and take for granted, and prints a summary; --resume
 continues, and exit code 3 says that an answer contradicts the `expected` column. A FILE
 that does not exist is looked for as FILE.gz.
 

@@ -18,6 +18,8 @@ from jaxcert.commands import console
 from jaxcert.errors import InputError
 from jaxcert.runs.files import write_whole, writing
 from jaxcert.runs.journal import Form, Journal, Kind, Record, Texts
+from jaxcert.runs.scopes import tell_scope
+from jaxcert.scope import Scope
 
 DECIDED = ("sat", "unsat")
 RESULTS = (*DECIDED, "unknown", "timeout", "error")
@@ -172,6 +174,14 @@ class ResultsFile:
         self.path = path
         self._journal = Journal(_kind(path.name), path.parent, resume, {})
         self.rows: dict[Key, Row] = {r["key"]: r["row"] for r in self._journal.records}
+        self._told: dict[str, Scope] = {}
+        if not self._journal.begun:
+            with writing(self._scopes):  # of an older run with the same name
+                self._scopes.unlink(missing_ok=True)
+
+    @property
+    def _scopes(self) -> Path:
+        return self.path.with_name(f"{self.path.stem}_scopes.json")
 
     def append(self, key: Key, row: Row, counterexample: str) -> Path | None:
         """Stores an answer; returns where the counterexample lies, if there is one.
@@ -190,6 +200,12 @@ class ResultsFile:
         self._journal.append({"key": key, "row": row})
         self.rows[key] = row
         return path if counterexample else None
+
+    def tell(self, onnx: str, scope: Scope) -> None:
+        """Stores what proofs of a network cover in NAME_scopes.json, by its name."""
+        if self._told.get(onnx) != scope:
+            tell_scope(self._scopes, scope, onnx)
+            self._told[onnx] = scope
 
 
 def contradictions(

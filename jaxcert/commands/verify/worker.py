@@ -62,8 +62,7 @@ def main(text: str) -> None:
     load = functools.lru_cache(maxsize=1)(load_subject)
     for question in questions:
         found = answered(question, effort, load)
-        answer = {"result": found.result, "counterexample": found.counterexample}
-        questions.answer(answer | {"worn": _worn()})
+        questions.answer(told(found) | {"worn": _worn()})
 
 
 def answered(question: Mapping[str, Any], effort: Effort, load: Load) -> Answer:
@@ -80,6 +79,14 @@ def answered(question: Mapping[str, Any], effort: Effort, load: Load) -> Answer:
         logging.debug("%s", question["name"], exc_info=True)
         memory = isinstance(error, OutOfMemoryError)
         return Answer("error: out of memory" if memory else "error")
+
+
+def told(found: Answer) -> dict[str, Any]:
+    """Returns an answer as JSON has it."""
+    scope = None if found.scope is None else found.scope.record()
+    return {
+        "result": found.result, "counterexample": found.counterexample, "scope": scope
+    }  # fmt: skip
 
 
 def _worn() -> bool:
