@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcert.box import Box, Rates
+from jaxcert.box import Box, Family, Rates
 
 DOMAIN = Box.unit((3,))
 X = jnp.array([0.5, 0.25, 0.75])
@@ -129,3 +131,22 @@ def test_boxes_are_pytrees_that_batch():
 def test_boxes_cannot_be_changed():
     with pytest.raises(AttributeError):
         DOMAIN.lo = X
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boxes_rounded_outward_hold_the_exact_ones(seed: int):
+    rng = np.random.default_rng(seed)
+    lower = 0
+    for _ in range(50):
+        x, rate = rng.uniform(-1, 1, 3), rng.uniform(0, 2, 3) * (rng.random(3) < 0.8)
+        t = rng.uniform(0, 1)
+        with jax.enable_x64(True):
+            family = Family(Box(x, x), Box(x - 9, x + 9), Rates(rate, rate))
+            given = jax.device_get(family.box(t, outward=True))
+            nearest = jax.device_get(family.box(t))
+        for k in range(3):
+            reach = Fraction(t) * Fraction(rate[k])
+            assert Fraction(float(given.lo[k])) <= Fraction(x[k]) - reach
+            assert Fraction(float(given.hi[k])) >= Fraction(x[k]) + reach
+            lower += Fraction(float(nearest.lo[k])) > Fraction(x[k]) - reach
+    assert lower > 10  # rounding to nearest does lose some

@@ -18,6 +18,8 @@ from cases import sampled
 import jaxcert as jc
 from jaxcert.box import distance_above
 from jaxcert.branch.signs import BranchOptions
+from jaxcert.model import Model
+from jaxcert.witness.judge import Judge
 
 
 def f(params, x):
@@ -183,6 +185,19 @@ def layer_norms(params, x):
         h = h - h.mean()
         x = h / jnp.sqrt((h * h).mean() + 1e-6)
     return params[-1] @ x
+
+
+def test_a_margin_that_is_positive_by_less_than_the_slack_is_no_witness():
+    with jax.enable_x64(True):
+        judge = Judge(Model(lambda w, x: w * x, np.ones(1), (1,)))
+        half = np.array([[0.5]])
+        for margin in (2.0**-52, 0.0, -(2.0**-52)):
+            spec = jax.tree.map(
+                np.asarray, jc.Spec.rows(np.ones((1, 1)), np.array([margin - 0.5]))
+            )
+            values = judge.values(spec, half)
+            assert values.margin[0] == margin and values.slack[0] > abs(margin)
+            assert (judge.first(spec, half) is None) == (margin > 0)
 
 
 def test_the_slack_of_a_witness_is_that_of_the_point():
