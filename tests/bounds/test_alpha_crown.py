@@ -57,8 +57,8 @@ def test_rows_lie_below_the_exact_minimum_and_above_crown(found):
         for k, row in enumerate(ROWS):
             least = exact.exact_min_margin(weights, lo[b], hi[b], row, 0.0).value
             assert bounds["rows"][b, k] <= least + 2e-6
-    gained = bounds["rows"] - bounds["crown"]
-    assert (gained[2:] > 1e-3).mean() > 0.5
+    # In the widest box slopes matter to every row.
+    assert (bounds["rows"][-1] > bounds["crown"][-1] + 1e-3).all()
 
 
 def test_affine_bounds_enclose_every_output(found):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxcert as jc
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 
 # Those that are defined everywhere, so that they can follow each other.
 TOTAL = sorted(
@@ -48,7 +48,7 @@ def test_no_point_escapes_the_bounds(layers, skip: bool, width: int, seed: int):
     lo, hi = center - radius, center + radius
     points = points_of(lo, hi, 40, seed)
     with jax.enable_x64(True):
-        program = program_of(f, params, jnp.zeros(3))
+        program = program_as_given(f, params, jnp.zeros(3))
 
         @jax.jit
         def compute(params, lo, hi, points):

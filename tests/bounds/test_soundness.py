@@ -15,7 +15,7 @@ from cases import AS_USERS_DO, BY_NAME, CASES, OUTPUTS, Case, nested_boxes, poin
 from jax import lax
 
 import jaxcert as jc
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import program_as_given
 
 # Rows of a Spec: both classification rows of class 0, one mixed row, one zero row.
 ROWS = np.array([[1.0, -1, 0], [1, 0, -1], [0.5, 2, -1.25], [0, 0, 0]])
@@ -57,7 +57,7 @@ def results(name: str) -> dict[str, np.ndarray]:
     crown = jc.crown(case.f, jc.CrownOptions(bucket=4))
 
     with jax.enable_x64(True):
-        program = program_of(case.f, case.params, jnp.zeros(case.shape))
+        program = program_as_given(case.f, case.params, jnp.zeros(case.shape))
         eye = np.eye(OUTPUTS)
         spec = jc.Spec.rows(
             jnp.concatenate([eye, -eye, ROWS]), jnp.append(jnp.zeros(6), OFFSET)
@@ -136,6 +136,8 @@ def test_spec_rows_lie_above_their_lower_bounds(case: Case, method: str):
 
 @each_case
 def test_bounds_of_a_point_are_its_value(case: Case):
+    if case.name == "cast":
+        pytest.skip("from float64 to float32 it rounds, in any way")
     if case.name in ("floor", "ceil", "round", "sign", "equal", "not_equal"):
         pytest.skip("a step has an interval of values where its argument is rounded")
     found = results(case.name)
