@@ -52,16 +52,11 @@ class GrownClaim(Claim):
         growth: Growth,
     ) -> GrownClaim:
         """Returns the claim about one input of a batch that grew."""
+        grown = dataclasses.replace(found, box=growth.box)
+        given = vars(Claim.of_answer(name, x, row, grown))
         points = growth.points[row]
         return GrownClaim(
-            name=name,
-            label=int(found.label[row]),
-            x=np.asarray(x, np.float64).reshape(-1),
-            lo=np.asarray(growth.box.lo[row]).reshape(-1),
-            hi=np.asarray(growth.box.hi[row]).reshape(-1),
-            lower=np.nan,  # the writer measures it
-            upper=float(found.upper[row]),
-            witness=np.asarray(found.witness[row]).reshape(-1),
+            **given | {"lower": np.nan},  # the writer measures it
             delta=growth.delta,
             points=points.reshape(len(points), x.size),
             blocked=growth.blocked[row],

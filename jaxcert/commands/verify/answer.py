@@ -170,13 +170,13 @@ def _benchmark(request: Request) -> int:
             logging.info("%d instances are done already", len(chosen) - len(todo))
         try:
             for number, instance in enumerate(todo, 1):
-                found = _answer(instance, worker)
-                if found[2] is not None:
-                    results.tell(instance.onnx, found[2])
-                path = results.append(instance.key, *found[:2])
+                row, counterexample, scope = _answer(instance, worker)
+                if scope is not None:
+                    results.tell(instance.onnx, scope)
+                path = results.append(instance.key, row, counterexample)
                 logging.info(
                     "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
-                    " ".join(instance.key), found[0].result, found[0].seconds,
+                    " ".join(instance.key), row.result, row.seconds,
                     instance.expected and f", expected {instance.expected}",
                     f" ({path})" if path else "",
                 )  # fmt: skip
