@@ -70,7 +70,8 @@ def _extremes(known: Array, dtype: Any) -> Box:
 def _contracts(node: Node) -> TypeGuard[AffineNode]:
     """Whether the node sums products of its input with one weight, and no more."""
     names = ("dot_general", "conv_general_dilated")
-    return isinstance(node, AffineNode) and node.name in names and len(node.weights) > 0
+    one = len(node.weights) == 1
+    return isinstance(node, AffineNode) and node.name in names and one
 
 
 def _product_sums(node: AffineNode, values: Values, known: Array) -> Array:
@@ -83,6 +84,8 @@ def _product_sums(node: AffineNode, values: Values, known: Array) -> Array:
     """
     (number,) = node.weights
     weight, error = values[number], values.get(~number)
+    if weight.dtype not in (jnp.float32, jnp.float64):
+        return jnp.zeros(node.shape, bool)
     whole = jnp.int64 if weight.dtype == jnp.float64 else jnp.int32
     bits = lax.bitcast_convert_type(weight, whole)
     negative, present = bits < 0, bits != 0
