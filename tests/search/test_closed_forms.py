@@ -110,8 +110,8 @@ def test_ties_are_never_proved(oracle: str):
 @pytest.mark.parametrize("margin", sampled([0.5, 0.5 + 1e-13, 0.5 - 1e-13]))
 def test_a_margin_that_rounding_decides_is_not_proved(margin: float):
     params = (0 * W, np.array([0.5, 0, -1]))
-    answer = jc.certify(linear, params, X[0], required_margin=margin)
-    assert answer.lower == 0
+    answer = jc.certify(linear, params, X, required_margin=margin)
+    assert (answer.lower == 0).all()
 
 
 def test_misclassified_inputs_have_no_box():
