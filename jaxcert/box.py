@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+# Safely above the least normal float32, 2^-126.
+_NORMAL = 2.0**-124
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +123,23 @@ class Box:
     def project(self, z: Float[Array, "*d"]) -> Float[Array, "*d"]:
         """Returns the point of the box that is nearest to z."""
         return jnp.clip(z, self.lo, self.hi)
+
+    def float32(self) -> Box:
+        """Returns the box in float32, every end rounded outward.
+
+        Ends that XLA may flush to zero become the least normal numbers around them.
+        """
+        lo, hi = self.lo.astype(jnp.float32), self.hi.astype(jnp.float32)
+        above = lo.astype(self.lo.dtype) > self.lo
+        below = hi.astype(self.hi.dtype) < self.hi
+        lo = jnp.where(above, jnp.nextafter(lo, -jnp.inf), lo)
+        hi = jnp.where(below, jnp.nextafter(hi, jnp.inf), hi)
+        low = jnp.where(self.lo >= 0, 0.0, -_NORMAL).astype(jnp.float32)
+        high = jnp.where(self.hi <= 0, 0.0, _NORMAL).astype(jnp.float32)
+        return Box(
+            jnp.where(jnp.abs(self.lo) < _NORMAL, low, lo),
+            jnp.where(jnp.abs(self.hi) < _NORMAL, high, hi),
+        )
 
     def split(self, feature: Int[ArrayLike, ""]) -> tuple[Box, Box]:
         """Returns the two halves of the box along one feature (a flat index).

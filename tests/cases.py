@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -420,3 +421,24 @@ def sampled(values: Iterable[Any], keep: int = 1) -> list[Any]:
         value if k in kept else pytest.param(value, marks=pytest.mark.campaign)
         for k, value in enumerate(values)
     ]
+
+
+def cancelling(seed: int, size: float):
+    """Outputs -1 everywhere; a neuron z of no influence, and where z is just not 0.
+
+    z is a sum of three terms of the given size that cancel but for 1e-8 of it.
+    """
+    rng = np.random.default_rng(seed)
+    a, p = exact32(rng.uniform(1, 2, (2, 3)))
+    a, p = size * a, p.copy()
+    p[2] = exact32(-(p[0] * a[0] + p[1] * a[1]) / a[2])
+    slope = sum(Fraction(u) * Fraction(v) for u, v in zip(p, a, strict=True))
+    const = Fraction(float(exact32(-float(slope) / 2)))
+    x = float(-const / slope)
+    sign = 1 if slope * Fraction(x) + const >= 0 else -1
+    params = [
+        (np.stack([a, 0 * a], axis=1), np.zeros(3)),
+        (np.stack([p, 0 * p]), np.array([float(const), 1.0])),
+        (np.array([[1e-30, 1.0], [0, 0]]), np.array([-2.0, 0.0])),
+    ]
+    return params, np.array([x, 0.5]), sign

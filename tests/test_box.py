@@ -150,3 +150,22 @@ def test_boxes_rounded_outward_hold_the_exact_ones(seed: int):
             assert Fraction(float(given.hi[k])) >= Fraction(x[k]) + reach
             lower += Fraction(float(nearest.lo[k])) > Fraction(x[k]) - reach
     assert lower > 10  # rounding to nearest does lose some
+
+
+def test_boxes_in_float32_hold_those_of_float64():
+    """Also where XLA may flush an end to zero, and where float32 ends."""
+    rng = np.random.default_rng(0)
+    ends = rng.normal(size=500) * 10.0 ** rng.integers(-60, 30, 500)
+    ends = np.concatenate([ends, [0.0, -0.0, 1e-39, -1e-39, 1e39, -1e39, np.inf]])
+    with jax.enable_x64(True):
+        held = jax.device_get(jax.jit(Box.float32)(Box(ends, ends)))
+    assert held.lo.dtype == held.hi.dtype == np.float32
+    assert (held.lo.astype(np.float64) <= ends).all()
+    assert (held.hi.astype(np.float64) >= ends).all()
+    with np.errstate(over="ignore"):
+        nearest = ends.astype(np.float32)
+    assert (nearest > ends).sum() > 100  # to the nearest is not outward
+    # Whether it flushes or not, an end is the number that stands there.
+    tiny = np.finfo(np.float32).tiny
+    for end in (held.lo, held.hi):
+        assert ((np.abs(end) >= tiny) | (end == 0)).all()

@@ -1,4 +1,4 @@
-"""What proofs cover, in words and in the files of `certify`, `verify` and `audit`."""
+"""What proofs cover, in words and in the files of commands."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from in_process import ran
 from jaxcert.commands.audit import command as audit
 from jaxcert.commands.audit import run as auditing
 from jaxcert.commands.certify import command as certify
+from jaxcert.commands.dual import command as dual
+from jaxcert.commands.dual import run as dualising
+from jaxcert.commands.inputs import Selection
+from jaxcert.commands.semantic import command as semantic
+from jaxcert.commands.semantic import run as changing
 from jaxcert.commands.verify import answer as answering
 from jaxcert.commands.verify import command as verify
 from jaxcert.commands.verify import worker as working
@@ -185,6 +190,34 @@ def test_audit_tells_it_beside_its_settings(tmp_path, monkeypatch, capsys):
     ended = ran(audit, capsys, "--resume", **given)
     assert ended.code == 0 and "1 boxes are done already" in ended.err
     assert read(out / "audit.json") == settings
+
+
+def test_dual_tells_it_beside_its_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dualising, "load_network", lambda _: NETWORK)
+    given = {"model": "n.npz", "output": tmp_path / "out", "time_limit": 0.01}
+    for words in ((), ("--resume",)):
+        ended = ran(dual, capsys, *words, **given)
+        assert ended.code == 0, ended.err
+        expected = scope(rounding, PARAMS, NETWORK.types)
+        assert read(tmp_path / "out" / "dual.json")["scope"] == expected.record()
+        assert f"taken for granted: {expected.assumptions[0]}" in ended.err
+
+
+def test_semantic_tells_it_beside_its_lines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(semantic, "select_network", lambda *_: NETWORK)
+    x, label = np.array([[0.9, 0.25]]), np.zeros(1, int)
+    labelled = Selection("x.npy", ("0",), x, label, None)
+    monkeypatch.setattr(semantic, "select_inputs", lambda *_: labelled)
+    monkeypatch.setattr(changing, "_family", lambda *_: iter(()))
+    given = {"changes": "brightness,contrast", "output": tmp_path / "out"}
+    for words in ((), ("--resume",)):
+        ended = ran(semantic, capsys, *words, **given)
+        assert ended.code == 0, ended.err
+        told = Scope.read(read(tmp_path / "out" / "semantic_scope.json")["scope"])
+        assert told.types == NETWORK.types
+        (assumed,) = told.assumptions
+        assert SUMMED in assumed and SUMMED in told.words
+        assert ended.err.count(f"taken for granted: {assumed}") == 1
 
 
 PROPERTY = """

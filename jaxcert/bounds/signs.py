@@ -7,9 +7,10 @@ that. So the sign is told from what the operations are, apart from computed rang
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from jaxcert.bounds.ibp import node_interval
@@ -40,6 +41,8 @@ def known_signs(program: Program, values: Values, box: Box) -> Signs:
             continue
         if isinstance(node, ActivationNode):
             known = node.activation.sign(signs[node.inputs[0]])
+        elif _contracts(node):
+            known = _product_sums(node, values, signs[node.inputs[0]])
         else:
             lo = node_interval(node, values, extremes).lo
             if lo.dtype == bool:  # truth values: both are possible
@@ -62,6 +65,42 @@ def _extremes(known: Array, dtype: Any) -> Box:
     """
     least = jnp.where(known, 0, -jnp.inf).astype(dtype)
     return Box(least, jnp.full_like(least, jnp.inf))
+
+
+def _contracts(node: Node) -> TypeGuard[AffineNode]:
+    """Whether the node sums products of its input with one weight, and no more."""
+    names = ("dot_general", "conv_general_dilated")
+    one = len(node.weights) == 1
+    return isinstance(node, AffineNode) and node.name in names and one
+
+
+def _product_sums(node: AffineNode, values: Values, known: Array) -> Array:
+    """Returns which sums of products are >= 0: those of no other than these.
+
+    A product of two numbers >= 0 is >= 0, in real arithmetic, rounded, and flushed to
+    0; so is a sum of such products, whatever the order. A product with a weight that is
+    0 is 0. Weights are judged by their bits, for comparisons may flush them, and those
+    that are computed with an error by all that they may be.
+    """
+    (number,) = node.weights
+    weight, error = values[number], values.get(~number)
+    if weight.dtype not in (jnp.float32, jnp.float64):
+        return jnp.zeros(node.shape, bool)
+    whole = jnp.int64 if weight.dtype == jnp.float64 else jnp.int32
+    bits = lax.bitcast_convert_type(weight, whole)
+    negative, present = bits < 0, bits != 0
+    if error is not None:
+        inexact = lax.bitcast_convert_type(error, whole) != 0
+        negative, present = negative | (inexact & ~(weight > error)), present | inexact
+    # Sums of zeros and ones cannot cancel: they are 0 iff no product is in doubt.
+    kind = weight.dtype
+    spoiled = node.apply(
+        {**values, number: negative.astype(kind)}, jnp.ones_like(known, kind)
+    )
+    unsigned = node.apply(
+        {**values, number: present.astype(kind)}, (~known).astype(kind)
+    )
+    return (spoiled == 0) & (unsigned == 0)
 
 
 def _adds_constant(node: Node) -> bool:

@@ -38,7 +38,7 @@ from jaxcert.bounds.tighten import (
     refine_ranges,
     refine_undecided,
 )
-from jaxcert.box import Box, Family, outward
+from jaxcert.box import Family, outward
 from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.instances import Instances, Known, Subproblems, ball
 from jaxcert.branch.leaves import Leaves
@@ -49,8 +49,6 @@ from jaxcert.trace.equations import Values
 
 # Fixing a sign narrows all later layers too: how much more a neuron counts per layer.
 _LAYER_WEIGHT, _LAYERS = 4.0, 3
-# Safely above the least normal float32, 2^-126.
-_NORMAL = 2.0**-124
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +171,7 @@ def step(
     chosen = jnp.where(splittable[:, None], chosen, 0)
     kept = dataclasses.replace(
         popped,
-        ranges={i: _outward(problem.ranges[i]) for i in popped.ranges},
+        ranges={i: problem.ranges[i].float32() for i in popped.ranges},
         multipliers=best,
         tries=tries,
     )
@@ -221,22 +219,6 @@ def sharpened(
     score, _ = _scores(layout, cut, signs, jnp.abs(at_outputs))
     cut = refine_ranges(layout, values64, problem.box, cut, score, options.refine)
     return dataclasses.replace(problem, ranges=cut)
-
-
-def _outward(box: Box) -> Box:
-    """Returns the box in float32, rounded outward.
-
-    Ends that XLA may flush to zero become the least normal numbers around them.
-    """
-    lo, hi = box.lo.astype(jnp.float32), box.hi.astype(jnp.float32)
-    lo = jnp.where(lo > box.lo, jnp.nextafter(lo, -jnp.inf), lo)
-    hi = jnp.where(hi < box.hi, jnp.nextafter(hi, jnp.inf), hi)
-    low = jnp.where(box.lo >= 0, 0.0, -_NORMAL).astype(jnp.float32)
-    high = jnp.where(box.hi <= 0, 0.0, _NORMAL).astype(jnp.float32)
-    return Box(
-        jnp.where(jnp.abs(box.lo) < _NORMAL, low, lo),
-        jnp.where(jnp.abs(box.hi) < _NORMAL, high, hi),
-    )
 
 
 def _scores(

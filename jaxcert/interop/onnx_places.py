@@ -74,6 +74,8 @@ def lower_split(call: Call) -> Outputs:
         sizes = call.integers(1, "sizes") if call.has(1) else None
     if sizes is None:
         parts = call.attribute("num_outputs", call.num_outputs)
+        if call.opset < 18 and x.shape[axis] % parts:
+            raise ValueError(f"axis {axis} of {x.shape} has no {parts} equal parts")
         each = -(-x.shape[axis] // parts)
         sizes = (*(each,) * (parts - 1), x.shape[axis] - each * (parts - 1))
     call.attribute("num_outputs")

@@ -17,6 +17,9 @@ from jaxcert.runs.files import expand_home, read_text
 
 Labels = Int[np.ndarray, " n"]
 
+_CHECKED = 1 << 20
+"""Numbers of an array that are looked at together: an array file may be large."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inputs:
@@ -147,10 +150,14 @@ def _load_arrays(
         )
     if not len(x):
         raise InputError(f"{path} holds no inputs")
-    x = x.astype(np.float64).reshape(-1, *input_shape)
-    bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
-    if bad.any():
-        raise InputError(f"{path}: input {int(bad.argmax())} has a value not finite")
+    x = x.astype(np.float64, copy=False).reshape(-1, *input_shape)
+    step = _CHECKED // max(math.prod(input_shape), 1) + 1
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        bad = ~np.isfinite(part.reshape(len(part), -1)).all(axis=1)
+        if bad.any():
+            number = start + int(bad.argmax())
+            raise InputError(f"{path}: input {number} has a value not finite")
     names = arrays.get("names", np.arange(len(x)).astype(str))
     labels = arrays.get("labels")
     for key, array, kinds in (("names", names, "U"), ("labels", labels, "iu")):

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxcert.box import Box, Rates
+from jaxcert.model import Model
 from jaxcert.search.proposals import (
     WITNESSES,
     Front,
@@ -17,7 +18,7 @@ from jaxcert.search.proposals import (
     probe,
     settle_points,
 )
-from jaxcert.trace.program import Program
+from jaxcert.witness.judge import MOST_SUSPECTS, Judge
 
 AT_DOMAIN, OPEN = -1, -2
 # Points are judged so many at a time, and the faces of so many inputs probed.
@@ -89,8 +90,9 @@ class Faces:
       points: of every input, arrays (n, *d).
     """
 
-    def __init__(self, program: Program, params: Any, delta: float, shape: Any) -> None:
-        self._program, self._params = program, params
+    def __init__(self, model: Model, delta: float, shape: Any) -> None:
+        self._program, self._params = model.program, model.double
+        self._judge, self._failures = Judge(model), np.zeros(shape[0], int)
         self._options = ProposalOptions(delta=delta)
         count, features = shape[0], int(np.prod(shape[1:]))
         self._shape = shape
@@ -114,7 +116,7 @@ class Faces:
         """Returns the front with bad points, (n, *d), of the inputs `rows`, (n,).
 
         Those that belong to `faces`, (n,), are first moved into the box whose face is
-        moved by delta; there, a violation beyond the face stops it.
+        moved by delta; there, a violation beyond the face stops it: ties count.
         """
         if not len(rows):
             return front
@@ -130,7 +132,9 @@ class Faces:
                 self._program, self._params, front, rows[index], points[index]
             )
             parts.append(jax.device_get(found))
-        aims, bad = (np.concatenate(v)[:count] for v in zip(*parts, strict=True))
+        aims, bad, doubtful = (
+            np.concatenate(v)[:count] for v in zip(*parts, strict=True)
+        )
         watched, clause = np.array(front.points), np.array(front.clause)
         for row, point, aim in zip(rows, points, aims, strict=True):
             place = front.spec.num_clauses + self._watched[row] % WITNESSES
@@ -139,6 +143,8 @@ class Faces:
         if faces is not None:
             for k in np.flatnonzero(bad):
                 self._stop(front, rows[k], faces[k], points[k])
+            for k in np.flatnonzero(doubtful):
+                self._stop_by_tie(front, rows[k], faces[k], points[k])
         return front.replaced(points=watched, clause=clause)
 
     def _stop(self, front: Front, row: int, face: int, point: np.ndarray) -> None:
@@ -153,6 +159,31 @@ class Faces:
         self.blocked[row, face] = sum(map(len, self.points[row]))
         self.ends[row, face] = point.reshape(-1)[feature]
         self.points[row].append(inside[None])
+
+    def _stop_by_tie(
+        self, front: Front, row: int, face: int, point: np.ndarray
+    ) -> None:
+        """Notes what a violation stops beyond a face, near a point in doubt, if any.
+
+        Several points in vain, and those of an input are let be.
+        """
+        if self.blocked[row, face] != OPEN or self._failures[row] >= MOST_SUSPECTS:
+            return
+        side, feature = divmod(int(face), point.size)
+        beyond = self.moved(front, row, face)
+        inner = (front.box.lo, front.box.hi)[side][row].reshape(-1)[feature]
+        # Of the box whose face has moved, the part that lies beyond the face.
+        outward = np.inf if side else -np.inf
+        (beyond.hi, beyond.lo)[side].reshape(-1)[feature] = np.nextafter(inner, outward)
+        if beyond.is_empty():
+            return
+        spec = jax.tree.map(lambda v: np.asarray(v)[row], front.spec)
+        seed = np.clip(point, beyond.lo, beyond.hi)
+        found = self._judge.search(spec, beyond, seed[None])
+        if found is None:
+            self._failures[row] += 1
+        else:
+            self._stop(front, row, face, found.point)
 
     def close(self, front: Front, usable: np.ndarray) -> None:
         """Finds out which faces are done, of the inputs that are usable, (J,)."""
@@ -172,7 +203,7 @@ class Faces:
             inside = settle_points(
                 self._program, self._options, self._params, own, press
             )
-            stops, by = jax.device_get(
+            stops, doubtful, by = jax.device_get(
                 probe(
                     self._program, self._options, self._params, inside, beyond[padded],
                     len(part),
@@ -181,12 +212,16 @@ class Faces:
             points = np.asarray(inside.points)
             for k, j in enumerate(part):
                 new = stops[k] & self.open[j]
-                if not new.any():
-                    continue
-                offset = sum(map(len, self.points[j]))
-                used, place = np.unique(by[k, new], return_inverse=True)
-                self.blocked[j, new], self.ends[j, new] = offset + place, beyond[j, new]
-                self.points[j].append(points[k, used])
+                if new.any():
+                    offset = sum(map(len, self.points[j]))
+                    used, place = np.unique(by[k, new], return_inverse=True)
+                    self.blocked[j, new] = offset + place
+                    self.ends[j, new] = beyond[j, new]
+                    self.points[j].append(points[k, used])
+                for face in np.flatnonzero(doubtful[k] & self.open[j]):
+                    z = points[k, by[k, face]].copy()
+                    z.reshape(-1)[face % z.size] = beyond[j, face]
+                    self._stop_by_tie(front, j, face, z)
 
     def _beyond(self, front: Front) -> np.ndarray:
         return ends_beyond(front.box, front.domain, front.rates, self._options.delta)

@@ -157,7 +157,7 @@ class _Run:
             points=np.repeat(task.x[:, None], width, axis=1),
             clause=np.tile(np.arange(width) % clauses, (count, 1)).astype(np.int32),
         )  # fmt: skip
-        self._faces = Faces(self._program, model.double, options.delta, task.x.shape)
+        self._faces = Faces(model, options.delta, task.x.shape)
         self._subproblems = np.zeros(count, np.int64)
         self._rounds = np.zeros(count, np.int64)
         self._boldness, self._idle = np.ones(count), np.zeros(count, int)

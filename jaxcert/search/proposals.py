@@ -307,18 +307,18 @@ def probe(
     fronts: Front,
     beyond: Float[Array, "J F"],
     count: Int[Array, ""],
-) -> tuple[Array, Array]:
-    """Returns which free faces of the boxes are blocked, and by which points.
+) -> tuple[Array, Array, Array]:
+    """Returns which free faces of the boxes are blocked, which may be, by which points.
 
     (J, F) whether the front's point (J, F), moved to where `beyond` says, violates the
-    spec by more than rounding could feign. The points must lie in the boxes. Of every
-    input the most promising `_PROBED` free faces are tried; of the inputs only the
-    first `count`.
+    spec by more than rounding could feign; and whether rounding leaves that in doubt.
+    The points must lie in the boxes. Of every input the most promising `_PROBED` free
+    faces are tried; of the inputs only the first `count`.
     """
     values = program.prepare(params, jnp.float64)
     size, faces = fronts.free.shape
 
-    def one(front: Front, ends: Array) -> tuple[Array, Array]:
+    def one(front: Front, ends: Array) -> tuple[Array, Array, Array]:
         box, delta = front.box, options.delta
         margins = jax.vmap(
             lambda z, c: _clauses(program, values, front.spec, z)[c]
@@ -333,21 +333,24 @@ def probe(
         features = front.x.size
         flat = front.points.reshape(-1, features)
 
-        def violates(face: Array) -> Array:
+        def margin(face: Array) -> Array:
             z = flat[chosen[face]].at[face % features].set(ends[face])
             z = z.reshape(front.x.shape)
-            return jnp.min(_clauses(program, values, front.spec, z)) <= -slack
+            return jnp.min(_clauses(program, values, front.spec, z))
 
         inside = jax.vmap(box.contains)(front.points)
-        blocked = jax.vmap(violates)(tried) & inside[chosen[tried]]
-        stops = jnp.zeros(faces, bool).at[tried].set(blocked & front.free[tried])
-        return stops, chosen
+        there, none = jax.vmap(margin)(tried), jnp.zeros(faces, bool)
+        counts = inside[chosen[tried]] & front.free[tried]
+        stops = none.at[tried].set(counts & (there <= -slack))
+        doubtful = none.at[tried].set(counts & (jnp.abs(there) < slack))
+        return stops, doubtful, chosen
 
-    def body(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        stops, by = one(*jax.tree.map(lambda v: v[index], (fronts, beyond)))
-        return found[0].at[index].set(stops), found[1].at[index].set(by)
+    def body(index: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        new = one(*jax.tree.map(lambda v: v[index], (fronts, beyond)))
+        return tuple(v.at[index].set(w) for v, w in zip(found, new, strict=True))
 
-    nothing = jnp.zeros((size, faces), bool), jnp.zeros((size, faces), jnp.int32)
+    none = jnp.zeros((size, faces), bool)
+    nothing = none, none, jnp.zeros((size, faces), jnp.int32)
     return lax.fori_loop(0, count, body, nothing)
 
 
@@ -378,8 +381,10 @@ def judge(
     fronts: Front,
     rows: Int[Array, " n"],
     points: Float[Array, "n *d"],
-) -> tuple[Int[Array, " n"], Bool[Array, " n"]]:
-    """Returns each point's clause of least margin, and whether it surely is violated.
+) -> tuple[Int[Array, " n"], Bool[Array, " n"], Bool[Array, " n"]]:
+    """Returns each point's clause of least margin, whether it surely is violated.
+
+    And whether rounding leaves that in doubt.
 
     Args:
       program: the network.
@@ -390,12 +395,13 @@ def judge(
     """
     values = program.prepare(params, jnp.float64)
 
-    def one(row: Array, z: Array) -> tuple[Array, Array]:
+    def one(row: Array, z: Array) -> tuple[Array, Array, Array]:
         front = jax.tree.map(lambda v: v[row], fronts)
         margins = _clauses(program, values, front.spec, z)
         worst = jnp.argmin(margins).astype(jnp.int32)
         # What rounding can feign at this point, which is less than anywhere.
         alone = dataclasses.replace(front, domain=Box.point(z))
-        return worst, margins[worst] <= -_slack(program, values, alone)
+        slack = _slack(program, values, alone)
+        return worst, margins[worst] <= -slack, jnp.abs(margins[worst]) < slack
 
     return jax.vmap(one)(rows, points)

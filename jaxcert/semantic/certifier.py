@@ -38,7 +38,7 @@ from jaxcert.semantic.changes import InputFamily, Transform
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings, pinned
 from jaxcert.trace.program import ActivationNode, Program
-from jaxcert.trace.tracing import program_of
+from jaxcert.trace.tracing import Stated, program_of, with_types
 from jaxcert.verdict import Status
 
 
@@ -135,6 +135,8 @@ class SemanticCertifier:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be >= 1")
         self.f, self.family, self.batch_size = pinned(f), family, batch_size
+        # As in `Model`: a float64 network is decided as that.
+        self._stated = with_types(self.f, params)
         self.weights = as_arrays(params, np.float32), as_arrays(params, np.float64)
         self.options = options or ParameterSplitOptions()
 
@@ -199,7 +201,7 @@ class SemanticCertifier:
         """
         _check_radius(radius)
         _check_tolerance(tolerance)
-        (count,) = self._traced(x.shape[1:]).output_shape
+        (count,) = self.program(x.shape[1:]).output_shape
         eye = np.eye(count)
         rows = np.broadcast_to(np.concatenate([eye, -eye]), (len(x), 2 * count, count))
         spec = row_specs(rows, np.zeros(rows.shape[:2]))
@@ -223,11 +225,35 @@ class SemanticCertifier:
         theta = np.zeros(len(self.family.names), np.float32)
         shape = np.zeros(x.shape[1:], np.float32)
         of_change = program_of(self.family.transform, shape, theta)
-        program = self._traced(x.shape[1:])
+        program = self.program(x.shape[1:])
         box = Box.ball(jnp.zeros(theta.shape), radius, self.family.domain,
                        self.family.rates)  # fmt: skip
         counts = _undecided(program, self.weights[1], np.float64(x), box)
         return np.asarray(counts)[:, _relus(of_change) :].sum(axis=1)
+
+    def program(self, shape: tuple[int, ...]) -> Program:
+        """Returns the network behind the change of an input, a function of theta.
+
+        Args:
+          shape: of one input.
+
+        Raises:
+          InputError: the network does not return a vector.
+        """
+        f, types = self._stated.f, self._stated.types
+        # x is of the type of the network's input, and so are the parameters.
+        changed = Stated(
+            Changed(f, self.family.transform), (*types, types[-1]), self._stated.x64
+        )
+        x = np.zeros(shape, np.float32)
+        theta = np.zeros(len(self.family.names), np.float32)
+        program = program_of(changed, (self.weights[0], x), theta)
+        if len(program.output_shape) != 1:
+            raise InputError(
+                f"the network returns shape {program.output_shape} for one changed "
+                "input; what is asked needs a vector"
+            )
+        return program
 
     def _batches(
         self,
@@ -271,7 +297,7 @@ class SemanticCertifier:
     def _ask(
         self, questions: Questions, goal: Goal, radius: np.ndarray, deadline: float
     ) -> ParameterAnswer:
-        program = self._program(questions)
+        program = self._checked(questions)
         asked = np.maximum(radius, 0)
         questions = with_slacks(program, self.weights[1], questions, asked)
         known = None
@@ -288,30 +314,13 @@ class SemanticCertifier:
             deadline,
         )  # fmt: skip
 
-    def _program(self, questions: Questions) -> Program:
-        program = self._traced(questions.x.shape[1:])
+    def _checked(self, questions: Questions) -> Program:
+        program = self.program(questions.x.shape[1:])
         wanted = questions.spec.coefficients.shape[-1]
         if program.output_shape != (wanted,):
             raise InputError(
                 f"the spec speaks of {wanted} outputs, but the network returns shape "
                 f"{program.output_shape}"
-            )
-        return program
-
-    def _traced(self, shape: tuple[int, ...]) -> Program:
-        """Returns the network behind the change of an input, a function of theta.
-
-        Raises:
-          InputError: the network does not return a vector.
-        """
-        changed = Changed(self.f, self.family.transform)
-        x = np.zeros(shape, np.float32)
-        theta = np.zeros(len(self.family.names), np.float32)
-        program = program_of(changed, (self.weights[0], x), theta)
-        if len(program.output_shape) != 1:
-            raise InputError(
-                f"the network returns shape {program.output_shape} for one changed "
-                "input; what is asked needs a vector"
             )
         return program
 

@@ -57,6 +57,52 @@ def test_a_root_that_touches_zero_is_proved_up_to_its_maximum(name: str):
     assert not short.proved
 
 
+# How weights come about, and what they are of params.
+WEIGHTS = {
+    "stored": lambda p: p,
+    "computed": lambda p: jnp.abs(p) * jnp.float32(1),
+    "squared": lambda p: p * p,
+}
+
+
+def root_of_sums(made):
+    """f, at most sqrt(3) over [-1, 1]^2 for weights of 1 and 2, and 0 at 0."""
+    return lambda p, x: jnp.sqrt(made(p) @ jnp.maximum(x, 0))
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_sums_of_products_that_are_not_negative_have_a_root(name: str):
+    f, bounds = root_of_sums(WEIGHTS[name]), jc.CertifyOptions(attack=None)
+    p = np.array([[1, 2]], np.float32)
+    greatest = float(np.sqrt(WEIGHTS[name](p).sum()))
+    assert jc.verify(f, p, BOX, below(1.42 * greatest), options=bounds).proved
+    assert not jc.verify(f, p, BOX, below(0.999 * greatest), options=bounds).proved
+    # Of a weight that is computed as 0 a rounding may have hidden the sign.
+    with_zero = np.array([[0, 2]], np.float32)
+    zero = jc.verify(f, with_zero, BOX, below(9.0), options=bounds)
+    assert zero.proved == (name == "stored")
+
+
+@pytest.mark.parametrize("least", [-1.0, -1e-30, -1e-310])
+def test_a_weight_below_zero_spoils_the_root_however_small_it_is(least: float):
+    p, bounds = np.array([[1.0, least]]), jc.CertifyOptions(attack=None)
+    verdict = jc.verify(root_of_sums(lambda p: p), p, BOX, below(9.0), options=bounds)
+    assert not verdict.proved
+
+
+def test_products_with_what_may_be_negative_have_no_root():
+    box, bounds = (
+        jc.Box(np.array([0.0, -1]), np.ones(2)),
+        jc.CertifyOptions(attack=None),
+    )
+    for second, proved in ((0.0, True), (1e-310, False), (1.0, False)):
+        p = np.array([[1.0, second]])
+        verdict = jc.verify(
+            lambda p, x: jnp.sqrt(p @ x), p, box, below(9.0), options=bounds
+        )
+        assert verdict.proved == proved
+
+
 @pytest.mark.parametrize("name", ["norm", "absolute"])
 def test_a_violation_of_a_root_is_found_although_it_has_no_gradient_at_zero(name: str):
     f, greatest = ROOTS[name]

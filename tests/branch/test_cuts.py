@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import exact32
+from cases import cancelling, exact32
 from exact import exact_min_margin
 
 import jaxcert as jc
-from jaxcert.bounds.alpha import Multipliers, Problem, subproblem_bound
+from jaxcert.bounds.alpha import Multipliers, Problem, charged_bound, subproblem_bound
 from jaxcert.bounds.cuts import Cuts
+from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.bounds.rounding import cut_cost, float64_slack
 from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.branch import brackets
 from jaxcert.branch.signs import BranchOptions
@@ -117,3 +120,51 @@ def test_a_cut_that_is_not_a_number_proves_nothing(wrong: str):
             signs = jnp.zeros(2, jnp.int8)
             bound, _ = subproblem_bound(layout, values, problem, signs, m)
             assert jnp.isnan(bound)
+
+
+def test_no_multipliers_of_cuts_make_a_violated_problem_vanish():
+    """Multipliers of cuts multiply rounding errors; a decision must charge them.
+
+    Every output is -1, so nothing can be proved. The box is one point, and the cut says
+    of it what is true of the exact z alone: computed, z is beyond it by rounding.
+    """
+    lifted = 0
+    for seed in range(6):
+        params, x, _ = cancelling(seed, 2.0**20)
+        exact = [Fraction(v) for v in x]
+        for w, b in params[:2]:
+            rows = [[Fraction(float(v)) for v in row] for row in w]
+            sums = [sum(u * v for u, v in zip(r, exact, strict=True)) for r in rows]
+            exact = [s + Fraction(float(v)) for s, v in zip(sums, b, strict=True)]
+            z, exact = exact[0], [max(v, Fraction(0)) for v in exact]
+        with float64():
+            program = program_of(f, params, x)
+            layout = brackets.layout_of(program)
+            values, box = program.prepare(params, jnp.float64), jc.Box(x, x)
+            boxes = propagate(program, values, jax.tree.map(jnp.asarray, box))
+            node = layout.nodes[1]
+            (per_neuron, per_limit) = cut_cost(program, values, boxes, 2)
+            ranges = {i: boxes[i] for i in layout.needed()}
+            row, nothing = jnp.asarray([[1.0, -1.0]]), jnp.zeros(1)
+            slack = float64_slack(program, values, boxes, row)
+            for sign in (-1.0, 1.0):
+                limit = float(sign * z)
+                if Fraction(limit) < int(sign) * z:
+                    limit = float(np.nextafter(limit, np.inf))
+                cost = per_neuron[node.output][0] + per_limit * abs(limit)
+                cut = Cuts(
+                    jnp.zeros((1, 1), jnp.int32), jnp.full((1, 1, 1), sign),
+                    jnp.zeros((1, 1, 1)), jnp.full((1, 1), limit),
+                    jnp.full((1, 1), cost),
+                )  # fmt: skip
+                problem = Problem(box, ranges, row, nothing, {node.output: cut})
+                idle = jnp.zeros(layout.size)
+                for size in np.geomspace(1.0, 1e30, 31):
+                    at_cut = {node.output: jnp.full((1, 1), size)}
+                    bound, charged, _ = charged_bound(
+                        layout, values, problem, idle.astype(jnp.int8),
+                        Multipliers(idle, idle, nothing, at_cut), idle,
+                    )  # fmt: skip
+                    assert not bound > slack + charged
+                    lifted += bool(bound > slack)
+    assert lifted > 10  # rounding alone would have proved it

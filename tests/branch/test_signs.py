@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import exact32, random_network, sampled
+from cases import cancelling, exact32, random_network, sampled
 from cases import relu_network as f
 
 import jaxcert as jc
@@ -332,27 +331,6 @@ def test_leaves_that_no_point_has_are_closed():
     assert verdict.status == Status.REFUTED
 
 
-def _cancelling(seed: int, size: float):
-    """Outputs -1 everywhere; a neuron z of no influence, and where z is just not 0.
-
-    z is a sum of three terms of the given size that cancel but for 1e-8 of it.
-    """
-    rng = np.random.default_rng(seed)
-    a, p = exact32(rng.uniform(1, 2, (2, 3)))
-    a, p = size * a, p.copy()
-    p[2] = exact32(-(p[0] * a[0] + p[1] * a[1]) / a[2])
-    slope = sum(Fraction(u) * Fraction(v) for u, v in zip(p, a, strict=True))
-    const = Fraction(float(exact32(-float(slope) / 2)))
-    x = float(-const / slope)
-    sign = 1 if slope * Fraction(x) + const >= 0 else -1
-    params = [
-        (np.stack([a, 0 * a], axis=1), np.zeros(3)),
-        (np.stack([p, 0 * p]), np.array([float(const), 1.0])),
-        (np.array([[1e-30, 1.0], [0, 0]]), np.array([-2.0, 0.0])),
-    ]
-    return params, np.array([x, 0.5]), sign
-
-
 @pytest.mark.parametrize("size", sampled([2.0**20, 1.0, 2.0**10]))
 def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
     """Betas multiply rounding errors; a decision must charge them for it.
@@ -362,7 +340,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
     """
     count = 16
     for seed in range(4):
-        params, x, sign = _cancelling(seed, size)
+        params, x, sign = cancelling(seed, size)
         layout = brackets.layout_of(model_of(params).program)
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = task.family.core

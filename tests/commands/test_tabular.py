@@ -26,6 +26,7 @@ from jaxcert.commands.tabular.text import (
 from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network
 from jaxcert.report import read_run
+from jaxcert.scope import Scope
 from jaxcert.search.dual import DualBox
 
 TWO = {"dataset": "wine", "use": "alcohol,flavanoids", "inputs": "0:2", "hidden": (8,)}
@@ -180,6 +181,23 @@ def test_a_run_is_continued_and_redoes_nothing(done, capsys, monkeypatch):
     other = Request(**{**request.record(), "resume": True, "epochs": 5})
     ended = answered(lambda: compute(other), capsys)
     assert ended.code == 1 and "epochs is 30 there and 5 here" in ended.err
+
+
+def test_what_proofs_take_for_granted_is_said_and_recorded(
+    tmp_path, capsys, monkeypatch
+):
+    taken = Scope(("float32",), ("the moon is round",), ())
+
+    def recorded(*given):
+        assert given[-1] is taken
+        raise InputError("no further")
+
+    monkeypatch.setattr(tabular, "scope_of", lambda *_: taken)
+    monkeypatch.setattr(tabular, "RunFiles", recorded)
+    request = Request(**TWO, epochs=1, output=str(tmp_path / "out"))
+    ended = answered(lambda: compute(request), capsys)
+    assert ended.code == 1 and "error: no further" in ended.err
+    assert "warning: taken for granted: the moon is round" in ended.err
 
 
 def test_mistakes_are_one_line(tmp_path):

@@ -230,6 +230,49 @@ def reductions(draw: Any) -> Case:
     return shape, 18, {} if axes is None else {"a": ints(*axes)}, settings
 
 
+@st.composite
+def splits(draw: Any) -> Any:
+    """A case, and how many results it has."""
+    shape = draw(shapes())
+    along = draw(axis(len(shape)))
+    reach = shape[along] if -len(shape) <= along < len(shape) else 1
+    opset = draw(st.sampled_from([11, 13, 18]))
+    settings: dict[str, Any] = {"axis": along}
+    if draw(st.booleans()):  # sizes are given
+        sizes = draw(st.lists(st.integers(-1, 3), min_size=1, max_size=4))
+        if draw(st.integers(0, 4)):  # mostly such as there are
+            ends = sorted(draw(st.lists(st.integers(0, reach), max_size=3)))
+            sizes = np.diff([0, *ends, reach]).tolist()
+        if opset < 13:
+            return shape, opset, {}, {**settings, "split": sizes}, len(sizes)
+        return shape, opset, {"s": ints(*sizes)}, settings, len(sizes)
+    parts = draw(st.sampled_from([reach, reach, 1, 2, 3, 4]))
+    if opset == 18 and draw(st.integers(0, 5)):
+        named = draw(st.sampled_from([parts] * 7 + [parts + 1]))
+        settings["num_outputs"] = named
+    return shape, opset, {}, settings, parts
+
+
+def all_outputs(op: str) -> Callable[[Any], Any]:
+    """Builds a model that returns all results of the operator, one after another."""
+
+    def build(case: Any) -> Any:
+        shape, opset, weights, attributes, count = case
+        names = [f"r{k}" for k in range(count)]
+        flat = [f"f{k}" for k in range(count)]
+        nodes = [
+            node(op, ["x", *weights], names, **attributes),
+            *(
+                node("Flatten", [a], [b], axis=0)
+                for a, b in zip(names, flat, strict=True)
+            ),
+            node("Concat", flat, ["y"], axis=1),
+        ]
+        return make_model(nodes, shape, weights, opset)
+
+    return build
+
+
 def one_output(op: str) -> Callable[[Case], Any]:
     def build(case: Case) -> Any:
         shape, opset, inputs, attributes = case
@@ -262,6 +305,7 @@ OPERATORS: dict[str, st.SearchStrategy[Case]] = {
     "ReduceSum": reductions(),
     "ReduceMax": reductions(),
     "ReduceMean": reductions(),
+    "Split": splits(),
 }
 
 
@@ -293,7 +337,7 @@ def check(model: Any, folder: Path, shape: tuple[int, ...]) -> str:
 
 @pytest.mark.parametrize("op", OPERATORS)
 def test_attribute_space(op: str, tmp_path: Path) -> None:
-    build = one_output(op)
+    build = all_outputs(op) if op == "Split" else one_output(op)
     ends: dict[str, int] = {"equal": 0, "refused": 0}
 
     @settings(

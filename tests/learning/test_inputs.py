@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxcert.errors import InputError
+from jaxcert.learning import inputs
 from jaxcert.learning.inputs import load_inputs, parse_selection
 
 PEERS = Path(__file__).resolve().parents[2] / "shared/peers/parallelepipedonn/inputs"
@@ -206,3 +208,18 @@ def test_selections(text, indices):
 def test_malformed_selections(text, message):
     with fails(f"^{re.escape(message)}"):
         parse_selection(text, 10)
+
+
+def test_an_array_of_doubles_is_held_once(tmp_path, monkeypatch):
+    x = np.zeros((2000, 500))
+    np.save(tmp_path / "x.npy", x)
+    tracemalloc.start()
+    found = load_inputs(tmp_path / "x.npy", (500,))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.x.nbytes == x.nbytes and peak < 1.5 * x.nbytes
+    x[1999, 499] = np.inf
+    np.save(tmp_path / "x.npy", x)
+    monkeypatch.setattr(inputs, "_CHECKED", 4000)
+    with pytest.raises(InputError, match="x.npy: input 1999 has a value not finite$"):
+        load_inputs(tmp_path / "x.npy", (500,))

@@ -10,9 +10,9 @@ import pytest
 
 import jaxcert as jc
 from jaxcert.certifier import float64
+from jaxcert.model import Model
 from jaxcert.search.faces import OPEN, Faces
 from jaxcert.search.proposals import Front
-from jaxcert.trace.tracing import program_of
 
 DELTA = 0.3
 
@@ -36,7 +36,7 @@ def watched(weight: np.ndarray, bias: float, box: jc.Box, point: list[float]):
             free=np.ones((1, 4), bool), points=np.repeat(x[:, None], width, axis=1),
             clause=np.zeros((1, width), np.int32),
         )  # fmt: skip
-        faces = Faces(program_of(affine, params, x[0]), params, DELTA, x.shape)
+        faces = Faces(Model(affine, params, (2,)), DELTA, x.shape)
         rows, face = np.zeros(1, int), np.zeros(1, int)
         faces.watch(front, rows, np.array([point]), face)
         return faces, faces.all_ends(front), params

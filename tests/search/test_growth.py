@@ -165,3 +165,26 @@ def test_more_inputs_than_a_batch_are_refused():
     certifier = Certifier(f, network(0), None, (INPUTS,), options=small)
     with pytest.raises(jc.InputError, match="8 inputs are more than batch_size = 4"):
         certifier.grow(x, found)
+
+
+@pytest.mark.parametrize("ahead", [0.0, -(2.0**-30)])
+def test_ties_stop_a_face_and_near_ties_do_not(ahead: float):
+    """Class 0 has relu(x_0 - .5), class 1 a constant: from .5 down they tie, or not."""
+    first, last = np.zeros((8, 4), np.float32), np.zeros((3, 8), np.float32)
+    first[0, 0] = last[0, 0] = 1
+    bias = np.zeros(8, np.float32)
+    bias[0] = -0.5
+    params = [(first, bias), (last, np.float32([0, ahead, -1]))]
+    x = np.full((1, INPUTS), 0.75)
+    certifier = Certifier(f, params, None, (INPUTS,), options=OPTIONS)
+    found = certifier.batch(x, None)
+    growth = certifier.grow(x, found, GrowthOptions(delta=DELTA))
+    lo, hi = growth.box.lo[0], growth.box.hi[0]
+    assert lo[1:].tolist() == [0, 0, 0] and hi.tolist() == [1, 1, 1, 1]
+    if ahead:
+        assert lo[0] == 0 and (growth.blocked[0] == AT_DOMAIN).all()
+        return
+    assert growth.blocked[0, 0] >= 0 and (growth.blocked[0, 1:] == AT_DOMAIN).all()
+    z = growth.witness(0, 0)
+    assert 0.5 < lo[0] and lo[0] - DELTA <= z[0] <= 0.5
+    assert exact.evaluate(by_input(params), z).tolist() == [0, 0, -1]

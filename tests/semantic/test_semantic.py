@@ -230,6 +230,52 @@ def test_output_ranges_agree_with_a_milp():
             assert most - 1e-6 < found.upper[i, j] < most + 1.01e-3 + 1e-6
 
 
+def _cropped_and_brighter(x, theta):
+    """Returns the right 2 x 2 pixels of a 2 x 3 image, brighter by theta."""
+    return x[:, 1:] + theta[0]
+
+
+def test_output_ranges_of_a_change_that_crops_the_image():
+    crop = InputFamily(_cropped_and_brighter, ("b",), (-1.0,), (1.0,), (1.0,), (1.0,))
+
+    def f(params, x):
+        assert x.shape == (2, 2, 1)
+        return params * jnp.stack([x.sum(), x[0, 0, 0], -x[1, 1, 0]])
+
+    x = images(7)[:2]
+    found = SemanticCertifier(f, np.float32(2), crop).output_ranges(x, 0.25, 1e-3)
+    kept = x[:, :, 1:, 0]
+    middle = 2 * np.stack([kept.sum((1, 2)), kept[:, 0, 0], -kept[:, 1, 1]], axis=1)
+    reach = np.array([2.0, 0.5, 0.5])
+    assert not found.open.any()
+    for end, exactly, sign in (
+        (found.lower, middle - reach, -1), (found.upper, middle + reach, 1),
+    ):  # fmt: skip
+        beyond = sign * (end - exactly)
+        assert (beyond >= -1e-12).all() and (beyond < 1.01e-3).all()
+    batch = SemanticCertifier(lambda p, x: p * x[:, 0, 0][None], np.float32(2), crop)
+    with pytest.raises(InputError, match=r"the network returns shape \(1, 2\) for one"):
+        batch.output_ranges(x, 0.25)
+
+
+def _tiny_surplus(w, x):
+    """Class 0 has 1e9 (w - 1) times the mean less .5, class 1 nothing."""
+    return jnp.stack([(w - 1) * 1e9 * x.mean() - 0.5, 0 * x.mean()])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_double_network_is_decided_as_that(dtype):
+    """In float64 class 0 wins as long as the mean exceeds .5; in float32 w is 1."""
+    w, x = dtype(1 + 2.0**-30), np.full((1, 2, 2, 1), 0.75)
+    family, spec = FAMILIES["brightness"], label_specs(np.zeros(1, int), 2)
+    found = SemanticCertifier(_tiny_surplus, w, family).apothems(x, spec, TOLERANCE)
+    if dtype == np.float32:
+        assert found.lower[0] == found.upper[0] == 0
+        return
+    exactly = 0.75 - 0.5 * 2.0**30 / 1e9
+    assert found.upper[0] - TOLERANCE <= found.lower[0] <= exactly <= found.upper[0]
+
+
 def test_verdicts_agree_with_the_brackets():
     params, x = network(7), images(7)
     labels = logits(params, x).argmax(axis=1)

@@ -11,6 +11,8 @@ import numpy as np
 from jaxcert.runs.array_files import write_npz
 from jaxcert.runs.files import writing
 from jaxcert.runs.journal import Journal, Kind, Record
+from jaxcert.runs.scopes import tell_scope
+from jaxcert.scope import Scope
 
 INSTANCES = "instances"
 
@@ -31,10 +33,21 @@ class DualFiles:
       journal: the lines, by the names of input and class.
     """
 
-    def __init__(self, folder: Path, resume: bool, config: Mapping[str, Any]) -> None:
-        """Begins a run, or continues the one in the folder; see `Journal`."""
+    def __init__(
+        self,
+        folder: Path,
+        resume: bool,
+        config: Mapping[str, Any],
+        scope: Scope | None = None,
+    ) -> None:
+        """Begins a run, or continues the one in the folder; see `Journal`.
+
+        `scope`, what its proofs cover, is told in dual.json beside the settings.
+        """
         self.folder = folder
         self.journal = Journal(KIND, folder, resume, config)
+        if scope is not None:
+            tell_scope(folder / KIND.settings, scope)
         with writing(folder / INSTANCES):
             (folder / INSTANCES).mkdir(exist_ok=True)
 

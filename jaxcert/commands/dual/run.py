@@ -35,6 +35,7 @@ from jaxcert.network import Network
 from jaxcert.runs.files import write_whole
 from jaxcert.runs.journal import Record
 from jaxcert.runs.strict_json import dumps
+from jaxcert.scope import scope_of
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
 from jaxcert.search.reach import ReachOptions, move_one_feature
 
@@ -146,7 +147,10 @@ def compute(request: Request) -> int:
     output = console.expand(request.output)
     stopped = ""
     limit = request.time_limit or math.inf
-    files = DualFiles(output, request.resume, _config(request, subject, chosen))
+    scope = scope_of(subject.model.program, subject.network.types)
+    console.warn_of_assumptions(scope)
+    config = _config(request, subject, chosen)
+    files = DualFiles(output, request.resume, config, scope)
     try:
         deadline = time.monotonic() + limit
         _compute_all(request, subject, chosen, parts, files, deadline)

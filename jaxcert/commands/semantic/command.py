@@ -7,7 +7,8 @@ The set of changed inputs is exact, clip((1 + c) x + b) and the like; per input 
 greatest range of the parameters is bracketed: proved up to `lower`, violated at
 `upper`. --grid checks every certified range on a dense grid, with code of its own; exit
 code 1 if a grid point contradicts it. Writes semantic.jsonl into --output, line by
-line; --resume continues and redoes nothing.
+line, and what its proofs cover into semantic_scope.json; --resume continues and redoes
+nothing.
 """
 
 from __future__ import annotations

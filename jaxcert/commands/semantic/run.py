@@ -15,15 +15,19 @@ import numpy as np
 from absl import logging
 
 from jaxcert.checks import check_labels
+from jaxcert.commands import console
 from jaxcert.commands.inputs import Selection
 from jaxcert.commands.options import Options, data_dir, folder, option, seed
 from jaxcert.commands.semantic.grid import check_on_grid
 from jaxcert.errors import InputError
 from jaxcert.network import Network
 from jaxcert.runs.journal import Journal, stating
+from jaxcert.runs.scopes import tell_scope
+from jaxcert.scope import Scope, scope_of
 from jaxcert.semantic.certifier import SemanticCertifier, label_specs
 from jaxcert.semantic.changes import FAMILIES, InputFamily
 
+LINES, SCOPES = "semantic.jsonl", "semantic_scope.json"
 _WIDTH = 80
 
 
@@ -109,11 +113,23 @@ def run(
         "grid": request.grid,
         "rates": {k: [f.rates_down, f.rates_up] for k, f in request.families.items()},
     }
-    journal = Journal(stating("semantic.jsonl"), output, request.resume, settings)
+    size = min(request.batch_size, len(chosen.names))
+    certifiers = {
+        name: SemanticCertifier(network.apply, network.params, family, batch_size=size)
+        for name, family in request.families.items()
+    }
+    scopes = [
+        scope_of(certifier.program(network.input_shape), network.types)
+        for certifier in certifiers.values()
+    ]
+    scope = functools.reduce(Scope.joined, scopes)
+    console.warn_of_assumptions(scope)
+    journal = Journal(stating(LINES), output, request.resume, settings)
+    tell_scope(output / SCOPES, scope)
     done = {(r["family"], r["input"]) for r in journal.records}
-    for name in request.families:
+    for name, certifier in certifiers.items():
         todo = [i for i, n in enumerate(chosen.names) if (name, n) not in done]
-        for record in _family(request, network, chosen, name, todo):
+        for record in _family(request, network, chosen, (name, certifier), todo):
             journal.append(record)
     return journal.records
 
@@ -122,14 +138,11 @@ def _family(
     request: Request,
     network: Network,
     chosen: Selection,
-    name: str,
+    of: tuple[str, SemanticCertifier],
     todo: list[int],
 ) -> Iterator[dict[str, Any]]:
-    family = request.families[name]
-    size = min(request.batch_size, len(chosen.names))
-    certifier = SemanticCertifier(
-        network.apply, network.params, family, batch_size=size
-    )
+    name, certifier = of
+    family, size = certifier.family, certifier.batch_size
     labels = np.asarray(chosen.labels)
     for start in range(0, len(todo), size):
         rows = todo[start : start + size]

@@ -112,6 +112,7 @@ def compute(request: Request) -> int:
     options = GrowthOptions(request.grow, request.delta)  # type: ignore[arg-type]
     deadline = time.monotonic() + request.time_limit
     scope = scope_of(certifier.model.program, network.types)
+    console.warn_of_assumptions(scope)
     config = _config(request, table, scale, network)
     with RunFiles(output, request.resume, config, {}, scope) as files:
         grower = Grower.into(output / "grown", certifier, options)
