@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxcert.box import Box
 from jaxcert.branch.inputs import InputSplitOptions, bound_box, halves
-from jaxcert.branch.search import Chunks, Search, advance
+from jaxcert.branch.search import Chunks, Search, advance, by_parts
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
 
@@ -224,17 +224,18 @@ def run_chunk(
         )
         bound = functools.partial(bound_box, program, options.crown, params)
         own = jax.tree.map(lambda v: v[owner], specs)
-        proved, point, found, feature, _ = jax.vmap(bound)(cells, own)
-        survives = valid & ~done & ~proved
-        parts, whole = halves(cells, feature)
+        found = by_parts(lambda cell: bound(*cell), (cells, own), valid, options.part)
+        survives = valid & ~done & ~found.proved
+        worth = found.worth.reshape(len(owner), -1)
+        parts, whole = halves(found.box, jnp.argmax(worth, axis=1))
         stuck = survives & whole
         survives = survives & ~stuck
         kept = _gathered(known.kept, rest, owner, valid)
-        kept = _gathered(kept, cells, owner, stuck)
+        kept = _gathered(kept, found.box, owner, stuck)
         mine = owner == jnp.arange(classes)[:, None]
-        instances = mine & valid & ~done & found
+        instances = mine & valid & ~done & found.refutes
         reach = jax.vmap(Reach.joined, in_axes=(0, None, 0))(
-            known.reach, point, instances
+            known.reach, found.point, instances
         )
         bounded = (valid & ~done).astype(known.processed.dtype)
         processed = known.processed.at[owner].add(bounded)
@@ -303,7 +304,7 @@ def split_domain(
     tolerance = jnp.asarray(_SPARE * task.tolerance)
     specs = [not_class(c, task.num_classes) for c in task.labels]
     spec: Spec = jax.tree.map(lambda *v: jnp.stack(v), *specs)
-    options = options.fitted(task.program, len(spec.offset[0]))
+    options = options.fitted(task.program, len(spec.offset[0]), task.domain.lo.size)
     search, turn = _start(task, options), 0
     chunks = Chunks(
         functools.partial(

@@ -452,6 +452,7 @@ PUBLISHED = sorted(
 )
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(not PUBLISHED, reason="the folder ../shared/peers is not there")
 def test_published_networks() -> None:
     architectures: dict[str, set[Any]] = {}
