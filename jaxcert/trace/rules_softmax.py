@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxcert.box import Box
@@ -36,7 +37,10 @@ def softmax(b: Builder, x: int, axis: float) -> int:
 
 
 def log_softmax(b: Builder, x: int, axis: float) -> int:
-    """x_i - log sum_j exp(x_j); its range as that of softmax."""
+    """x_i - log sum_j exp(x_j); its range as that of softmax.
+
+    Its range is no logarithm of that of softmax, which may be lost: log 0 is no bound.
+    """
     k, shape = int(axis), b.flat.shapes[x]
     _, total = _exponentials(b, x, k)
     log = b.structural(
@@ -45,8 +49,8 @@ def log_softmax(b: Builder, x: int, axis: float) -> int:
     )  # fmt: skip
 
     def hint(_: Any, z: Box) -> Box:
-        found = _range(z, k)
-        return Box(jnp.log(found.lo), jnp.log(found.hi))
+        below, above = _gaps(z, k)
+        return Box(*(-jax.nn.logsumexp(gaps, k + 1) for gaps in (below, above)))
 
     return b.sub(x, log, hint=hint, hint_inputs=(x,))
 
@@ -63,6 +67,15 @@ def _exponentials(b: Builder, x: int, axis: int) -> tuple[int, int]:
 
 def _range(z: Box, axis: int) -> Box:
     """1 / (1 + sum_{j != i} exp(x_j - x_i)), at the ends of the ranges."""
+    below, above = _gaps(z, axis)
+    return Box(*(1 / jnp.exp(gaps).sum(axis=axis + 1) for gaps in (below, above)))
+
+
+def _gaps(z: Box, axis: int) -> tuple[Any, Any]:
+    """Returns all x_j - x_i, 0 for j = i, where element i is least, and greatest.
+
+    The axis of i is followed by that of j.
+    """
 
     def at(own: Any, others: Any) -> Any:
         gaps = jnp.expand_dims(others, axis) - jnp.expand_dims(own, axis + 1)
@@ -70,7 +83,6 @@ def _range(z: Box, axis: int) -> Box:
         itself = jnp.eye(size, dtype=bool).reshape(
             (*(1,) * axis, size, size, *(1,) * (own.ndim - axis - 1))
         )
-        powers = jnp.where(itself, jnp.ones_like(gaps), jnp.exp(gaps))
-        return 1 / powers.sum(axis=axis + 1)
+        return jnp.where(itself, jnp.zeros_like(gaps), gaps)
 
-    return Box(at(z.lo, z.hi), at(z.hi, z.lo))
+    return at(z.lo, z.hi), at(z.hi, z.lo)

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 import jaxcert as jc
+from jaxcert.devices import float64
 from jaxcert.trace.program import ActivationNode, OpaqueNode
 from jaxcert.trace.tracing import program_of
 
@@ -156,3 +157,32 @@ def test_an_inner_value_of_a_pattern_may_be_used_elsewhere():
     z = jnp.linspace(-1, 1, 41)[:, None] * jnp.ones(3)
     y = jax.vmap(lambda v: f(None, v))(z)
     assert (y >= bounds.lo - 1e-5).all() and (y <= bounds.hi + 1e-5).all()
+
+
+@pytest.mark.parametrize("gap", [10.0, 700.0, 720.0, 740.0, 800.0, 1e5])
+def test_the_range_of_log_softmax_outlives_the_probabilities(gap: float):
+    """Probabilities below 2^-1022 are lost; their logarithms are ordinary numbers."""
+
+    def f(p, x):
+        return jax.nn.log_softmax(x + jnp.asarray([-gap, 0.0], x.dtype))
+
+    with float64():
+        box = jc.Box(-jnp.ones(2), jnp.ones(2))
+        found = jc.ibp(f)(None, box)
+        corners = jnp.asarray([[-1.0, 1.0], [1.0, -1.0]])
+        least, most = (f(None, z)[0] for z in corners)
+    np.testing.assert_allclose(found.lo[0], least, rtol=1e-12)
+    np.testing.assert_allclose(found.hi[0], most, rtol=1e-12)
+
+
+def test_no_proof_from_a_probability_that_is_lost():
+    def f(p, x):
+        y = jax.nn.log_softmax(jnp.stack([x[0] - 800, x[1]]))
+        return jax.nn.relu(p * y + 900)
+
+    box = jc.Box(-jnp.ones(2), jnp.ones(2))
+    options = jc.CertifyOptions(oracle="ibp")
+    for least, proved in ((101.999, False), (102.001, True)):  # its maximum is 102
+        spec = jc.Spec.rows([[-1.0, 0.0]], [least])
+        verdict = jc.verify(f, np.float32(1), box, spec, options=options)
+        assert bool(verdict.proved) == proved
