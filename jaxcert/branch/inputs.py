@@ -32,7 +32,7 @@ from jaxcert.memory import room_for
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
 from jaxcert.verdict import Reason
-from jaxcert.witness.judge import MOST_SUSPECTS, Judge
+from jaxcert.witness.judge import MOST_SUSPECTS, Judge, point_slack
 
 # Numbers of features that vary are rounded up to a multiple of this.
 _FEW = 8
@@ -120,7 +120,7 @@ class Bounded(NamedTuple):
       point: where its bound is least, or its centre; shape (*d).
       refutes: whether the spec is violated there.
       doubt: the margin there if rounding leaves in doubt whether it is, else inf: the
-        slack is that of the whole box.
+        slack is that of the whole box, and no less than that of the point.
       box: the part of it that holds all points that violate the spec, (*d).
       worth: how much is gained by cutting that part, per feature, (*d).
     """
@@ -178,6 +178,8 @@ def bound_box(
     at_point, at_center = margin(point), margin(box.center)
     point = jnp.where(at_point <= at_center, point, box.center)
     value = jnp.minimum(at_point, at_center)
+    if program.jumps:  # at the point, by more than the ends of the box tell
+        slack = jnp.maximum(slack, point_slack(program, values, spec, point))
     refutes = value <= -slack
     return Bounded(
         proved=~jnp.any(left),

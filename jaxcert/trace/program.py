@@ -173,6 +173,13 @@ class Program:
         return any(isinstance(node, NoiseNode) for node in self.nodes)
 
     @property
+    def jumps(self) -> bool:
+        """Whether f may jump inside a box: it decides, or rounds to whole numbers."""
+        steps = (n for n in self.nodes if isinstance(n, ActivationNode))
+        jumping = any(n.activation.jump is not None for n in steps)
+        return jumping or any(isinstance(n, OpaqueNode) for n in self.nodes)
+
+    @property
     def input_size(self) -> int:
         """Number of elements of x."""
         return math.prod(self.input_shape)

@@ -178,3 +178,30 @@ def test_parts_without_an_item_are_not_computed(count: int):
     assert found["shape"].shape == (12, 3)
     assert len(computed) == -(-count // 4) * 4
     assert not np.asarray(found["twice"][len(computed) :]).any()
+
+
+def _on_the_circle(params, x):
+    """sin^2 + cos^2 - 2^-70, which is below 1 everywhere, but not in float64."""
+    return jnp.square(jnp.sin(x)) + jnp.square(jnp.cos(x)) - params
+
+
+@pytest.mark.parametrize(
+    "jump",
+    [jnp.floor, lambda z: jnp.where(z >= 1, 1.0, 0.0)],
+    ids=["floor", "where"],
+)
+def test_a_point_at_a_jump_inside_its_range_refutes_nothing(jump):
+    def f(params, x):
+        return jump(_on_the_circle(params, x))
+
+    with float64():
+        params, spec = np.float32(2.0**-70), jc.Spec.rows([[-1.0]], [0.5])
+        program = Model(f, params, (1,)).program
+        box = jc.Box(jnp.full(1, -0.5), jnp.full(1, 0.75))
+        found = bound_box(program, CrownOptions(bucket=None), params, box, spec)
+        value = f(params, found.point)
+        below = jc.Spec.rows([[-1.0]], [-2.5])  # violated, whatever z is rounded to
+        violated = bound_box(program, CrownOptions(bucket=None), params, box, below)
+    assert not found.proved and not found.refutes
+    assert value == 1 and found.doubt == -0.5
+    assert violated.refutes
