@@ -31,7 +31,13 @@ from jaxcert.interop.onnx_lowering import (
     Constant,
     Value,
 )
-from jaxcert.interop.onnx_ops import EXACT, LOGITS_NOTE, MIXED, SUPPORTED
+from jaxcert.interop.onnx_ops import (
+    EXACT,
+    LOGITS_NOTE,
+    MIXED,
+    SUPPORTED,
+    refuse_arithmetic,
+)
 from jaxcert.interop.onnx_types import (
     is_float,
     is_low,
@@ -393,6 +399,7 @@ class _Reader:
             num_outputs=len(node.output),
             is_final=index in self.final,
         )
+        refuse_arithmetic(call)
         stated = self._stated_type(call)
         self.builder.folds_floats = not any(
             isinstance(v, Computed) for v in call.inputs

@@ -122,6 +122,8 @@ def lower_one_hot(call: Call) -> Outputs:
         inside = (spread.array >= -depth) & (spread.array < depth)
         array = np.where(chosen & inside, on, off).astype(values.dtype)
         return [Constant(array, (call.op, depth, axis, spread.key), values.name)]
+    if spread.dtype != np.int64:  # an index of ArgMax, and so never negative
+        raise call.unsupported(f"computes indices of type {spread.dtype}")
     if not is_float(values.dtype):
         raise call.unsupported(f"makes values of type {values.dtype}")
     one = Constant(places.astype(np.float32), ("places", depth, axis, rank), "places")

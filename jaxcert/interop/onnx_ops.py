@@ -10,6 +10,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from jaxcert.interop.onnx_activations import (
     lower_celu,
     lower_clip,
@@ -316,6 +318,28 @@ EXACT = frozenset(
     "Squeeze ThresholdedRelu Tile Transpose Trilu Unsqueeze Where Xor".split()
 )
 """Operators whose results are exact in every type, so that nothing is rounded."""
+
+_WHOLE = (EXACT - {"Abs", "Neg"}) | {"DequantizeLinear"}
+"""Operators that do with whole numbers what they do with floats of the same value."""
+
+
+def refuse_arithmetic(call: Call) -> None:
+    """Refuses arithmetic on whole numbers that depend on the network's input.
+
+    In the graph they are floats, but whole numbers wrap around and divide downward.
+
+    Raises:
+      UnsupportedError: the node reads one and does more than move or compare it.
+    """
+    for value in call.inputs:
+        if not isinstance(value, Computed) or call.op in _WHOLE:
+            continue
+        if not is_float(value.dtype) and value.dtype != np.bool_:
+            raise call.unsupported(
+                f"computes with values of type {value.dtype}, which depend on the "
+                "network's input (cast them to float first)"
+            )
+
 
 MIXED = frozenset({"BatchNormalization", "Dropout", "Pow"})
 """Operators whose inputs may differ in type; the first has that of the result."""

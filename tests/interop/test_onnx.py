@@ -915,6 +915,43 @@ UNSUPPORTED = {
         ],
         "makes values of type INT4",
     ),
+    "whole quotient": (
+        [
+            node("ArgMax", ["x"], ["a"], axis=1),
+            node("ArgMin", ["x"], ["b"], axis=1),
+            node("Div", ["a", "b"], ["q"]),
+            node("Cast", ["q"], ["y"], to=onnx.TensorProto.FLOAT),
+        ],
+        "computes with values of type int64",
+    ),
+    "whole mean": (
+        [
+            node("ArgMax", ["x"], ["a"], axis=0),
+            node("ReduceMean", ["a"], ["q"]),
+            node("Cast", ["q"], ["y"], to=onnx.TensorProto.FLOAT),
+        ],
+        "computes with values of type int64",
+    ),
+    "difference that wraps": (
+        [
+            node("QuantizeLinear", ["x", "r"], ["q"]),
+            node("Sub", ["q", "q"], ["d"]),
+            node("DequantizeLinear", ["d", "r"], ["y"]),
+        ],
+        "computes with values of type uint8",
+    ),
+    "magnitude that wraps": (
+        [
+            node("QuantizeLinear", ["x", "r"], ["q"], output_dtype=3),
+            node("Abs", ["q"], ["a"]),
+            node("DequantizeLinear", ["a", "r"], ["y"]),
+        ],
+        "computes with values of type int8",
+    ),
+    "one-hot of floats": (
+        [node("OneHot", ["x", "depth", "scales"], ["y"])],
+        "computes indices of type float32",
+    ),
     "string constant": (
         [node("Constant", [], ["c"], value_string="a"), node("Add", ["x", "c"], ["y"])],
         "holds a value_string",
@@ -932,6 +969,7 @@ def test_unsupported(what: str, tmp_path: Path) -> None:
         "r": scalar(0.5),
         "t": np.array(True),
         "scales": np.array([1, 2], np.float32),
+        "depth": scalar(3.0),
         "twice": ints(0, 3, 0, 3).reshape(2, 2),
         "some": floats(2),
     }
