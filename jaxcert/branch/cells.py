@@ -5,7 +5,8 @@ one search (`search.py`) for all classes. A cell that does not stick out of the
 instances' box by more than the tolerance is kept, and so is the part that does not of a
 cell that sticks out on one face only; a cell that CROWN proves free of the class, in
 float64 and beyond the rounding slack, is dropped; every other one is halved. The points
-at which the bounds are least are evaluated: instances among them move the inner box.
+at which the bounds are least are evaluated: instances among them move the inner box,
+and those that rounding leaves in doubt are judged between two chunks.
 The dual box is the hull of the instances, of what was kept, and of all that is left on
 the stack, so that stopping early leaves a wider one.
 """
@@ -113,11 +114,13 @@ class Known:
 
     Attributes:
       reach: instances, leaves (C, ...).
+      suspect: the farthest points that rounding leaves in doubt, leaves (C, ...).
       kept: hull of what was kept, leaves (C, *d).
       processed: cells bounded so far, (C,).
     """
 
     reach: Reach
+    suspect: Reach
     kept: Box
     processed: Int[Array, " C"]
 
@@ -224,23 +227,23 @@ def run_chunk(
         )
         bound = functools.partial(bound_box, program, options.crown, params)
         own = jax.tree.map(lambda v: v[owner], specs)
-        proved, point, found, feature, _ = jax.vmap(bound)(cells, own)
+        proved, point, found, feature, doubt = jax.vmap(bound)(cells, own)
         survives = valid & ~done & ~proved
+        in_doubt = survives & jnp.isfinite(doubt)
         parts, whole = halves(cells, feature)
         stuck = survives & whole
         survives = survives & ~stuck
         kept = _gathered(known.kept, rest, owner, valid)
         kept = _gathered(kept, cells, owner, stuck)
         mine = owner == jnp.arange(classes)[:, None]
-        instances = mine & valid & ~done & found
-        reach = jax.vmap(Reach.joined, in_axes=(0, None, 0))(
-            known.reach, point, instances
-        )
+        join = jax.vmap(Reach.joined, in_axes=(0, None, 0))
+        reach = join(known.reach, point, mine & valid & ~done & found)
+        suspect = join(known.suspect, point, mine & in_doubt)
         bounded = (valid & ~done).astype(known.processed.dtype)
         processed = known.processed.at[owner].add(bounded)
         children = Cells(parts, jnp.concatenate([owner, owner]))
         wanted = jnp.concatenate([survives, survives])
-        return Known(reach, kept, processed), children, wanted
+        return Known(reach, suspect, kept, processed), children, wanted
 
     return advance(step, search, options.block, steps)
 
@@ -277,8 +280,8 @@ def hulls(search: Search) -> Box:
     return _gathered(known, cells.box, cells.owner, left)
 
 
-Stretch = Callable[[Spec, Reach, int], Reach]
-"""(spec of a class, its reach, turn) -> the reach, moved on by searching"""
+Stretch = Callable[[int, Reach, Reach, int], Reach]
+"""(number of a class, its reach, points in doubt, turn) -> the reach, moved on"""
 
 
 def split_domain(
@@ -316,12 +319,15 @@ def split_domain(
         if 2 * int(search.count) < options.capacity:
             search = farthest_first(tolerance, search)
         search = chunks.run(search)
-        moved = [
-            stretch(own, jax.tree.map(lambda v, k=k: v[k], search.known.reach), turn)
-            for k, own in enumerate(specs)
-        ]
+        known = search.known
+        moved = []
+        for k in range(len(specs)):
+            both = known.reach, known.suspect
+            own, suspect = jax.tree.map(lambda v, k=k: v[k], both)
+            moved.append(stretch(k, own, suspect, turn))
         reach = jax.tree.map(lambda *v: jnp.stack(v), *moved)
-        search = search.learned(reach=reach)
+        nothing = jax.tree.map(lambda v: jnp.full_like(v, jnp.nan), known.suspect)
+        search = search.learned(reach=reach, suspect=nothing)
         _note(watches, search)
         turn += 1
     outer, reach, processed = jax.device_get(
@@ -363,6 +369,9 @@ def _start(task: SplitTask, options: InputSplitOptions) -> Search:
     infinite = jnp.full((count, *shape), jnp.inf)
     known = Known(
         reach=jax.tree.map(jnp.asarray, task.reach),
+        suspect=jax.tree.map(
+            lambda v: jnp.full(v.shape, jnp.nan, jnp.float64), task.reach
+        ),
         kept=Box(infinite, -infinite),
         processed=jnp.zeros(count, jnp.int32),
     )
