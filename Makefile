@@ -5,6 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
+# What is compiled once need not be in every process.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: certify test test-all lint format
 
 # Certifies 100 real digit images; see out/digits/report.html.

@@ -203,7 +203,7 @@ ACTIVATIONS: dict[str, tuple[Any, ...]] = {
     "min_infinity": (lambda z: jnp.minimum(jnp.inf, z),),
     "cast": (lambda z: z.astype(jnp.float32).astype(z.dtype),),
 }
-_LATTICE = {"silu", "gelu_erf", "gelu_tanh", "sin", "cos"}
+_LATTICE = {"silu", "gelu_erf", "gelu_tanh", "mish", "sin", "cos"}
 
 _half = jax.custom_jvp(lambda z: z / 2 + jnp.tanh(z))
 _half.defjvp(lambda p, t: (_half(*p), t[0]))

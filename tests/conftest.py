@@ -38,6 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves files out that have no test for --optimised; importing them takes long."""
+    if not config.getoption("--optimised") or collection_path.suffix != ".py":
+        return None
+    return True if "mark.optimised" not in collection_path.read_text() else None
+
+
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from cases import sampled
 
 from jaxcert.devices import float64, local_devices, spread
 
@@ -21,10 +22,12 @@ from jaxcert.devices import float64, local_devices, spread
 THREE = local_devices()[:1] * 3
 
 
-def test_many_devices_answer_as_one_does():
-    """8 simulated devices: equal to the last bit, and no collective."""
+@pytest.mark.parametrize("count", sampled([3, 8]))
+def test_many_devices_answer_as_one_does(count: int):
+    """Simulated devices: equal to the last bit, and no collective."""
     script = Path(__file__).with_name("on_eight_devices.py")
-    ended = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    words = [sys.executable, script, str(count)]
+    ended = subprocess.run(words, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import sampled
 
 import jaxcert as jc
 from jaxcert.model import Model
@@ -64,7 +65,10 @@ def plain():
     return answers()
 
 
-@pytest.mark.parametrize("chosen", [{n: v} for n, v in MODES.items()] + [MODES])
+# All at once, and one at a time.
+@pytest.mark.parametrize(
+    "chosen", sampled([MODES, *({n: v} for n, v in MODES.items())])
+)
 def test_strict_settings_change_no_answer(chosen, plain):
     with settings(**chosen):
         certified, refuted, proved, bounds = answers()

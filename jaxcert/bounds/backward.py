@@ -158,15 +158,19 @@ def _through_product(
 ) -> Array:
     """x y between the means of McCormick's two lower and of its two upper planes.
 
+    The same for sums of products, whose terms all have the coefficient of the sum.
+
     With centres a, b of x, y: b x + a y - (lx ly + ux uy) / 2 <= x y and
     x y <= b x + a y - (lx uy + ux ly) / 2 (McCormick 1976).
     """
     coefficients = rows.pop(node.output)
     x, y = (boxes[i] for i in node.inputs)
-    below = -(x.lo * y.lo + x.hi * y.hi) / 2
-    above = -(x.lo * y.hi + x.hi * y.lo) / 2
-    _accumulate(rows, node.inputs[0], coefficients * y.center)
-    _accumulate(rows, node.inputs[1], coefficients * x.center)
+    below = -(node.apply(x.lo, y.lo) + node.apply(x.hi, y.hi)) / 2
+    above = -(node.apply(x.lo, y.hi) + node.apply(x.hi, y.lo)) / 2
+    _, transpose = jax.vjp(node.apply, x.center, y.center)
+    # The coefficients of x are those at the centre of y, and those of y at that of x.
+    for value, part in zip(node.inputs, jax.vmap(transpose)(coefficients), strict=True):
+        _accumulate(rows, value, part)
     intercept = jnp.where(coefficients > 0, below, above)
     return const + _row_sum(coefficients * intercept)
 
@@ -201,6 +205,20 @@ def independent_values(program: Program) -> set[int]:
         elif source in exact and separable:
             exact.add(node.output)
     return independent | exact
+
+
+_COPIES = ("broadcast", "broadcast_in_dim", "gather", "tile")
+
+
+def follows_input(node: Node) -> bool:
+    """Returns whether every element is a function of one element of the one input.
+
+    Its range is then exact for the range of that element, or close to it.
+    """
+    if isinstance(node, ActivationNode):
+        return True
+    separable = isinstance(node, AffineNode) and node.separable
+    return len(node.inputs) == 1 and (separable or node.name in _COPIES)
 
 
 def nonlinear_inputs(node: Node) -> tuple[int, ...]:

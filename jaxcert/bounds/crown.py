@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from jaxcert.bounds.backward import (
     Coefficients,
     concretize_lower,
+    follows_input,
     independent_values,
     nonlinear_inputs,
     pull_affine,
@@ -143,6 +144,8 @@ def bound_layers(
             z = boxes[node.inputs[0]]
             layers.relaxations[node.output] = node.activation.relax(z.lo, z.hi)
         boxes[node.output] = node_interval(node, values, boxes)
+        if node.inputs[0] in done and follows_input(node):
+            done.add(node.output)
     return layers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ def node_interval(
             (z,) = operands
             box = Box(*node.activation.interval(z.lo, z.hi))
         case ProductNode():
-            box = _product_interval(*operands)
+            box = _product_interval(node, *operands)
         case AffineNode() | OpaqueNode():
             box = node.interval(values, *operands)
         case _:
@@ -47,9 +48,12 @@ def node_interval(
     return box
 
 
-def _product_interval(x: Box, y: Box) -> Box:
-    corners = jnp.stack([x.lo * y.lo, x.lo * y.hi, x.hi * y.lo, x.hi * y.hi])
-    return Box(corners.min(axis=0), corners.max(axis=0))
+def _product_interval(node: ProductNode, x: Box, y: Box) -> Box:
+    """Every product lies between its least and its greatest corner."""
+    (xlo, ylo), (xhi, yhi) = node.expand(x.lo, y.lo), node.expand(x.hi, y.hi)
+    corners = [p * q for p in (xlo, xhi) for q in (ylo, yhi)]
+    least, most = (functools.reduce(f, corners) for f in (jnp.minimum, jnp.maximum))
+    return Box(node.collect(least), node.collect(most))
 
 
 def propagate(

@@ -59,6 +59,9 @@ def rounding_unit(program: Program) -> float:
         if isinstance(node, AffineNode):
             reach = max(node.size, *(sizes[i] for i in node.inputs))
             total += _PLAIN if node.separable else reach + _PLAIN
+        elif isinstance(node, ProductNode) and node.sums:
+            # Both operands are as large as the terms of one sum, or larger.
+            total += max(sizes[i] for i in node.inputs) + _PLAIN
         elif isinstance(node, ActivationNode) and node.activation.piecewise_linear:
             total += _PLAIN
         else:
@@ -124,8 +127,8 @@ class _Errors:
             case ProductNode():
                 x, y = node.inputs
                 mx, my, ex, ey = (d[i] for d in (self.size, self.error) for i in (x, y))
-                self.size[out] = mx * my
-                carried = mx * ey + my * ex + ex * ey
+                self.size[out] = node.apply(mx, my)
+                carried = node.apply(mx, ey) + node.apply(ex, my + ey)
                 self.error[out] = carried + self._unit * self.size[out]
             case OpaqueNode():
                 inputs = [self._wide(i) for i in node.inputs]

@@ -26,7 +26,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from jaxcert.box import Box
 from jaxcert.branch.inputs import InputSplitOptions, bound_box, halves
-from jaxcert.branch.search import Chunks, Search, advance
+from jaxcert.branch.search import Chunks, Search, advance, by_parts
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
 
@@ -227,18 +227,19 @@ def run_chunk(
         )
         bound = functools.partial(bound_box, program, options.crown, params)
         own = jax.tree.map(lambda v: v[owner], specs)
-        proved, point, found, feature, doubt = jax.vmap(bound)(cells, own)
-        survives = valid & ~done & ~proved
-        in_doubt = survives & jnp.isfinite(doubt)
-        parts, whole = halves(cells, feature)
+        found = by_parts(lambda cell: bound(*cell), (cells, own), valid, options.part)
+        survives = valid & ~done & ~found.proved
+        in_doubt = survives & jnp.isfinite(found.doubt)
+        worth = found.worth.reshape(len(owner), -1)
+        parts, whole = halves(found.box, jnp.argmax(worth, axis=1))
         stuck = survives & whole
         survives = survives & ~stuck
         kept = _gathered(known.kept, rest, owner, valid)
-        kept = _gathered(kept, cells, owner, stuck)
+        kept = _gathered(kept, found.box, owner, stuck)
         mine = owner == jnp.arange(classes)[:, None]
         join = jax.vmap(Reach.joined, in_axes=(0, None, 0))
-        reach = join(known.reach, point, mine & valid & ~done & found)
-        suspect = join(known.suspect, point, mine & in_doubt)
+        reach = join(known.reach, found.point, mine & valid & ~done & found.refutes)
+        suspect = join(known.suspect, found.point, mine & in_doubt)
         bounded = (valid & ~done).astype(known.processed.dtype)
         processed = known.processed.at[owner].add(bounded)
         children = Cells(parts, jnp.concatenate([owner, owner]))
@@ -306,7 +307,7 @@ def split_domain(
     tolerance = jnp.asarray(_SPARE * task.tolerance)
     specs = [not_class(c, task.num_classes) for c in task.labels]
     spec: Spec = jax.tree.map(lambda *v: jnp.stack(v), *specs)
-    options = options.fitted(task.program, len(spec.offset[0]))
+    options = options.fitted(task.program, len(spec.offset[0]), task.domain.lo.size)
     search, turn = _start(task, options), 0
     chunks = Chunks(
         functools.partial(

@@ -1,12 +1,15 @@
 """Branch and bound over the input box: complete for narrow inputs, of any activation.
 
-The subproblems of this search (`search.py`) are boxes. A step bounds each by CROWN in
-float64, drops what is proved, tries the point at which each bound is least as a
-counterexample, and hands back the two halves of everything else, cut where the bound's
+The subproblems of this search (`search.py`) are boxes of the features that may vary. A
+step bounds each by CROWN in float64, drops what is proved, tries the point at which
+each bound is least as a counterexample, clips what is left to where the bounds allow
+counterexamples, and hands back the two halves of that, cut where the bounds'
 coefficients say that it pays most. A box too small to be cut leaves the answer UNKNOWN.
 Points that rounding leaves in doubt are judged by the host between two chunks.
 
-Boxes weigh what their inputs do: stack and block are sized by bytes (`memory.py`).
+Boxes weigh what their features do: stack and part are sized by bytes (`memory.py`).
+
+Source of the clipping: Zhou et al., "Clip-and-Verify", NeurIPS 2025.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
-from jaxcert.branch.search import Chunks, Search, advance
+from jaxcert.branch.search import Chunks, Search, advance, by_parts
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
@@ -38,31 +41,37 @@ class InputSplitOptions:
 
     Attributes:
       block: most boxes bounded per step.
+      part: how many of them at once.
       steps: most steps per call (a chunk).
       capacity: most boxes on the stack.
       crown: how each box is bounded.
     """
 
     block: int = 512
+    part: int = 8
     steps: int = 20
     capacity: int = 1 << 18
     crown: CrownOptions = CrownOptions(bucket=16)
 
-    def fitted(self, program: Program, rows: int) -> InputSplitOptions:
-        """Returns the options with block and stack as large as the memory allows.
+    def fitted(self, program: Program, rows: int, free: int) -> InputSplitOptions:
+        """Returns the options with part, block and stack as the memory allows.
 
         Args:
           program: whose inputs are split.
           rows: of the spec that is bounded over every box.
+          free: features that vary, which are all that the stack holds.
         """
         sizes = [program.input_size, *(node.size for node in program.nodes)]
         asked = 2 * (self.crown.bucket or max(sizes))
         # Rows at two values and what is computed of them; ranges, lines and errors.
         step = 4 * max(asked, rows) * max(sizes) + 12 * sum(sizes)
-        block = room_for(8 * step, 1, self.block)
+        part = room_for(8 * step, 1, min(self.part, self.block))
+        # What a block's boxes hand back: points, what is left of them, both its halves.
+        block = room_for(64 * program.input_size, part, self.block)
+        block = max(block // part, 1) * part
         least = min(4 * block, self.capacity)
-        capacity = room_for(16 * program.input_size, least, self.capacity)
-        return dataclasses.replace(self, block=block, capacity=capacity)
+        capacity = room_for(16 * free, least, self.capacity)
+        return dataclasses.replace(self, part=part, block=block, capacity=capacity)
 
 
 class InputAnswer(NamedTuple):
@@ -81,7 +90,7 @@ class InputAnswer(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What a search over input boxes, leaves (P, *d) of float64, has learned.
+    """What a search over input boxes, leaves (P, k) of float64, has learned.
 
     Attributes:
       witness: a point that violates the spec; NaN if none is known.
@@ -100,14 +109,31 @@ class Known:
     processed: Int[Array, ""]
 
 
+class Bounded(NamedTuple):
+    """What is known of a box once it is bounded.
+
+    Attributes:
+      proved: whether the spec holds all over it.
+      point: where its bound is least, or its centre; shape (*d).
+      refutes: whether the spec is violated there.
+      doubt: the margin there if rounding leaves in doubt whether it is, else inf: the
+        slack is that of the whole box.
+      box: the part of it that holds all points that violate the spec, (*d).
+      worth: how much is gained by cutting that part, per feature, (*d).
+    """
+
+    proved: Bool[Array, ""]
+    point: Float[Array, "*d"]
+    refutes: Bool[Array, ""]
+    doubt: Float[Array, ""]
+    box: Box
+    worth: Float[Array, "*d"]
+
+
 def bound_box(
     program: Program, options: CrownOptions, params: Any, box: Box, spec: Spec
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Returns whether the spec is proved, a point, whether it refutes, where to cut.
-
-    The last result is the point's margin if rounding leaves in doubt whether it
-    refutes, else inf: the slack is that of the whole box.
-    """
+) -> Bounded:
+    """Returns what CROWN says of a spec over one box, float64."""
     values = program.prepare(params, jnp.float64)
     layers = bound_layers(program, values, box, options)
     pulled, const = layers.lower({program.output: spec.coefficients}, spec.offset)
@@ -121,9 +147,17 @@ def bound_box(
         bar = float64_slack(
             program, values, layers.boxes, spec.coefficients, noise=False
         )
-    proved = spec.margin(rows) > bar
-
     clauses = spec.clauses(rows)
+    parts, empty = violations(box, spec, pulled, least, bar)
+    left = ~((clauses > bar) | (empty & ~jnp.isnan(clauses)))
+    wide = left.reshape((-1,) + (1,) * box.lo.ndim)
+    # Something undefined anywhere says nothing of any point.
+    sure = ~jnp.any(jnp.isnan(clauses)) & jnp.any(left)
+    clipped = Box(
+        jnp.where(sure, jnp.where(wide, parts.lo, jnp.inf).min(axis=0), box.lo),
+        jnp.where(sure, jnp.where(wide, parts.hi, -jnp.inf).max(axis=0), box.hi),
+    )
+
     worst = jnp.argmin(jnp.where(jnp.isnan(clauses), -jnp.inf, clauses))
     inside = spec.clause == worst
     # The clause's best row decides it; cut where that row's bound has most to gain.
@@ -132,7 +166,6 @@ def bound_box(
     point = jnp.where(jnp.isfinite(pulled[row]), point, box.center)
     gain = jnp.where(inside.reshape((-1,) + (1,) * box.lo.ndim), jnp.abs(pulled), 0)
     gain = jnp.nan_to_num(gain.sum(axis=0), nan=1.0, posinf=1.0)
-    feature = jnp.argmax((gain + 1e-3 * gain.max() + 1e-30) * box.edges())
 
     def margin(z: Array) -> Array:
         y = program.evaluate_prepared(values, z)
@@ -143,8 +176,77 @@ def bound_box(
     point = jnp.where(at_point <= at_center, point, box.center)
     value = jnp.minimum(at_point, at_center)
     refutes = value <= -slack
-    doubt = jnp.where(refutes | (value > slack), jnp.inf, value)
-    return proved, point, refutes, feature, doubt
+    return Bounded(
+        proved=~jnp.any(left),
+        point=point,
+        refutes=refutes,
+        doubt=jnp.where(refutes | (value > slack), jnp.inf, value),
+        box=clipped,
+        worth=(gain + 1e-3 * gain.max() + 1e-30) * clipped.edges(),
+    )
+
+
+def violations(
+    box: Box,
+    spec: Spec,
+    pulled: Float[Array, "rows *d"],
+    least: Float[Array, " rows"],
+    bar: Float[Array, ""],
+) -> tuple[Box, Bool[Array, " clauses"]]:
+    """Returns boxes that hold all violations of each clause, and which are empty.
+
+    A clause is violated where none of its rows is > 0. A row is at least A z + c - bar,
+    whose least value over the box is l - bar; with a_i > 0 it is at least
+    a_i (z_i - lo_i) + l - bar, so that z_i <= lo_i + (bar - l) / a_i wherever the row
+    is not positive, and likewise from above where a_i < 0. The bar counts twice here,
+    once for the rounding of these few operations, which are rounded outward besides.
+
+    Args:
+      box: a box, float64.
+      spec: whose clauses are asked about.
+      pulled, least: A of every row, and l.
+      bar: what rounding may do to a row's bound anywhere in the box.
+    """
+    spare = (2 * bar - least).reshape((-1,) + (1,) * box.lo.ndim)
+    step = spare / jnp.abs(pulled) * (1 + 2.0**-40) + 2.0**-1000  # not flushed to 0
+    step = jnp.where(jnp.isfinite(step) & jnp.isfinite(pulled), step, jnp.inf)
+    hi = jnp.where(pulled > 0, jnp.nextafter(box.lo + step, jnp.inf), box.hi)
+    lo = jnp.where(pulled < 0, jnp.nextafter(box.hi - step, -jnp.inf), box.lo)
+    lo = jax.ops.segment_max(jnp.maximum(lo, box.lo), spec.clause, spec.num_clauses)
+    hi = jax.ops.segment_min(jnp.minimum(hi, box.hi), spec.clause, spec.num_clauses)
+    return Box(lo, hi), jnp.any(lo > hi, axis=tuple(range(1, lo.ndim)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Varying:
+    """The features of a box that vary; the others stay what they are.
+
+    Attributes:
+      box: the whole box, (*d).
+      index: of the features that vary, in row-major order, (k,).
+    """
+
+    box: Box
+    index: Int[Array, " k"]
+
+    @staticmethod
+    def of(box: Box) -> Varying:
+        """Returns the features of a box that have an edge; one if there is none."""
+        index = np.flatnonzero(np.asarray(box.lo) < np.asarray(box.hi))
+        return Varying(box, jnp.asarray(index if index.size else [0]))
+
+    def part(self, v: Float[Array, "*d"]) -> Float[Array, " k"]:
+        """Returns what belongs to the features that vary."""
+        return v.reshape(-1)[self.index]
+
+    def whole(self, part: Box) -> Box:
+        """Returns the box whose varying features lie in `part`, leaves (k,)."""
+
+        def put(v: Array, part: Array) -> Array:
+            return v.reshape(-1).at[self.index].set(part).reshape(v.shape)
+
+        return jax.tree.map(put, self.box, part)
 
 
 @functools.partial(
@@ -155,29 +257,35 @@ def run_chunk(
     options: InputSplitOptions,
     params: Any,
     spec: Spec,
+    varying: Varying,
     search: Search,
     steps: Int[Array, ""],
 ) -> Search:
     """Returns the search after at most so many steps; it ends at a counterexample."""
 
+    def bound(part: Box) -> Bounded:
+        box = varying.whole(part)
+        found = bound_box(program, options.crown, params, box, spec)
+        return found._replace(
+            box=jax.tree.map(varying.part, found.box), worth=varying.part(found.worth)
+        )
+
     def step(
         known: Known, boxes: Box, valid: Bool[Array, " block"]
     ) -> tuple[Known, Box, Bool[Array, " n"]]:
-        bound = functools.partial(bound_box, program, options.crown, params)
-        proved, point, refutes, feature, doubt = jax.vmap(bound, in_axes=(0, None))(
-            boxes, spec
-        )
-        refutes = refutes & valid
-        survives = valid & ~proved
-        doubt = jnp.where(survives, doubt, jnp.inf)
+        found = by_parts(bound, boxes, valid, options.part)
+        refutes = found.refutes & valid
+        survives = valid & ~found.proved
+        doubt = jnp.where(survives, found.doubt, jnp.inf)
         worst = jnp.argmin(doubt)
         worse = doubt[worst] < known.suspect_margin
-        children, whole = halves(boxes, feature)
-        found = jnp.any(refutes)
+        children, whole = halves(found.box, jnp.argmax(found.worth, axis=1))
+        any_refutes = jnp.any(refutes)
+        witness = found.point[jnp.argmax(refutes)]
         known = Known(
-            witness=jnp.where(found, point[jnp.argmax(refutes)], known.witness),
-            refuted=known.refuted | found,
-            suspect=jnp.where(worse, point[worst], known.suspect),
+            witness=jnp.where(any_refutes, witness, known.witness),
+            refuted=known.refuted | any_refutes,
+            suspect=jnp.where(worse, found.point[worst], known.suspect),
             suspect_margin=jnp.minimum(doubt[worst], known.suspect_margin),
             stuck=known.stuck | jnp.any(survives & whole),
             processed=known.processed + jnp.sum(valid).astype(known.processed.dtype),
@@ -228,7 +336,9 @@ def decide_by_input(
       deadline: `time.monotonic()` after which no further chunk begins.
     """
     program, params = judge.model.program, judge.model.double
-    options = options.fitted(program, len(spec.offset))
+    whole = jax.tree.map(jnp.asarray, box)
+    varying = Varying.of(whole)
+    options = options.fitted(program, len(spec.offset), varying.index.size)
     known = Known(
         witness=jnp.full(np.shape(box.lo), jnp.nan),
         refuted=jnp.zeros((), bool),
@@ -237,9 +347,9 @@ def decide_by_input(
         stuck=jnp.zeros((), bool),
         processed=jnp.zeros((), jnp.int32),
     )
-    stack = _stack_of(options.capacity, jax.tree.map(jnp.asarray, box))
+    stack = _stack_of(options.capacity, jax.tree.map(varying.part, whole))
     search = Search(stack, jnp.ones((), jnp.int32), known)
-    advance_by = functools.partial(run_chunk, program, options, params, spec)
+    advance_by = functools.partial(run_chunk, program, options, params, spec, varying)
     chunks = Chunks(advance_by, options.steps, deadline)
     witness, suspects = None, 0
     while witness is None and not bool(search.known.stuck) and chunks.wanted(search):

@@ -116,6 +116,36 @@ def advance(
     return lax.while_loop(more, body, (jnp.int32(0), search))[1]
 
 
+def by_parts(
+    bound: Callable[[Any], Any], items: Any, valid: Bool[Array, " block"], size: int
+) -> Any:
+    """Returns `bound` of every valid item, leaves (block, ...); zeros for the others.
+
+    A part that holds none is not computed, so that a block costs what is in it.
+
+    Args:
+      bound: of one item, a pytree of arrays.
+      items: leaves (block, ...), the valid ones first.
+      valid: which are any.
+      size: of a part; it divides the block.
+    """
+    count = valid.size
+    whole = jax.eval_shape(jax.vmap(bound), items)
+    found = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), whole)
+    parts = (jnp.sum(valid) + size - 1) // size
+
+    def one(index: Array, found: Any) -> Any:
+        start = jnp.minimum(index * size, count - size)
+        part = jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, size), items)
+        return jax.tree.map(
+            lambda v, new: lax.dynamic_update_slice_in_dim(v, new, start, 0),
+            found,
+            jax.vmap(bound)(part),
+        )
+
+    return lax.fori_loop(0, parts, one, found)
+
+
 def pop_block(
     stack: Any, count: Int[Array, ""], block: int
 ) -> tuple[Any, Int[Array, ""], Bool[Array, " block"]]:

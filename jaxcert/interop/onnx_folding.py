@@ -61,6 +61,12 @@ _REARRANGE: Mapping[str, Callable[..., Any]] = {
 }
 
 
+def _cumsum(x: np.ndarray, axis: int, reverse: bool) -> np.ndarray:
+    ordered = np.flip(x, axis) if reverse else x
+    total = np.cumsum(ordered, axis, dtype=x.dtype)
+    return np.flip(total, axis) if reverse else total
+
+
 def _reduce(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x, axes, keepdims: function(
         x, axis=axes, keepdims=keepdims, dtype=x.dtype
@@ -74,6 +80,10 @@ _COMMON: Mapping[str, Callable[..., Any]] = {
     "add": np.add,
     "sub": np.subtract,
     "equal": np.equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
     "mul": np.multiply,
     "min": np.minimum,
     "max": np.maximum,
@@ -84,6 +94,11 @@ _COMMON: Mapping[str, Callable[..., Any]] = {
 _INTEGER: Mapping[str, Callable[..., Any]] = {
     **_COMMON,
     "div": _integer_divide,
+    "logical_not": np.logical_not,
+    "logical_and": np.logical_and,
+    "logical_or": np.logical_or,
+    "logical_xor": np.logical_xor,
+    "cumsum": _cumsum,
     "reduce_prod": _reduce(np.prod),
 }
 _FLOAT: Mapping[str, Callable[..., Any]] = {

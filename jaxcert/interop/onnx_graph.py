@@ -159,6 +159,7 @@ def _conv(
     padding: tuple[tuple[int, int], ...],
     dilations: tuple[int, ...],
     groups: int,
+    input_dilations: tuple[int, ...] | None = None,
 ) -> Any:
     x, kernel = _same_dtype(x, kernel)
     return lax.conv_general_dilated(
@@ -166,6 +167,7 @@ def _conv(
         kernel,
         window_strides=strides,
         padding=padding,
+        lhs_dilation=input_dilations,
         rhs_dilation=dilations,
         feature_group_count=groups,
     )
@@ -241,6 +243,27 @@ def _select(x: Any, y: Any, mask: bytes, shape: tuple[int, ...]) -> Any:
     return jnp.where(chosen, jnp.broadcast_to(x, shape), jnp.broadcast_to(y, shape))
 
 
+def _where(condition: Any, x: Any, y: Any, shape: tuple[int, ...]) -> Any:
+    x, y = _same_dtype(x, y)
+    return jnp.where(*(jnp.broadcast_to(v, shape) for v in (condition, x, y)))
+
+
+def _arg(x: Any, axis: int, last: bool, sign: float) -> Any:
+    """The first or last index of the greatest element of sign * x, as a float."""
+    x = sign * x
+    count = x.shape[axis]
+    order = np.arange(count, dtype=x.dtype)
+    index = jnp.expand_dims(order, tuple(i for i in range(x.ndim) if i != axis))
+    best = x >= jnp.max(x, axis=axis, keepdims=True)
+    if last:
+        return jnp.max(jnp.where(best, index, 0.0), axis=axis)
+    return jnp.min(jnp.where(best, index, float(count - 1)), axis=axis)
+
+
+def _einsum(*operands: Any, equation: str) -> Any:
+    return jnp.einsum(equation, *_same_dtype(*operands))
+
+
 def _concat(*operands: Any, axis: int) -> Any:
     return lax.concatenate(_same_dtype(*operands), axis)
 
@@ -269,6 +292,9 @@ OPERATORS: Mapping[str, Callable[..., Any]] = {
     "floor": jnp.floor,
     "ceil": jnp.ceil,
     "round_even": jnp.round,
+    "rsqrt": lax.rsqrt,
+    "soft_sign": jax.nn.soft_sign,
+    "mish": jax.nn.mish,
     "cast": _cast,
     "round": _round,
     # elementwise, two operands
@@ -279,15 +305,32 @@ OPERATORS: Mapping[str, Callable[..., Any]] = {
     "min": _elementwise(jnp.minimum),
     "max": _elementwise(jnp.maximum),
     "prelu": _prelu,
+    # decisions
+    "equal": _elementwise(jnp.equal),
+    "less": _elementwise(jnp.less),
+    "less_equal": _elementwise(jnp.less_equal),
+    "greater": _elementwise(jnp.greater),
+    "greater_equal": _elementwise(jnp.greater_equal),
+    "logical_not": jnp.logical_not,
+    "logical_and": _elementwise(jnp.logical_and),
+    "logical_or": _elementwise(jnp.logical_or),
+    "where": _where,
+    "argmax": functools.partial(_arg, sign=1.0),
+    "argmin": functools.partial(_arg, sign=-1.0),
     # linear maps and reductions
     "matmul": lambda x, y: jnp.matmul(*_same_dtype(x, y)),
     "conv": _conv,
+    "einsum": _einsum,
     "max_pool": functools.partial(_pool, kind="max"),
     "avg_pool": _avg_pool,
     "reduce_sum": lambda x, axes, keepdims: jnp.sum(x, axis=axes, keepdims=keepdims),
     "reduce_max": lambda x, axes, keepdims: jnp.max(x, axis=axes, keepdims=keepdims),
     "reduce_min": lambda x, axes, keepdims: jnp.min(x, axis=axes, keepdims=keepdims),
     "reduce_mean": _mean,
+    "logsumexp": lambda x, axes, keepdims: jax.nn.logsumexp(x, axes, keepdims=keepdims),
+    "cumsum": lambda x, axis, reverse: lax.cumsum(x, axis, reverse=reverse),
+    "softmax": lambda x, axis: jax.nn.softmax(x, axis),
+    "log_softmax": lambda x, axis: jax.nn.log_softmax(x, axis),
     # rearrangement
     "reshape": lambda x, shape: jnp.reshape(x, shape),
     "transpose": lambda x, permutation: jnp.transpose(x, permutation),

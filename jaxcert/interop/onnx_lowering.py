@@ -106,7 +106,8 @@ class Builder:
         """Returns the value of an operation, folded where it is a constant."""
         settings: Attributes = tuple(sorted(attributes.items()))
         values = [v for v in operands if not isinstance(v, float)]
-        types = dict.fromkeys(WIDE if is_low(v.dtype) else v.dtype for v in values)
+        numbers = [v for v in values if v.dtype != np.bool_] or values
+        types = dict.fromkeys(WIDE if is_low(v.dtype) else v.dtype for v in numbers)
         if len(types) > 1 and op != "power":
             raise ValueError(f"its operands are of types {', '.join(map(str, types))}")
         if not any(isinstance(v, Computed) for v in operands):
@@ -115,7 +116,7 @@ class Builder:
                 return folded
         inputs = [self._operand(v) for v in operands]
         abstract = [
-            jax.ShapeDtypeStruct(v.shape, np.float32)
+            jax.ShapeDtypeStruct(v.shape, bool if v.dtype == np.bool_ else np.float32)
             for v, entry in zip(operands, inputs, strict=True)
             if isinstance(entry, str) and not isinstance(v, float)
         ]
@@ -125,14 +126,18 @@ class Builder:
             filled = [next(rest) if isinstance(v, str) else v for v in inputs]
             return evaluate(op, settings, filled)
 
-        shape = tuple(jax.eval_shape(call, *abstract).shape)
+        result = jax.eval_shape(call, *abstract)
+        shape = tuple(result.shape)
         if math.prod(shape) > MAX_ELEMENTS:
             raise ValueError(
                 f"its result of shape {shape} has more than {MAX_ELEMENTS} elements"
             )
         self.nodes.append(Node(op, tuple(inputs), settings))
         varies = any(isinstance(v, Computed) and v.varies for v in operands)
-        return Computed(f"n{len(self.nodes) - 1}", shape, values[0].dtype, varies)
+        # A choice between two numbers of a formula is of the type of the network.
+        kind = numbers[0].dtype if numbers[0].dtype != np.bool_ else WIDE
+        dtype = np.dtype(np.bool_) if result.dtype == np.bool_ else kind
+        return Computed(f"n{len(self.nodes) - 1}", shape, dtype, varies)
 
     def cast(self, value: Value, dtype: np.dtype, saturate: bool = True) -> Value:
         """Returns the value in another type, rounded as the type demands.
@@ -147,10 +152,14 @@ class Builder:
             array = cast_array(value.array, dtype, saturate)
             key = ("cast", dtype.name, saturate, value.key)
             return Constant(array, key, value.name)
-        if is_low(dtype):
+        if is_low(dtype) and is_float(value.dtype):
             return self.rounded(value, dtype, saturate)
+        if is_low(dtype):
+            return self.rounded(self.cast(value, WIDE), dtype, saturate)
         self.types.add(dtype)
-        if not is_low(value.dtype) or dtype != WIDE:
+        if not is_float(value.dtype) and value.dtype != np.bool_:
+            value = dataclasses.replace(value, dtype=WIDE)  # a float of whole numbers
+        if value.dtype == np.bool_ or not is_low(value.dtype) or dtype != WIDE:
             value = cast(Computed, self.emit("cast", value, dtype=dtype.name))
         return dataclasses.replace(value, dtype=dtype)
 
@@ -270,6 +279,10 @@ class Call:
     def unread(self) -> list[str]:
         """Returns the names of attributes that the operator's rule did not read."""
         return sorted(set(self.attributes) - self._read)
+
+    def reading(self, x: Value) -> Call:
+        """Returns the same node with x as its first input."""
+        return dataclasses.replace(self, inputs=[x, *self.inputs[1:]])
 
     def has(self, index: int) -> bool:
         """Returns whether the optional input is present."""

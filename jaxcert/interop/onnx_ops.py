@@ -10,17 +10,57 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
-from jaxcert.interop.onnx_lowering import Call, Computed, Constant, Value
+from jaxcert.interop.onnx_activations import (
+    lower_celu,
+    lower_clip,
+    lower_elu,
+    lower_gelu,
+    lower_hard_sigmoid,
+    lower_hard_swish,
+    lower_leaky_relu,
+    lower_pow,
+    lower_reciprocal,
+    lower_selu,
+    lower_swish,
+    unary,
+)
+from jaxcert.interop.onnx_decisions import (
+    lower_arg,
+    lower_comparison,
+    lower_logic,
+    lower_one_hot,
+    lower_thresholded_relu,
+    lower_where,
+)
+from jaxcert.interop.onnx_lowering import Call, Computed
+from jaxcert.interop.onnx_normalisation import (
+    lower_group_norm,
+    lower_instance_norm,
+    lower_layer_norm,
+    lower_lp_norm,
+    lower_mean_variance,
+    lower_reduce_of,
+    lower_reduce_prod,
+    lower_rms_norm,
+)
 from jaxcert.interop.onnx_places import (
+    lower_cumsum,
     lower_gather,
     lower_gather_elements,
     lower_gather_nd,
     lower_pad,
+    lower_scatter_elements,
+    lower_scatter_nd,
     lower_slice,
     lower_split,
     lower_tile,
+    lower_trilu,
+)
+from jaxcert.interop.onnx_quantised import lower_dequantize, lower_quantize
+from jaxcert.interop.onnx_resize import (
+    lower_depth_to_space,
+    lower_resize,
+    lower_space_to_depth,
 )
 from jaxcert.interop.onnx_shapes import (
     Outputs,
@@ -28,31 +68,30 @@ from jaxcert.interop.onnx_shapes import (
     lower_concat,
     lower_constant_of_shape,
     lower_dropout,
-    lower_equal,
     lower_expand,
     lower_flatten,
     lower_identity,
+    lower_mod,
+    lower_non_zero,
+    lower_range,
     lower_reshape,
     lower_shape,
+    lower_size,
     lower_squeeze,
     lower_transpose,
     lower_unsqueeze,
-    lower_where,
+    reshape_to,
 )
-from jaxcert.interop.onnx_types import is_float, is_low, largest, numpy_type, type_name
+from jaxcert.interop.onnx_types import is_float, is_low, numpy_type, type_name
 from jaxcert.interop.onnx_windows import (
     keep_shape,
     lower_batch_norm,
     lower_conv,
+    lower_conv_transpose,
     lower_global_pool,
     lower_pool,
     lower_reduce,
-    lower_reduce_prod,
 )
-
-
-def _unary(op: str) -> Callable[[Call], Outputs]:
-    return lambda call: [call.emit(op, call.value())]
 
 
 def _binary(op: str) -> Callable[[Call], Outputs]:
@@ -72,109 +111,6 @@ def _variadic(op: str) -> Callable[[Call], Outputs]:
 def _mean_of_inputs(call: Call) -> Outputs:
     (total,) = _variadic("add")(call)
     return [call.emit("div", total, float(len(call.inputs)))]
-
-
-def _leaky_relu(call: Call) -> Outputs:
-    return [call.emit("leaky_relu", call.value(), slope=call.attribute("alpha", 0.01))]
-
-
-def _elu(call: Call) -> Outputs:
-    return [call.emit("elu", call.value(), alpha=call.attribute("alpha", 1.0))]
-
-
-def _selu(call: Call) -> Outputs:
-    alpha = call.attribute("alpha", 1.6732632423543772)
-    gamma = call.attribute("gamma", 1.0507009873554805)
-    return [call.emit("mul", call.emit("elu", call.value(), alpha=alpha), gamma)]
-
-
-def _gelu(call: Call) -> Outputs:
-    form = call.attribute("approximate", "none")
-    if form not in ("none", "tanh"):
-        raise ValueError(f"approximate={form!r} does not exist")
-    return [call.emit("gelu", call.value(), tanh=form == "tanh")]
-
-
-def _hard_sigmoid(call: Call) -> Outputs:
-    alpha, beta = call.attribute("alpha", 0.2), call.attribute("beta", 0.5)
-    line = call.emit("add", call.emit("mul", call.value(), alpha), beta)
-    return [call.emit("clip", line, low=0.0, high=1.0)]
-
-
-def _hard_swish(call: Call) -> Outputs:
-    line = call.emit("add", call.emit("div", call.value(), 6.0), 0.5)
-    gate = call.emit("clip", line, low=0.0, high=1.0)
-    return [call.emit("mul", call.value(), gate)]
-
-
-def _swish(call: Call) -> Outputs:
-    if call.attribute("alpha", 1.0) != 1.0:
-        raise call.unsupported("has alpha other than 1")
-    return [call.emit("silu", call.value())]
-
-
-def _reciprocal(call: Call) -> Outputs:
-    return [call.emit("div", 1.0, call.value())]
-
-
-_MOST_EXPONENTS = 16
-
-
-def _pow(call: Call) -> Outputs:
-    x, exponents = call.value(0), call.constant(1, "exponent").array
-    if isinstance(x, Constant):
-        return [call.emit("power", x, call.value(1))]
-    exponents = exponents.astype(np.float64)
-    if not np.isfinite(exponents).all() or exponents.size == 0:
-        raise ValueError("its exponents are not finite numbers")
-    shape = np.broadcast_shapes(x.shape, exponents.shape)
-    if x.shape != shape:
-        x = call.emit("broadcast", x, shape=shape)
-    kinds, which = np.unique(exponents, return_inverse=True)
-    if len(kinds) == 1:
-        return [_power(call, x, float(kinds[0]))]
-    if len(kinds) > _MOST_EXPONENTS:
-        raise call.unsupported(f"has {len(kinds)} different exponents")
-    # Part by part, since the root of one element is none of its neighbour's.
-    which = np.broadcast_to(which.reshape(exponents.shape), shape).reshape(-1)
-    order = np.argsort(which, kind="stable")
-    flat = call.emit("reshape", x, shape=(order.size,))
-    parts = [
-        _power(call, _gather(call, flat, order[which[order] == i]), float(kind))
-        for i, kind in enumerate(kinds)
-    ]
-    joined = _gather(call, call.emit("concat", *parts, axis=0), np.argsort(order))
-    return [call.emit("reshape", joined, shape=shape)]
-
-
-def _gather(call: Call, flat: Value, places: np.ndarray) -> Value:
-    return call.emit("gather", flat, axis=0, indices=tuple(places.tolist()))
-
-
-def _power(call: Call, x: Value, exponent: float) -> Value:
-    if exponent == 0:
-        return call.fill(x, 1.0)
-    return x if exponent == 1 else call.emit("pow", x, exponent=exponent)
-
-
-def _clip(call: Call) -> Outputs:
-    x = call.value()
-    if call.opset < 11:
-        low, high = call.attribute("min"), call.attribute("max")
-    else:
-        low = call.number(1, "lower bound") if call.has(1) else None
-        high = call.number(2, "upper bound") if call.has(2) else None
-    limit = largest(x.dtype)
-    # Exporters write the largest float, or infinity, for "no bound".
-    low = None if low is not None and low <= -limit else low
-    high = None if high is not None and high >= limit else high
-    if low is None and high is None:
-        return [x]
-    if low is not None and high is not None and low > high:
-        if call.opset < 11:
-            raise ValueError(f"lower bound {low} is above its upper bound {high}")
-        return [call.fill(x, high)]  # Min(high, Max(x, low)), by the standard
-    return [call.emit("clip", x, low=low, high=high)]
 
 
 def _cast(call: Call) -> Outputs:
@@ -209,24 +145,37 @@ def _gemm(call: Call) -> Outputs:
     return [keep_shape(result, call.emit("add", result, c))]
 
 
+def _einsum(call: Call) -> Outputs:
+    equation = call.attribute("equation")
+    if not isinstance(equation, str) or "->" in equation.split("->", 1)[-1]:
+        raise ValueError(f"equation {equation!r} is none")
+    values = [call.value(i) for i in range(len(call.inputs))]
+    return [call.emit("einsum", *values, equation=equation.replace(" ", ""))]
+
+
 LOGITS_NOTE = (
     "replaced by its logits: the class and the sign of every margin are unchanged, and "
     "a required margin refers to the logits"
 )
 
 
-def _softmax(call: Call) -> Outputs:
+def _softmax(op: str) -> Callable[[Call], Outputs]:
+    return lambda call: _softmax_of(call, op)
+
+
+def _softmax_of(call: Call, op: str) -> Outputs:
     x = call.value()
-    axis = axis_of(call.attribute("axis", 1 if call.opset < 13 else -1), len(x.shape))
+    rank = len(x.shape)
+    axis = axis_of(call.attribute("axis", 1 if call.opset < 13 else -1), rank)
     reach = math.prod(x.shape[axis:]) if call.opset < 13 else x.shape[axis]
-    if not call.is_final:
-        raise call.unsupported("stands inside the network")
-    if is_low(x.dtype):
-        raise call.unsupported(f"computes in {x.dtype}, which makes classes equal")
-    if reach != math.prod(x.shape):
-        raise call.unsupported(f"does not run over all {math.prod(x.shape)} outputs")
-    call.builder.note(f"final {call.op} {LOGITS_NOTE}")
-    return [x]
+    # In a narrow type classes may become equal: there it is more than its logits.
+    if call.is_final and reach == math.prod(x.shape) and not is_low(x.dtype):
+        call.builder.note(f"final {call.op} {LOGITS_NOTE}")
+        return [x]
+    if call.opset < 13 and axis != rank - 1:
+        (rows,) = reshape_to(call, x, (math.prod(x.shape[:axis]), reach))
+        return reshape_to(call, call.emit(op, rows, axis=1), x.shape)
+    return [call.emit(op, x, axis=axis)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,88 +190,130 @@ class Rule:
 _MANY = 2**31
 
 SUPPORTED: Mapping[str, Rule] = {
-    "Abs": Rule(_unary("abs")),
+    "Abs": Rule(unary("abs")),
     "Add": Rule(_binary("add"), 2, 2),
+    "And": Rule(lower_logic("logical_and"), 2, 2),
+    "ArgMax": Rule(lower_arg("argmax")),
+    "ArgMin": Rule(lower_arg("argmin")),
     "AveragePool": Rule(lower_pool),
     "BatchNormalization": Rule(lower_batch_norm, 5, 5),
     "Cast": Rule(_cast),
-    "Ceil": Rule(_unary("ceil")),
-    "Clip": Rule(_clip, 1, 3),
+    "Ceil": Rule(unary("ceil")),
+    "Celu": Rule(lower_celu),
+    "Clip": Rule(lower_clip, 1, 3),
     "Concat": Rule(lower_concat, 1, _MANY),
-    "Cos": Rule(_unary("cos")),
     "ConstantOfShape": Rule(lower_constant_of_shape),
     "Conv": Rule(lower_conv, 2, 3),
+    "ConvTranspose": Rule(lower_conv_transpose, 2, 3),
+    "Cos": Rule(unary("cos")),
+    "CumSum": Rule(lower_cumsum, 2, 2),
+    "DepthToSpace": Rule(lower_depth_to_space),
+    "DequantizeLinear": Rule(lower_dequantize, 2, 3),
     "Div": Rule(_binary("div"), 2, 2),
     "Dropout": Rule(lower_dropout, 1, 3),
-    "Elu": Rule(_elu),
-    "Equal": Rule(lower_equal, 2, 2),
-    "Erf": Rule(_unary("erf")),
-    "Exp": Rule(_unary("exp")),
+    "Einsum": Rule(_einsum, 1, _MANY),
+    "Elu": Rule(lower_elu),
+    "Equal": Rule(lower_comparison("equal"), 2, 2),
+    "Erf": Rule(unary("erf")),
+    "Exp": Rule(unary("exp")),
     "Expand": Rule(lower_expand, 2, 2),
-    "Floor": Rule(_unary("floor")),
     "Flatten": Rule(lower_flatten),
+    "Floor": Rule(unary("floor")),
     "Gather": Rule(lower_gather, 2, 2),
     "GatherElements": Rule(lower_gather_elements, 2, 2),
     "GatherND": Rule(lower_gather_nd, 2, 2),
-    "Gelu": Rule(_gelu),
+    "Gelu": Rule(lower_gelu),
     "Gemm": Rule(_gemm, 2, 3),
     "GlobalAveragePool": Rule(lower_global_pool("reduce_mean")),
     "GlobalMaxPool": Rule(lower_global_pool("reduce_max")),
-    "HardSigmoid": Rule(_hard_sigmoid),
-    "HardSwish": Rule(_hard_swish),
+    "Greater": Rule(lower_comparison("greater"), 2, 2),
+    "GreaterOrEqual": Rule(lower_comparison("greater_equal"), 2, 2),
+    "GroupNormalization": Rule(lower_group_norm, 3, 3),
+    "HardSigmoid": Rule(lower_hard_sigmoid),
+    "HardSwish": Rule(lower_hard_swish),
     "Identity": Rule(lower_identity),
-    "LeakyRelu": Rule(_leaky_relu),
-    "Log": Rule(_unary("log")),
-    "LogSoftmax": Rule(_softmax),
+    "InstanceNormalization": Rule(lower_instance_norm, 3, 3),
+    "LayerNormalization": Rule(lower_layer_norm, 2, 3),
+    "LeakyRelu": Rule(lower_leaky_relu),
+    "Less": Rule(lower_comparison("less"), 2, 2),
+    "LessOrEqual": Rule(lower_comparison("less_equal"), 2, 2),
+    "Log": Rule(unary("log")),
+    "LogSoftmax": Rule(_softmax("log_softmax")),
+    "LpNormalization": Rule(lower_lp_norm),
     "MatMul": Rule(_binary("matmul"), 2, 2),
     "Max": Rule(_variadic("max"), 1, _MANY),
     "MaxPool": Rule(lower_pool),
     "Mean": Rule(_mean_of_inputs, 1, _MANY),
+    "MeanVarianceNormalization": Rule(lower_mean_variance),
     "Min": Rule(_variadic("min"), 1, _MANY),
+    "Mish": Rule(unary("mish")),
+    "Mod": Rule(lower_mod, 2, 2),
     "Mul": Rule(_binary("mul"), 2, 2),
-    "Neg": Rule(_unary("neg")),
+    "Neg": Rule(unary("neg")),
+    "NonZero": Rule(lower_non_zero),
+    "Not": Rule(lower_logic("logical_not")),
+    "OneHot": Rule(lower_one_hot, 3, 3),
+    "Or": Rule(lower_logic("logical_or"), 2, 2),
     "PRelu": Rule(_binary("prelu"), 2, 2),
     "Pad": Rule(lower_pad, 1, 4),
-    "Pow": Rule(_pow, 2, 2),
-    "Reciprocal": Rule(_reciprocal),
+    "Pow": Rule(lower_pow, 2, 2),
+    "QuantizeLinear": Rule(lower_quantize, 2, 3),
+    "RMSNormalization": Rule(lower_rms_norm, 2, 2),
+    "Range": Rule(lower_range, 3, 3),
+    "Reciprocal": Rule(lower_reciprocal),
+    "ReduceL1": Rule(lower_reduce_of("abs"), 1, 2),
+    "ReduceL2": Rule(lower_reduce_of("square", "sqrt"), 1, 2),
+    "ReduceLogSum": Rule(lower_reduce_of("", "log"), 1, 2),
+    "ReduceLogSumExp": Rule(lower_reduce("logsumexp", 18), 1, 2),
     "ReduceMax": Rule(lower_reduce("reduce_max", 18), 1, 2),
     "ReduceMean": Rule(lower_reduce("reduce_mean", 18), 1, 2),
     "ReduceMin": Rule(lower_reduce("reduce_min", 18), 1, 2),
     "ReduceProd": Rule(lower_reduce_prod, 1, 2),
     "ReduceSum": Rule(lower_reduce("reduce_sum", 13), 1, 2),
-    "Relu": Rule(_unary("relu")),
+    "ReduceSumSquare": Rule(lower_reduce_of("square"), 1, 2),
+    "Relu": Rule(unary("relu")),
     "Reshape": Rule(lower_reshape, 2, 2),
-    "Round": Rule(_unary("round_even")),
-    "Selu": Rule(_selu),
+    "Resize": Rule(lower_resize, 1, 4),
+    "Round": Rule(unary("round_even")),
+    "ScatterElements": Rule(lower_scatter_elements, 3, 3),
+    "ScatterND": Rule(lower_scatter_nd, 3, 3),
+    "Selu": Rule(lower_selu),
     "Shape": Rule(lower_shape),
-    "Sigmoid": Rule(_unary("sigmoid")),
-    "Sign": Rule(_unary("sign")),
-    "Sin": Rule(_unary("sin")),
+    "Sigmoid": Rule(unary("sigmoid")),
+    "Sign": Rule(unary("sign")),
+    "Sin": Rule(unary("sin")),
+    "Size": Rule(lower_size),
     "Slice": Rule(lower_slice, 1, 5),
-    "Softmax": Rule(_softmax),
-    "Softplus": Rule(_unary("softplus")),
+    "Softmax": Rule(_softmax("softmax")),
+    "Softplus": Rule(unary("softplus")),
+    "Softsign": Rule(unary("soft_sign")),
+    "SpaceToDepth": Rule(lower_space_to_depth),
     "Split": Rule(lower_split, 1, 2),
-    "Sqrt": Rule(_unary("sqrt")),
+    "Sqrt": Rule(unary("sqrt")),
     "Squeeze": Rule(lower_squeeze, 1, 2),
     "Sub": Rule(_binary("sub"), 2, 2),
     "Sum": Rule(_variadic("add"), 1, _MANY),
-    "Swish": Rule(_swish),
-    "Tanh": Rule(_unary("tanh")),
+    "Swish": Rule(lower_swish),
+    "Tanh": Rule(unary("tanh")),
+    "ThresholdedRelu": Rule(lower_thresholded_relu),
     "Tile": Rule(lower_tile, 2, 2),
     "Transpose": Rule(lower_transpose),
+    "Trilu": Rule(lower_trilu, 1, 2),
     "Unsqueeze": Rule(lower_unsqueeze, 1, 2),
+    "Upsample": Rule(lower_resize, 1, 2),
     "Where": Rule(lower_where, 3, 3),
+    "Xor": Rule(lower_logic("logical_xor"), 2, 2),
 }
-"""The operators that are read, besides Constant, which is part of the file's weights.
-
-Softmax and LogSoftmax are read as a network's last operator only."""
+"""The operators that are read, besides Constant, which is part of the weights."""
 
 
 EXACT = frozenset(
-    "Abs Cast Ceil Clip Concat ConstantOfShape Dropout Equal Expand Flatten Floor "
-    "Gather GatherElements GatherND GlobalMaxPool Identity Max MaxPool Min Neg Pad "
-    "ReduceMax ReduceMin Relu Reshape Round Shape Sign Slice Split Squeeze Tile "
-    "Transpose Unsqueeze Where".split()
+    "Abs And ArgMax ArgMin Cast Ceil Clip Concat ConstantOfShape DepthToSpace "
+    "Dropout Equal Expand Flatten Floor Gather GatherElements GatherND "
+    "GlobalMaxPool Greater GreaterOrEqual Identity Less LessOrEqual Max MaxPool "
+    "Min Mod Neg NonZero Not OneHot Or Pad Range ReduceMax ReduceMin Relu Reshape "
+    "Round ScatterElements ScatterND Shape Sign Size Slice SpaceToDepth Split "
+    "Squeeze ThresholdedRelu Tile Transpose Trilu Unsqueeze Where Xor".split()
 )
 """Operators whose results are exact in every type, so that nothing is rounded."""
 

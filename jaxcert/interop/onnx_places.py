@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcert.interop.onnx_lowering import Call, Value
+from jaxcert.interop.onnx_lowering import Call, Constant, Value
 from jaxcert.interop.onnx_shapes import Outputs, axis_of, reshape_to
 
 MAX_PLACES = 2**22
@@ -177,6 +177,76 @@ def _pick(call: Call, x: Value, places: np.ndarray) -> Value:
     return reshape_to(call, picked, places.shape)[0]
 
 
+def lower_scatter_nd(call: Call) -> Outputs:
+    x, indices, updates = call.value(0), call.constant(1, "indices"), call.value(2)
+    call.integers(1, "indices")
+    depth = indices.shape[-1] if indices.shape else 0
+    if not 1 <= depth <= len(x.shape):
+        raise ValueError(f"indices of shape {indices.shape} do not fit {x.shape}")
+    index = tuple(_inside(indices.array[..., i], x.shape[i]) for i in range(depth))
+    places = _places(x, math.prod(updates.shape))[index]
+    return _scattered(call, x, places, updates)
+
+
+def lower_scatter_elements(call: Call) -> Outputs:
+    x, indices, updates = call.value(0), call.constant(1, "indices"), call.value(2)
+    call.integers(1, "indices")
+    axis = axis_of(call.attribute("axis", 0), len(x.shape))
+    index = list(np.indices(indices.shape))
+    if len(indices.shape) != len(x.shape):
+        raise ValueError(f"indices of shape {indices.shape} do not fit {x.shape}")
+    index[axis] = _inside(indices.array, x.shape[axis])
+    return _scattered(call, x, _places(x, indices.array.size)[tuple(index)], updates)
+
+
+def _scattered(call: Call, x: Value, places: np.ndarray, updates: Value) -> Outputs:
+    """Returns x with the updates at these places, by picking from both."""
+    if call.attribute("reduction", "none") != "none":
+        raise call.unsupported("adds to what it replaces (reduction is not 'none')")
+    if places.shape != updates.shape:
+        raise ValueError(f"updates of shape {updates.shape} do not fit {places.shape}")
+    size, count = math.prod(x.shape), places.size
+    if len(np.unique(places)) != count:
+        raise call.unsupported("writes one place twice")
+    source = np.arange(size)
+    source[places.reshape(-1)] = size + np.arange(count)
+    flat = [
+        *reshape_to(call, x, (size,)),
+        *reshape_to(call, updates, (count,)),
+    ]
+    both = call.emit("concat", *flat, axis=0)
+    return reshape_to(call, gather_along(call, both, 0, source), x.shape)
+
+
+def lower_trilu(call: Call) -> Outputs:
+    x = call.value()
+    offset = call.integers(1, "diagonal")[0] if call.has(1) else 0
+    if len(x.shape) < 2 or math.prod(x.shape) > MAX_PLACES:
+        raise ValueError(f"its input has shape {x.shape}")
+    upper = call.flag("upper", True)
+    kept = (np.triu if upper else np.tril)(np.ones(x.shape, bool), offset)
+    zero = Constant(np.zeros((), x.dtype), ("zero", x.dtype.name), "zero")
+    return [call.emit("select", x, zero, mask=kept.tobytes(), shape=x.shape)]
+
+
+def lower_cumsum(call: Call) -> Outputs:
+    x = call.value()
+    axis = axis_of(int(call.number(1, "axis")), len(x.shape))
+    backwards, size = call.flag("reverse"), x.shape[axis]
+    if call.flag("exclusive") and size:
+        # Without its own element every sum is that of its neighbour.
+        padding = [(0, 0)] * len(x.shape)
+        padding[axis] = (0, 1) if backwards else (1, 0)
+        x = call.emit("pad", x, padding=tuple(padding), value=0.0)
+        x = _take_range(call, x, axis, 1 if backwards else 0, 1, size)
+    return [call.emit("cumsum", x, axis=axis, reverse=backwards)]
+
+
+def gather_along(call: Call, x: Value, axis: int, places: np.ndarray) -> Value:
+    """Returns the elements at these places of an axis."""
+    return call.emit("gather", x, axis=axis, indices=tuple(places.tolist()))
+
+
 def lower_pad(call: Call) -> Outputs:
     x = call.value()
     rank = len(x.shape)
@@ -219,5 +289,5 @@ def _pad_with_own(
             raise ValueError(f"its result has more than {MAX_PLACES} elements")
         if (low, high) != (0, 0):
             kept = np.pad(np.arange(size), (low, high), mode)
-            x = call.emit("gather", x, axis=axis, indices=tuple(kept.tolist()))
+            x = gather_along(call, x, axis, kept)
     return x

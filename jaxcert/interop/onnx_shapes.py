@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxcert.interop.onnx_folding import MAX_FOLDED
-from jaxcert.interop.onnx_lowering import Call, Computed, Constant, Value
+from jaxcert.interop.onnx_lowering import Call, Constant, Value
 
 Outputs = Sequence[Value]
 
@@ -126,19 +126,38 @@ def lower_constant_of_shape(call: Call) -> Outputs:
     return [Constant(array, ("full", shape, fill.dtype.name, fill.item()), "fill")]
 
 
-def lower_equal(call: Call) -> Outputs:
-    """Equality of constants: which shape it is, where exporters write Expand."""
-    if any(isinstance(v, Computed) for v in call.inputs):
-        raise call.unsupported("compares values of the network")
-    return [call.emit("equal", call.value(0), call.value(1))]
+def lower_size(call: Call) -> Outputs:
+    count = math.prod(call.value().shape)
+    return [Constant(np.array(count, np.int64), ("size", count), "size")]
 
 
-def lower_where(call: Call) -> Outputs:
-    condition, x, y = call.constant(0, "condition"), call.value(1), call.value(2)
-    if condition.dtype != np.bool_:
-        raise TypeError(f"its condition is of type {condition.dtype}, not bool")
-    shape = np.broadcast_shapes(condition.shape, x.shape, y.shape)
-    if math.prod(shape) > MAX_FOLDED:
-        raise ValueError(f"its result of shape {shape} is too large")
-    mask = np.broadcast_to(condition.array, shape).tobytes()
-    return [call.emit("select", x, y, mask=mask, shape=shape)]
+def lower_range(call: Call) -> Outputs:
+    start, limit, delta = (call.constant(i, "ends").array for i in range(3))
+    if len({start.dtype, limit.dtype, delta.dtype}) > 1 or delta == 0:
+        raise ValueError("its ends and step are of different types, or its step is 0")
+    if any(v.size != 1 or not np.isfinite(v).all() for v in (start, limit, delta)):
+        raise ValueError("its ends and step are not finite numbers")
+    first, last, step = (v.reshape(()).item() for v in (start, limit, delta))
+    count = max(math.ceil((last - first) / step), 0)
+    if count > MAX_FOLDED:
+        raise ValueError(f"it makes more than {MAX_FOLDED} elements")
+    array = (first + np.arange(count) * step).astype(start.dtype)
+    return [Constant(array, ("range", first, last, step, array.dtype.name), "range")]
+
+
+def lower_non_zero(call: Call) -> Outputs:
+    array = call.constant(0, "operand").array
+    if array.ndim == 0:
+        raise call.unsupported("looks for elements of a number")
+    found = np.stack(np.nonzero(array)).astype(np.int64)
+    return [Constant(found, ("nonzero", call.constant(0, "operand").key), "places")]
+
+
+def lower_mod(call: Call) -> Outputs:
+    x, y = call.constant(0, "operand"), call.constant(1, "divisor")
+    if x.is_float or y.is_float or call.flag("fmod"):
+        raise call.unsupported("divides values that are not whole")
+    if np.any(y.array == 0):
+        raise ValueError("it divides by zero")
+    array = np.mod(x.array, y.array)
+    return [Constant(array, ("mod", x.key, y.key), x.name)]

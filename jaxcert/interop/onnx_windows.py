@@ -71,12 +71,110 @@ def lower_conv(call: Call) -> Outputs:
         groups=call.attribute("group", 1),
     )
     if call.has(2):
-        bias = _per_channel(call, call.value(2), len(x.shape))
+        bias = per_channel(call, call.value(2), len(x.shape))
         result = keep_shape(result, call.emit("add", result, bias))
     return [result]
 
 
-def _per_channel(call: Call, value: Value, rank: int) -> Value:
+def lower_conv_transpose(call: Call) -> Outputs:
+    """The transpose of a convolution: one over its input with zeros put in between."""
+    x, kernel = call.value(0), call.value(1)
+    rank = len(x.shape) - 2
+    if rank < 1 or len(kernel.shape) != rank + 2 or kernel.shape[0] != x.shape[1]:
+        raise ValueError(f"input {x.shape} and kernel {kernel.shape} do not fit")
+    window, groups = kernel.shape[2:], call.attribute("group", 1)
+    if call.attribute("kernel_shape", window) != window:
+        raise ValueError(f"kernel_shape is not that of its kernel {kernel.shape}")
+    if groups < 1 or kernel.shape[0] % groups:
+        raise ValueError(f"group {groups} does not divide {kernel.shape[0]} channels")
+    strides, dilations, padding = _transposed_window(call, x.shape[2:], window)
+    result = call.emit(
+        "conv",
+        x,
+        _transposed_kernel(call, kernel, groups),
+        strides=(1,) * rank,
+        padding=padding,
+        dilations=dilations,
+        groups=groups,
+        input_dilations=strides,
+    )
+    if call.has(2):
+        bias = per_channel(call, call.value(2), len(x.shape))
+        result = keep_shape(result, call.emit("add", result, bias))
+    return [result]
+
+
+def _transposed_window(
+    call: Call, spatial: tuple[int, ...], window: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Returns strides, dilations, and the padding of the equal convolution."""
+    rank = len(spatial)
+    strides = call.attribute("strides") or (1,) * rank
+    dilations = call.attribute("dilations") or (1,) * rank
+    extra = call.attribute("output_padding") or (0,) * rank
+    auto, wanted = call.attribute("auto_pad", "NOTSET"), call.attribute("output_shape")
+    pads = call.attribute("pads") or (0,) * (2 * rank)
+    if auto not in ("NOTSET", "", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise ValueError(f"auto_pad={auto!r} does not exist")
+    if (len(strides), len(dilations), len(extra), len(pads)) != (
+        rank, rank, rank, 2 * rank
+    ) or min(*strides, *dilations, *window) < 1 or min(*pads, *extra) < 0:  # fmt: skip
+        raise ValueError(f"its attributes do not fit {rank} spatial dimensions")
+    if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
+        raise ValueError(f"output_padding {extra} is not below strides {strides}")
+    reach = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
+    before, after = pads[:rank], pads[rank:]
+    if auto == "VALID":
+        before = after = (0,) * rank
+    if wanted is not None or auto.startswith("SAME"):
+        if wanted is None:
+            wanted = tuple(n * s for n, s in zip(spatial, strides, strict=True))
+        wanted = wanted[-rank:]
+        if len(wanted) != rank or min(wanted) < 1:
+            raise ValueError(f"output_shape {wanted} does not fit {rank} dimensions")
+        total = [
+            s * (n - 1) + e + r - w
+            for s, n, e, r, w in zip(
+                strides, spatial, extra, reach, wanted, strict=True
+            )
+        ]
+        if min(total) < 0:
+            raise call.unsupported(f"has the output shape {wanted}, beyond its kernel")
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        upper = auto == "SAME_UPPER"
+        before, after = (small, large) if upper else (large, small)
+    padding = tuple(
+        (r - 1 - b, r - 1 - a + e)
+        for r, b, a, e in zip(reach, before, after, extra, strict=True)
+    )
+    if any(
+        (n - 1) * s + 1 + low + high < r
+        for n, s, r, (low, high) in zip(spatial, strides, reach, padding, strict=True)
+    ):
+        raise ValueError(f"pads {pads} leave nothing of shape {spatial}")
+    return strides, dilations, padding
+
+
+def _transposed_kernel(call: Call, kernel: Value, groups: int) -> Value:
+    """Returns the kernel mirrored, with its channels in and out exchanged."""
+    inputs, outputs, *window = kernel.shape
+    each, axes = inputs // groups, tuple(range(len(window)))
+    kernel = call.emit("reshape", kernel, shape=(groups, each, outputs, *window))
+    order = (0, 2, 1, *(a + 3 for a in axes))
+    kernel = call.emit("transpose", kernel, permutation=order)
+    kernel = call.emit("reshape", kernel, shape=(groups * outputs, each, *window))
+    return call.emit(
+        "slice",
+        kernel,
+        starts=(0,) * len(kernel.shape),
+        limits=kernel.shape,
+        strides=(1,) * len(kernel.shape),
+        reverse=tuple(a + 2 for a in axes),
+    )
+
+
+def per_channel(call: Call, value: Value, rank: int) -> Value:
+    """Returns a value per channel, in a shape that broadcasts over the others."""
     if len(value.shape) != 1:
         raise ValueError(f"a value per channel has shape {value.shape}")
     return call.emit("reshape", value, shape=(1, *value.shape, *(1,) * (rank - 2)))
@@ -90,7 +188,7 @@ def lower_batch_norm(call: Call) -> Outputs:
     if len(x.shape) < 2:
         raise ValueError(f"its input has shape {x.shape}")
     scale, bias, mean, variance = (
-        _per_channel(call, call.value(i), len(x.shape)) for i in range(1, 5)
+        per_channel(call, call.value(i), len(x.shape)) for i in range(1, 5)
     )
     epsilon = call.attribute("epsilon", 1e-5)
     if isinstance(variance, Constant) and np.any(variance.array + epsilon <= 0):
@@ -167,10 +265,3 @@ def lower_reduce(op: str, since: int) -> Callable[[Call], Outputs]:
         return [call.emit(op, x, axes=axes, keepdims=keep)]
 
     return rule
-
-
-def lower_reduce_prod(call: Call) -> Outputs:
-    x = call.value()
-    if not isinstance(x, Constant) or x.is_float:
-        raise call.unsupported("multiplies values of the network")
-    return lower_reduce("reduce_prod", 18)(call)

@@ -48,7 +48,7 @@ def branch_and_bound(
     """
     center = np.asarray(box.center)
     program, judge = model.program, judge or Judge(model)
-    narrow = program.input_size <= options.narrow
+    narrow = np.count_nonzero(box.lo < box.hi) <= options.narrow
     reason = Reason.LIMIT
     if is_linear(program):
         spec = jax.tree.map(jnp.asarray, spec)

@@ -44,6 +44,7 @@ class Activation:
       modulus: of a g that has values for z >= 0 alone: (l, u, e) -> how far apart g may
         be, beyond steepness times e, at two points of [l, u] that are e apart. It is
         what bounds rounding where g' is infinite, as that of a root at 0.
+      jump: of a step function: (l, u, e) -> how far g may jump within e of l and u.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Activation:
     piecewise_linear: bool = False
     sign: Callable[[Bool[Array, "*n"]], Bool[Array, "*n"]] = jnp.zeros_like
     modulus: Callable[[Array, Array, Array], Array] | None = None
+    jump: Callable[[Array, Array, Array], Array] | None = None
 
     def carried(self, lo: Array, hi: Array, error: Array) -> Array:
         """Returns how far an error of the argument moves g, or its lines, on [lo, hi].
@@ -61,7 +63,9 @@ class Activation:
         NaN where g has no value somewhere on [lo, hi].
         """
         moved = self.steepness(lo, hi) * error
-        return moved if self.modulus is None else moved + self.modulus(lo, hi, error)
+        for more in (self.modulus, self.jump):
+            moved = moved if more is None else moved + more(lo, hi, error)
+        return moved
 
     def undecided(self, lo: Array, hi: Array) -> Bool[Array, "*n"]:
         """Returns which neurons would gain from tighter bounds than [lo, hi].
@@ -472,11 +476,14 @@ RSQRT = _falling("rsqrt", jax.lax.rsqrt, -0.5)
 TANH = s_shaped("tanh", jnp.tanh)
 LOGISTIC = _positive(s_shaped("logistic", jax.nn.sigmoid))
 ERF = s_shaped("erf", jax.lax.erf)
+SOFT_SIGN = s_shaped("soft_sign", jax.nn.soft_sign)
 SOFTPLUS = _positive(convex("softplus", jax.nn.softplus))
 # Greatest |g''|, rounded up: silu 1/2 at 0; gelu 2 / sqrt(2 pi) < 0.8 at 0, and the
-# tanh form of gelu the same at 0 (its other extrema are below 0.3); sine and cosine 1.
+# tanh form of gelu the same at 0 (its other extrema are below 0.3); mish below 0.65
+# near -0.09; sine and cosine 1.
 SILU = curved("silu", jax.nn.silu, 0.5001)
 GELU = curved("gelu", lambda z: jax.nn.gelu(z, approximate=False), 0.8)
 GELU_TANH = curved("gelu_tanh", lambda z: jax.nn.gelu(z, approximate=True), 0.8)
+MISH = curved("mish", jax.nn.mish, 0.7)
 SIN = curved("sin", jnp.sin, 1.0)
 COS = curved("cos", jnp.cos, 1.0)

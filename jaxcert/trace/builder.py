@@ -172,6 +172,25 @@ class Builder:
         self.nodes.append(ProductNode((x, y), output, shape, "mul", self.where))
         return output
 
+    def bilinear(
+        self,
+        name: str,
+        inputs: tuple[int, int],
+        shape: Sequence[int],
+        expand: Callable[[Any, Any], tuple[Any, Any]],
+        apply: Callable[[Any, Any], Any],
+        **settings: Any,
+    ) -> int:
+        """Adds products of elements, or sums of them: see `ProductNode`."""
+        output = self.flat.new(shape, depends_on_x=True)
+        self.nodes.append(
+            ProductNode(
+                inputs, output, tuple(shape), name, self.where,
+                expand=expand, apply=apply, **settings,
+            )
+        )  # fmt: skip
+        return output
+
     def structural(
         self,
         name: str,
@@ -237,12 +256,12 @@ class Builder:
             lambda _, p, q: Box(p.lo + q.lo, p.hi + q.hi), reads=False, **hint,
         )  # fmt: skip
 
-    def sub(self, x: int, y: int) -> int:
+    def sub(self, x: int, y: int, **hint: Any) -> int:
         """Adds x - y."""
         return self.affine(
             "sub", (x, y), self.flat.shapes[x],
             lambda _, p, q: p - q,
-            lambda _, p, q: Box(p.lo - q.hi, p.hi - q.lo), reads=False,
+            lambda _, p, q: Box(p.lo - q.hi, p.hi - q.lo), reads=False, **hint,
         )  # fmt: skip
 
     def finish(self, result: int) -> tuple[tuple[Node, ...], int]:

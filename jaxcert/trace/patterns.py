@@ -8,7 +8,8 @@ same parameters, same wiring, equal constants. Names of functions are never look
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -32,11 +33,13 @@ class Pattern:
       name: key of the rule that takes it over.
       function: `function(x, *wildcards)`, wildcards being known scalars.
       wildcards: how many.
+      along_axis: it is `function(x, axis=...)`, and the axis is found like a wildcard.
     """
 
     name: str
     function: Callable[..., Any]
     wildcards: int = 0
+    along_axis: bool = False
 
     @property
     def exact(self) -> bool:
@@ -60,16 +63,20 @@ PATTERNS = (
     Pattern("gelu", lambda x: jax.nn.gelu(x, approximate=False)),
     Pattern("gelu", lambda x: 0.5 * x * (1 + jax.lax.erf(x / np.sqrt(2).item()))),
     Pattern("gelu_tanh", lambda x: jax.nn.gelu(x, approximate=True)),
+    Pattern("mish", jax.nn.mish),
+    Pattern("soft_sign", jax.nn.soft_sign),
     Pattern("elu", _elu, 1),
     Pattern("hard_tanh", jax.nn.hard_tanh),
     # How logsumexp guards the maximum that it takes away.
     Pattern("finite", lambda x, c: jnp.where(jnp.isfinite(x), x, c), 1),
+    Pattern("softmax", jax.nn.softmax, along_axis=True),
+    Pattern("log_softmax", jax.nn.log_softmax, along_axis=True),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What a pattern matched: its name, the id of x, the numbers of the wildcards."""
+    """What a pattern matched: name, id of x, numbers of the wildcards and the axis."""
 
     name: str
     x: int
@@ -82,7 +89,7 @@ class Matcher:
     def __init__(self, flat: Flattener) -> None:
         self._flat = flat
         self._maker = {i: e for e in flat.equations for i in e.outputs}
-        self._traced: dict[tuple[int, tuple[int, ...], Any], Any] = {}
+        self._traced: dict[tuple[Any, ...], Any] = {}
 
     def match(self, value: int) -> Match | None:
         """Returns the first pattern that computes a value, or None.
@@ -95,10 +102,11 @@ class Matcher:
         # JAX traces functions of nothing to constants.
         if not is_float(kind) or 0 in shape:
             return None
-        for index, pattern in enumerate(PATTERNS):
-            traced, x, wildcards, result, maker_of = self._trace(index, shape, kind)
+        for pattern, axis in self._candidates(len(shape)):
             if is_low(kind) and not pattern.exact:
                 continue
+            key = (pattern, axis, shape, kind)
+            traced, x, wildcards, result, maker_of = self._trace(*key)
             if maker_of[result].name != maker.name:
                 continue
             bound: dict[int, int] = {}
@@ -106,7 +114,8 @@ class Matcher:
                 numbers = [self._flat.scalar(bound[w]) for w in wildcards]
                 known = [n for n in numbers if n is not None]
                 if len(known) == len(numbers) and x in bound and self._one_type(bound):
-                    return Match(pattern.name, bound[x], tuple(known))
+                    along = () if axis is None else (float(axis),)
+                    return Match(pattern.name, bound[x], (*known, *along))
         return None
 
     def _one_type(self, bound: dict[int, int]) -> bool:
@@ -115,13 +124,22 @@ class Matcher:
         }
         return sum(is_float(t) for t in types) == 1
 
-    def _trace(self, index: int, shape: tuple[int, ...], kind: Any) -> Any:
-        key = (index, shape, kind)
+    def _candidates(self, rank: int) -> Iterator[tuple[Pattern, int | None]]:
+        for pattern in PATTERNS:
+            for axis in range(rank) if pattern.along_axis else (None,):
+                yield pattern, axis
+
+    def _trace(
+        self, pattern: Pattern, axis: int | None, shape: tuple[int, ...], kind: Any
+    ) -> Any:
+        key = (pattern, axis, shape, kind)
         if key not in self._traced:
-            pattern, flat = PATTERNS[index], Flattener()
+            flat = Flattener()
             spec = jax.ShapeDtypeStruct(shape, kind)
             scalars = [jax.ShapeDtypeStruct((), kind)] * pattern.wildcards
-            closed = jax.make_jaxpr(pattern.function)(spec, *scalars)
+            along = {} if axis is None else {"axis": axis}
+            function = functools.partial(pattern.function, **along)
+            closed = jax.make_jaxpr(function)(spec, *scalars)
             jaxpr, consts = open_jaxpr(closed)
             x = flat.new(shape, kind, depends_on_x=True)
             wildcards = [flat.new((), kind) for _ in scalars]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -88,9 +89,31 @@ class ActivationNode(Node):
     activation: Activation = None  # type: ignore[assignment]
 
 
+def _both(x: Any, y: Any) -> tuple[Any, Any]:
+    return x, y
+
+
+def _itself(z: Any) -> Any:
+    return z
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ProductNode(Node):
-    """The elementwise product of two different inputs of equal shape."""
+    """Products of the elements of two inputs, or sums of such products.
+
+    `collect(p * q)` for `p, q = expand(x, y)`, of which `apply(x, y)` is a cheaper
+    form: expand repeats and moves elements, collect sums some of them. Left out, all of
+    them are those of the elementwise product.
+    """
+
+    expand: Callable[[Any, Any], tuple[Any, Any]] = _both
+    collect: Callable[[Any], Any] = _itself
+    apply: Callable[[Any, Any], Any] = operator.mul
+
+    @property
+    def sums(self) -> bool:
+        """Whether results are sums of several products."""
+        return self.collect is not _itself
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -192,7 +215,7 @@ class Program:
                 case ActivationNode():
                     values[node.output] = node.activation.value(*operands)
                 case ProductNode():
-                    values[node.output] = operands[0] * operands[1]
+                    values[node.output] = node.apply(*operands)
                 case AffineNode() | OpaqueNode():
                     values[node.output] = node.apply(values, *operands)
         return values[self.output]

@@ -17,6 +17,7 @@ from jaxcert.trace import rules_decisions as decisions
 from jaxcert.trace import rules_piecewise as piecewise
 from jaxcert.trace import rules_precision as precision
 from jaxcert.trace import rules_smooth as smooth
+from jaxcert.trace import rules_softmax, steps
 from jaxcert.trace.builder import Builder, Rule
 from jaxcert.trace.equations import Equation, unsupported
 from jaxcert.trace.flatten import Flattener
@@ -148,9 +149,9 @@ RULES: dict[str, Rule] = {
     "or": decisions.logical,
     "not": decisions.logical,
     "sign": decisions.step,
-    "floor": decisions.step,
-    "ceil": decisions.step,
-    "round": decisions.step,
+    "floor": smooth.elementwise(steps.FLOOR),
+    "ceil": smooth.elementwise(steps.CEIL),
+    "round": decisions.rounded,
 }
 
 PATTERN_RULES: dict[str, Callable[..., int]] = {
@@ -162,7 +163,11 @@ PATTERN_RULES: dict[str, Callable[..., int]] = {
     "silu": lambda b, x: b.activation(r.SILU, x),
     "gelu": lambda b, x: b.activation(r.GELU, x),
     "gelu_tanh": lambda b, x: b.activation(r.GELU_TANH, x),
+    "mish": lambda b, x: b.activation(r.MISH, x),
+    "soft_sign": lambda b, x: b.activation(r.SOFT_SIGN, x),
     "finite": lambda b, x, _: b.activation(r.FINITE, x),
+    "softmax": rules_softmax.softmax,
+    "log_softmax": rules_softmax.log_softmax,
 }
 
 _REGISTERED: dict[str, Rule] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -140,7 +140,7 @@ def contraction(b: Builder, e: Equation) -> int:
 
 
 def _dot_of_two(b: Builder, e: Equation) -> int:
-    """sum_k x_mk y_nk, as products of broadcast operands and a sum."""
+    """sum_k x_mk y_nk."""
     (lc, rc), (lb, rb) = e.params["dimension_numbers"]
     x, y = (b.resolve(i) for i in e.inputs)
     out = b.shape(e)
@@ -153,30 +153,25 @@ def _dot_of_two(b: Builder, e: Equation) -> int:
             separable=False,
         )  # fmt: skip
 
-    def laid_out(value: int, batch: Any, contract: Any, side: int) -> tuple[int, Any]:
-        shape = b.flat.shapes[value]
+    def laid_out(shape: Sequence[int], batch: Any, contract: Any) -> tuple[Any, Any]:
         free = [i for i in range(len(shape)) if i not in (*batch, *contract)]
-        order = [*batch, *free, *contract]
-        sizes = [
-            [shape[i] for i in part] for part in (list(batch), free, list(contract))
-        ]
-        counts = [math.prod(s) for s in sizes]
-        wide = (counts[0], counts[1], 1, counts[2])
-        wide = wide if side == 0 else (counts[0], 1, counts[1], counts[2])
-        moved = b.structural(
-            "dot_general", value, wide, lambda z: z.transpose(order).reshape(wide)
-        )
-        return moved, sizes
+        sizes = [[shape[i] for i in part] for part in (batch, free, contract)]
+        return [*batch, *free, *contract], sizes
 
-    left, (batch, lfree, _) = laid_out(x, lb, lc, 0)
-    right, (_, rfree, _) = laid_out(y, rb, rc, 1)
-    ls, rs = b.flat.shapes[left], b.flat.shapes[right]
-    full = (ls[0], ls[1], rs[2], ls[3])
-    product = b.product(b.broadcast_to(left, full), b.broadcast_to(right, full))
-    out = (*batch, *lfree, *rfree)
-    return b.structural(
-        "dot_general", product, out, lambda z: z.sum(axis=-1).reshape(out),
-        separable=False,
+    left, (batch, lfree, _) = laid_out(b.flat.shapes[x], lb, lc)
+    right, (_, rfree, summed) = laid_out(b.flat.shapes[y], rb, rc)
+    count, rows, columns, terms = map(math.prod, (batch, lfree, rfree, summed))
+
+    def expand(p: Any, q: Any) -> tuple[Any, Any]:
+        p = p.transpose(left).reshape((count, rows, 1, terms))
+        return p, q.transpose(right).reshape((count, 1, columns, terms))
+
+    def apply(p: Any, q: Any) -> Any:
+        return e.bind(p, q, dtype=p.dtype)
+
+    return b.bilinear(
+        "dot_general", (x, y), out, expand, apply,
+        collect=lambda z: z.sum(axis=-1).reshape(out),
     )  # fmt: skip
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from jaxcert.box import Box
+from jaxcert.trace import steps
 from jaxcert.trace.builder import Builder, Rule
 from jaxcert.trace.equations import Equation
 
@@ -60,7 +62,14 @@ def _both_ends(apply: Callable[..., Any]) -> Callable[..., Box]:
     return interval
 
 
+def rounded(b: Builder, e: Equation) -> int:
+    """round: to the nearest whole number, halves to the even one, or away from 0."""
+    if e.params["rounding_method"] != lax.RoundingMethod.TO_NEAREST_EVEN:
+        return step(b, e)
+    return b.activation(steps.ROUND_EVEN, b.resolve(e.inputs[0]))
+
+
 def step(b: Builder, e: Equation) -> int:
-    """sign, floor, ceil, round: non-decreasing steps."""
+    """A non-decreasing step: its range."""
     apply = b.operation(e)
     return b.opaque(e.name, b.moving(e), b.shape(e), apply, _both_ends(apply))

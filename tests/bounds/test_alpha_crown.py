@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, OUTPUTS, nested_boxes, points_of, random_network
+from cases import BY_NAME, OUTPUTS, nested_boxes, points_of, random_network, sampled
 from cases import relu_network as f
 
 import jaxcert as jc
@@ -74,7 +74,9 @@ def test_affine_bounds_enclose_every_output(found):
         assert (out.hi[b] >= y[b].max(axis=0) - 1e-12).all()
 
 
-@pytest.mark.parametrize("name", ["softplus", "cnn", "max_pool"])
+@pytest.mark.parametrize(
+    "name", sampled(["softplus", "cnn", "conv_same", "max_of_two", "max_pool"], 3)
+)
 def test_other_operations_are_bounded_as_well(name):
     case = BY_NAME[name]
     lo, hi = nested_boxes(case)

@@ -74,45 +74,58 @@ def limits_of(k: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return bounds, both, np.asarray(found)
 
 
-def determinant(rows: list[list[Fraction]]) -> Fraction:
-    if len(rows) == 1:
-        return rows[0][0]
+def determinant(rows: list[list[int]]) -> int:
+    if not rows:
+        return 1
     return sum(
         (-1) ** j * rows[0][j] * determinant([r[:j] + r[j + 1 :] for r in rows[1:]])
         for j in range(len(rows))
     )
 
 
-def solve(rows: list[list[Fraction]], right: list[Fraction]) -> list[Fraction] | None:
-    """Cramer's rule."""
-    whole = determinant(rows)
-    if whole == 0:
-        return None
-    columns = range(len(rows))
+def cofactors(rows: list[list[int]]) -> list[list[int]]:
+    """Returns A^-1 det A, for Cramer's rule."""
+    n = range(len(rows))
     return [
-        determinant(
-            [r[:j] + [v] + r[j + 1 :] for r, v in zip(rows, right, strict=True)]
-        )
-        / whole
-        for j in columns
+        [
+            (-1) ** (i + j) * determinant([r[:j] + r[j + 1 :] for r in others])
+            for i in n
+            for others in [rows[:i] + rows[i + 1 :]]
+        ]
+        for j in n
     ]
+
+
+@functools.cache
+def meeting(k: int) -> list[tuple[tuple[int, ...], int, list[list[int]]]]:
+    """All k planes that meet in one point, their determinant > 0 and cofactors."""
+    planes = hull.octahedron(k).astype(int).tolist() + np.eye(k, dtype=int).tolist()
+    found = []
+    for subset in itertools.combinations(range(len(planes)), k):
+        rows = [planes[i] for i in subset]
+        whole = determinant(rows)
+        sign = -1 if whole < 0 else 1
+        if whole:
+            signed = [[sign * c for c in row] for row in cofactors(rows)]
+            found.append((subset, sign * whole, signed))
+    return found
 
 
 def exact_vertices(bounds: np.ndarray, k: int) -> list[list[Fraction]]:
     """All points where k planes meet inside: the vertices of P in every orthant."""
     directions = hull.octahedron(k).astype(int).tolist()
-    right = [Fraction(float(u)) for u in bounds]
-    planes = directions + np.eye(k, dtype=int).tolist()
-    values = right + [Fraction(0)] * k
+    exact = [Fraction(float(u)) for u in bounds]
+    scale = max(u.denominator for u in exact)  # powers of 2: whole numbers from here on
+    right = [int(u * scale) for u in exact]
+    values = right + [0] * k
     vertices = []
-    for subset in itertools.combinations(range(len(planes)), k):
-        rows = [[Fraction(v) for v in planes[i]] for i in subset]
-        x = solve(rows, [values[i] for i in subset])
-        if x is not None and all(
-            sum(c * v for c, v in zip(d, x, strict=True)) <= u
+    for subset, whole, rows in meeting(k):
+        x = [sum(c * values[i] for c, i in zip(r, subset, strict=True)) for r in rows]
+        if all(
+            sum(c * v for c, v in zip(d, x, strict=True)) <= u * whole
             for d, u in zip(directions, right, strict=True)
         ):
-            vertices.append(x)
+            vertices.append([Fraction(v, whole * scale) for v in x])
     return vertices
 
 

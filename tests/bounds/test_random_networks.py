@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import ACTIVATIONS, exact32, points_of
+import pytest
+from cases import ACTIVATIONS, exact32, points_of, sampled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,9 +34,14 @@ def network(layers: list[str], skip: bool):
     return f
 
 
-@settings(deadline=None, derandomize=True, max_examples=10)
-@given(names, st.booleans(), st.integers(2, 4), st.integers(0, 2**16))
-def test_no_point_escapes_the_bounds(layers, skip: bool, width: int, seed: int):
+@pytest.mark.parametrize("examples", sampled([4, 10]))
+def test_no_point_escapes_the_bounds(examples: int):
+    drawn = names, st.booleans(), st.integers(2, 4), st.integers(0, 2**16)
+    few = settings(deadline=None, derandomize=True, max_examples=examples)
+    few(given(*drawn)(check))()
+
+
+def check(layers: list[str], skip: bool, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = [3, *[width] * len(layers), 2]
     params = [

@@ -22,6 +22,14 @@ ROWS = np.array([[1.0, -1, 0], [1, 0, -1], [0.5, 2, -1.25], [0, 0, 0]])
 OFFSET = np.array([0.0, -0.5, 0.25, 1.0])
 # Every fifth is compiled as users do it, with all that XLA may fuse and reorder.
 OPTIMISED = {case.name for case in CASES[4::5]}
+# Others of the same rules are tested always.
+ALIKE = {
+    "leaky_half", "leaky_above_one", "elu_alpha", "celu", "clamp", "tanh_wide",
+    "integer_pow_5", "pow_whole", "pow_1.5", "pow_-0.75", "relu_where", "min_infinity",
+    "reduce_max_odd", "max_pool_dense", "attention", "conv_strided_valid",
+    "integer_pow_-1", "min_of_two", "min_with_params", "not_equal", "less_equal",
+    "slice_strided", "slice_backwards", "constant_by_negative_x",
+}  # fmt: skip
 ATTACKED = {case.name for case in CASES[2::36]}
 
 
@@ -74,18 +82,18 @@ def results(name: str) -> dict[str, np.ndarray]:
                 if name in ATTACKED:
                     attacked = _descend(evaluate, lo, hi)
                     points = jnp.concatenate([points, attacked])
-                by_ibp = jc.ibp(case.f)(params, box)
-                # One backward pass for outputs and spec: the rows y, -y and C y + d.
+                # One pass for outputs and spec: the rows y, -y and C y + d.
+                by_ibp = jc.ibp(case.f).lower_rows(params, box, spec)
                 rows = crown.lower_rows(params, box, spec)
                 return {
                     "points": points,
                     "y": jax.vmap(evaluate)(points),
                     "direct": jax.vmap(case.f, in_axes=(None, 0))(params, points),
-                    "ibp_lo": by_ibp.lo,
-                    "ibp_hi": by_ibp.hi,
+                    "ibp_lo": by_ibp[:OUTPUTS],
+                    "ibp_hi": -by_ibp[OUTPUTS : 2 * OUTPUTS],
                     "crown_lo": rows[:OUTPUTS],
                     "crown_hi": -rows[OUTPUTS : 2 * OUTPUTS],
-                    "ibp_rows": jc.ibp(case.f).lower_rows(params, box, spec)[6:],
+                    "ibp_rows": by_ibp[2 * OUTPUTS :],
                     "crown_rows": rows[2 * OUTPUTS :],
                 }
 
@@ -94,7 +102,14 @@ def results(name: str) -> dict[str, np.ndarray]:
         return jax.device_get(compute(case.params, lo, hi, points))
 
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+each_case = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.campaign) if case.name in ALIKE else case
+        for case in CASES
+    ],
+    ids=lambda case: case.name,
+)
 
 
 @each_case

@@ -194,7 +194,7 @@ def needle(width: float = 1e-4, at: float = 0.37):
     return [(w, exact32(-hat)), (exact32([-heights, 0 * heights]), exact32([1.0, 0.0]))]
 
 
-@pytest.mark.parametrize("oracle", ["ibp", "crown"])
+@pytest.mark.parametrize("oracle", sampled(["crown", "ibp"]))
 @pytest.mark.parametrize("width", sampled([1e-4, 1e-2, 1e-6]))
 def test_a_needle_in_the_box_is_never_proved_away(oracle: str, width: float):
     params = needle(width)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import sampled
 
 import jaxcert as jc
 from jaxcert.branch.signs import BranchOptions
@@ -78,7 +79,7 @@ def scaled(p, x):
     return jnp.stack([p["c"], p["u"] * h[0]])
 
 
-@pytest.mark.parametrize("oracle", ["ibp", "crown", "complete"])
+@pytest.mark.parametrize("oracle", sampled(["ibp", "complete", "crown"], 2))
 @pytest.mark.parametrize("tiny", [1e-320, 1e-310, 1e-300])
 def test_what_underflows_and_comes_back_proves_nothing_false(oracle: str, tiny: float):
     """The second logit is about 1 at x = 1: 1e-320 * 1e160 * 1e160."""

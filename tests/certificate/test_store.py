@@ -199,7 +199,7 @@ def test_a_box_beyond_the_proof_is_not_written(made, tmp_path):
 
 
 def test_float32_shrinks_the_box_and_says_so(tmp_path):
-    f, params, shape = CASES["one"]
+    f, params, shape = CASES["two"]
     made = certified(f, params, shape, tmp_path, arithmetic="float32")
     for one, i in zip(made.written, range(6), strict=False):
         assert one.path is not None, one.report.reason
@@ -289,6 +289,14 @@ def test_different_names_have_different_files():
 # Cuts
 
 
+@pytest.fixture(scope="module", params=sampled([OPTIONS, CUTS]))
+def searched(request, tmp_path_factory) -> Made:
+    """Without cuts and with them."""
+    f, params, shape = CASES["two"]
+    folder = tmp_path_factory.mktemp("searched")
+    return certified(f, params, shape, folder, options=request.param)
+
+
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory) -> Made:
     f, params, shape = CASES["two"]
@@ -340,9 +348,9 @@ def test_certificates_with_cuts_are_accepted(cut):
     assert needed >= 2, "no proof needs its cuts: the case is too easy"
 
 
-def test_a_margin_beyond_what_a_milp_finds_is_not_accepted(cut):
-    weights = [(w.T, b) for w, b in cut.params]
-    for one in cut.written:
+def test_a_margin_beyond_what_a_milp_finds_is_not_accepted(searched):
+    weights = [(w.T, b) for w, b in searched.params]
+    for one in searched.written:
         with np.load(one.path) as stored:
             lo, hi = stored["lo"], stored["hi"]
         label, values = one.claim.label, []

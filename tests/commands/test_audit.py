@@ -496,14 +496,13 @@ def test_mistakes_in_published_logs(tmp_path, log, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(not PEER.is_dir(), reason="needs the boxes of ../shared/peers")
 @pytest.mark.parametrize(
     ("data", "network", "broken", "sound", "trivial"),
     [
         ("mnist", "mnist_nn-32", 8, 28, 13),
-        pytest.param(
-            "fashion_mnist", "fashion_mnist_nn-64", 42, 2, 6, marks=pytest.mark.campaign
-        ),
+        ("fashion_mnist", "fashion_mnist_nn-64", 42, 2, 6),
     ],
 )
 def test_published_boxes(run, tmp_path, data, network, broken, sound, trivial):

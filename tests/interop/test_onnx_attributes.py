@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from cases import sampled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx_models import ints, make_model, node, onnx, runtime, write
@@ -20,7 +21,6 @@ from onnx_models import ints, make_model, node, onnx, runtime, write
 from jaxcert.errors import JaxcertError, UnsupportedError
 from jaxcert.interop.onnx import load_onnx
 
-EXAMPLES = 40
 FAR = [-(2**63), -(2**31), 2**31 - 1, 2**63 - 1]
 
 
@@ -335,13 +335,14 @@ def check(model: Any, folder: Path, shape: tuple[int, ...]) -> str:
     return "equal"
 
 
+@pytest.mark.parametrize("examples", sampled([14, 60]))
 @pytest.mark.parametrize("op", OPERATORS)
-def test_attribute_space(op: str, tmp_path: Path) -> None:
+def test_attribute_space(op: str, examples: int, tmp_path: Path) -> None:
     build = all_outputs(op) if op == "Split" else one_output(op)
     ends: dict[str, int] = {"equal": 0, "refused": 0}
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=examples,
         derandomize=True,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -351,4 +352,4 @@ def test_attribute_space(op: str, tmp_path: Path) -> None:
         ends[check(build(case), tmp_path, case[0])] += 1
 
     run()
-    assert ends["equal"] >= EXAMPLES // 8 and ends["refused"] >= 1, ends
+    assert ends["equal"] >= examples // 8 and ends["refused"] >= 1, ends

@@ -125,23 +125,26 @@ def test_the_stack_of_boxes_weighs_no_more_than_its_share(monkeypatch):
         program, _ = program_for((features, 4, 2))
         for free in (2 * GIB, 16 * GIB, 1 << 50):
             monkeypatch.setattr(jaxcert.memory, "free_bytes", lambda free=free: free)
-            fitted = options.fitted(program, 9)
+            fitted = options.fitted(program, 9, features)
             weight = fitted.capacity * features * 2 * 8
             assert weight <= min(free / 8, 2 * GIB)
             assert 1 <= fitted.block <= options.block
+            assert fitted.block % fitted.part == 0
             assert 2 * fitted.block <= fitted.capacity <= options.capacity
+    # Few features that vary have all the room there was, and so have narrow inputs.
+    program, _ = program_for((4096, 4, 2))
+    assert options.fitted(program, 9, 8).capacity == options.capacity
     program, _ = program_for((5, 4, 2))
-    # Narrow inputs have all the room there was.
-    assert options.fitted(program, 9) == options
+    assert options.fitted(program, 9, 5) == options
 
 
-def test_a_block_is_as_large_as_what_a_step_needs_allows(monkeypatch):
+def test_a_part_is_as_large_as_what_a_step_needs_allows(monkeypatch):
     """By XLA's own account of what the compiled step takes beside the stack."""
     program, params = program_for((3072, 512, 512, 10))
     free = 1 << 30
     monkeypatch.setattr(jaxcert.memory, "free_bytes", lambda: free)
-    options = InputSplitOptions().fitted(program, 9)
-    assert 1 < options.block < 512
+    options = InputSplitOptions(part=512).fitted(program, 9, 3072)
+    assert 1 < options.part < 512
     shape = (options.capacity, 3072)
     with float64():
 
@@ -153,12 +156,14 @@ def test_a_block_is_as_large_as_what_a_step_needs_allows(monkeypatch):
             suspect=like((3072,)), suspect_margin=like(()),
             stuck=like((), bool), processed=like((), jnp.int32),
         )  # fmt: skip
+        face = like((3072,))
+        varying = inputs.Varying(jc.Box(face, face), like((3072,), jnp.int64))
         stack = jc.Box(like(shape), like(shape))
         state = search.Search(stack, like((), jnp.int32), known)
         spec = jc.Spec.classification(0, 10, dtype=jnp.float64)
         weights = jax.tree.map(lambda w: like(w.shape), params)
         made = inputs.run_chunk.lower(
-            program, options, weights, spec, state, like((), jnp.int32)
+            program, options, weights, spec, varying, state, like((), jnp.int32)
         ).compile()
     used = made.memory_analysis().temp_size_in_bytes
     # A few stacks or blocks, each an eighth of what is free: not 512 boxes' worth.

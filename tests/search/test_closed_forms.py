@@ -95,7 +95,7 @@ def test_a_constant_class_has_an_infinite_apothem():
     assert (answer.box.lo == 0).all() and (answer.box.hi == 1).all()
 
 
-@pytest.mark.parametrize("oracle", ["ibp", "crown"])
+@pytest.mark.parametrize("oracle", sampled(["crown", "ibp"]))
 def test_ties_are_never_proved(oracle: str):
     options = jc.CertifyOptions(oracle=oracle)
     answer = jc.certify(linear, (0 * W, 0 * B), X, options=options)
@@ -110,8 +110,8 @@ def test_ties_are_never_proved(oracle: str):
 @pytest.mark.parametrize("margin", sampled([0.5, 0.5 + 1e-13, 0.5 - 1e-13]))
 def test_a_margin_that_rounding_decides_is_not_proved(margin: float):
     params = (0 * W, np.array([0.5, 0, -1]))
-    answer = jc.certify(linear, params, X[0], required_margin=margin)
-    assert answer.lower == 0
+    answer = jc.certify(linear, params, X, required_margin=margin)
+    assert (answer.lower == 0).all()
 
 
 def test_misclassified_inputs_have_no_box():
@@ -127,7 +127,9 @@ def smooth(params, x):
     return jnp.stack([z @ params["c"], jnp.sin(3 * x).sum() * 0.3])
 
 
-@pytest.mark.parametrize(("d", "points"), [(1, 4001), (2, 121)])
+@pytest.mark.parametrize(
+    ("d", "points"), [pytest.param(1, 4001, marks=pytest.mark.campaign), (2, 121)]
+)
 def test_a_dense_grid_finds_no_counterexample_in_a_proved_box(d: int, points: int):
     rng = np.random.default_rng(d)
     params = {
@@ -171,10 +173,10 @@ def test_compilations_are_no_more_than_buckets():
     names = ("search", "reprove", "confirm")
     compiled = {name: getattr(stages, name) for name in names}
     compiled["outputs"] = model._outputs
-    options = jc.CertifyOptions(batch_size=64)
-    inputs = np.random.default_rng(0).uniform(size=(100, 4))
+    options = jc.CertifyOptions(batch_size=8)
+    inputs = np.random.default_rng(0).uniform(size=(20, 4))
     before = {name: stage._cache_size() for name, stage in compiled.items()}
-    for count in (1, 7, 64, 100):
+    for count in (1, 7, 8, 20):
         jc.certify(counted, (W, B), inputs[:count], options=options)
     jc.certify(counted, (2 * W, B), inputs[:7], tolerance=1e-2, options=options)
     jc.certify(

@@ -144,7 +144,12 @@ def test_brackets_hold_the_exact_face_and_are_closed(options):
 
 
 @pytest.mark.parametrize(
-    ("function", "options"), [(f, BY_SIGNS), (f, BY_INPUT), (tanh_net, BY_INPUT)]
+    ("function", "options"),
+    [
+        pytest.param(f, BY_SIGNS, marks=pytest.mark.campaign),
+        pytest.param(f, BY_INPUT, marks=pytest.mark.campaign),
+        (tanh_net, BY_INPUT),
+    ],
 )
 def test_no_point_of_a_dense_grid_lies_outside(function, options):
     domain = cube(2, 2.0)

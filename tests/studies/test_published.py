@@ -22,6 +22,7 @@ CHOSEN = {
 }
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(not PEER.is_dir(), reason="needs the networks of ../shared/peers")
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_milp_confirms_both_ends_of_closed_brackets(name, tmp_path, capsys):

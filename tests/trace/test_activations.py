@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcert.trace import activations as r
+from jaxcert.trace import steps
 
 # (activation, where it is defined and does not overflow)
 ACTIVATIONS = {
@@ -21,6 +22,8 @@ ACTIVATIONS = {
     "logistic": (r.LOGISTIC, -30, 30),
     "erf": (r.ERF, -8, 8),
     "softplus": (r.SOFTPLUS, -30, 30),
+    "soft_sign": (r.SOFT_SIGN, -30, 30),
+    "mish": (r.MISH, -20, 20),
     "silu": (r.SILU, -30, 30),
     "gelu": (r.GELU, -10, 10),
     "gelu_tanh": (r.GELU_TANH, -10, 10),
@@ -107,7 +110,14 @@ def test_an_unbounded_interval_gives_no_false_line(name: str):
 
 @pytest.mark.parametrize(
     ("name", "constant"),
-    [("silu", 0.5001), ("gelu", 0.8), ("gelu_tanh", 0.8), ("sin", 1.0), ("cos", 1.0)],
+    [
+        ("silu", 0.5001),
+        ("gelu", 0.8),
+        ("gelu_tanh", 0.8),
+        ("mish", 0.7),
+        ("sin", 1.0),
+        ("cos", 1.0),
+    ],
 )
 def test_curvature_constants_bound_the_second_derivative(name: str, constant: float):
     activation, _, _ = ACTIVATIONS[name]
@@ -210,3 +220,41 @@ def test_the_square_root_has_finite_lines_at_zero():
     # The secant below, and a tangent above that is steep nowhere.
     assert lines.lower_slope == 1 and lines.lower_intercept == 0
     assert 0.5 <= float(lines.upper_slope[0]) < 1
+
+
+STEPS = {"floor": steps.FLOOR, "ceil": steps.CEIL, "round": steps.ROUND_EVEN}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_lines_of_steps_enclose_them_next_to_every_jump(name: str):
+    g = STEPS[name]
+    ends = np.array([-2.0, -1.5, -0.75, -0.5, 0.0, 0.25, 0.5, 1.0, 1.5, 2.25])
+    ends = np.sort(np.concatenate([ends - 1e-9, ends, ends + 1e-9]))
+    lo, hi = (v[np.triu_indices(len(ends))] for v in np.meshgrid(ends, ends))
+    lo, hi = np.minimum(lo, hi), np.maximum(lo, hi)
+    with jax.enable_x64(True):
+        lines = jax.device_get(g.relax(jnp.asarray(lo), jnp.asarray(hi)))
+        z = np.clip(ends[:, None], lo, hi)
+        value = np.asarray(g.value(jnp.asarray(z)))
+        low, high = map(np.asarray, g.interval(jnp.asarray(lo), jnp.asarray(hi)))
+    assert (lines.lower_slope * z + lines.lower_intercept <= value + 1e-15).all()
+    assert (value <= lines.upper_slope * z + lines.upper_intercept + 1e-15).all()
+    assert (low == value.min(axis=0)).all() and (high == value.max(axis=0)).all()
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_an_error_next_to_a_jump_carries_a_whole_step(name: str):
+    g = STEPS[name]
+    jump = 0.5 if name == "round" else 1.0
+    with jax.enable_x64(True):
+        for z, error, least, most in (
+            (jump, 1e-9, 1.0, 1.1),
+            (jump + 5e-10, 1e-9, 1.0, 1.1),
+            (jump - 5e-10, 1e-9, 1.0, 1.1),
+            (jump + 0.25, 1e-9, 0.0, 1e-6),
+            (jump, 0.0, 0.0, 0.0),
+        ):
+            lo, hi, e = (jnp.asarray(v) for v in (z - error, z + error, error))
+            assert least <= float(g.carried(lo, hi, e)) <= most, (z, error)
+    nothing = g.relax(jnp.asarray(jnp.nan), jnp.asarray(1.0))
+    assert all(np.isnan(v) for v in jax.tree.leaves(nothing))

@@ -30,6 +30,10 @@ RECOGNISED = {
     "elu, alpha": (lambda x: jax.nn.elu(x, 0.7), {"relu", "expm1"}),
     "selu": (jax.nn.selu, {"relu", "expm1"}),
     "hard_tanh": (jax.nn.hard_tanh, {"relu"}),
+    "soft_sign": (jax.nn.soft_sign, {"soft_sign"}),
+    "mish": (jax.nn.mish, {"mish"}),
+    "softmax": (jax.nn.softmax, {"exp", "reciprocal"}),
+    "log_softmax": (jax.nn.log_softmax, {"exp", "log"}),
 }
 
 
@@ -84,6 +88,15 @@ IMPOSTORS = {
     ),
     "elu with another kink": lambda x: jnp.where(
         x > 0.5, x, 0.5 * jnp.expm1(jnp.where(x > 0.5, 0.0, x))
+    ),
+    "softmax with weights": lambda x: (
+        jnp.exp(x - x[0]) / jnp.sum(jnp.exp(x - x[0]) * jnp.array([1.0, 2.0, 3.0]))
+    ),
+    "softmax with a part of the sum": lambda x: (
+        jnp.exp(x - x.max()) / jnp.exp(x - x.max())[:2].sum()
+    ),
+    "softmax of two values": lambda x: (
+        jnp.exp(x - x.max()) / jnp.exp(x[::-1] / 2 - x.max()).sum()
     ),
     "hard_tanh of 2": lambda x: jnp.where(x > 2, 2, jnp.where(x < -2, -2, x)),
     "hard_tanh, one side": lambda x: jnp.where(x > 1, 1, jnp.where(x < -0.5, -1, x)),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME
+from cases import BY_NAME, sampled
 from flax import linen, nnx
 
 import jaxcert as jc
@@ -57,17 +57,29 @@ def nnx_network():
     return f, state
 
 
-@pytest.mark.parametrize("make", [linen_network, nnx_network])
-def test_flax_modules_are_bounded(make):
-    f, params = make()
+def points():
+    """Returns a box, and points in it."""
     rng = np.random.default_rng(0)
     x = rng.uniform(size=IMAGE).astype(np.float32)
     box = jc.Box(jnp.asarray(x - 0.02), jnp.asarray(x + 0.02))
-    z = rng.uniform(box.lo, box.hi, (200, *IMAGE)).astype(np.float32)
+    return box, rng.uniform(box.lo, box.hi, (200, *IMAGE)).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [linen_network, nnx_network])
+def test_programs_of_flax_modules_compute_the_same(make):
+    f, params = make()
+    box, z = points()
     y = jax.vmap(f, in_axes=(None, 0))(params, z)
     program = program_of(f, params, box.lo)
-    again = jax.vmap(program.evaluate, in_axes=(None, 0))(params, z)
+    again = jax.jit(jax.vmap(program.evaluate, in_axes=(None, 0)))(params, z)
     np.testing.assert_allclose(again, y, atol=2e-5)
+
+
+@pytest.mark.parametrize("make", sampled([nnx_network, linen_network]))
+def test_flax_modules_are_bounded(make):
+    f, params = make()
+    box, z = points()
+    y = jax.vmap(f, in_axes=(None, 0))(params, z)
     options = jc.CrownOptions(bucket=None)
     by_crown = jax.jit(jc.crown(f, options))(params, box).concretize(box)
     by_ibp = jax.jit(jc.ibp(f))(params, box)

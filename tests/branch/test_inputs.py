@@ -1,0 +1,170 @@
+"""Splitting the input: the features that vary, clipped to where violations can be."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import random_network, relu_network, sampled
+
+import jaxcert as jc
+from jaxcert.bounds.crown import CrownOptions
+from jaxcert.branch.inputs import InputSplitOptions, Varying, bound_box, violations
+from jaxcert.branch.search import by_parts
+from jaxcert.branch.signs import BranchOptions
+from jaxcert.devices import float64
+from jaxcert.model import Model
+from jaxcert.oracle import complete
+from jaxcert.oracle.complete import branch_and_bound
+
+CLAUSES = np.array([0, 1, 1], np.int32)
+
+
+def three_rows(offset):
+    """Row 0 alone, and one of the rows 1 and 2."""
+    rows = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0], [-1.0, 0.0, 1.0]])
+    return jc.Spec(jnp.asarray(rows), jnp.asarray(offset), jnp.asarray(CLAUSES), 2)
+
+
+@pytest.mark.parametrize("seed", sampled(range(8), 2))
+def test_no_violation_is_clipped_away(seed: int):
+    rng = np.random.default_rng(seed)
+    params = random_network((3, 10, 10, 3), seed)
+    clipped = 0
+    with float64():
+        program = Model(relu_network, params, (3,)).program
+        bound = jax.jit(functools.partial(bound_box, program, CrownOptions(bucket=4)))
+        for _ in range(25):
+            lo = rng.uniform(-1, 1, 3)
+            hi = lo + rng.uniform(0, 0.6, 3)
+            z = lo + (hi - lo) * rng.uniform(size=(2000, 3))
+            z[:8] = np.where(np.indices((2, 2, 2)).reshape(3, -1).T, lo, hi)
+            y = np.asarray(jax.vmap(relu_network, (None, 0))(params, jnp.asarray(z)))
+            rows = y @ np.asarray(three_rows(np.zeros(3)).coefficients).T
+            # Some of the points violate it, or nearly none do.
+            value = np.minimum(rows[:, 0], np.maximum(rows[:, 1], rows[:, 2]))
+            shift = np.quantile(value, rng.choice([0.0, 1e-3, 0.05, 0.5]))
+            spec = three_rows(np.full(3, -shift))
+            found = bound(params, jc.Box(jnp.asarray(lo), jnp.asarray(hi)), spec)
+            violating = z[value - shift <= 0]
+            assert len(violating)
+            assert not found.proved
+            inside = (violating >= found.box.lo) & (violating <= found.box.hi)
+            assert inside.all()
+            assert (lo <= found.box.lo).all() and (found.box.hi <= hi).all()
+            clipped += bool((found.box.edges() < 0.9 * (hi - lo)).any())
+    assert clipped > 3
+
+
+def test_clipping_is_the_half_space_of_a_row():
+    """z0 + 2 z1 - 1 > 0 on the unit square is violated below a line only."""
+    with float64():
+        box = jc.Box(jnp.zeros(2), jnp.ones(2))
+        spec = jc.Spec.rows(jnp.ones((1, 1)), jnp.zeros(1))
+        pulled, least = jnp.array([[1.0, 2.0]]), jnp.array([-1.0])
+        part, empty = violations(box, spec, pulled, least, jnp.asarray(1e-12))
+        assert not empty.any()
+        np.testing.assert_allclose(part.hi, [[1.0, 0.5]], atol=1e-11)
+        assert part.hi[0, 1] > 0.5  # outward
+        np.testing.assert_array_equal(part.lo, [[0.0, 0.0]])
+        # Undefined or infinite numbers clip nothing.
+        for bad in (jnp.nan, jnp.inf, -jnp.inf):
+            for rows, low in ((pulled * bad, least), (pulled, least * bad)):
+                part, empty = violations(box, spec, rows, low, jnp.asarray(1e-12))
+                assert not empty.any()
+                np.testing.assert_array_equal(part.hi, [[1.0, 1.0]])
+                np.testing.assert_array_equal(part.lo, [[0.0, 0.0]])
+
+
+def test_rows_of_one_clause_that_are_never_both_violated_prove_it():
+    """z0 - 1/4 > 0 or 3/4 - z0 > 0 holds everywhere; neither row does."""
+
+    def f(params, x):
+        return params * jnp.stack([x[0] - 0.25, 0.75 - x[0]])
+
+    spec = jc.Spec.disjunction(np.eye(2), np.zeros(2))
+    with float64():
+        program = Model(f, np.ones(2), (1,)).program
+        box = jc.Box(jnp.zeros(1), jnp.ones(1))
+        assert bound_box(program, CrownOptions(), np.ones(2), box, spec).proved
+        spec = jc.Spec.disjunction(np.eye(2), np.full(2, -0.25))
+        assert not bound_box(program, CrownOptions(), np.ones(2), box, spec).proved
+
+
+# ------------------------------------------------------------------------- features
+
+
+def wide_network(seed: int):
+    """Forty features in a row of images, of which a box lets two vary."""
+    params = random_network((40, 12, 12, 2), seed)
+    rng = np.random.default_rng(seed)
+    lo = rng.uniform(-1, 1, (5, 8))
+    hi = lo.copy()
+    hi[1, 3] += 1.0
+    hi[4, 0] += 1.5
+    return params, jc.Box(lo, hi)
+
+
+def images(params, x):
+    return relu_network(params, x.reshape(-1))
+
+
+@pytest.mark.parametrize("shift", [1e-3, -1e-3])
+def test_a_box_of_few_varying_features_is_split_itself(shift: float, monkeypatch):
+    monkeypatch.setattr(complete, "close_brackets", None)  # signs are not split
+    params, box = wide_network(1)
+    side = np.linspace(0, 1, 201)
+    z = np.tile(box.lo, (201, 201, 1, 1))
+    z[:, :, 1, 3] += side[:, None]
+    z[:, :, 4, 0] += 1.5 * side
+    y = np.asarray(jax.vmap(images, (None, 0))(params, z.reshape(-1, 5, 8)))
+    least = float((y[:, 0] - y[:, 1]).min())
+    spec = jc.Spec.rows(np.array([[1.0, -1.0]]), np.array([shift * 5 - least]))
+    options = BranchOptions(inputs=InputSplitOptions(block=16))
+    model = Model(images, params, (5, 8))
+    verdict, work = branch_and_bound(model, box, spec, options)
+    assert work > 1
+    if shift > 0:
+        assert verdict.proved
+    else:
+        assert verdict.refuted
+        point = np.asarray(verdict.witness)
+        assert point.shape == (5, 8)
+        assert (box.lo <= point).all() and (point <= box.hi).all()
+        y = np.asarray(images(params, point))
+        assert y[0] - y[1] + shift * 5 - least <= 1e-5
+
+
+@float64()
+def test_the_features_that_vary_are_put_back_where_they_were():
+    _, box = wide_network(0)
+    varying = Varying.of(jax.tree.map(jnp.asarray, box))
+    assert varying.index.tolist() == [11, 32]
+    part = jax.tree.map(varying.part, box)
+    whole = varying.whole(part)
+    np.testing.assert_array_equal(whole.lo, box.lo)
+    np.testing.assert_array_equal(whole.hi, box.hi)
+    moved = varying.whole(jc.Box(part.lo + 0.25, part.hi))
+    changed = np.argwhere(np.asarray(moved.lo) != np.asarray(whole.lo))
+    assert changed.tolist() == [[1, 3], [4, 0]]
+    assert Varying.of(jc.Box.point(np.zeros(3))).index.tolist() == [0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 12])
+def test_parts_without_an_item_are_not_computed(count: int):
+    computed = []
+
+    def bound(v):
+        jax.debug.callback(lambda v: computed.append(float(v)), v)
+        return {"twice": 2 * v, "shape": jnp.ones(3) * v}
+
+    items, valid = jnp.arange(1.0, 13.0), jnp.arange(12) < count
+    found = jax.jit(lambda items, valid: by_parts(bound, items, valid, 4))(items, valid)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(found["twice"][:count], 2 * items[:count])
+    assert found["shape"].shape == (12, 3)
+    assert len(computed) == -(-count // 4) * 4
+    assert not np.asarray(found["twice"][len(computed) :]).any()
