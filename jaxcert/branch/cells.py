@@ -342,9 +342,11 @@ def _note(watches: Sequence[Stopwatch], search: Search) -> None:
     inner_boxes = jax.vmap(Reach.box)(search.known.reach)
     outer, inner = jax.device_get((hulls(search), inner_boxes))
     for k, watch in enumerate(watches):
+        if not np.all(outer.lo[k] <= outer.hi[k]):
+            watch.note(0.0)
+            continue
         gap = np.stack([inner.lo[k] - outer.lo[k], outer.hi[k] - inner.hi[k]])
-        empty = not np.all(outer.lo[k] <= outer.hi[k])
-        watch.note(0.0 if empty else gap.reshape(-1))
+        watch.note(gap.reshape(-1))
 
 
 def _start(task: SplitTask, options: InputSplitOptions) -> Search:
