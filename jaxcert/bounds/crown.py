@@ -29,7 +29,7 @@ from jaxcert.spec import Spec
 from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
 from jaxcert.trace.pinned import own_settings
-from jaxcert.trace.program import ActivationNode, Program
+from jaxcert.trace.program import ActivationNode, ProductNode, Program
 from jaxcert.trace.tracing import program_as_given
 
 # Up to this many entries, the affine map in front of a layer is laid out as a matrix
@@ -144,6 +144,9 @@ def bound_layers(
             z = boxes[node.inputs[0]]
             layers.relaxations[node.output] = node.activation.relax(z.lo, z.hi)
         boxes[node.output] = node_interval(node, values, boxes)
+        exact = isinstance(node, ProductNode) and node.hint_inputs
+        if exact and done.issuperset(node.hint_inputs):
+            done.add(node.output)  # a hint is the exact range over those of its inputs
         if node.inputs[0] in done and follows_input(node):
             done.add(node.output)
     return layers

@@ -34,6 +34,9 @@ from jaxcert.trace.program import Program
 from jaxcert.verdict import Reason
 from jaxcert.witness.judge import MOST_SUSPECTS, Judge
 
+# Numbers of features that vary are rounded up to a multiple of this.
+_FEW = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class InputSplitOptions:
@@ -224,7 +227,7 @@ class Varying:
 
     Attributes:
       box: the whole box, (*d).
-      index: of the features that vary, in row-major order, (k,).
+      index: of the features that vary, and of some others, in row-major order, (k,).
     """
 
     box: Box
@@ -232,9 +235,15 @@ class Varying:
 
     @staticmethod
     def of(box: Box) -> Varying:
-        """Returns the features of a box that have an edge; one if there is none."""
-        index = np.flatnonzero(np.asarray(box.lo) < np.asarray(box.hi))
-        return Varying(box, jnp.asarray(index if index.size else [0]))
+        """Returns the features of a box that have an edge.
+
+        Some others are added, so that their number is one of few: it is a shape of
+        compiled programs, which many boxes of a network share.
+        """
+        fixed = np.asarray(box.lo == box.hi).reshape(-1)
+        wanted = -(-np.count_nonzero(~fixed) // _FEW) * _FEW
+        first = np.argsort(fixed, kind="stable")[: max(wanted, _FEW)]
+        return Varying(box, jnp.asarray(np.sort(first)))
 
     def part(self, v: Float[Array, "*d"]) -> Float[Array, " k"]:
         """Returns what belongs to the features that vary."""

@@ -66,8 +66,8 @@ class BranchOptions:
       root: how those of the first subproblems are, which all others start from.
       tighten: how layer ranges are tightened before branching.
       inputs: how the input box is split, where that is done instead.
-      narrow: inputs of at most this many features are split themselves; so are those
-        of networks with smooth activations, of any width.
+      narrow: boxes in which at most this many features vary are split themselves; so
+        are those of networks with smooth activations, of any width.
       record: keep the leaves of the proof, which certificates are made of. Ranges are
         then derived anew in every subproblem, as a checker does; those that cuts rest
         on are not sharpened by other cuts.

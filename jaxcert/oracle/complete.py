@@ -35,7 +35,7 @@ def branch_and_bound(
     """Returns the verdict on one box and the number of subproblems it took.
 
     Networks without a nonlinear part need no search.
-    Narrow inputs, and those of networks with smooth activations, are split themselves.
+    Where few features vary, or activations are smooth, the features are split.
     Otherwise signs are.
 
     Args:
@@ -48,7 +48,6 @@ def branch_and_bound(
     """
     center = np.asarray(box.center)
     program, judge = model.program, judge or Judge(model)
-    narrow = np.count_nonzero(box.lo < box.hi) <= options.narrow
     reason = Reason.LIMIT
     if is_linear(program):
         spec = jax.tree.map(jnp.asarray, spec)
@@ -57,8 +56,7 @@ def branch_and_bound(
             reason = Reason.TIME
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
-    splits_signs = is_piecewise_linear(program) and layout_of(program).size > 0
-    if narrow or not splits_signs:
+    if splits_inputs(model, box, options):
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed, reason = decide_by_input(
             judge, box, spec, options.inputs, deadline
@@ -76,6 +74,14 @@ def branch_and_bound(
         reason = Reason.TIME
     verdict = _verdict(model, spec, proved, witness, center, reason)
     return verdict, int(answer.processed[0])
+
+
+def splits_inputs(model: Model, box: Box, options: BranchOptions) -> bool:
+    """Returns whether branch and bound of a box splits its features, or else signs."""
+    if np.count_nonzero(np.asarray(box.lo) < np.asarray(box.hi)) <= options.narrow:
+        return True
+    program = model.program
+    return not is_piecewise_linear(program) or layout_of(program).size == 0
 
 
 def _verdict(

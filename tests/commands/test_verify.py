@@ -23,6 +23,7 @@ from jaxcert.commands.verify import answer as answering
 from jaxcert.commands.verify import command
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import Property, load_vnnlib
+from jaxcert.oracle import decide
 from jaxcert.runs.worker import Worker
 
 onnx = pytest.importorskip("onnx")
@@ -384,6 +385,25 @@ def test_cuts_are_asked_of_branch_and_bound(run, files, monkeypatch):
         names = dict(onnx=files / "net.onnx", vnnlib=files / "unsat.vnnlib")
         assert run(**names, cuts=cuts).code == 1
     assert [options.cuts for options in given] == [None, CutOptions()]
+
+
+def test_signs_are_not_split_where_bounds_suffice(run, tmp_path, monkeypatch):
+    """What splits them takes several times as long to compile as the bounds do."""
+    wide = (np.ones((12, 2)), np.zeros(2), np.eye(2), np.array([1.0, 0.0]))
+    write_network(tmp_path / "net.onnx", wide, (1, 12))
+    inputs = [f"(declare-const X_{i} Real)" for i in range(12)]
+    bounds = [f"(assert (>= X_{i} -1.0)) (assert (<= X_{i} 1.0))" for i in range(12)]
+    declared = "\n".join([*inputs, *bounds, "(declare-const Y_0 Real)"])
+    monkeypatch.setattr(decide, "branch_and_bound", None)
+    for row, code in (("(assert (<= Y_0 0.5))", 0), ("(assert (<= Y_0 Y_1))", 1)):
+        property_file = tmp_path / "property.vnnlib"
+        property_file.write_text(f"{declared}\n(declare-const Y_1 Real)\n{row}\n")
+        if code:  # bounds are not enough, and there is nothing else
+            with pytest.raises(TypeError):
+                run(onnx=tmp_path / "net.onnx", vnnlib=property_file)
+        else:
+            done = run(onnx=tmp_path / "net.onnx", vnnlib=property_file)
+            assert (done.code, done.out) == (0, "unsat\n"), done.err
 
 
 def test_timeouts_of_the_list_and_of_the_flag(run, files, tmp_path):

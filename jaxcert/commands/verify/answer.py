@@ -42,6 +42,7 @@ from jaxcert.interop.vnnlib import (
 )
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
+from jaxcert.oracle.complete import splits_inputs
 from jaxcert.oracle.decide import Effort, decide
 from jaxcert.oracle.linear import is_linear
 from jaxcert.runs.worker import DiedError, LateError, Worker
@@ -384,7 +385,15 @@ class _Inquiry:
         return found
 
     def _branch(self, box: Box, spec: Spec) -> Verdict:
-        effort = dataclasses.replace(self._effort, attack=None)
+        """Returns what branch and bound says, after the bounds that it begins with.
+
+        CROWN alone compiles in a fifth of the time that splitting signs takes.
+        """
+        branch = self._effort.branch or BranchOptions()
+        signs = not splits_inputs(self._network.model, box, branch)
+        effort = dataclasses.replace(
+            self._effort, attack=None, bounds="crown" if signs else None
+        )
         return self._decide(box, spec, effort)
 
     def _decide(
