@@ -42,7 +42,7 @@ from jaxcert.model import Model
 from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.rows import expand, select
 from jaxcert.search import stages
-from jaxcert.search.apothem import SearchOptions
+from jaxcert.search.apothem import SearchOptions, SearchState
 from jaxcert.search.growing import grow_boxes
 from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask
 from jaxcert.spec import Spec
@@ -54,6 +54,8 @@ Found = TypeVar("Found")
 
 # Radii per step of the attack; it descends from several starts at each.
 _ATTACK_CANDIDATES = 4
+# The least part of a radius proved in float32 that float64 agrees to, or it searches.
+_AGREEMENT = 0.9
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -202,55 +204,30 @@ class Certifier:
         The limits are the `time.monotonic()` at which branch and bound looks up, and at
         which a stage is left behind: then the answer is what others found.
         """
-        options, classes = self.options, self.num_classes
         deadline, limit = limits
-        task32 = self._task(x, label, np.float32)
-        proving = SearchOptions(options.candidates, options.max_steps, "prove")
-        refuting = SearchOptions(_ATTACK_CANDIDATES, options.max_steps, "refute")
-        floor, tolerance = np.zeros(len(x), np.float32), np.float32(self.tolerance)
         none, nowhere = np.zeros(len(x), np.int32), np.full(x.shape, np.nan)
-
-        def prove() -> tuple[Any, np.ndarray, Box]:
-            with self.seconds.measure("prove"), jax.enable_x64(False):
-                proved = jax.device_get(
-                    stages.search(
-                        self.prover, proving, classes,
-                        self.model.single, task32, floor, tolerance,
-                    )
-                )  # fmt: skip
-            return proved, *self._reprove(x, label, proved.lower)
-
-        def refute() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-            attacker = AttackOracle(self.model.f, options.attack or AttackOptions())
-            with self.seconds.measure("refute"), jax.enable_x64(False):
-                refuted = jax.device_get(
-                    stages.search(
-                        attacker, refuting, classes,
-                        self.model.single, task32, low, tolerance,
-                    )
-                )  # fmt: skip
-            return refuted.calls, self._confirm(x, label, refuted.witness)
+        kept = predicted == label
 
         def branch() -> ApothemAnswer:
-            wanted = (predicted == label) & (radius >= 0)
+            wanted = kept & (radius >= 0)
             with self.seconds.measure("branch"):
                 task = self._apothem_task(x, label, radius, upper, witness, wanted)
                 return self._close(task, deadline)
 
         nothing: Any = Box(nowhere, nowhere)
-        calls, low, radius, box = none, floor, np.full(len(x), -1.0), nothing
-        by_bounds = _in_time(prove, limit)
+        calls, low, radius, box = none, np.zeros(len(x)), np.full(len(x), -1.0), nothing
+        by_bounds = _in_time(partial(self._prove, x, label, kept), limit)
         if by_bounds is not None:
-            proved, radius, box = by_bounds
-            calls, low = proved.calls, np.maximum(proved.lower, 0).astype(np.float32)
+            calls, low, radius, box = by_bounds
         upper = np.full(len(x), np.inf)
         witness = nowhere
-        refuted = None if options.attack is None else _in_time(refute, limit)
+        attacked = self.options.attack is not None
+        refute = partial(self._refute, x, label, kept, low)
+        refuted = _in_time(refute, limit) if attacked else None
         if refuted is not None:
-            calls = calls + refuted[0]
-            upper, witness = refuted[1]
+            calls, upper, witness = calls + refuted[0], *refuted[1:]
         subproblems, proof = none, None
-        complete = options.oracle == "complete"
+        complete = self.options.oracle == "complete"
         answer = _in_time(branch, limit) if complete else None
         if answer is not None:
             radius, upper, witness = answer.lower, answer.upper, answer.witness
@@ -264,6 +241,77 @@ class Certifier:
             subproblems,
         )  # fmt: skip
         return self._assemble(found), proof
+
+    @property
+    def _types(self) -> tuple[Any, ...]:
+        """Float types to search in, one after the other until they find something.
+
+        Of a function that computes in float64, float32 may see nothing, or what is not.
+        """
+        double = self.model.program.typed.x64
+        return (np.float32, np.float64) if double else (np.float32,)
+
+    def _search(
+        self,
+        oracle: BoundOracle | AttackOracle,
+        options: SearchOptions,
+        x: np.ndarray,
+        label: np.ndarray,
+        low: np.ndarray,
+        dtype: Any,
+    ) -> SearchState:
+        """Returns what a search above the radii `low` finds in a float type."""
+        double = dtype is np.float64
+        weights = self.model.double if double else self.model.single
+        with float64() if double else jax.enable_x64(False):
+            return jax.device_get(
+                stages.search(
+                    oracle, options, self.num_classes, weights,
+                    self._task(x, label, dtype), low.astype(dtype),
+                    dtype(self.tolerance),
+                )
+            )  # fmt: skip
+
+    def _prove(
+        self, x: np.ndarray, label: np.ndarray, kept: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Box]:
+        """Returns calls, radii where to go on, proved radii (-1: none) and boxes."""
+        options = SearchOptions(
+            self.options.candidates, self.options.max_steps, "prove"
+        )
+        calls, low = np.zeros(len(x), np.int32), np.zeros(len(x))
+        radius, box = np.full(len(x), -1.0), Box.point(np.full(x.shape, np.nan))
+        for dtype in self._types:
+            begin = np.maximum(radius, 0)
+            with self.seconds.measure("prove"):
+                found = self._search(self.prover, options, x, label, begin, dtype)
+            calls, low = calls + found.calls, np.maximum(found.lower, begin)
+            proved, own = self._reprove(x, label, found.lower)
+            better = proved > radius
+            radius, box = np.where(better, proved, radius), select(better, own, box)
+            lost = (radius <= 0) | (radius < _AGREEMENT * found.lower)
+            if not (kept & lost).any():
+                break
+        return calls, low, radius, box
+
+    def _refute(
+        self, x: np.ndarray, label: np.ndarray, kept: np.ndarray, low: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns calls, distances (inf: none) and points of counterexamples."""
+        options = SearchOptions(_ATTACK_CANDIDATES, self.options.max_steps, "refute")
+        attacker = AttackOracle(self.model.f, self.options.attack or AttackOptions())
+        calls, upper = np.zeros(len(x), np.int32), np.full(len(x), np.inf)
+        witness = np.full(x.shape, np.nan)
+        for dtype in self._types:
+            with self.seconds.measure("refute"):
+                found = self._search(attacker, options, x, label, low, dtype)
+            distance, points = self._confirm(x, label, found.witness)
+            nearer = distance < upper
+            calls, upper = calls + found.calls, np.where(nearer, distance, upper)
+            witness = select(nearer, points, witness)
+            if not (kept & np.isinf(upper)).any():
+                break
+        return calls, upper, witness
 
     def recorded(
         self, answer: Certification, x: np.ndarray, proof: Proof | None

@@ -5,7 +5,8 @@ one search (`search.py`) for all classes. A cell that does not stick out of the
 instances' box by more than the tolerance is kept, and so is the part that does not of a
 cell that sticks out on one face only; a cell that CROWN proves free of the class, in
 float64 and beyond the rounding slack, is dropped; every other one is halved. The points
-at which the bounds are least are evaluated: instances among them move the inner box.
+at which the bounds are least are evaluated: instances among them move the inner box,
+and those that rounding leaves in doubt are judged between two chunks.
 The dual box is the hull of the instances, of what was kept, and of all that is left on
 the stack, so that stopping early leaves a wider one.
 """
@@ -113,11 +114,13 @@ class Known:
 
     Attributes:
       reach: instances, leaves (C, ...).
+      suspect: the farthest points that rounding leaves in doubt, leaves (C, ...).
       kept: hull of what was kept, leaves (C, *d).
       processed: cells bounded so far, (C,).
     """
 
     reach: Reach
+    suspect: Reach
     kept: Box
     processed: Int[Array, " C"]
 
@@ -226,6 +229,7 @@ def run_chunk(
         own = jax.tree.map(lambda v: v[owner], specs)
         found = by_parts(lambda cell: bound(*cell), (cells, own), valid, options.part)
         survives = valid & ~done & ~found.proved
+        in_doubt = survives & jnp.isfinite(found.doubt)
         worth = found.worth.reshape(len(owner), -1)
         parts, whole = halves(found.box, jnp.argmax(worth, axis=1))
         stuck = survives & whole
@@ -233,15 +237,14 @@ def run_chunk(
         kept = _gathered(known.kept, rest, owner, valid)
         kept = _gathered(kept, found.box, owner, stuck)
         mine = owner == jnp.arange(classes)[:, None]
-        instances = mine & valid & ~done & found.refutes
-        reach = jax.vmap(Reach.joined, in_axes=(0, None, 0))(
-            known.reach, found.point, instances
-        )
+        join = jax.vmap(Reach.joined, in_axes=(0, None, 0))
+        reach = join(known.reach, found.point, mine & valid & ~done & found.refutes)
+        suspect = join(known.suspect, found.point, mine & in_doubt)
         bounded = (valid & ~done).astype(known.processed.dtype)
         processed = known.processed.at[owner].add(bounded)
         children = Cells(parts, jnp.concatenate([owner, owner]))
         wanted = jnp.concatenate([survives, survives])
-        return Known(reach, kept, processed), children, wanted
+        return Known(reach, suspect, kept, processed), children, wanted
 
     return advance(step, search, options.block, steps)
 
@@ -278,8 +281,8 @@ def hulls(search: Search) -> Box:
     return _gathered(known, cells.box, cells.owner, left)
 
 
-Stretch = Callable[[Spec, Reach, int], Reach]
-"""(spec of a class, its reach, turn) -> the reach, moved on by searching"""
+Stretch = Callable[[int, Reach, Reach, int], Reach]
+"""(number of a class, its reach, points in doubt, turn) -> the reach, moved on"""
 
 
 def split_domain(
@@ -317,12 +320,15 @@ def split_domain(
         if 2 * int(search.count) < options.capacity:
             search = farthest_first(tolerance, search)
         search = chunks.run(search)
-        moved = [
-            stretch(own, jax.tree.map(lambda v, k=k: v[k], search.known.reach), turn)
-            for k, own in enumerate(specs)
-        ]
+        known = search.known
+        moved = []
+        for k in range(len(specs)):
+            both = known.reach, known.suspect
+            own, suspect = jax.tree.map(lambda v, k=k: v[k], both)
+            moved.append(stretch(k, own, suspect, turn))
         reach = jax.tree.map(lambda *v: jnp.stack(v), *moved)
-        search = search.learned(reach=reach)
+        nothing = jax.tree.map(lambda v: jnp.full_like(v, jnp.nan), known.suspect)
+        search = search.learned(reach=reach, suspect=nothing)
         _note(watches, search)
         turn += 1
     outer, reach, processed = jax.device_get(
@@ -336,9 +342,11 @@ def _note(watches: Sequence[Stopwatch], search: Search) -> None:
     inner_boxes = jax.vmap(Reach.box)(search.known.reach)
     outer, inner = jax.device_get((hulls(search), inner_boxes))
     for k, watch in enumerate(watches):
+        if not np.all(outer.lo[k] <= outer.hi[k]):
+            watch.note(0.0)
+            continue
         gap = np.stack([inner.lo[k] - outer.lo[k], outer.hi[k] - inner.hi[k]])
-        empty = not np.all(outer.lo[k] <= outer.hi[k])
-        watch.note(0.0 if empty else gap.reshape(-1))
+        watch.note(gap.reshape(-1))
 
 
 def _start(task: SplitTask, options: InputSplitOptions) -> Search:
@@ -364,6 +372,9 @@ def _start(task: SplitTask, options: InputSplitOptions) -> Search:
     infinite = jnp.full((count, *shape), jnp.inf)
     known = Known(
         reach=jax.tree.map(jnp.asarray, task.reach),
+        suspect=jax.tree.map(
+            lambda v: jnp.full(v.shape, jnp.nan, jnp.float64), task.reach
+        ),
         kept=Box(infinite, -infinite),
         processed=jnp.zeros(count, jnp.int32),
     )

@@ -36,6 +36,7 @@ from jaxcert.errors import InputError
 from jaxcert.model import Model
 from jaxcert.search.reach import (
     ReachOptions,
+    Ties,
     attack_faces,
     ends,
     find_instances,
@@ -44,6 +45,7 @@ from jaxcert.search.reach import (
 )
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
+from jaxcert.witness.judge import Judge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,15 +413,21 @@ def _by_input(query: _Query, task: DualTask, classes: int) -> Iterator[DualBox]:
     search, domain = query.options.reach, query.domain
     program, params = query.model.program, query.model.double
     found, begin = [], time.monotonic()
+    specs = [not_class(label, classes) for label in task.labels]
+    judge = Judge(query.model)
+    # Less than the tolerance, so that no cell is left for points that are not judged.
+    ties = [Ties(judge, domain, spec, query.tolerance / 2) for spec in specs]
 
-    def moved(spec: Spec, reach: Reach, turn: int) -> Reach:
-        return stretch(program, search, params, domain, spec, reach, np.int32(turn))
+    def stretched(k: int, reach: Reach, turn: int) -> Reach:
+        return stretch(program, search, params, domain, specs[k], reach, np.int32(turn))
+
+    def moved(k: int, reach: Reach, suspect: Reach, turn: int) -> Reach:
+        return stretched(k, ties[k].joined(reach, suspect), turn)
 
     watches = [Stopwatch(query.tolerance, begin) for _ in task.labels]
-    for label, watch in zip(task.labels, watches, strict=True):
-        spec = not_class(label, classes)
-        reach = _attacked(query, spec, *_strong_instances(query, spec, task.points))
-        found.append(moved(spec, reach, 0))
+    for k, watch in enumerate(watches):
+        strong = _strong_instances(query, specs[k], task.points)
+        found.append(stretched(k, _attacked(query, specs[k], *strong), 0))
         watch.note(np.abs(_faces(domain) - _faces(found[-1].box())))
     reach = jax.tree.map(lambda *v: np.stack(v), *found)
     split = SplitTask(

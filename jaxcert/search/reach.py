@@ -1,8 +1,8 @@
 """How far known instances of a class reach: points that the network puts into it.
 
 Everything here is a search by evaluation. What it returns are points whose class was
-computed in float64, by a margin that rounding cannot feign; it proves nothing of
-others. Of the F = 2d faces of a box, the lower ones come first.
+computed in float64, by a margin that rounding cannot feign, or exactly (`Ties`); it
+proves nothing of others. Of the F = 2d faces of a box, the lower ones come first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -25,6 +26,7 @@ from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
 from jaxcert.trace.program import Program
 from jaxcert.witness.attack import AttackOptions, AttackOracle, descend
+from jaxcert.witness.judge import MOST_SUSPECTS, Judge
 
 # Of `stretch`: points tried per face and step, and the widths of the steps.
 _TRIED, _WIDEST, _GROWTH, _DECAY = 64, 0.3, 2.0, 0.8
@@ -264,3 +266,55 @@ def stretch(
     margins = jax.vmap(judge.margin)(moved)
     valid = jax.vmap(judge.is_instance)(moved, margins)
     return reach.joined(moved, valid)
+
+
+class Ties:
+    """Has points of one class that rounding leaves in doubt judged, on the host.
+
+    Where classes tie, a point is of both.
+
+    Args:
+      judge: of the network's points.
+      domain, spec: as in `find_instances`, numpy float64.
+      tolerance: how much farther a point must go to be looked at, shape d.
+    """
+
+    def __init__(
+        self, judge: Judge, domain: Box, spec: Spec, tolerance: np.ndarray
+    ) -> None:
+        self._judge, self._domain = judge, jax.tree.map(jnp.asarray, domain)
+        self._spec = jax.tree.map(np.asarray, spec)
+        self._tolerance = np.tile(np.reshape(tolerance, -1), 2)
+        self._failures = 0
+
+    def joined(self, reach: Reach, suspect: Reach) -> Reach:
+        """Returns the reach with those of the points that are instances.
+
+        Args:
+          reach: of the class.
+          suspect: points in doubt, by the face that each goes farthest to.
+        """
+        if np.isnan(suspect.point).all():
+            return reach
+        known, farther = (_signed_faces(v.box()) for v in (reach, suspect))
+        far = np.flatnonzero(farther > known + self._tolerance)
+        for face in far[np.argsort(known[far] - farther[far], kind="stable")]:
+            if self._failures >= MOST_SUSPECTS:
+                break
+            if farther[face] < _signed_faces(reach.box())[face]:
+                continue  # what was found for another face goes farther
+            point = jnp.asarray(suspect.point[face])
+            on_face = slab(self._domain, face).project(point)
+            tried = np.stack([on_face, point])
+            found = self._judge.first(self._spec, tried, order=np.arange(2.0))
+            if found is None:
+                self._failures += 1
+            else:
+                reach = reach.joined(jnp.asarray(found.point)[None], jnp.array([True]))
+        return reach
+
+
+def _signed_faces(box: Box) -> np.ndarray:
+    """Returns where the faces of a box lie, outward counted; -inf without any."""
+    sign = np.repeat([-1.0, 1.0], np.size(box.lo))
+    return sign * np.asarray(ends(box))

@@ -15,13 +15,14 @@ from scipy.optimize import linprog
 
 import jaxcert as jc
 from jaxcert.box import Box
-from jaxcert.branch.cells import trim
+from jaxcert.branch.cells import Reach, not_class, trim
 from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import Certifier
 from jaxcert.model import Model
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
-from jaxcert.search.reach import ReachOptions
+from jaxcert.search.reach import ReachOptions, Ties
+from jaxcert.witness.judge import MOST_SUSPECTS, Judge
 
 SIZES = (3, 4, 3, 4)
 CLASSES = SIZES[-1]
@@ -211,21 +212,59 @@ def test_of_a_linear_network_the_faces_are_those_of_a_half_space():
     assert np.all(lo <= box.inner.lo + LP) and np.all(box.inner.hi <= hi + LP)
 
 
-@pytest.mark.parametrize("options", [BY_SIGNS, BY_INPUT], ids=["signs", "input"])
-def test_where_two_classes_tie_a_point_is_of_both(options):
+def tying(behind: float = 0.0):
+    """Classes 0 and 1 tie everywhere, and win from x_0 = 0.5 on.
+
+    But for what the first of them is behind.
+    """
     first = np.array([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    last = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    params = [
+    last = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
+    return [
         (first, np.zeros(4)),
         (np.eye(3, 4), np.zeros(3)),
-        (last[:, :3], np.array([0.0, 0, -1, 0.5])),
+        (last, np.array([-behind, 0, -1, 0.5])),
     ]
-    limit = time.monotonic() + 5
-    for box in run(params, cube(3), [0, 1], options, deadline=limit):
-        # They win together from x_0 = 0.5 on, and neither of them ever alone: whatever
-        # instance was found is such a tie.
+
+
+@pytest.mark.parametrize("options", [BY_SIGNS, BY_INPUT], ids=["signs", "input"])
+def test_where_two_classes_tie_a_point_is_of_both(options):
+    limit = time.monotonic() + (300 if options is BY_INPUT else 5)
+    for box in run(tying(), cube(3), [0, 1], options, deadline=limit):
+        # Neither of them ever wins alone: whatever instance was found is a tie.
         assert not box.empty and not box.inner.lo[0] < 0.5
         assert box.outer.lo[0] <= 0.5 and box.outer.hi[0] == 1
+        if options is BY_INPUT:
+            assert not box.open.any() and box.on_domain.sum() == 5
+            outputs = forward(tying(), box.witness)
+            assert (outputs[:, 0] == outputs[:, 1]).all()
+            assert (outputs[:, 0] >= 0.5).all()
+
+
+@pytest.mark.parametrize("behind", [0.0, 2.0**-60])
+def test_points_in_doubt_are_instances_only_if_they_tie(behind, monkeypatch):
+    """A class that is behind by less than float64 tells has no instance."""
+    asked, first = [], Judge.first
+    monkeypatch.setattr(
+        Judge, "first", lambda *a, **k: asked.append(a) or first(*a, **k)
+    )
+    suspects = np.random.default_rng(0).uniform(0.5, 0.9, (4, 20, 3))
+    with jax.enable_x64(True):
+        judge = Judge(Model(f, tying(behind), (3,)))
+        ties = Ties(judge, cube(3), not_class(0, CLASSES), np.full(3, 0.01))
+        reach = Reach.none((3,))
+        for points in suspects:
+            farthest = Reach.none((3,)).joined(points, np.ones(20, bool))
+            reach = ties.joined(reach, farthest)
+        inner = jax.device_get(reach.box())
+    if behind:
+        assert np.isnan(reach.point).all() and len(asked) == MOST_SUSPECTS
+    else:
+        # All ends but the first are the domain's: there the class goes on.
+        np.testing.assert_array_equal(inner.hi, [1, 1, 1])
+        np.testing.assert_array_equal(inner.lo[1:], [-1, -1])
+        assert 0.5 <= inner.lo[0] <= suspects[0, :, 0].min()
+        # Whatever else is in doubt goes no farther.
+        assert len(asked) <= 6 + len(suspects)
 
 
 @pytest.mark.parametrize("options", sampled([BY_SIGNS, BY_INPUT]))

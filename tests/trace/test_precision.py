@@ -635,6 +635,21 @@ def test_a_double_network_is_decided_as_that(oracle):
     assert bool(jc.verify(steep, single, upper, first, options=options).refuted)
 
 
+@pytest.mark.parametrize("oracle", ["crown", "complete"])
+def test_brackets_of_a_double_network_are_its_own(oracle):
+    """In float32 y_0 is 0 everywhere: nothing of 0.9 is proved, too much of 0.2."""
+    options = jc.CertifyOptions(oracle=oracle, batch_size=2)
+    answer = jc.certify(steep, STEEP, np.array([[0.9], [0.2]]), options=options)
+    np.testing.assert_array_equal(answer.predicted, [0, 1])
+    crossing = 0.5 / (((1 + 1e-9) - 1) * 1e9)
+    optimum = np.abs(np.array([0.9, 0.2]) - crossing)
+    assert (answer.lower <= optimum + 1e-8).all()
+    assert (answer.upper >= optimum - 1e-8).all()
+    # Terms of 1e9 that cancel cost a slack of some 3e-4.
+    assert (answer.upper - answer.lower <= 1e-3).all()
+    assert (np.abs(answer.witness[:, 0] - crossing) <= 1e-3).all()
+
+
 def test_weights_of_narrow_types_make_f_round():
     def f(p, x):
         return jnp.stack(
