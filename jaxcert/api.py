@@ -380,7 +380,7 @@ def dual_boxes(
       >>> w = jnp.array([[1.0, 0.0], [0.0, 2.0]])
       >>> (box,) = jc.dual_boxes(f, w, jc.Box.unit((2,)), [0])
       >>> box.outer.lo.round(2).tolist(), box.outer.hi.round(2).tolist()
-      ([0.0, 0.0], [1.0, 0.51])
+      ([0.0, 0.0], [1.0, 0.5])
     """
     deadline = deadline_after(time_limit)
     options = checked_options(options, DualOptions)
