@@ -47,6 +47,7 @@ from jaxcert.branch.search import Chunks, Search, advance
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
 from jaxcert.trace.program import ActivationNode, AffineNode, Program
+from jaxcert.witness.judge import point_slack
 
 Goal = Literal["apothem", "minimum"]
 # A form of `forward_layers` is three sums, each with the rounding of one bound; the
@@ -159,14 +160,18 @@ def _run_chunk(
             least = jnp.where(jnp.isfinite(worst) & (worst > 0), box.lo, box.hi)
             points = jnp.stack([least, box.center])
             at = jax.vmap(functools.partial(program.evaluate_prepared, values))(points)
+            there = jnp.broadcast_to(slack, (len(points),))
+            if program.jumps:  # at a point, by more than the ends of the box tell
+                of = functools.partial(point_slack, program, values, spec)
+                there = jnp.maximum(there, jax.vmap(of)(points))
             gain = jnp.nan_to_num(jnp.abs(worst), nan=1.0, posinf=1.0)
             axis = jnp.argmax((gain + 0.1 * gain.max() + 1e-30) * box.edges())
-            return rows, slack, points, jax.vmap(spec.values)(at), axis
+            return rows, slack, points, jax.vmap(spec.values)(at), there, axis
 
-        rows, slack, points, at, axis = jax.vmap(one)(owner, boxes)
+        rows, slack, points, at, there, axis = jax.vmap(one)(owner, boxes)
         # What was proved of a box holds for its parts; NaN proves nothing.
         bound = jnp.fmax(bound, rows - slack[:, None])
-        asked = owner, valid, slack
+        asked = owner, valid, there
         state = _learn(goal, questions, state, asked, points, at)
         survives = valid & ~jnp.all(bound > state.bar[owner], axis=1)
         parts, whole = halves(boxes, axis)
@@ -194,16 +199,17 @@ def _learn(
     goal: Goal,
     questions: Questions,
     state: Known,
-    asked: tuple[Int[Array, " B"], Bool[Array, " B"], Float[Array, " B"]],
+    asked: tuple[Int[Array, " B"], Bool[Array, " B"], Float[Array, "B p"]],
     points: Float[Array, "B p k"],
     at: Float[Array, "B p rows"],
 ) -> Known:
     """Returns the state with what the rows at some points of the boxes say.
 
-    Of every box: its question, whether it is one, and its slack.
+    Of every box: its question, whether it is one, and the slack at each point.
     """
     parts = points.shape[1]
-    owner, valid, slack = (jnp.repeat(v, parts) for v in asked)
+    owner, valid = (jnp.repeat(v, parts) for v in asked[:2])
+    slack = asked[2].reshape(-1)
     points, at = points.reshape((-1, points.shape[-1])), at.reshape((-1, at.shape[-1]))
     if goal == "minimum":
         lower = jnp.where(valid[:, None], at - questions.width, jnp.inf)

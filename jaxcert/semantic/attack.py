@@ -21,6 +21,7 @@ from jaxcert.box import outward
 from jaxcert.branch.questions import Questions
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
+from jaxcert.witness.judge import point_slack
 
 _POINTS = 400
 _ZOOMS = 3
@@ -72,8 +73,12 @@ def nearest_violations(
             return double.domain.project(double.centre + ray)
 
         def violates(t: Array) -> Array:
-            y = program.evaluate_prepared(values, at(t))
-            return spec64.margin(spec64.values(y)) <= -slack
+            point, bar = at(t), slack
+            if program.jumps:  # by more than the slack of a whole box tells
+                here = point_slack(program, values, spec64, point)
+                bar = jnp.maximum(slack, here)
+            y = program.evaluate_prepared(values, point)
+            return spec64.margin(spec64.values(y)) <= -bar
 
         stretch = jnp.asarray(_STRETCH, jnp.float64)
         holds = jax.vmap(violates)(stretch)

@@ -411,3 +411,18 @@ def test_mistakes_are_named():
         InputFamily(transform, ("b",), (0,), (np.inf,), (0,), (1,))
     with pytest.raises(InputError, match="rates above 0 must be at least 1e-30"):
         InputFamily(transform, ("b",), (0,), (1,), (0,), (1e-310,))
+
+
+def test_a_point_that_rounding_puts_beyond_a_jump_refutes_nothing():
+    """floor(1 - 2^-70) is 0; computed, sin^2 + cos^2 is 1 at many points."""
+
+    def f(params, x):
+        z = jnp.sum(x) * 7.0
+        whole = jnp.floor(params * (jnp.sin(z) ** 2 + jnp.cos(z) ** 2) - 2.0**-70)
+        return jnp.stack([0.5 + 0 * z, whole])
+
+    x = np.full((3, 1, 2, 2), 0.4) + np.arange(3).reshape(3, 1, 1, 1) / 10
+    asked = SemanticCertifier(f, np.float64(1.0), FAMILIES["brightness"])
+    spec = label_specs(np.zeros(3, int), 2)
+    late = time.monotonic() + 5.0
+    assert np.isinf(asked.apothems(x, spec, 0.1, late).upper).all()
