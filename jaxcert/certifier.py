@@ -466,7 +466,7 @@ class Certifier:
             required_margin=cast(self.required_margin),
         )
 
-    @float64()
+    @float64(share=1.0)
     def _reprove(
         self, x: np.ndarray, label: np.ndarray, lower: np.ndarray
     ) -> tuple[np.ndarray, Box]:
@@ -482,7 +482,7 @@ class Certifier:
                 )
             )
 
-    @float64()
+    @float64(share=1.0)
     def _confirm(
         self, x: np.ndarray, label: np.ndarray, witness: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

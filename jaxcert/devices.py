@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import math
 import queue
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # Answers per device that may wait for one of an earlier part.
 _AHEAD = 4
+# The matrix products that a device's float types are compared by.
+_SIDE, _PRODUCTS = 1024, 3
 
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
+
+
+def is_accelerator() -> bool:
+    """Returns whether the device of this thread is another than a CPU."""
+    return local_devices()[0].platform != "cpu"
 
 
 def local_devices() -> tuple[jax.Device, ...]:
@@ -39,16 +49,59 @@ def local_devices() -> tuple[jax.Device, ...]:
 
 
 @contextlib.contextmanager
-def float64() -> Iterator[None]:
-    """Runs the block with float64 enabled, on a device that has it.
+def float64(share: float = 0.1) -> Iterator[None]:
+    """Runs the block with float64 enabled, where that is fast.
 
-    That is the device of this thread, or the CPU where it has no float64.
+    That is on the device of this thread, or on the CPU: see `deciding_device`.
+
+    Args:
+      share: of the block's arithmetic that is float64, the rest being float32. Searches
+        optimise in float32 and decide in float64; what only evaluates has 1.
     """
-    device = local_devices()[0]
-    if device.platform == "tpu":
-        device = jax.local_devices(backend="cpu")[0]
-    with jax.enable_x64(True), jax.default_device(device):
+    with jax.enable_x64(True), jax.default_device(deciding_device(share)):
         yield
+
+
+def deciding_device(share: float, device: jax.Device | None = None) -> jax.Device:
+    """Returns what computes a block of which a share of the arithmetic is float64.
+
+    That is a device, by default the thread's, unless it has no float64 (TPUs), or the
+    CPU is faster by the matrix products that both were timed with, once per process:
+    consumer GPUs compute float64 at 1/64 of their float32 rate.
+    """
+    device = device or local_devices()[0]
+    if device.platform == "cpu":
+        return device
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told to leave the CPU alone
+        return device
+    if device.platform == "tpu":
+        return host
+    on_host, on_device = (
+        share * double + (1 - share) * single
+        for single, double in map(product_seconds, (host, device))
+    )
+    return host if on_host < on_device else device
+
+
+@functools.cache
+def product_seconds(device: jax.Device) -> tuple[float, float]:
+    """Returns the seconds of a matrix product on a device, in float32 and float64."""
+    return _product_seconds(device, np.float32), _product_seconds(device, np.float64)
+
+
+def _product_seconds(device: jax.Device, dtype: Any) -> float:
+    with jax.enable_x64(True), jax.default_device(device):
+        factor = jax.device_put(np.ones((_SIDE, _SIDE), dtype), device)
+        multiply = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+        multiply(factor).block_until_ready()
+        spent = []
+        for _ in range(_PRODUCTS):
+            begin = time.perf_counter()
+            multiply(factor).block_until_ready()
+            spent.append(time.perf_counter() - begin)
+    return min(spent)
 
 
 def spread(

@@ -91,7 +91,7 @@ class Model:
         return self.program.prepare(weights, dtype)
 
     @own_settings()
-    @float64()
+    @float64(share=1.0)
     def outputs(
         self, x: Float[np.ndarray, "batch *d"]
     ) -> Float[np.ndarray, "batch *outputs"]:

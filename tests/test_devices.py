@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from cases import sampled
 
-from jaxcert.devices import float64, local_devices, spread
+from jaxcert import devices as own
+from jaxcert.devices import deciding_device, float64, local_devices, spread
 
 # A thread each, whatever they are; what needs other devices runs as a process.
 THREE = local_devices()[:1] * 3
@@ -141,3 +142,56 @@ def test_the_device_is_that_of_the_thread():
         assert local_devices() == (device,)
         assert jax.numpy.zeros(()).dtype == np.float64
     assert jax.numpy.zeros(()).dtype == np.float32
+
+
+class _Device:
+    """Stands for a device of another platform, with seconds for its products."""
+
+    def __init__(self, platform: str, single: float, double: float) -> None:
+        self.platform, self.seconds = platform, (single, double)
+
+
+@pytest.mark.parametrize(
+    ("platform", "single", "double", "share", "stays"),
+    [
+        ("gpu", 0.001, 0.002, 1.0, True),  # a data centre's
+        ("gpu", 0.001, 0.064, 1.0, True),  # a consumer's: still as fast as the host
+        ("gpu", 0.010, 0.640, 1.0, False),  # a small one: slower in float64,
+        ("gpu", 0.010, 0.640, 0.1, True),  # which is little of what a search does
+        ("gpu", 0.010, 9.000, 0.1, False),
+        ("tpu", 0.001, 0.001, 0.1, False),  # what it has is no IEEE float64
+    ],
+)
+def test_float64_is_computed_where_it_was_measured_to_be_faster(
+    monkeypatch, platform, single, double, share, stays
+):
+    device = _Device(platform, single, double)
+    seconds = {device: device.seconds, jax.devices("cpu")[0]: (0.3, 0.6)}
+    if not stays and platform == "gpu":
+        seconds[jax.devices("cpu")[0]] = (0.1, 0.2)
+    monkeypatch.setattr(own, "product_seconds", seconds.__getitem__)
+    chosen = deciding_device(share, device)
+    assert chosen is (device if stays else jax.devices("cpu")[0])
+
+
+def test_without_a_cpu_backend_the_device_decides(monkeypatch):
+    def missing(backend=None):
+        raise RuntimeError("Unknown backend cpu")
+
+    monkeypatch.setattr(jax, "local_devices", missing)
+    device = _Device("gpu", 1.0, 64.0)
+    assert deciding_device(1.0, device) is device
+
+
+def test_products_are_timed_in_both_types(monkeypatch):
+    monkeypatch.setattr(own, "_SIDE", 64)
+    own.product_seconds.cache_clear()
+    single, double = own.product_seconds(jax.devices("cpu")[0])
+    assert 0 < single < 10 and 0 < double < 10
+    own.product_seconds.cache_clear()
+
+
+def test_a_cpu_is_not_timed(monkeypatch):
+    monkeypatch.setattr(own, "product_seconds", lambda device: pytest.fail("timed"))
+    with float64(), float64(share=1.0):
+        assert jax.numpy.ones(1).dtype == np.float64

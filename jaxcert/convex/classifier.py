@@ -135,7 +135,7 @@ def checked_inputs(
     return values
 
 
-@float64()
+@float64(share=1.0)
 def in_batches(
     run: Callable[[np.ndarray], Sequence[jax.Array]], values: np.ndarray
 ) -> list[np.ndarray]:
