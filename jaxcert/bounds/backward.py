@@ -138,7 +138,10 @@ def _through_affine(
     for value, part in zip(node.inputs, pulled, strict=True):
         _accumulate(rows, value, part)
     if node.has_offset:
-        const = const + jnp.tensordot(coefficients, at_zero, at_zero.ndim)
+        exact = lax.Precision.HIGHEST
+        const = const + jnp.tensordot(
+            coefficients, at_zero, at_zero.ndim, precision=exact
+        )
     return const
 
 

@@ -51,6 +51,8 @@ def own_settings() -> Iterator[None]:
         jax.numpy_dtype_promotion("standard"),
         jax.debug_nans(False),
         jax.debug_infs(False),
+        # Else GPUs round the factors of float32 products to 10 bits (TF32).
+        jax.default_matmul_precision("highest"),
     ):
         try:
             yield
