@@ -43,12 +43,15 @@ from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.instances import Instances, Known, Subproblems, ball
 from jaxcert.branch.leaves import Leaves
 from jaxcert.branch.search import Search, advance, push
+from jaxcert.devices import is_accelerator
 from jaxcert.memory import room_for
 from jaxcert.model import Model
 from jaxcert.trace.equations import Values
 
 # Fixing a sign narrows all later layers too: how much more a neuron counts per layer.
 _LAYER_WEIGHT, _LAYERS = 4.0, 3
+# Subproblems that an accelerator bounds together, if its memory takes them.
+_ON_ACCELERATOR = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,8 @@ class BranchOptions:
     """How branch and bound runs.
 
     Attributes:
-      block: most subproblems bounded per step; 0 for 256, and 32 above 256 neurons.
+      block: most subproblems bounded per step; 0 for 1,024 on an accelerator, 256 on a
+        CPU, and there 32 above 256 neurons.
       steps: most steps per call (a chunk).
       patience: how often a leaf is pushed back before it is parked.
       parked: leaves that end a chunk, so that the host solves them.
@@ -93,7 +97,8 @@ class BranchOptions:
         sizes = [program.input_size, *(node.size for node in program.nodes)]
         # Rows at two values and what is computed of them; ranges, lines, multipliers.
         step = 8 * max(self.refine, 1) * max(sizes) + 40 * sum(sizes)
-        most = self.block or (32 if layout.size > 256 else 256)
+        usual = 32 if layout.size > 256 else 256
+        most = self.block or (_ON_ACCELERATOR if is_accelerator() else usual)
         return dataclasses.replace(self, block=room_for(8 * step, 1, most))
 
 

@@ -54,8 +54,9 @@ class SmoothingOptions:
       alpha: most probability with which the answer about one input may be false.
       stopping: None, or when to stop before n samples.
       chunk: samples of one input drawn together; part of what identifies a sample.
-      batch_size: most noisy inputs at once; some 10,000 fill an accelerator, few are
-        faster on a CPU.
+      batch_size: most noisy inputs at once; None for 250 on a CPU, where few are
+        faster, and what the memory allows of an accelerator, which 10,000 fill. No
+        answer depends on it.
     """
 
     noise: Noise = Gaussian(0.25)
@@ -64,7 +65,7 @@ class SmoothingOptions:
     alpha: float = 0.001
     stopping: Stopping | None = None
     chunk: int = 250
-    batch_size: int = 250
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.noise, Noise):
@@ -74,6 +75,8 @@ class SmoothingOptions:
             )
         for name in ("n0", "n", "chunk", "batch_size"):
             number = getattr(self, name)
+            if name == "batch_size" and number is None:
+                continue
             whole = isinstance(number, (int, np.integer))
             if not whole or not 1 <= number <= MOST_SAMPLES:
                 raise InputError(

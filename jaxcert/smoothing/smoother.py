@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from jaxcert.devices import is_accelerator
 from jaxcert.errors import InputError
+from jaxcert.memory import room_for
 from jaxcert.smoothing.binomial import lower_bound, upper_bound
 from jaxcert.smoothing.options import (
     Generated,
@@ -25,6 +27,8 @@ Model = Callable[[Any, Array], Array] | Generated
 
 _SELECTION, _ESTIMATION = 0, 1
 _EXACT = OracleError()
+# Noisy inputs at once, and floats that a network may hold per feature of each.
+_CPU_BATCH, _ACCELERATOR_BATCH, _FLOATS_PER_FEATURE = 250, 1 << 16, 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,7 +139,8 @@ class Smoother:
 
     def _sampler(self, x: Array) -> Sampler:
         o, classes = self.options, self._num_classes(x)
-        return Sampler(self._classify, classes, o.noise, o.chunk, o.batch_size)
+        together = o.batch_size or _usual_batch(x[0].size)
+        return Sampler(self._classify, classes, o.noise, o.chunk, together)
 
     def _num_classes(self, x: Array) -> int:
         model, key = self._classify, jax.random.key(0)
@@ -173,6 +178,14 @@ class Smoother:
                 "before certifying"
             )
         return jnp.asarray(x)
+
+
+def _usual_batch(features: int) -> int:
+    """Returns how many noisy inputs are classified at once where nothing is said."""
+    if not is_accelerator():
+        return _CPU_BATCH
+    each = 4 * _FLOATS_PER_FEATURE * max(features, 1)
+    return room_for(each, _CPU_BATCH, _ACCELERATOR_BATCH)
 
 
 def input_keys(key: Array, count: int) -> Array:

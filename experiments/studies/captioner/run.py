@@ -168,7 +168,7 @@ def _judged(request: Request, params: Any, keys: Array, x: np.ndarray) -> np.nda
     options = request.options()
     sampler = Sampler(
         _Both(Generate(request.temperature)), CLASSES * (CLASSES + 1), options.noise,
-        options.chunk, options.batch_size,
+        options.chunk, request.batch_size,
     )  # fmt: skip
     counts = sampler.count(params, keys, jnp.asarray(x), 0, request.labelled)
     return counts.reshape(-1, CLASSES, CLASSES + 1)

@@ -73,7 +73,9 @@ class Request(Options):
     )
     stop_radius: float | None = option(None, "Stop counting once this is certified.")
     radii: tuple[float, ...] = option((0.0, 0.25, 0.5, 1.0), "Radii of the table.")
-    batch_size: int = option(250, "Noisy inputs per call; more need more memory.")
+    batch_size: int | None = option(
+        None, "Noisy inputs per call; default: 250 on a CPU, else what memory allows."
+    )
     seed: int = seed("the noise")
     output: str = folder("out/smoothing")
     resume: bool = option(False, "Continue the run in --output.")
