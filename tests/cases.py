@@ -18,17 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from quickly import AS_USERS_DO as AS_USERS_DO
 
 WIDTH = 6
 INPUTS = 4
 OUTPUTS = 3
-
-
-AS_USERS_DO = {
-    "xla_backend_optimization_level": 3,
-    "xla_cpu_use_fusion_emitters": True,
-}
-"""Compiler options that undo the haste of `conftest.QUICKLY`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 
+import quickly  # noqa: E402
+
 # Compiling is what most tests take their time for: one cache for all workers, the
 # processes that tests start, and the next run; and programs that run a few times are
 # compiled quickly, some 8 times as fast, rather than well. What fusing and reordering
@@ -18,8 +20,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 # --optimised, and of the cases that are compiled with `cases.AS_USERS_DO`.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
-os.environ.setdefault("XLA_FLAGS", "" if "--optimised" in sys.argv else QUICKLY)
+os.environ.setdefault("XLA_FLAGS", "" if "--optimised" in sys.argv else quickly.FLAGS)
 
 import jax  # noqa: E402  # after the settings that it reads
 

@@ -9,11 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+import quickly
+
 # Not even the first pass of optimisation: 8 devices compile 8 times.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_cpu_use_fusion_emitters=false"
-)
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {quickly.FLAGS}"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
