@@ -14,7 +14,7 @@ import pytest
 from cases import sampled
 from in_process import ran
 from studies.growth import run as growth
-from studies.throughput import command, networks, report
+from studies.throughput import command, networks, report, tools
 from studies.throughput import run as measuring
 from studies.throughput.case import METHODS, Case
 from studies.throughput.floor import multiply_adds
@@ -285,3 +285,11 @@ def test_the_script_measures_once_and_resumes(
         refused = run(*more)
         assert refused.code == 1
         assert message in refused.err and refused.err.count("\n") == 1
+
+
+def test_a_tool_without_what_it_needs_is_not_there(monkeypatch):
+    present = {"jaxcert", "auto_LiRPA"}
+    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda n: n in present)
+    assert tools.available() == ["jaxcert"]
+    present.add("torch")
+    assert tools.available() == ["jaxcert", "torch", "auto_LiRPA"]

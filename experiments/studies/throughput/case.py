@@ -29,7 +29,8 @@ class Case:
       labels: the class to keep, (boxes,).
       epsilon: radius of the boxes before they are clipped to [0, 1].
       iterations: evaluations of "alpha-crown".
-      chunk: boxes that jaxcert takes through the layers together.
+      chunk: boxes that jaxcert takes through the layers together; 0 for as many as the
+        device's memory allows.
       seconds: limit of "complete".
       asked: boxes that a tool decides which takes them one by one (Marabou).
     """

@@ -54,7 +54,10 @@ class Request(Options):
     epsilon: float = option(0.02, "Radius of the boxes.", least=0, below=math.inf)
     iterations: int = option(20, "Of alpha-crown.", least=1)
     chunk: int = option(
-        8, "Boxes that jaxcert takes through the layers together.", least=1
+        8,
+        "Boxes that jaxcert takes through the layers together; 0: as many as the "
+        "memory of the device allows.",
+        least=0,
     )
     seconds: float = option(
         2.0, "Least time to measure each tool for.", least=0, below=math.inf
@@ -179,6 +182,8 @@ def _pin(cores: int | None, torch_too: bool) -> int:
         import torch
 
         torch.set_num_threads(len(chosen))
+        # As jaxcert computes: with all bits of float32, which is not cuDNN's default.
+        torch.backends.cudnn.allow_tf32 = False
     return len(chosen)
 
 

@@ -185,7 +185,7 @@ def standard(name: str) -> Subject:
     match name:
         case "784-32-10":
             return random_mlp((784, 32, 10), name)
-        case "256x2" | "256x4":
+        case "256x2" | "256x4" | "256x6":
             return random_mlp((784, *[256] * int(name[-1]), 10), name)
         case "cnn":
             return random_cnn()
@@ -194,7 +194,7 @@ def standard(name: str) -> Subject:
     raise InputError(f"unknown network {name!r}; known: {', '.join(STANDARD)}")
 
 
-STANDARD = ("784-32-10", "256x2", "256x4", "cnn", "resnet")
+STANDARD = ("784-32-10", "256x2", "256x4", "256x6", "cnn", "resnet")
 
 
 def load(path: str) -> Subject:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxcert.certifier import float64
 from jaxcert.checks import as_arrays
 from studies.throughput.case import Case, Run
-from studies.throughput.floor import PRODUCT, matrix_products, multiply_adds
+from studies.throughput.floor import matrix_products, multiply_adds, product_side
 from studies.throughput.tools import TOOLS
 from studies.throughput.with_jaxcert import double
 
@@ -72,7 +72,7 @@ def measure(case: Case, protocol: Protocol) -> Iterator[Row]:
     turns = {tool: runs[tool] for tool in trusted if tool not in slow} | products
     spent = _in_turns(turns, protocol.seconds)
     spent |= {tool: [timed(runs[tool])] for tool in slow}
-    rate = PRODUCT**3 / min(min(spent[name]) for name in products)
+    rate = product_side() ** 3 / min(min(spent[name]) for name in products)
     needed = multiply_adds(case)
     for tool, row in rows.items():
         row |= {

@@ -102,9 +102,14 @@ TOOLS: dict[str, tuple[str, Tool]] = {
     "Marabou": ("maraboupy", marabou),
 }
 """By name: the package that must be importable, and the tool."""
+_NEEDS = {"auto_LiRPA": "torch"}  # which may be missing beside a checkout
 
 
 def available() -> list[str]:
-    """Returns the tools whose package is importable."""
+    """Returns the tools whose packages are importable."""
     found = importlib.util.find_spec
-    return [name for name, (package, _) in TOOLS.items() if found(package)]
+    return [
+        name
+        for name, (package, _) in TOOLS.items()
+        if found(package) and (name not in _NEEDS or found(_NEEDS[name]))
+    ]

@@ -23,6 +23,7 @@ from jaxcert.branch.brackets import close_brackets, layout_of
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64
+from jaxcert.memory import room_for
 from jaxcert.model import Model
 from jaxcert.spec import Spec
 from studies.throughput.case import Case, Run
@@ -42,7 +43,7 @@ def jaxcert(case: Case) -> Run:
     devices = jax.local_devices()[: len(case.x)]
     batch = -(-len(case.x) // len(devices))
     # Only back-substitution of inner layers wants its rows to stay in the cache.
-    chunk = min(case.chunk, batch) if case.method == "crown" else batch
+    chunk = min(_together(case), batch) if case.method == "crown" else batch
 
     def one(item: tuple[Box, Spec], params: Any) -> jax.Array:
         return bounds.lower_rows(params, *item)
@@ -67,6 +68,19 @@ def jaxcert(case: Case) -> Run:
         return np.concatenate([np.asarray(answer) for answer in answers])
 
     return run
+
+
+def _together(case: Case) -> int:
+    """Returns how many boxes go through the layers at once."""
+    if case.chunk:
+        return case.chunk
+    layout = layout_of(case.subject.network.model.program)
+    rows = 2 * max((node.size for node in layout.nodes), default=1)
+    widest = max(
+        layout.program.input_size, *(node.size for node in layout.program.nodes)
+    )
+    # The rows at a value, at the one below, and what is computed between the two.
+    return room_for(3 * 4 * rows * widest, 1, len(case.x))
 
 
 def _alpha_crown(case: Case) -> Run:
@@ -103,7 +117,7 @@ def _alpha_crown(case: Case) -> Run:
 
     @jax.jit
     def many(model: Model, box: Box, spec: Spec) -> jax.Array:
-        chunk = min(case.chunk, len(case.x))
+        chunk = min(_together(case), len(case.x))
         return jax.lax.map(lambda item: one(item, model), (box, spec), batch_size=chunk)
 
     box64, spec64 = jax.tree.map(double, (case.box, spec))

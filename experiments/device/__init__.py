@@ -1,0 +1,1 @@
+"""Everything that an accelerator is to show, in one call of nine minutes."""

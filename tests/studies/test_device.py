@@ -1,0 +1,156 @@
+"""The measurements for accelerators: their parts, their rows, what stops them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from device import conduct, rates, results, summary
+from device.parts import ACCELERATOR, HOST, TESTS, Part, Plan
+from device.rows import ROWS, read_rows
+from in_process import ran
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_every_part_is_a_command_that_exists(small):
+    parts = Plan(Path("/pack"), small).parts()
+    assert len({(part.lane, part.name) for part in parts}) == len(parts)
+    assert {part.lane for part in parts} == {ACCELERATOR, HOST}
+    modules = {path.stem for path in (ROOT / "experiments/device").glob("*.py")}
+    for part in parts:
+        first, second = part.command[:2]
+        if first == "-m":
+            assert second in ("pytest", "device")
+            assert second == "pytest" or part.command[2] in modules
+        else:
+            assert (ROOT / first).is_file()
+        assert any("{out}" in word for word in part.command)
+    assert all((ROOT / path).exists() for path in TESTS)
+
+
+def test_rates_say_that_bounds_keep_all_bits(tmp_path, capsys):
+    ended = ran(
+        rates, capsys, "--size=64", "--copied=4096", "--seconds=0.01",
+        f"--output={tmp_path}",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    found = read_rows(tmp_path / ROWS)
+    rows = {(row["figure"], row.get("precision")): row for row in found}
+    bounds = rows["bounds of a linear network", None]
+    assert bounds["full"] and 0 < bounds["worst_error"] < 5e-6
+    assert rows["float32 product", "highest"]["error"] < 1e-6
+    assert rows["float64 product", None]["error"] < 1e-14
+    assert rows["copy", None]["gb_per_second"] > 0
+
+
+def test_a_product_of_fewer_bits_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(rates, "_bounds_error", lambda: 3e-4)
+    flags = ("--size=16", "--copied=64", "--seconds=0.001", f"--output={tmp_path}")
+    assert ran(rates, capsys, *flags).code == 1
+    monkeypatch.setattr(rates, "_bounds_error", lambda: float("nan"))
+    assert ran(rates, capsys, *flags).code == 1
+
+
+def python(name: str, lane: str, text: str, limit: float = 60.0) -> Part:
+    return Part(name, lane, ("-c", text, "{out}"), limit)
+
+
+WRITES = (
+    "import sys, pathlib, os; print('said'); "
+    '(pathlib.Path(sys.argv[1]) / \'rows.jsonl\').write_text(\'{"figure": "x", '
+    '"device": "d", "value": 2.5}\\n\' + os.environ.get(\'TORN\', \'\'))'
+)
+
+
+def conducted(monkeypatch, tmp_path, capsys, parts, *flags):
+    monkeypatch.setattr(Plan, "parts", lambda self: parts)
+    out = tmp_path / "out"
+    ended = ran(conduct, capsys, f"--pack={tmp_path}", f"--output={out}", *flags)
+    found = [json.loads(line) for line in (out / "results.jsonl").open()]
+    return ended, found, out
+
+
+def test_parts_are_run_and_what_they_found_is_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("TORN", '{"figure": "torn')
+    parts = [
+        python("good", ACCELERATOR, WRITES),
+        python("bad", ACCELERATOR, "import sys; sys.exit(7)"),
+        python("lane", HOST, "import os; assert os.environ['JAX_PLATFORMS'] == 'cpu'"),
+    ]
+    ended, found, out = conducted(monkeypatch, tmp_path, capsys, parts)
+    assert ended.code == 1
+    ends = {row["part"]: row["end"] for row in found if row["figure"] == "end"}
+    assert ends == {"good": "0", "bad": "7", "lane": "0"}
+    (kept,) = [row for row in found if row["figure"] == "x"]
+    assert kept["value"] == 2.5 and kept["lane"] == ACCELERATOR
+    assert "said" in (out / "log.txt").read_text()
+    assert "x: value 2.5" in (out / "summary.txt").read_text()
+    again = ran(conduct, capsys, f"--pack={tmp_path}", f"--output={out}")
+    assert again.code == 1 and "name a new folder" in again.err
+
+
+def test_a_part_ends_at_its_limit_and_keeps_its_rows(monkeypatch, tmp_path, capsys):
+    slow = WRITES + "; import time; time.sleep(60)"
+    parts = [python("slow", ACCELERATOR, slow, 8.0), python("next", HOST, WRITES)]
+    ended, found, _ = conducted(monkeypatch, tmp_path, capsys, parts)
+    assert ended.code == 1
+    ends = {row["part"]: row["end"] for row in found if row["figure"] == "end"}
+    assert ends == {"slow": "stopped", "next": "0"}
+    assert {row["part"] for row in found if row["figure"] == "x"} == {"slow", "next"}
+
+
+def test_no_part_begins_when_time_is_up(monkeypatch, tmp_path, capsys):
+    parts = [python("late", ACCELERATOR, WRITES)]
+    ended, found, _ = conducted(
+        monkeypatch, tmp_path, capsys, parts, "--time_limit=5"
+    )  # fmt: skip
+    assert ended.code == 1
+    assert [row["end"] for row in found] == ["no time"]
+
+
+def test_mistakes_are_named(tmp_path, capsys):
+    ended = ran(conduct, capsys, f"--pack={tmp_path}/no", f"--output={tmp_path}/out")
+    assert "run experiments/device/pack.sh" in ended.err
+    flags = (f"--pack={tmp_path}", f"--output={tmp_path}/out", "--parts=ratse")
+    assert "no part 'ratse'; known: rates, tests" in ran(conduct, capsys, *flags).err
+    command = [sys.executable, "-m", "device", "rate"]
+    paths = {"PYTHONPATH": f"{ROOT}:{ROOT / 'experiments'}"}
+    said = subprocess.run(command, capture_output=True, text=True, env=paths)
+    assert said.returncode == 1 and "name one of conduct, rates" in said.stderr
+
+
+def test_files_of_the_commands_are_read(tmp_path):
+    csv = tmp_path / "results.csv"
+    csv.write_text("onnx,vnnlib,result,seconds\na,b,sat,1.5\na,c,timeout,9\n")
+    (row,) = results.rows_of(csv, csv.name)
+    assert (row["sat"], row["timeout"], row["seconds_of_decided"]) == (1, 1, 1.5)
+    xml = tmp_path / "tests.xml"
+    xml.write_text(
+        "<testsuites><testsuite><testcase classname='a' name='b'/><testcase "
+        "classname='a' name='c'><failure/></testcase><testcase classname='a' name='d'>"
+        "<skipped/></testcase></testsuite></testsuites>"
+    )
+    (row,) = results.rows_of(xml, xml.name)
+    assert (row["passed"], row["skipped"], row["failed"]) == (1, 1, ["a.c"])
+    assert results.rows_of(tmp_path / "none.csv", "results.csv") == []
+
+
+def test_the_summary_sets_tools_side_by_side(tmp_path):
+    def row(tool, batch, speed):
+        return {
+            "part": "throughput", "lane": ACCELERATOR, "figure": "throughput",
+            "network": "cnn", "method": "crown", "batch": batch, "tool": tool,
+            "boxes_per_second": speed, "problem": None, "fraction_of_floor": None,
+        }  # fmt: skip
+
+    rows = [row("jaxcert", 8, 50.0), row("jaxcert", 64, 600.0),
+            row("torch", 8, 100.0), row("torch", 64, 60.0)]  # fmt: skip
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    text = summary.summary(path)
+    assert "cnn crown: jaxcert 600, torch 100, 6.0 times the best other" in text
