@@ -15,6 +15,21 @@ from jaxcert.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
+class Port:
+    """An input or output of the file that a network was read from.
+
+    Attributes:
+      name: what the file calls it.
+      shape: its whole shape, the batch axis included.
+      dtype: name of its type.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     """A trained network: `apply(params, x)` maps one input to its logits.
 
@@ -32,6 +47,8 @@ class Network:
       notes: sentences the user should read, such as "final Softmax replaced by its
         logits".
       types: names of the float types that the network computes in, the widest first.
+      inputs, outputs: of the file, in its order, where it has names for them. Several
+        of them are the parts of one vector, each in row-major order.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -42,6 +59,8 @@ class Network:
     content_hash: str
     notes: tuple[str, ...] = ()
     types: tuple[str, ...] = ("float32",)
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
 
     @functools.cached_property
     def model(self) -> Model:

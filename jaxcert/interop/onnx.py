@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcert.errors import InputError, JaxcertError, UnsupportedError
@@ -38,14 +36,14 @@ from jaxcert.interop.onnx_ops import (
     SUPPORTED,
     refuse_arithmetic,
 )
-from jaxcert.interop.onnx_types import (
-    is_float,
-    is_low,
-    numpy_type,
-    type_name,
-    type_names,
+from jaxcert.interop.onnx_ports import (
+    input_ports,
+    input_values,
+    is_fixed_batch,
+    joined_outputs,
 )
-from jaxcert.network import Network, content_hash
+from jaxcert.interop.onnx_types import is_float, is_low, type_names
+from jaxcert.network import Network, Port, content_hash
 
 OLDEST_OPSET = 7
 """Older operator sets broadcast by attributes."""
@@ -53,7 +51,6 @@ NEWEST_OPSET = 28
 """Newest operator set whose changes the rules have been checked against."""
 
 _EXPORT_AGAIN = "export the network again"
-_FLOAT_TYPES = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
 _FLOAT32_ALONE = ("float32",)
 # What may stand between a final Softmax and the output without changing its meaning.
 _PASS_THROUGH = frozenset(
@@ -61,23 +58,36 @@ _PASS_THROUGH = frozenset(
 )
 
 
-def load_onnx(path: str | os.PathLike[str]) -> Network:
+def load_onnx(
+    path: str | os.PathLike[str], shapes: Sequence[tuple[int, ...]] | None = None
+) -> Network:
     """Returns the network that an ONNX file (or a gzipped one) describes.
 
-    The network maps one input, without batch axis, to its flattened outputs. Its
-    parameters have the types of the file, and a cast to a narrower float is part of it:
-    `types` names them all. A final Softmax is replaced by its logits (see `notes`).
+    The network maps one input, without batch axis, to its flattened outputs. Several
+    inputs of a file are the parts of one vector, several outputs likewise; `inputs` and
+    `outputs` name them. Its parameters have the types of the file, and a cast to a
+    narrower float is part of it: `types` names them all. The final Softmax of a single
+    output is replaced by its logits (see `notes`).
+
+    Args:
+      path: of the file.
+      shapes: whole shapes of all inputs, which set what the file leaves open, and are
+        taken as they are. Without them an open batch axis in front is 1, and of a fixed
+        batch one input is taken, since its rows do not depend on each other.
 
     Raises:
-      InputError: the file cannot be read, is damaged, refers to other files, or is not
-        one network with one float input and one output.
+      InputError: the file cannot be read, is damaged, refers to other files, has an
+        input that is no float, or open axes that nothing sets.
       UnsupportedError: it holds an operator, or a form of one, that has no rule.
     """
     name = os.fspath(path)
     model = parse(read_bytes(name), name)
-    reader = _Reader(model, name)
+    reader = _Reader(model, name, shapes)
     try:
         graph, params, num_outputs = reader.read()
+        if shapes is None and reader.fixed_batch(graph):
+            reader = _Reader(model, name, shapes, graph.input_shape[0])
+            graph, params, num_outputs = reader.read()
     except JaxcertError as error:
         raise type(error)(_one_line(str(error))) from error
     title = os.path.basename(name).removesuffix(".gz").removesuffix(".onnx")
@@ -90,6 +100,8 @@ def load_onnx(path: str | os.PathLike[str]) -> Network:
         content_hash=content_hash(repr(graph), params),
         notes=tuple(reader.builder.notes),
         types=reader.types(),
+        inputs=reader.inputs,
+        outputs=reader.outputs,
     )
 
 
@@ -115,10 +127,19 @@ def _one_line(message: str) -> str:
 class _Reader:
     """One pass over one file."""
 
-    def __init__(self, model: Any, path: str) -> None:
+    def __init__(
+        self,
+        model: Any,
+        path: str,
+        shapes: Sequence[tuple[int, ...]] | None,
+        rows: int = 0,
+    ) -> None:
         self.model = model
         self.graph = model.graph
         self.path = path
+        self.shapes, self.rows = shapes, rows  # rows of a batch that are all x
+        self.inputs: tuple[Port, ...] = ()
+        self.outputs: tuple[Port, ...] = ()
         self.builder = Builder(path)
         self.values: dict[str, Value] = {}
         self.producers: dict[str, int] = {}
@@ -128,39 +149,70 @@ class _Reader:
         """Returns the graph, its parameters and the number of outputs."""
         refuse_external_data(self.model, self.path)
         self.opset = self._operator_set()
-        has_batch_axis, input_shape = self._declare_input()
+        self.inputs = input_ports(self.graph, self.path, self.shapes)
+        has_batch_axis, input_shape, values = input_values(
+            self.builder, self.graph, self.inputs, self.rows
+        )
+        self.values.update(values)
         self._declare_initializers()
         self._index_nodes()
-        if len(self.graph.output) != 1:
-            names = ", ".join(o.name for o in self.graph.output) or "none"
-            raise InputError(
-                f"{self.path} has {len(self.graph.output)} outputs ({names}) where one "
-                "is needed: export the network with its logits as the only output"
-            )
-        output = self.graph.output[0]
-        self._mark_final(output.name)
-        for index in self._in_order(output.name):
+        names = [output.name for output in self.graph.output]
+        if not names:
+            raise InputError(f"{self.path} has no output: {_EXPORT_AGAIN}")
+        if len(names) == 1:
+            self._mark_final(names[0])
+        for index in self._in_order(names):
             self._lower(index)
-        value = self.values[output.name]
-        if isinstance(value, Constant) or not value.varies:
-            raise InputError(
-                f"output '{output.name}' of {self.path} does not depend on the input: "
-                f"{_EXPORT_AGAIN}"
-            )
-        num_outputs = math.prod(value.shape)
-        if num_outputs == 0:
-            raise InputError(
-                f"output '{output.name}' of {self.path} is empty (shape "
-                f"{value.shape}): {_EXPORT_AGAIN}"
-            )
+        value = self._joined(names)
         graph = OnnxGraph(
             input_shape, has_batch_axis, tuple(self.builder.nodes), value.name
         )
-        if not has_batch_axis and len(input_shape) > 1:
-            self._refuse_fixed_batch(graph, value.shape)
+        if self.rows:
+            self.builder.note(
+                f"the file takes a fixed batch of {self.rows} inputs; one is read, and "
+                "stands in every row"
+            )
         if self.types() != _FLOAT32_ALONE:
             self.builder.note(f"the file computes in {' and '.join(self.types())}")
-        return graph, self.builder.params, num_outputs
+        return graph, self.builder.params, math.prod(value.shape)
+
+    def fixed_batch(self, graph: OnnxGraph) -> bool:
+        """Returns whether the file that was read takes a batch of fixed size."""
+        single = len(self.inputs) == 1 and not graph.has_batch_axis
+        if not single or len(graph.input_shape) < 2:
+            return False
+        shapes = [port.shape for port in self.outputs]
+        return is_fixed_batch(graph, self.builder.params, shapes)
+
+    def _joined(self, names: Sequence[str]) -> Computed:
+        """Returns the outputs as one value."""
+        values = [self.values[name] for name in names]
+        self.outputs = tuple(
+            Port(name, tuple(value.shape), str(value.dtype))
+            for name, value in zip(names, values, strict=True)
+        )
+        for name, value in zip(names, values, strict=True):
+            if len(names) == 1 and not (isinstance(value, Computed) and value.varies):
+                raise InputError(
+                    f"output '{name}' of {self.path} does not depend on the input: "
+                    f"{_EXPORT_AGAIN}"
+                )
+            if math.prod(value.shape) == 0:
+                raise InputError(
+                    f"output '{name}' of {self.path} is empty (shape {value.shape}): "
+                    f"{_EXPORT_AGAIN}"
+                )
+            if len(names) > 1 and not is_float(value.dtype):
+                raise UnsupportedError(
+                    f"output '{name}' of {self.path} is of type {value.dtype}; only "
+                    "floats are read beside other outputs: export it without"
+                )
+        value = joined_outputs(self.builder, values, self.rows)
+        if not isinstance(value, Computed) or not value.varies:
+            raise InputError(
+                f"no output of {self.path} depends on the input: {_EXPORT_AGAIN}"
+            )
+        return value
 
     def types(self) -> tuple[str, ...]:
         """Returns the float types that the network computes in, the widest first."""
@@ -189,64 +241,6 @@ class _Reader:
                 "onnx.version_converter"
             )
         return version
-
-    def _declare_input(self) -> tuple[bool, tuple[int, ...]]:
-        weights = {t.name for t in self.graph.initializer}
-        inputs = [i for i in self.graph.input if i.name not in weights]
-        if len(inputs) != 1:
-            names = ", ".join(i.name for i in inputs) or "none"
-            raise InputError(
-                f"{self.path} has {len(inputs)} inputs ({names}) where one is needed: "
-                "export the network with one input"
-            )
-        name, kind = inputs[0].name, inputs[0].type.tensor_type
-        typename = type_name(kind.elem_type)
-        if typename not in _FLOAT_TYPES:
-            raise InputError(
-                f"input '{name}' of {self.path} is of type {typename}, not float: "
-                "export the network without the conversion to float"
-            )
-        if not kind.HasField("shape") or not kind.shape.dim:
-            raise InputError(
-                f"input '{name}' of {self.path} has no shape: export the network with "
-                "a fixed input shape"
-            )
-        # 0 or less where the file gives no number
-        dims = [max(d.dim_value, 0) for d in kind.shape.dim]
-        has_batch_axis = len(dims) > 1 and dims[0] in (0, 1)
-        shape = tuple(dims[1:] if has_batch_axis else dims)
-        if min(shape) < 1:
-            shown = [
-                n or d.dim_param or "?"
-                for n, d in zip(dims, kind.shape.dim, strict=True)
-            ]
-            raise InputError(
-                f"input '{name}' of {self.path} has the shape {shown}, and only a "
-                "batch axis in front may be open: export it with a fixed input shape"
-            )
-        full = (1, *shape) if has_batch_axis else shape
-        dtype = cast(np.dtype, numpy_type(kind.elem_type))
-        self.builder.types.add(dtype)
-        value: Value = Computed("x", full, dtype)
-        self.values[name] = (
-            self.builder.rounded(value, dtype) if is_low(dtype) else value
-        )
-        return has_batch_axis, shape
-
-    def _refuse_fixed_batch(self, graph: OnnxGraph, result: tuple[int, ...]) -> None:
-        rows = graph.input_shape[0]
-        if len(result) < 2 or result[0] != rows:
-            return
-        # A batch is what keeps its rows apart: a NaN in one row stays in this row. It
-        # gets everywhere it is multiplied, by 0 as well.
-        x = jnp.zeros(graph.input_shape).at[0].set(jnp.nan)
-        with jax.debug_nans(False):
-            output = np.asarray(graph(self.builder.params, x)).reshape(rows, -1)
-        if not np.isnan(output[1:]).any():
-            raise InputError(
-                f"{self.path} takes a fixed batch of {rows} inputs: export it with "
-                "batch size 1 or an open batch axis"
-            )
 
     def _declare_initializers(self) -> None:
         for sparse in self.graph.sparse_initializer:
@@ -282,18 +276,20 @@ class _Reader:
             passes = node.op_type in _PASS_THROUGH and node.input
             index = self.producers.get(node.input[0]) if passes else None
 
-    def _in_order(self, output: str) -> Iterator[int]:
-        """Yields the nodes that the output needs, each after those it reads.
+    def _in_order(self, outputs: Sequence[str]) -> Iterator[int]:
+        """Yields the nodes that the outputs need, each after those it reads.
 
-        Depth first from the output, so that the order does not depend on the file's.
+        Depth first from the outputs, so that the order does not depend on the file's.
         """
         done: set[int] = set()
         open_nodes: set[int] = set()
-        if output not in self.values and output not in self.producers:
-            raise InputError(
-                f"output '{output}' of {self.path} is computed nowhere: {_EXPORT_AGAIN}"
-            )
-        stack = [self.producers[output]] if output in self.producers else []
+        for output in outputs:
+            if output not in self.values and output not in self.producers:
+                raise InputError(
+                    f"output '{output}' of {self.path} is computed nowhere: "
+                    f"{_EXPORT_AGAIN}"
+                )
+        stack = [self.producers[o] for o in reversed(outputs) if o in self.producers]
         while stack:
             index = stack[-1]
             if index in done:

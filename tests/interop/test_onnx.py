@@ -737,15 +737,11 @@ def relu(**changes: Any) -> Any:
 
 def test_inputs_and_outputs(tmp_path: Path) -> None:
     model = relu()
-    extra = onnx.helper.make_tensor_value_info("x2", FLOAT, (1, 6))
-    model.graph.input.append(extra)
-    refused(write(model, tmp_path), r"has 2 inputs \(x, x2\) where one is needed")
-    model = relu()
     del model.graph.input[:]
-    refused(write(model, tmp_path), r"has 0 inputs \(none\) where one is needed")
+    refused(write(model, tmp_path), "has no input that is not a weight")
     model = relu()
-    model.graph.output.append(extra)
-    refused(write(model, tmp_path), r"has 2 outputs \(y, x2\) where one is needed")
+    del model.graph.output[:]
+    refused(write(model, tmp_path), "has no output")
     refused(write(relu(output="z"), tmp_path), "output 'z' of .* is computed nowhere")
     model = relu()
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
@@ -756,8 +752,6 @@ def test_inputs_and_outputs(tmp_path: Path) -> None:
     for shape in (("batch", 3, "side"), ("n",), (None, None)):
         model = relu(input_shape=shape)
         refused(write(model, tmp_path), "only a batch axis in front may be open")
-    model = relu(input_shape=(32, 6))
-    refused(write(model, tmp_path), "takes a fixed batch of 32 inputs: export it with")
     nodes = [node("Constant", [], ["c"], value_floats=[1.0]), node("Abs", ["c"], ["y"])]
     model = make_model([node("Constant", [], ["y"], value_floats=[1.0])])
     refused(write(model, tmp_path), "output 'y' of .* does not depend on the input")
