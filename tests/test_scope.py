@@ -255,7 +255,7 @@ def test_verify_tells_it_of_every_network(tmp_path, monkeypatch, capsys):
 
         def ask(self, question, _):
             effort = verify.Request(onnx="n", vnnlib="p", restarts=1).effort
-            load = lambda onnx: networks[onnx.name]  # noqa: E731
+            load = lambda onnx, shapes=None: networks[onnx.name]  # noqa: E731
             found = working.answered(question, effort, load)
             return json.loads(json.dumps(working.told(found))) | {"worn": False}
 
@@ -275,7 +275,7 @@ def test_verify_tells_it_of_every_network(tmp_path, monkeypatch, capsys):
 def test_verify_of_one_instance_warns(tmp_path, monkeypatch, capsys):
     (tmp_path / "p.vnnlib").write_text(PROPERTY)
     (tmp_path / "n.onnx").touch()
-    monkeypatch.setattr(answering, "load_subject", lambda _: NETWORK)
+    monkeypatch.setattr(answering, "load_subject", lambda *_: NETWORK)
     ended = ran(verify, capsys, onnx=tmp_path / "n.onnx", vnnlib=tmp_path / "p.vnnlib")
     assert ended.out == "unsat\n" and SUMMED in ended.err
     assert not jax.config.jax_enable_x64

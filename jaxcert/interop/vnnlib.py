@@ -1,4 +1,4 @@
-"""Reading VNN-LIB 1.0: a property file as boxes of inputs and specs of outputs.
+"""Reading VNN-LIB 1.0 and 2.0: a property as boxes of inputs and specs of outputs.
 
 A file says what must never happen: the property is violated ("sat") iff some input x
 and its output y = f(x) satisfy all its assertions. It is data from somebody else: read
@@ -12,15 +12,17 @@ import math
 import os
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, Float
 
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib_cases import Case as Case
 from jaxcert.interop.vnnlib_cases import normal_form
 from jaxcert.interop.vnnlib_reader import Reader, read_text
 from jaxcert.interop.vnnlib_tree import Assertions, Atom, fold
+from jaxcert.interop.vnnlib_typed import REAL, VERSION, Declared, TypedReader
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,18 +34,25 @@ class Property:
     `violates` confirms it; `Case.inner` and `Case.strict` say where to look for it.
 
     Attributes:
-      num_inputs, num_outputs: how many X_i and Y_j are declared.
+      num_inputs, num_outputs: how many X_i and Y_j are declared, by all networks.
       cases: the normal form. Empty iff no box of the file has a point: such a property
         holds for every network, and `notes` says so.
       assertions: the assertion tree of the file in postfix order, joined by one `and`.
       notes: sentences the user should read.
+      spread: which variable of the boxes every declared input is.
+      passed: variables whose columns follow those of the outputs in the rows: see
+        `vnnlib_joint.joined`, whose network the cases are about.
+      networks: what a file of version 2.0 declares; () of version 1.0.
     """
 
     num_inputs: int
     num_outputs: int
     cases: tuple[Case, ...]
     assertions: Assertions = dataclasses.field(repr=False)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    spread: tuple[int, ...] = dataclasses.field(repr=False)
+    passed: tuple[int, ...] = ()
+    networks: tuple[Declared, ...] = ()
 
     @property
     def compares_outputs(self) -> bool:
@@ -64,6 +73,38 @@ class Property:
 
         atoms = [a for a in self.assertions if isinstance(a, Atom)]
         return all(kept(a) for a in atoms if a.outputs)
+
+    def inputs_at(self, z: ArrayLike) -> Float[np.ndarray, " num_inputs"]:
+        """Returns the declared inputs at a point of the boxes, float64."""
+        return np.asarray(z, np.float64).reshape(-1)[list(self.spread)]
+
+    def violated_at(self, z: ArrayLike, outputs: Sequence[Any] | np.ndarray) -> bool:
+        """Returns whether a point of the boxes, and what is computed there, violate.
+
+        Args:
+          z: the point, a value per variable.
+          outputs: of the joint network, of which what it passes on is not looked at.
+        """
+        return self.violates(self.inputs_at(z), list(outputs)[: self.num_outputs])
+
+    def counterexample(self, z: ArrayLike, outputs: ArrayLike) -> str:
+        """Returns a point of the boxes, and its outputs, as the file's version asks.
+
+        Version 1.0: see `format_counterexample`. Version 2.0: per tensor a line of its
+        name, type and shape, and a line per element in row-major order.
+        """
+        x = self.inputs_at(z)
+        y = np.asarray(outputs, np.float64).reshape(-1)[: self.num_outputs]
+        if not self.networks:
+            return format_counterexample(x, y)
+        lines = []
+        for network in self.networks:
+            for tensor in (*network.inputs, *network.outputs):
+                own = (x if tensor.kind == "X" else y)[tensor.first :][: tensor.size]
+                shape = ",".join(map(str, tensor.shape))
+                lines += [f"{tensor.name} {tensor.dtype} [{shape}]"]
+                lines += [repr(value) for value in own.tolist()]
+        return "\n".join(lines)
 
     def violates(
         self,
@@ -113,25 +154,38 @@ class Property:
 
 
 def load_vnnlib(path: str | os.PathLike[str]) -> Property:
-    """Returns the property that a VNN-LIB 1.0 file (gzipped if it ends in .gz) states.
+    """Returns the property that a VNN-LIB file (gzipped if it ends in .gz) states.
 
-    Read are `declare-const` of X_i and Y_j as Real, and `assert` of `and`, `or`, `<=`,
-    `>=`, `<`, `>` and `=` over linear terms of `+`, `-`, `*` and numbers. Every number
-    is the float64 nearest to it.
+    Of version 1.0 `declare-const` of X_i and Y_j as Real are read; of version 2.0
+    networks with real or float tensors, `equal-to` and `isomorphic-to`. Of both,
+    `assert` of `and`, `or`, `<=`, `>=`, `<`, `>` and `=` (2.0: `==`, `!=`) over linear
+    terms of `+`, `-`, `*` and numbers. Every number is the float64 nearest to it.
 
     Raises:
       InputError: the file cannot be read, is damaged or too large, declares or bounds
         its variables incompletely, or asserts nothing about the outputs.
-      UnsupportedError: it holds something else than the above, input constraints that
-        are no boxes, or comparisons of inputs with outputs.
+      UnsupportedError: it holds something else than the above.
     """
     name = os.fspath(path)
-    reader = Reader(read_text(name), name)
+    text = read_text(name)
+    typed = VERSION.match(text) is not None
+    reader = (TypedReader if typed else Reader)(text, name)
     reader.read()
-    cases, notes = normal_form(reader, name)
+    form = normal_form(reader, name)
+    networks = tuple(reader.networks) if isinstance(reader, TypedReader) else ()
+    tensors = [t for n in networks for t in (*n.inputs, *n.outputs)]
+    floats = dict.fromkeys(t.dtype for t in tensors if t.dtype != REAL)
+    notes = form.notes
+    if floats:
+        notes = (
+            *notes,
+            f"{name} declares {' and '.join(floats)}; what is proved is the network in "
+            "real arithmetic, as for 'real'",
+        )
     return Property(
-        reader.num_inputs, reader.num_outputs, cases, tuple(reader.program), notes
-    )
+        reader.num_inputs, reader.num_outputs, form.cases, tuple(reader.program),
+        notes, form.spread, form.passed, networks,
+    )  # fmt: skip
 
 
 def format_counterexample(x: ArrayLike, y: ArrayLike) -> str:

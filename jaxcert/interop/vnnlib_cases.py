@@ -73,6 +73,28 @@ class Case:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class NormalForm:
+    """What a file states as cases, and over which variables.
+
+    Rows of the cases have a column per output, and then one per input of `passed`:
+    what they say of inputs that are no box, or of inputs and outputs together, they say
+    of outputs of a network that passes these inputs on (`vnnlib_joint`).
+
+    Attributes:
+      cases: boxes and rows.
+      notes: sentences the user should read.
+      spread: of every declared input, which variable it is: inputs that the file states
+        to be equal are one. The boxes are over the variables.
+      passed: the variables that have columns.
+    """
+
+    cases: tuple[Case, ...]
+    notes: tuple[str, ...]
+    spread: tuple[int, ...]
+    passed: tuple[int, ...]
+
+
 _Conjunction = tuple[Atom, ...]
 _Faces = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """lo and hi of the closed box, then of the float64 points that are allowed."""
@@ -94,8 +116,8 @@ class _Disjunctive:
         return sum(map(len, self.any_of)) + len(self.any_of) * len(self.common)
 
 
-def normal_form(reader: Reader, path: str) -> tuple[tuple[Case, ...], tuple[str, ...]]:
-    """Returns the cases of the assertions that were read, and notes to the user."""
+def normal_form(reader: Reader, path: str) -> NormalForm:
+    """Returns the normal form of the assertions that were read."""
     program = tuple(reader.program)
 
     def limit(conjunctions: int, atoms: int) -> None:
@@ -146,15 +168,27 @@ class _Builder:
     """Turns conjunctions into boxes and rows, and groups them by box."""
 
     def __init__(self, reader: Reader, path: str) -> None:
-        self.path = path
-        self.num_inputs, self.num_outputs = reader.num_inputs, reader.num_outputs
+        self.path, self.name = path, reader.name
+        self.num_declared, self.num_outputs = reader.num_inputs, reader.num_outputs
+        self.spread: tuple[int, ...] = ()
+        self.passed: dict[int, int] = {}  # column of a variable
 
-    def build(self, whole: _Disjunctive) -> tuple[tuple[Case, ...], tuple[str, ...]]:
-        """Returns cases and notes of a condition in disjunctive normal form."""
-        shared = sum(bool(atom.outputs) for atom in whole.common)
-        rows = sum(sum(bool(a.outputs) for a in c) + shared for c in whole.any_of)
+    def build(self, whole: _Disjunctive) -> NormalForm:
+        """Returns the normal form of a condition in disjunctive normal form."""
+        self.spread, whole = _without_equalities(whole, self.num_declared)
+        self.num_inputs = max(self.spread) + 1
+        atoms = itertools.chain(whole.common, *whole.any_of)
+        tied = sorted({i for a in atoms if _is_row(a) for i, _ in a.inputs})
+        self.passed = {i: self.num_outputs + k for k, i in enumerate(tied)}
+        cases, notes = self.grouped(whole)
+        return NormalForm(cases, notes, self.spread, tuple(tied))
+
+    def grouped(self, whole: _Disjunctive) -> tuple[tuple[Case, ...], tuple[str, ...]]:
+        """Returns cases and notes; what is said of single inputs is in the boxes."""
+        shared = sum(map(_is_row, whole.common))
+        rows = sum(sum(map(_is_row, c)) + shared for c in whole.any_of)
         boxes = len(whole.any_of) * self.num_inputs
-        if boxes + rows * self.num_outputs > MAX_NUMBERS:
+        if boxes + rows * self.columns > MAX_NUMBERS:
             raise InputError(
                 f"{self.path} has {len(whole.any_of)} cases of {self.num_inputs} "
                 f"inputs, more than {MAX_NUMBERS} numbers in all. Split it into "
@@ -164,7 +198,7 @@ class _Builder:
         common = self.narrow(
             (-everywhere, everywhere, -everywhere, everywhere), whole.common
         )
-        common_rows = [self.row(atom) for atom in whole.common if atom.outputs]
+        common_rows = [self.row(atom) for atom in whole.common if _is_row(atom)]
         groups: dict[tuple[bytes, ...], tuple[_Faces, list[Any]]] = {}
         dropped = 0
         for atoms in whole.any_of:
@@ -173,9 +207,9 @@ class _Builder:
                 dropped += 1
                 continue
             self.require_bounded(box)
-            rows_here = common_rows + [self.row(a) for a in atoms if a.outputs]
+            rows_here = common_rows + [self.row(a) for a in atoms if _is_row(a)]
             if not rows_here:
-                rows_here = [(np.zeros(self.num_outputs), -1.0, False)]
+                rows_here = [(np.zeros(self.columns), -1.0, False)]
             disjunct = (
                 np.stack([c for c, _, _ in rows_here]),
                 np.array([d for _, d, _ in rows_here]),
@@ -194,6 +228,10 @@ class _Builder:
             notes.append(f"{self.path} holds for every network: it allows no input")
         return tuple(cases), tuple(notes)
 
+    @property
+    def columns(self) -> int:
+        return self.num_outputs + len(self.passed)
+
     def case(self, box: _Faces, parts: list[Any]) -> Case:
         lo, hi, least, greatest = box
         strict = np.concatenate([np.array(s) for _, s in parts])
@@ -203,6 +241,8 @@ class _Builder:
         """Returns the box cut by the input constraints; None where it is empty."""
         lo, hi, least, greatest = (face.copy() for face in box)
         for atom in atoms:
+            if _is_row(atom):
+                continue
             if atom.inputs:
                 ((index, coefficient),) = atom.inputs
                 bound = -atom.constant / coefficient
@@ -217,9 +257,7 @@ class _Builder:
                 else:
                     lo[index] = max(lo[index], outer)
                     least[index] = max(least[index], inner)
-            elif not atom.outputs and not (
-                atom.constant < 0 or (atom.constant == 0 and not atom.strict)
-            ):
+            elif not (atom.constant < 0 or (atom.constant == 0 and not atom.strict)):
                 return None
         # One number is left, and a strict bound may exclude it too.
         excluded = (lo == hi) & ((least > lo) | (greatest < hi))
@@ -232,25 +270,29 @@ class _Builder:
         for faces, what in zip(box[:2], ("lower", "upper"), strict=True):
             if not np.all(np.isfinite(faces)):
                 index = int(np.argmin(np.isfinite(faces)))
+                name = self.name("X", self.spread.index(index))
                 raise InputError(
-                    f"{self.path} gives X_{index} no {what} bound (in some case): "
+                    f"{self.path} gives {name} no {what} bound (in some case): "
                     "bound every input from both sides. The file may be truncated"
                 )
 
     def row(self, atom: Atom) -> tuple[np.ndarray, float, bool]:
-        """Returns C and d of the row `C y + d <= 0` of outputs, and if it is strict.
+        """Returns C and d of the row `C y + d <= 0`, and if it is strict.
 
         d is rounded downwards, so that the row allows at least what the file does.
         """
-        coefficients = np.zeros(self.num_outputs)
-        for index, coefficient in atom.outputs:
+        coefficients = np.zeros(self.columns)
+        terms = [(j, self.name("Y", j), c) for j, c in atom.outputs]
+        for i, c in atom.inputs:
+            terms.append((self.passed[i], self.name("X", self.spread.index(i)), c))
+        for column, name, coefficient in terms:
             number = self.rounded(coefficient, np.inf, atom)
             if Fraction(number) != coefficient:
                 raise UnsupportedError(
-                    f"{self.path}, line {atom.line}: the coefficient of Y_{index} is "
+                    f"{self.path}, line {atom.line}: the coefficient of {name} is "
                     "no float64 number: write it as one number"
                 )
-            coefficients[index] = number
+            coefficients[column] = number
         return coefficients, self.rounded(atom.constant, -np.inf, atom), atom.strict
 
     def rounded(self, value: Fraction, towards: float, atom: Atom) -> float:
@@ -263,3 +305,56 @@ class _Builder:
             ) from error
         wrong = number < value if towards > 0 else number > value
         return float(np.nextafter(number, towards)) if wrong else number
+
+
+def _is_row(atom: Atom) -> bool:
+    """Returns whether a comparison is no bound of one input."""
+    return bool(atom.outputs) or len(atom.inputs) > 1
+
+
+def _without_equalities(
+    whole: _Disjunctive, count: int
+) -> tuple[tuple[int, ...], _Disjunctive]:
+    """Returns which variable every input is, and the condition over these.
+
+    Inputs are one variable where the condition holds only if they are equal: so two
+    networks of one input cost no more than the one they are.
+    """
+    below = {_pair(atom) for atom in whole.common} - {None}
+    equal = [pair for pair in below if pair and pair[::-1] in below]
+    root = list(range(count))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    for i, j in equal:
+        low, high = sorted((find(i), find(j)))
+        root[high] = low
+    roots = [find(i) for i in range(count)]
+    order = {r: k for k, r in enumerate(dict.fromkeys(roots))}
+    spread = tuple(order[r] for r in roots)
+    if not equal:
+        return spread, whole
+
+    def renamed(atom: Atom) -> Atom:
+        total: dict[int, Fraction] = {}
+        for i, coefficient in atom.inputs:
+            total[spread[i]] = total.get(spread[i], Fraction(0)) + coefficient
+        left = tuple((i, c) for i, c in total.items() if c)
+        return dataclasses.replace(atom, inputs=left)
+
+    choices = tuple(tuple(map(renamed, atoms)) for atoms in whole.any_of)
+    return spread, _Disjunctive(list(map(renamed, whole.common)), choices)
+
+
+def _pair(atom: Atom) -> tuple[int, int] | None:
+    """Returns (i, j) of a comparison that says X_i <= X_j, else None."""
+    if atom.outputs or atom.constant or atom.strict or len(atom.inputs) != 2:
+        return None
+    (i, a), (j, b) = atom.inputs
+    if a != -b:
+        return None
+    return (i, j) if a > 0 else (j, i)

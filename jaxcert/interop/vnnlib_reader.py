@@ -22,10 +22,10 @@ _NOT_TEXT = (
     "not text. A VNN-LIB file is plain text, or gzipped with a name that ends in .gz"
 )
 _TOKEN = re.compile(r';[^\n]*|[()]|"[^"]*"|\|[^|]*\||[^\s();"|]+|["|]')
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _VARIABLE = re.compile(r"[XY]_(0|[1-9][0-9]{0,8})", re.ASCII)
 _CONSTANT = ""  # key of the constant of a linear term
-_FORMULA = object()  # stands for a condition whose steps are in the program already
+FORMULA = object()  # stands for a condition whose steps are in the program already
 _COMPARISONS = ("<=", ">=", "<", ">", "=")
 # They state nothing that could be true or false of a network.
 _IGNORED = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
@@ -34,7 +34,7 @@ _COMMANDS = ("declare-const", "declare-fun", "assert", *_IGNORED)
 # ask for numbers of a million digits.
 _MAX_BITS = 2**14
 
-_Linear = dict[str, Fraction]
+Linear = dict[str, Fraction]
 
 
 def read_text(path: str) -> str:
@@ -56,7 +56,7 @@ def read_text(path: str) -> str:
 
 
 @dataclasses.dataclass
-class _Form:
+class Form:
     """An open parenthesis: its position, first word, and what followed so far."""
 
     position: int
@@ -67,6 +67,10 @@ class _Form:
 
 class Reader:
     """One pass over one file: every form is reduced when its parenthesis closes."""
+
+    token = _TOKEN
+    commands: tuple[str, ...] = _COMMANDS
+    comparisons: tuple[str, ...] = _COMPARISONS
 
     def __init__(self, text: str, path: str) -> None:
         self.text = text
@@ -80,13 +84,13 @@ class Reader:
 
     def read(self) -> None:
         """Reads the declarations and assertions."""
-        stack: list[_Form] = []
-        for match in _TOKEN.finditer(self.text):
+        stack: list[Form] = []
+        for match in self.token.finditer(self.text):
             token, position = match.group(), match.start()
             if token == "(":
                 if stack and stack[-1].head is None and not stack[-1].raw:
                     raise self.error(position, "'(' where a word must stand")
-                stack.append(_Form(position, bool(stack) and stack[-1].raw))
+                stack.append(Form(position, bool(stack) and stack[-1].raw))
             elif token == ")":
                 if not stack:
                     raise self.error(position, "')' closes nothing")
@@ -96,7 +100,7 @@ class Reader:
                     stack[-1].items.append(value)
             elif not token.startswith(";"):
                 if not stack:
-                    raise self.error(position, f"{_shown(token)} outside parentheses")
+                    raise self.error(position, f"{shown(token)} outside parentheses")
                 self.word(stack[-1], token, position, top=len(stack) == 1)
         if stack:
             raise self.error(
@@ -117,43 +121,50 @@ class Reader:
     def error(self, position: int, message: str, kind: type = InputError) -> Exception:
         return kind(f"{self.path}, line {self.line(position)}: {message}")
 
-    def word(self, form: _Form, token: str, position: int, top: bool) -> None:
+    def word(self, form: Form, token: str, position: int, top: bool) -> None:
         """Takes a word that is no parenthesis."""
         if form.head is None:
             form.head = token
-            if top and token not in _COMMANDS:
+            if top and token not in self.commands:
+                known = [c for c in self.commands if c not in _IGNORED]
                 raise self.error(
                     position,
-                    f"command {_shown(token)} is not supported; known: declare-const "
-                    "and assert",
+                    f"command {shown(token)} is not supported; known: "
+                    f"{', '.join(known)}",
                     UnsupportedError,
                 )
             form.raw |= top and token != "assert"
         elif form.raw:
             form.items.append(token)
-        elif _NUMBER.fullmatch(token):
+        elif NUMBER.fullmatch(token):
             number = float(token)
             if math.isinf(number):
-                raise self.error(position, f"number {_shown(token)} is too large")
+                raise self.error(position, f"number {shown(token)} is too large")
             form.items.append({_CONSTANT: Fraction(number)})
-        elif token in self.declared:
+        elif self.knows(token, position):
             form.items.append({token: Fraction(1)})
         else:
             raise self.error(
                 position,
-                f"{_shown(token)} is neither a number nor a declared variable",
+                f"{shown(token)} is neither a number nor a declared variable",
             )
 
-    def reduce(self, form: _Form, top: bool) -> Any:
+    def knows(self, token: str, position: int) -> bool:
+        """Returns whether a word is a variable, which `declared` then has."""
+        return token in self.declared
+
+    def name(self, letter: str, index: int) -> str:
+        """Returns what the file calls an input X or an output Y."""
+        return f"{letter}_{index}"
+
+    def reduce(self, form: Form, top: bool) -> Any:
         """Returns the value of a form that is complete."""
         head, items = form.head, form.items
         if form.raw:
-            if top and head in ("declare-const", "declare-fun"):
-                self.declare(form)
-            return items
+            return self.raw(form, top)
         if head is None:
             raise self.error(form.position, "'()' says nothing")
-        formulas = sum(item is _FORMULA for item in items)
+        formulas = sum(item is FORMULA for item in items)
         if head == "assert" and top:
             if len(items) != 1 or formulas != 1:
                 raise self.error(form.position, "assert takes one condition")
@@ -164,21 +175,27 @@ class Reader:
                 raise self.error(form.position, f"'{head}' joins conditions only")
             operator: Literal["and", "or"] = "and" if head == "and" else "or"
             self.program.append(Junction(operator, len(items)))
-            return _FORMULA
-        if head in (*_COMPARISONS, "+", "-", "*"):
+            return FORMULA
+        if head in (*self.comparisons, "+", "-", "*"):
             if formulas or not items:
                 raise self.error(form.position, f"'{head}' takes numbers and variables")
-            if head in _COMPARISONS:
+            if head in self.comparisons:
                 return self.compare(head, form)
             return self.arithmetic(head, form)
         raise self.error(
             form.position,
-            f"operator {_shown(head)} is not supported; known: and, or, "
-            f"{', '.join(_COMPARISONS)}, +, -, *",
+            f"operator {shown(head)} is not supported; known: and, or, "
+            f"{', '.join(self.comparisons)}, +, -, *",
             UnsupportedError,
         )
 
-    def declare(self, form: _Form) -> None:
+    def raw(self, form: Form, top: bool) -> Any:
+        """Returns the value of a complete form that is no condition."""
+        if top and form.head in ("declare-const", "declare-fun"):
+            self.declare(form)
+        return form.items
+
+    def declare(self, form: Form) -> None:
         """Takes the declaration of one variable."""
         items = form.items
         if form.head == "declare-fun" and len(items) == 3 and items[1] == []:
@@ -189,22 +206,22 @@ class Reader:
         if not _VARIABLE.fullmatch(name):
             raise self.error(
                 form.position,
-                f"variable {_shown(name)} is neither an input X_i nor an output Y_j",
+                f"variable {shown(name)} is neither an input X_i nor an output Y_j",
                 UnsupportedError,
             )
         if sort != "Real":
             raise self.error(
                 form.position,
-                f"{name} is of sort {_shown(sort)}; only Real is supported",
+                f"{name} is of sort {shown(sort)}; only Real is supported",
                 UnsupportedError,
             )
         if name in self.declared:
             raise self.error(form.position, f"{name} is declared twice")
         self.declared[name] = (name[0], int(name[2:]))
 
-    def arithmetic(self, operator: str, form: _Form) -> _Linear:
+    def arithmetic(self, operator: str, form: Form) -> Linear:
         """Returns the sum, difference or product of the terms of a form."""
-        terms: list[_Linear] = form.items
+        terms: list[Linear] = form.items
         if operator == "*":
             varying = [t for t in terms if t.keys() - {_CONSTANT}]
             if len(varying) > 1:
@@ -231,13 +248,13 @@ class Reader:
                     result[key] = self.bounded(total, form)
         return result
 
-    def bounded(self, value: Fraction, form: _Form) -> Fraction:
+    def bounded(self, value: Fraction, form: Form) -> Fraction:
         size = max(value.numerator.bit_length(), value.denominator.bit_length())
         if size > _MAX_BITS:
             raise self.error(form.position, "too much arithmetic on constants")
         return value
 
-    def compare(self, operator: str, form: _Form) -> object:
+    def compare(self, operator: str, form: Form) -> object:
         """Appends a comparison (a chain is the `and` of its links) to the program."""
         if len(form.items) < 2:
             raise self.error(form.position, f"'{operator}' compares two terms")
@@ -251,9 +268,9 @@ class Reader:
                 count += 1
         if count > 1:
             self.program.append(Junction("and", count))
-        return _FORMULA
+        return FORMULA
 
-    def append(self, small: _Linear, large: _Linear, strict: bool, form: _Form) -> None:
+    def append(self, small: Linear, large: Linear, strict: bool, form: Form) -> None:
         """Appends `small <= large`."""
         terms = dict(small)
         for key, value in large.items():
@@ -264,20 +281,6 @@ class Reader:
             letter, index = self.declared[name]
             if coefficient:
                 sides[letter].append((index, coefficient))
-        if sides["X"] and sides["Y"]:
-            raise self.error(
-                form.position,
-                "a comparison of inputs with outputs is not supported",
-                UnsupportedError,
-            )
-        if len(sides["X"]) > 1:
-            names = ", ".join(f"X_{i}" for i, _ in sorted(sides["X"])[:4])
-            raise self.error(
-                form.position,
-                f"the constraint ties several inputs together ({names}); only "
-                "constraints of single inputs (boxes) are supported",
-                UnsupportedError,
-            )
         line = self.line(form.position)
         self.program.append(
             Atom(tuple(sides["X"]), tuple(sides["Y"]), constant, strict, line)
@@ -308,9 +311,10 @@ class Reader:
         self.program.append(Junction("and", self.num_assertions))
 
 
-def _negative(term: _Linear) -> _Linear:
+def _negative(term: Linear) -> Linear:
     return {key: -value for key, value in term.items()}
 
 
-def _shown(word: str) -> str:
+def shown(word: str) -> str:
+    """Returns a word of the file, short and harmless."""
     return ascii(word if len(word) <= 40 else word[:37] + "...")

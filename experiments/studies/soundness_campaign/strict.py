@@ -247,7 +247,7 @@ def answer(
         vnnlib.write_text(text)
         deadline = time.monotonic() + seconds
         with _silence():
-            found = verify_files(onnx, vnnlib, deadline, effort, load_subject)
+            found = verify_files({"": onnx}, vnnlib, deadline, effort, load_subject)
     return found.result, found.counterexample
 
 

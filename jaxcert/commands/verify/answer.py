@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,14 @@ from jaxcert.commands.verify.instances import (
     Row,
     contradictions,
     existing,
+    named_files,
     read_instances,
     summary,
 )
-from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
-from jaxcert.interop.onnx import final_softmax, load_onnx
-from jaxcert.interop.vnnlib import (
-    Case,
-    Property,
-    format_counterexample,
-    load_vnnlib,
-)
+from jaxcert.commands.verify.subject import Load, all_of, joint_network, load_subject
+from jaxcert.errors import InputError, OutOfMemoryError
+from jaxcert.interop.onnx import final_softmax
+from jaxcert.interop.vnnlib import Case, Property, load_vnnlib
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
 from jaxcert.oracle.complete import splits_inputs
@@ -70,7 +67,10 @@ _GRACE = 3.0
 class Request(Options):
     """The options of `jaxcert verify`."""
 
-    onnx: str = option("", "The network, .onnx or .onnx.gz.")
+    onnx: str = option(
+        "",
+        "The network, .onnx or .onnx.gz; of a property of several NAME=FILE,NAME=FILE.",
+    )
     vnnlib: str = option("", "The property, .vnnlib or .vnnlib.gz.")
     timeout: float | None = option(
         None, "Seconds per instance; default: none, or those of --instances.", above=0
@@ -128,9 +128,6 @@ class Answer:
     scope: Scope | None = None
 
 
-Load = Callable[[Path], Network]
-
-
 def answer(request: Request, begin: float) -> int:
     """Answers what is asked on stdout or into files; returns the exit code.
 
@@ -143,11 +140,10 @@ def answer(request: Request, begin: float) -> int:
 
 def _one(request: Request, begin: float) -> int:
     """Answers one instance on stdout."""
-    onnx, vnnlib = (
-        existing(console.expand(name)) for name in (request.onnx, request.vnnlib)
-    )
+    networks = named_files(request.onnx)
+    vnnlib = existing(console.expand(request.vnnlib))
     deadline = math.inf if request.timeout is None else begin + request.timeout
-    found = verify_files(onnx, vnnlib, deadline, request.effort, load_subject)
+    found = verify_files(networks, vnnlib, deadline, request.effort, load_subject)
     print(found.result)
     if found.counterexample:
         print(found.counterexample)
@@ -205,7 +201,8 @@ def _answer(instance: Instance, worker: Worker) -> tuple[Row, str, Scope | None]
     """
     name = " ".join(instance.key)
     try:
-        onnx, vnnlib = (str(instance.path(name)) for name in instance.key)
+        onnx = {name: str(file) for name, file in instance.networks().items()}
+        vnnlib = str(instance.path(instance.vnnlib))
     except (OSError, ValueError) as error:
         logging.error("%s: %s", name, error)
         return Row("error", 0.0), "", None
@@ -229,28 +226,15 @@ def _answer(instance: Instance, worker: Worker) -> tuple[Row, str, Scope | None]
     return Row(result, seconds), counterexample, scope
 
 
-def load_subject(onnx: Path) -> Network:
-    """Returns the network of a file; its notes are logged.
-
-    Raises:
-      InputError: see `load_onnx`, or a weight is not finite.
-      UnsupportedError: see `load_onnx`.
-    """
-    network = load_onnx(onnx)
-    for note in network.notes:
-        if "replaced by its logits" in note:
-            continue  # asked about below, where the property is known
-        logging.warning("%s: %s", onnx, note)
-    return network
-
-
 def verify_files(
-    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
+    onnx: Mapping[str, Path], vnnlib: Path, deadline: float, effort: Effort, load: Load
 ) -> Answer:
     """Returns the answer to one instance; what is found after the deadline is timeout.
 
     Args:
-      onnx, vnnlib: the files.
+      onnx: the files of the networks by the names that the property gives them, or one
+        by "".
+      vnnlib: the file of the property.
       deadline: `time.monotonic()` by which to answer. What runs then and cannot be
         stopped, such as a compilation, is left behind in a thread (`run_until`).
       effort: of the attack, and of branch and bound.
@@ -269,7 +253,7 @@ def verify_files(
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise OutOfMemoryError(
-                f"out of memory on {onnx} with {vnnlib}: use a machine with more"
+                f"out of memory on {all_of(onnx)} with {vnnlib}: more is needed"
             ) from error
         raise
     late = time.monotonic() - deadline
@@ -281,29 +265,13 @@ def verify_files(
 
 
 def _verify_files(
-    onnx: Path, vnnlib: Path, deadline: float, effort: Effort, load: Load
+    onnx: Mapping[str, Path], vnnlib: Path, deadline: float, effort: Effort, load: Load
 ) -> Answer:
     """Returns the answer to one instance, whenever it is found."""
-    network, prop = load(onnx), load_vnnlib(vnnlib)
-    softmax = final_softmax(network)
-    if softmax and not prop.compares_outputs:
-        raise UnsupportedError(
-            f"{onnx} ends in a {softmax}, of which {vnnlib} states more than "
-            "comparisons of one output with another: export the network without it, "
-            "and state the property of the logits"
-        )
+    prop = load_vnnlib(vnnlib)
+    network = joint_network(prop, onnx, vnnlib, load)
     for note in prop.notes:
         logging.warning("%s", note)
-    inputs = math.prod(network.input_shape)
-    for what, here, there in (
-        ("inputs", prop.num_inputs, inputs),
-        ("outputs", prop.num_outputs, network.num_outputs),
-    ):
-        if here != there:
-            raise InputError(
-                f"{vnnlib} declares {here} {what} and the network {onnx} has {there}: "
-                "they do not belong together"
-            )
     scope = scope_of(network.model.program, network.types)
     found = verify_property(network, prop, deadline, effort)
     return dataclasses.replace(found, scope=scope)
@@ -424,8 +392,8 @@ class _Inquiry:
             exact = np.array([float(v) for v in outputs])
             if not np.abs(exact - y).max() <= _AGREEMENT * (1 + np.abs(y).max()):
                 return False
-            return self._prop.violates(x, outputs)
-        return self._prop.violates(x, y)
+            return self._prop.violated_at(x, outputs)
+        return self._prop.violated_at(x, y)
 
     def _inside(self, case: Case) -> Box | None:
         """Returns the inputs that the file allows; None if no float64 number is one."""
@@ -441,11 +409,11 @@ class _Inquiry:
         """Returns a witness and what the file answers in VNN-COMP form, or nothing."""
         if witness is None:
             return ""
-        y = np.array([float(v) for v in witness.outputs])
+        y = np.array([float(v) for v in witness.outputs])[: self._prop.num_outputs]
         shown = _file_outputs(self._network, y)
-        if shown is not y and not self._prop.violates(witness.point, shown):
+        if shown is not y and not self._prop.violated_at(witness.point, shown):
             return ""
-        return format_counterexample(witness.point, shown)
+        return self._prop.counterexample(witness.point, shown)
 
 
 def _file_outputs(network: Network, logits: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import dataclasses
 import io
@@ -34,7 +35,8 @@ class Instance:
     """One question of a benchmark.
 
     Attributes:
-      onnx, vnnlib: the files, as the list names them.
+      onnx, vnnlib: the files, as the list names them; see `named_files` for several
+        networks.
       folder: what relative names are relative to.
       timeout: seconds.
       expected: the answer that is known, in lower case; '' if there is none.
@@ -52,8 +54,12 @@ class Instance:
         return self.onnx, self.vnnlib
 
     def path(self, name: str) -> Path:
-        """Returns where one of the two files lies."""
+        """Returns where a file lies."""
         return existing(self.folder / console.expand(name))
+
+    def networks(self) -> dict[str, Path]:
+        """Returns where the networks lie, by the names that the property gives them."""
+        return named_files(self.onnx, self.folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +73,42 @@ class Row:
     def kind(self) -> str:
         """The result without a reason, one of RESULTS."""
         return self.result.partition(":")[0]
+
+
+def named_files(text: str, folder: Path = Path()) -> dict[str, Path]:
+    """Returns the files of networks by name: one without, as "", or several with.
+
+        net.onnx
+        f=first.onnx,g=second.onnx
+        [("f", "first.onnx"), ("g", "second.onnx")]
+
+    Args:
+      text: a path, or one of the lists.
+      folder: what relative names are relative to.
+
+    Raises:
+      InputError: a list that is none of these, or a name twice.
+    """
+
+    def at(file: str) -> Path:
+        return existing(folder / console.expand(file))
+
+    if at(text).exists() or "=" not in text and not text.lstrip().startswith("["):
+        return {"": at(text)}
+    try:
+        if "=" in text:
+            parts = [part.partition("=") for part in text.split(",")]
+            pairs = [(name.strip(), file.strip()) for name, _, file in parts]
+        else:
+            pairs = [(str(n), str(f)) for n, f in ast.literal_eval(text.strip())]
+        if len(dict(pairs)) < len(pairs) or not all(n and f for n, f in pairs):
+            raise ValueError
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise InputError(
+            f"networks are named as NAME=FILE,NAME=FILE, each once, not as "
+            f"{console.one_line(text)}"
+        ) from error
+    return {name: at(file) for name, file in pairs}
 
 
 def existing(path: Path) -> Path:

@@ -20,11 +20,11 @@ from absl.logging import converter
 from jaxcert.commands import console
 from jaxcert.commands.verify.answer import (
     Answer,
-    Load,
     Request,
     load_subject,
     verify_files,
 )
+from jaxcert.commands.verify.subject import Load
 from jaxcert.errors import JaxcertError, OutOfMemoryError
 from jaxcert.limit import left_behind
 from jaxcert.memory import free_bytes, resident_bytes
@@ -59,7 +59,7 @@ def main(text: str) -> None:
     logging.get_absl_logger().setLevel(level)
     python_logging.root.handlers = [_Forward(questions)]
     # Most benchmarks ask many questions about one network, one after the other.
-    load = functools.lru_cache(maxsize=1)(load_subject)
+    load = functools.lru_cache(maxsize=2)(load_subject)
     for question in questions:
         found = answered(question, effort, load)
         questions.answer(told(found) | {"worn": _worn()})
@@ -69,7 +69,8 @@ def answered(question: Mapping[str, Any], effort: Effort, load: Load) -> Answer:
     """Returns the answer; whatever goes wrong is the result 'error'."""
     begin = time.monotonic()
     try:
-        onnx, vnnlib = Path(question["onnx"]), Path(question["vnnlib"])
+        onnx = {name: Path(file) for name, file in question["onnx"].items()}
+        vnnlib = Path(question["vnnlib"])
         deadline = begin + question["seconds"]
         return verify_files(onnx, vnnlib, deadline, effort, load)
     except Exception as error:
