@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,14 +15,17 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from jaxcert.errors import InputError
 
+_MOST_CLAUSES = 10_000
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """Rows `C y + d > 0`, joined to clauses: every clause needs one row that holds.
 
-    With every row its own clause (the constructors `classification` and `targeted`)
-    all rows must hold. `disjunction` makes one clause of all its rows.
+    With every row its own clause (the constructors `classification`, `targeted`, `rows`
+    and `output_range`) all rows must hold. `disjunction` makes one clause of all its
+    rows, `top_k` and `among` several of some.
 
     Attributes:
       coefficients: C, shape (rows, outputs).
@@ -109,6 +115,80 @@ class Spec:
         count = rows.shape[0]
         return Spec(rows, constants, jnp.zeros(count, jnp.int32), 1)
 
+    @staticmethod
+    def top_k(label: int, k: int, num_classes: int) -> Spec:
+        """Returns the spec that the label is among the k greatest outputs.
+
+        It is not iff some k other classes all have `y_j >= y_label`; so every set of k
+        others is a clause of the rows `y_label - y_j > 0`: a tie counts as lost. With
+        k = 1 it is `classification`.
+
+        Raises:
+          InputError: a label out of range, a k that is not in 1 .. num_classes - 1, or
+            more than 10,000 sets.
+        """
+        _check_class("label", label, num_classes)
+        if not 1 <= k < num_classes:
+            raise InputError(
+                f"k is {k}: of {num_classes} classes it must lie in 1 .. "
+                f"{num_classes - 1}"
+            )
+        if math.comb(num_classes - 1, k) > _MOST_CLAUSES:
+            raise InputError(
+                f"the {k} greatest of {num_classes} outputs make more than "
+                f"{_MOST_CLAUSES} clauses: choose a smaller k"
+            )
+        others = [j for j in range(num_classes) if j != label]
+        sets = itertools.combinations(others, k)
+        return _of_sets([((label,), lost) for lost in sets], num_classes)
+
+    @staticmethod
+    def among(labels: Sequence[int], num_classes: int) -> Spec:
+        """Returns the spec that the greatest output is of one of the labels.
+
+        For every other class j one of the rows `y_label - y_j > 0` must hold.
+
+        Raises:
+          InputError: no label, one out of range or twice, or none besides them.
+        """
+        for label in labels:
+            _check_class("label", label, num_classes)
+        if not 0 < len(set(labels)) == len(labels) < num_classes:
+            raise InputError(
+                f"labels are {list(labels)}: give one or more, each once, and not all "
+                f"of the {num_classes} classes"
+            )
+        others = [j for j in range(num_classes) if j not in labels]
+        return _of_sets([(labels, (j,)) for j in others], num_classes)
+
+    @staticmethod
+    def output_range(
+        lo: Float[ArrayLike, " outputs"], hi: Float[ArrayLike, " outputs"]
+    ) -> Spec:
+        """Returns the spec `lo < y < hi`, a row per end that is finite.
+
+        Raises:
+          InputError: shapes that differ, NaN, an end that no output can be within, or
+            no finite end at all.
+        """
+        least, greatest = (np.asarray(v, np.float64) for v in (lo, hi))
+        if least.ndim != 1 or least.shape != greatest.shape:
+            raise InputError(
+                f"the ends of the outputs have shapes {least.shape} and "
+                f"{greatest.shape}: give (outputs,) for both"
+            )
+        if not np.all(least < greatest):
+            where = int(np.argmin(least < greatest))
+            raise InputError(
+                f"output {where} is asked to lie between {least[where]} and "
+                f"{greatest[where]}: nothing does"
+            )
+        rows = np.eye(len(least))
+        below, above = np.isfinite(least), np.isfinite(greatest)
+        coefficients = np.concatenate([rows[below], -rows[above]])
+        offset = np.concatenate([-least[below], greatest[above]])
+        return Spec.rows(jnp.asarray(coefficients), jnp.asarray(offset))
+
     def values(self, y: Float[Array, " outputs"]) -> Float[Array, " rows"]:
         """Returns C y + d for one output y."""
         exact = jax.lax.Precision.HIGHEST
@@ -129,6 +209,20 @@ class Spec:
         any row gives NaN, which is not > 0.
         """
         return jnp.min(self.clauses(rows))
+
+
+def _of_sets(
+    sets: Sequence[tuple[Sequence[int], Sequence[int]]], num_classes: int
+) -> Spec:
+    """Returns a clause per pair: one of the first classes exceeds one of the second."""
+    pairs = [list(itertools.product(*pair)) for pair in sets]
+    eye = np.eye(num_classes, dtype=np.float32)
+    rows = [eye[i] - eye[j] for clause in pairs for i, j in clause]
+    clause = np.repeat(np.arange(len(pairs), dtype=np.int32), [len(p) for p in pairs])
+    return Spec(
+        jnp.asarray(np.stack(rows)), jnp.zeros(len(rows)), jnp.asarray(clause),
+        len(pairs),
+    )  # fmt: skip
 
 
 def checked_spec(spec: Any) -> Spec:

@@ -42,6 +42,64 @@ def test_a_disjunction_holds_by_its_best_row():
     assert both.margin(both.values(Y)) == -0.5
 
 
+def holds(spec: Spec, y) -> bool:
+    return bool(spec.margin(spec.values(jnp.asarray(y))) > 0)
+
+
+TIED = list(itertools.product([0.0, 1.0, 2.0], repeat=4))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("label", [0, 2])
+def test_top_k_counts_the_outputs_that_are_no_less(label, k):
+    spec = Spec.top_k(label, k, 4)
+    for y in TIED:
+        no_less = sum(y[j] >= y[label] for j in range(4) if j != label)
+        assert holds(spec, y) == (no_less < k)
+
+
+def test_top_1_is_classification():
+    first, other = Spec.top_k(1, 1, 3), Spec.classification(1, 3)
+    assert first.coefficients.tolist() == other.coefficients.tolist()
+    assert first.clause.tolist() == other.clause.tolist()
+
+
+@pytest.mark.parametrize("labels", [(0,), (1, 3), (0, 1, 2)])
+def test_among_asks_that_a_label_exceeds_all_others(labels):
+    spec = Spec.among(labels, 4)
+    for y in TIED:
+        best = max(y[j] for j in labels)
+        assert holds(spec, y) == all(best > y[j] for j in range(4) if j not in labels)
+
+
+def test_an_output_range_excludes_its_ends():
+    spec = Spec.output_range([-1.0, 0.0, -np.inf], [1.0, np.inf, np.inf])
+    assert spec.num_clauses == 3
+    for y in itertools.product([-1.0, 0.0, 0.5, 1.0], repeat=3):
+        assert holds(spec, y) == (-1 < y[0] < 1 and y[1] > 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Spec.top_k(0, 0, 3), "k is 0: of 3 classes it must lie in 1 .. 2"),
+        (lambda: Spec.top_k(0, 3, 3), "k is 3: of 3 classes it must lie in 1 .. 2"),
+        (lambda: Spec.top_k(0, 5, 1000), "5 greatest of 1000 outputs make more than"),
+        (lambda: Spec.top_k(7, 1, 3), "label 7 is out of range"),
+        (lambda: Spec.among((), 3), "give one or more, each once, and not all"),
+        (lambda: Spec.among((1, 1), 3), "give one or more, each once, and not all"),
+        (lambda: Spec.among((0, 1, 2), 3), "give one or more, each once, and not all"),
+        (lambda: Spec.output_range([0.0], [0.0]), "output 0 is asked to lie between"),
+        (lambda: Spec.output_range([np.nan], [0.0]), "output 0 is asked to lie"),
+        (lambda: Spec.output_range([0.0], [0.0, 1.0]), "give .outputs,. for both"),
+        (lambda: Spec.output_range([-np.inf], [np.inf]), "the spec has no rows"),
+    ],
+)
+def test_specs_that_ask_nothing_or_the_impossible_are_errors(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_a_nan_row_is_never_hidden(position: int):
     rows = Y.at[position].set(jnp.nan)
