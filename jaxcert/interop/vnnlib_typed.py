@@ -31,7 +31,7 @@ _TOKEN = re.compile(
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _INDEXED = re.compile(r"([A-Za-z][A-Za-z0-9_]*)\s*(\[[^\]]*\])", re.ASCII)
 _NUMBERS = re.compile(r"\[\s*(?:\d{1,9}(?:\s*,\s*\d{1,9})*)?\s*\]", re.ASCII)
-_MOST_ELEMENTS = 2**24
+_MOST_ELEMENTS = 2**22
 _MAX_RANK = 32
 
 

@@ -1,14 +1,19 @@
 """Decides VNN-LIB properties of ONNX networks: sat, unsat, unknown or timeout.
 
     python experiments/verify.py --onnx=NET.onnx --vnnlib=PROPERTY.vnnlib --timeout=60
+    python experiments/verify.py --onnx=f=A.onnx,g=B.onnx --vnnlib=BOTH.vnnlib
     python experiments/verify.py --instances=instances.csv --output=results.csv
 
-The first form prints the answer on the first line and, for sat, the counterexample in
-VNN-COMP form below it. The second one answers a whole benchmark, writes onnx, vnnlib,
-result and seconds row by row, beside it counterexamples and, in NAME_scopes.json, what
-proofs of each network cover and take for granted, and prints a summary; --resume
-continues, and exit code 3 says that an answer contradicts the `expected` column. A FILE
-that does not exist is looked for as FILE.gz.
+The first form prints the answer on the first line and, for sat, the counterexample as
+the property's version of VNN-LIB asks below it. The second is for properties of several
+networks (VNN-LIB 2.0), which are named as the property declares them; networks that are
+`equal-to` another have its file. A list of instances names them alike, or as
+[("f", "A.onnx"), ("g", "B.onnx")]. What is proved is about real arithmetic, whatever
+float type the property declares. The last form answers a whole benchmark, writes onnx,
+vnnlib, result and seconds row by row, beside it counterexamples and, in
+NAME_scopes.json, what proofs of each network cover and take for granted, and prints a
+summary; --resume continues, and exit code 3 says that an answer contradicts the
+`expected` column. A FILE that does not exist is looked for as FILE.gz.
 
 The time limit holds for reading, compiling, attack and search together. What cannot be
 stopped when it is over is left behind, and the answer is `timeout`.
