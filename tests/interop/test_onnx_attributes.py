@@ -308,6 +308,9 @@ OPERATORS: dict[str, st.SearchStrategy[Case]] = {
     "Split": splits(),
 }
 
+ALL_READ = ("Unsqueeze",)
+"""Operators of which no form that is drawn is refused."""
+
 
 def check(model: Any, folder: Path, shape: tuple[int, ...]) -> str:
     """Compares with onnxruntime; returns how it ended."""
@@ -352,4 +355,5 @@ def test_attribute_space(op: str, examples: int, tmp_path: Path) -> None:
         ends[check(build(case), tmp_path, case[0])] += 1
 
     run()
-    assert ends["equal"] >= examples // 8 and ends["refused"] >= 1, ends
+    assert ends["equal"] >= examples // 8, ends
+    assert ends["refused"] >= 1 or op in ALL_READ, ends
