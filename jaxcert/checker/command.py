@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .check import check_certificate
-from .claim import Expected, Report, Status
+from .claim import AnyReport, Expected, Status
 
 _EPILOG = """\
 A path is a certificate or a folder; of a folder, all certificates in it, or in its
@@ -67,7 +67,7 @@ def certificates(path: Path) -> list[Path]:
     return found
 
 
-def line(path: Path, report: Report) -> str:
+def line(path: Path, report: AnyReport) -> str:
     """Returns what to print of a checked file."""
     name, reason = _one_line(path.name.removesuffix(".npz")), _one_line(report.reason)
     if report.status is Status.REJECTED:
@@ -78,7 +78,7 @@ def line(path: Path, report: Report) -> str:
     return f"{_SAY[report.status]} {name}: {reason}; {said}"
 
 
-def as_json(path: Path, report: Report) -> str:
+def as_json(path: Path, report: AnyReport) -> str:
     """Returns one line of JSON: status, reason, the claim in words and its parts.
 
     What is infinite is null, as in the file.
@@ -97,7 +97,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summary(reports: Sequence[Report]) -> str:
+def summary(reports: Sequence[AnyReport]) -> str:
     """Returns what to print at the end."""
     count = {status: 0 for status in Status}
     for report in reports:
@@ -109,7 +109,7 @@ def summary(reports: Sequence[Report]) -> str:
     return faces_total(reports) + ", ".join(parts)
 
 
-def faces_total(reports: Sequence[Report]) -> str:
+def faces_total(reports: Sequence[AnyReport]) -> str:
     """Returns what to print of all grown boxes whose claims hold; empty without any."""
     grown = [report.faces for report in reports if report.faces is not None]
     if not grown:
@@ -130,7 +130,7 @@ def faces_total(reports: Sequence[Report]) -> str:
     )
 
 
-def exit_code(reports: Sequence[Report]) -> int:
+def exit_code(reports: Sequence[AnyReport]) -> int:
     """Returns 0, or what keeps the reports from being accepted, the worst first."""
     found = {report.status for report in reports}
     if not reports:
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     try:
         paths = [p for word in words.paths for p in certificates(word.expanduser())]
-        reports = []
+        reports: list[AnyReport] = []
         for path in paths:
             report = check_certificate(path, expected=expected, exact=words.exact)
             print((as_json if words.json else line)(path, report), flush=True)
