@@ -35,8 +35,12 @@ class Arithmetic:
         return np.asarray(array, np.float64)
 
     def up(self, x):
-        """Returns >= every number that one operation may have rounded to x."""
-        return x if self.exact else np.nextafter(x + _TINY, np.inf)
+        """Returns >= every number that one operation may have rounded to x.
+
+        |x| 2^-52 is at least the distance to the next number, and no rounding is beyond
+        that; where it underflows _TINY is.
+        """
+        return x if self.exact else x + (abs(x) * 2.0**-52 + _TINY)
 
     def down(self, x):
         """Returns <= every number that one operation may have rounded to x."""

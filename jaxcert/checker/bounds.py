@@ -21,14 +21,18 @@ from .arithmetic import LARGEST, Arithmetic
 from .network import Network
 from .reading import need
 
-_ROWS = 2**17  # numbers in the coefficients of one block of rows: a cache holds them
+# Rows bounded at once: few enough that their coefficients are this many numbers, which
+# a cache holds and an allocator has at hand, but not fewer than this many.
+_NUMBERS, _ROWS = 2**14, 64
+_PARTS = 2**17  # numbers in one value of the parts that are enclosed at once
 
 
 class Bounds:
     """Bounds of a network over the box [lo, hi].
 
     `root`: what `enclose` returns of the whole box, without signs, as one part.
-    Over the whole box, too, size[v] >= |v| and reach[v][t] >= |w_t| @ size of its v.
+    Over the whole box, too, size[v] >= |v|, and reach[v] >= |offset| + |w| @ size, of
+    all terms.
     """
 
     def __init__(self, b: Arithmetic, net: Network, lo, hi, slopes) -> None:
@@ -81,9 +85,17 @@ class Bounds:
             if not root:
                 self.size.append(np.maximum(abs(lo), abs(hi))[0])
                 need(self.size[-1] < LARGEST, "a value of the network is too large")
-                terms = node.terms if node.relu < 0 else []
-                self.reach.append([b.bound(w, self.size[v]) for v, _, w in terms])
+                self.reach.append(self.reach_of(node))
         return made
+
+    def reach_of(self, node):
+        """Returns what stands in `reach` for an affine node, for a ReLU nothing."""
+        if node.relu >= 0:
+            return []
+        total = abs(node.offset)
+        for v, _, w in node.terms:
+            total = self.b.up(total + self.b.bound(w, self.size[v]))
+        return total
 
     def signed(self, signs):
         """Returns `enclose` of the whole box, but with `lines` of the root's ranges."""
@@ -106,7 +118,7 @@ class Bounds:
         kinds, kind = np.unique(signs, axis=0, return_inverse=True)
         leaves = np.argsort(kind.reshape(-1), kind="stable")
         kind = kind.reshape(-1)[leaves]
-        step = max(1, _ROWS // max(self.net.sizes))
+        step = max(1, _PARTS // max(self.net.sizes))
         for first in range(0, len(kinds), step):
             some = kinds[first : first + step]
             made = self.enclose(self.box, some) if refine else self.signed(some)
@@ -156,8 +168,7 @@ class Bounds:
 
     def blocks(self, count: int, rows: int = 1):
         """Returns slices of things, each of so many rows, whose rows fit in a cache."""
-        block = _ROWS >> 3 if self.b.exact else _ROWS
-        step = max(1, block // (rows * max(self.net.sizes)))
+        step = max(_NUMBERS // max(self.net.sizes), _ROWS) // rows or 1
         return [slice(i, i + step) for i in range(0, count, step)]
 
     def lower_bounds(
@@ -182,10 +193,9 @@ class Bounds:
                 a, cost = through(a, lines, beta, self.size[v])
                 passed, costs = [(v, a)], [cost]
             else:
-                cost = b.charge(a, abs(node.offset), node.size)
-                constant = b.down(constant + b.down(b.dot(a, node.offset) - cost))
+                costs = [b.charge(a, self.reach[last], node.size)]
+                constant = b.down(constant + b.dot(a, node.offset))
                 passed = [(v, b.dot(a, w)) for v, w, _ in node.terms]
-                costs = [b.charge(a, reach, node.size) for reach in self.reach[last]]
             for v, a in passed:
                 if v in held:
                     a = held[v] + a
@@ -202,12 +212,12 @@ class Bounds:
 
     def of_rows(self, lines, part, slopes):
         """Returns the lines of the part of every row, with slopes where undecided."""
-        upper, lower, height, open_ = (
-            x if len(x) == 1 else x[part]
-            for x in (lines.upper, lines.lower, lines.height, lines.open)
+        some = np.zeros(1, int) if len(lines.open) == 1 else part
+        lower, upper, height = (
+            x.take(some, axis=0) for x in (lines.lower, lines.upper, lines.height)
         )
         if slopes is not None:
-            lower = np.where(open_, slopes, lower)
+            lower = np.where(lines.open[some], slopes, lower)
         return lower, upper, height
 
     def through_relu(self, a, lines, beta, size):
@@ -218,15 +228,15 @@ class Bounds:
         with size >= |z|.
         """
         b, (lower, upper, height) = self.b, lines
+        below = np.minimum(a, b.zero)
         made = a * np.where(a > 0, lower, upper)
         cost = b.charge(made, size)
         if beta is not None:
             made = made - beta
             cost = b.up(cost + b.charge(made, size))
-        fall = np.maximum(-a, b.zero)
         if len(height) == 1:
-            return made, b.up(cost + b.bound(fall, height[0]))
-        return made, b.up(cost + b.bound(fall, height, b.along))
+            return made, b.up(cost + b.bound(-below, height[0]))
+        return made, b.up(cost + b.bound(-below, height, b.along))
 
     def float32_errors(self):
         """Returns e >= |y evaluated in float32 - y| for the logits, over the box.

@@ -96,7 +96,7 @@ class Property:
             need(bool(_NUMBER.fullmatch(form)), f"VNN-LIB: {form[:40]!r} is unknown")
             return {_ONE: Fraction(float(form))}
         word, *parts = form or [None]
-        need(word in ("+", "-", "*") and parts, f"VNN-LIB: {_shown(form)}")
+        need(word in ("+", "-", "*") and bool(parts), f"VNN-LIB: {_shown(form)}")
         first, *others = map(self.sum, parts)
         if word == "-" and not others:
             return _minus({}, first)
