@@ -55,6 +55,15 @@ class Property:
     networks: tuple[Declared, ...] = ()
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is about boxes of the inputs and the outputs of one network alone.
+
+        Its cases are then about that network as it is.
+        """
+        apart = self.spread == tuple(range(self.num_inputs))
+        return len(self.networks) <= 1 and apart and not self.passed
+
+    @property
     def compares_outputs(self) -> bool:
         """Whether every comparison that names outputs is one of Y_i with Y_j alone.
 

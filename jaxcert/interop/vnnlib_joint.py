@@ -81,8 +81,7 @@ def joined(prop: Property, networks: Sequence[Network]) -> Network:
                 f"{' and '.join(n.name for n in networks)} has {there}: they do not "
                 "belong together"
             )
-    plain = prop.spread == tuple(range(prop.num_inputs))
-    if len(networks) == 1 and plain and not prop.passed:
+    if prop.is_plain:
         return networks[0]
     distinct = list(dict.fromkeys(map(id, networks)))
     where = tuple(distinct.index(id(n)) for n in networks)
