@@ -199,6 +199,11 @@ def test_a_list_of_instances_may_name_networks(tmp_path, capsys):
     rows = out.read_text().splitlines()[1:]
     assert [row.rsplit(",", 2)[1] for row in rows] == ["unsat", "unsat", "error"]
     assert "the property needs files for f, g, and got" in ended.err
+    again = ran(verify, capsys, f"--instances={csv}", f"--output={out}", "--resume",
+                "--proofs")  # fmt: skip
+    assert again.code == 0, again.err
+    assert "proofs are of VNN-LIB 1.0" in again.err
+    assert "2 answers: 0 with a checked proof" in again.out
 
 
 def test_all_rows_of_a_fixed_batch_are_asked_about(tmp_path, capsys):

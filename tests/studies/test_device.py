@@ -21,6 +21,7 @@ def test_every_part_is_a_command_that_exists(small):
     parts = Plan(Path("/pack"), small).parts()
     assert len({(part.lane, part.name) for part in parts}) == len(parts)
     assert {part.lane for part in parts} == {ACCELERATOR, HOST}
+    assert not any("," in part.name for part in parts)  # --parts takes a list
     modules = {path.stem for path in (ROOT / "experiments/device").glob("*.py")}
     for part in parts:
         first, second = part.command[:2]
