@@ -339,7 +339,7 @@ def values_agree(case: Drawn, folder: Path) -> Any:
             load_onnx(path)
         return None
     network = load_onnx(path)
-    got = jax.jit(network.apply)(network.params, x.reshape(network.input_shape))
+    got = network.apply(network.params, x.reshape(network.input_shape))
     np.testing.assert_allclose(got, expected.ravel(), 1e-5, 1e-5, err_msg=str(case))
     return network
 
@@ -360,15 +360,15 @@ def points_lie_inside(network: Any, case: Drawn) -> None:
         params = {k: np.asarray(v, np.float64) for k, v in network.params.items()}
         program = program_as_given(network.apply, params, jnp.asarray(low))
 
-        def one(given: Any) -> Any:
-            lo, hi, points = given
+        @jax.jit
+        @jax.vmap
+        def compute(lo: Any, hi: Any, points: Any) -> Any:
             box = jc.Box(lo, hi)
             values = jax.vmap(lambda z: program.evaluate(params, z))(points)
             linear = crown(params, box).concretize(box)
             return values, (jc.ibp(network.apply)(params, box), linear)
 
-        compute = jax.jit(lambda given: jax.lax.map(one, given))
-        values, bounds = jax.device_get(compute((lo, hi, points)))
+        values, bounds = jax.device_get(compute(lo, hi, points))
     for box in bounds:
         assert np.isfinite(box.lo).all() and np.isfinite(box.hi).all(), case
         slack = 2.0**-36 * (1 + np.maximum(np.abs(box.lo), np.abs(box.hi)))[:, None]
