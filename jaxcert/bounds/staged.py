@@ -137,6 +137,8 @@ class _Asked:
         """
         parts = _segments(program)
         rows: Coefficients = {}
+        if not parts:  # f(x) is x
+            rows[program.input] = self.rows.reshape((-1, *program.input_shape))
         const = self.offset
         for number, (value, nodes) in reversed([*enumerate(parts)]):
             last = number == len(parts) - 1

@@ -8,6 +8,7 @@ commands `verify` and `audit`, and the comparisons of `experiments`.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -114,6 +115,8 @@ def bounded(
     staged = Staged(program, values, box, deadline)
     verdict = unknown(np.asarray(box.lo), Reason.BOUND_TOO_LOOSE)
     for method in ("ibp", "crown", "alpha"):
+        if method != "ibp" and time.monotonic() >= deadline:
+            break
         if method == "crown":
             staged.tighten()
         rows = staged.interval_rows(spec)

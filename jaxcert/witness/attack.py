@@ -85,8 +85,12 @@ class AttackOracle:
         box: Box,
         spec: Spec,
         hint: Float[Array, "*d"] | None = None,
+        starts: Float[Array, "m *d"] | None = None,
     ) -> tuple[Float[Array, "n *d"], Float[Array, " n"]]:
-        """Returns the worst points of all descents, and their margins."""
+        """Returns the worst points of all descents, and their margins.
+
+        They begin at `starts`; where there are none, as the options say.
+        """
         program = program_as_given(self.f, params, box.lo)
 
         values = program.prepare(params, box.lo.dtype)
@@ -100,7 +104,7 @@ class AttackOracle:
 
         center = box.center
         hint = center if hint is None else jnp.where(jnp.isnan(hint), center, hint)
-        starts = self._starts(box, hint)
+        starts = self.starts(box, hint) if starts is None else starts
         targets = jnp.arange(spec.num_clauses)
         if spec.num_clauses > _TARGETS:
             outputs = program.evaluate_prepared(values, center)
@@ -115,7 +119,8 @@ class AttackOracle:
         points, margins = jax.vmap(over_targets, in_axes=(0, None))(starts, targets)
         return points.reshape((-1, *box.lo.shape)), margins.reshape(-1)
 
-    def _starts(self, box: Box, hint: Array) -> Array:
+    def starts(self, box: Box, hint: Array) -> Array:
+        """Returns where descents begin, see the options."""
         random = self.options.restarts - 2
         starts = [box.center, box.project(hint)][: self.options.restarts]
         if random > 0:
@@ -132,8 +137,10 @@ _SEEDS = 8
 
 
 @functools.partial(jax.jit, static_argnames=("oracle",))
-def _seeds(oracle: AttackOracle, params: Any, box: Box, spec: Spec) -> Array:
-    points, margins = oracle.candidates(params, box, spec, box.center)
+def _seeds(
+    oracle: AttackOracle, params: Any, box: Box, spec: Spec, starts: Array
+) -> Array:
+    points, margins = oracle.candidates(params, box, spec, starts=starts)
     count = min(_SEEDS, len(margins))
     return points[jnp.argsort(jnp.where(jnp.isnan(margins), jnp.inf, margins))[:count]]
 
@@ -179,8 +186,18 @@ def find_witness(
     if model.program.convolves and not model.program.typed.x64:
         # Convolutions in float64 are no library's on CPUs: they take ten times as long.
         weights, asked = model.single, cast_floats(asked, jnp.float32)
-    seeds = np.asarray(_seeds(oracle, weights, *asked), np.float64)
-    return judge.search(spec, box, np.clip(seeds, box.lo, box.hi), accepts)
+    near = jax.tree.map(jnp.asarray, asked[0])
+    starts = oracle.starts(near, near.center)
+    # One start after the other where each takes long: the first often finds it.
+    each = 1 if model.program.convolves else len(starts)
+    for first in range(0, len(starts), each):
+        part = starts[first : first + each]
+        seeds = np.asarray(_seeds(oracle, weights, *asked, part), np.float64)
+        seeds = np.clip(seeds, box.lo, box.hi)
+        witness = judge.search(spec, box, seeds, accepts)
+        if witness is not None:
+            return witness
+    return None
 
 
 def descend(

@@ -1,4 +1,4 @@
-"""Bounds in steps: the bounds of `crown`, and optimised ones that enclose all points."""
+"""Bounds in steps: those of `crown`, and optimised ones that enclose all points."""
 
 from __future__ import annotations
 
@@ -115,6 +115,27 @@ def test_planes_of_products_gain_where_slopes_cannot():
         (best,) = staged.rows(spec, StagedOptions(iterations=80))
     assert crown == pytest.approx(-1.0, abs=0.51) and crown <= -1.0
     assert crown < best <= -1.0 + 1e-12 or best == pytest.approx(-1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("f", "least"),
+    [
+        (lambda _, x: x, -3.0),
+        (lambda _, x: 2 * x + 1, -5.0),
+        (lambda _, x: jnp.sign(x), -1.0),
+        (lambda _, x: jnp.ones(2), 1.0),
+    ],
+)
+def test_networks_of_few_nodes_have_rows_too(f, least):
+    spec = jc.Spec.rows(np.array([[1.0, 0.0]]), np.zeros(1))
+    with jax.enable_x64(True):
+        model = Model(f, {}, (2,))
+        box = jc.Box(np.array([-3.0, 1.0]), np.array([0.5, 2.0]))
+        staged = Staged(model.program, model.prepared, box)
+        staged.tighten()
+        for rows in (staged.interval_rows(spec), staged.rows(spec)):
+            assert rows.tolist() == [least]
+        assert staged.rows(spec, OPTIONS).tolist() == [least]
 
 
 def test_nothing_more_is_bounded_when_the_time_is_over():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -394,15 +394,17 @@ class _Inquiry:
         return found
 
     def _branch(self, box: Box, spec: Spec) -> Verdict:
-        """Returns what branch and bound says, after the bounds that it begins with.
+        """Returns what branch and bound says, after bounds that compile much faster.
 
-        CROWN alone compiles in a fifth of the time that splitting signs takes.
+        Boxes that few features span are split at once: alone, bounds rarely prove them.
         """
-        branch = self._effort.branch or BranchOptions()
-        signs = not splits_inputs(self._network.model, box, branch)
-        effort = dataclasses.replace(
-            self._effort, attack=None, bounds="crown" if signs else None
-        )
+        branch, varying = self._effort.branch or BranchOptions(), box.lo < box.hi
+        bounds: Literal["crown", "alpha"] | None = "crown"
+        if np.count_nonzero(varying) <= branch.narrow:
+            bounds = None
+        elif splits_inputs(self._network.model, box, branch):
+            bounds = "alpha"
+        effort = dataclasses.replace(self._effort, attack=None, bounds=bounds)
         return self._decide(box, spec, effort)
 
     def _decide(
