@@ -137,12 +137,13 @@ def look_ahead(
 def kinks(
     slope: Float[Array, "*n"], at_output: Float[Array, "*n"]
 ) -> Float[Array, "*n 2"]:
-    """Returns the beta with which children (+ and -) are bounded no worse at once.
+    """Returns the beta that children (+ and -) start from.
 
     A ReLU with coefficient v > 0 has the line alpha z below it. Where z >= 0 is known
     z takes its place, and beta = (1 - alpha) v leaves the bound as it was; where z <= 0
-    is known 0 does, and beta = alpha v. A chord over coefficients v < 0 is beaten by
-    either with beta = 0.
+    is known 0 does, and beta = alpha v. Without, a child may start far below its parent
+    and not come back. What takes the place of a chord, where v < 0, is no less than it
+    between l and u, with beta = 0.
 
     Args:
       slope: alpha, clipped to [0, 1] here.
