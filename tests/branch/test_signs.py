@@ -347,7 +347,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
         with float64():
             root = brackets.roots(layout, LEAVES, model_of(params), box, task.spec)
             instances = _instances(task, root.ranges, root.slack, root.cost)
-            options = dataclasses.replace(LEAVES, block=count)
+            options = dataclasses.replace(LEAVES, block=count).resolved(layout)
             instances, state = setup.start(
                 layout,
                 instances,
