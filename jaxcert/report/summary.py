@@ -231,3 +231,62 @@ def sentence(summary: Mapping[str, Any], tolerance: float | None = None) -> str:
             "refuted, so nothing is claimed"
         )
     return ". ".join(parts) + "."
+
+
+def described(
+    records: Sequence[Mapping[str, Any]],
+    asked: Any,
+    shape: tuple[int, ...],
+    single: bool,
+    doubts: Mapping[int, float],
+) -> str:
+    """Returns an answer in five lines, whatever its size.
+
+    Args:
+      records: one per input.
+      asked: a `jaxcert.certification.Asked`.
+      shape: of one input.
+      single: whether it is the answer of one input.
+      doubts: margins of unconfirmed counterexamples, by input.
+    """
+    found = summarise(records)
+    counts = ", ".join(
+        f"{found[s]} {s}" for s in ("certified", "misclassified", "unknown")
+    )
+    what = f"{found['n']} inputs of shape {shape}: {counts}"
+    if single:
+        (record,) = records
+        what = f"one input of shape {shape}: {record['status']}"
+        what += f", class {record['predicted']}"
+    correct = [r for r in records if r["status"] != "misclassified"]
+    lower = _ends([r["apothem_lower"] for r in correct], "down")
+    upper = _ends([r["apothem_upper"] for r in correct], "up")
+    if not single and found["no_counterexample"]:
+        upper += f"; none known for {found['no_counterexample']}"
+    if doubts:
+        margin = min(doubts.values(), key=abs)
+        upper += f"; {len(doubts)} unconfirmed, float64 margin {margin:.1e}"
+    widest = format_number(found["widest_bracket"], "up")
+    early = f"; {asked.stopped} ended the search early" if asked.stopped else ""
+    domain = _range(asked.domain_lower, asked.domain_upper)
+    return (
+        f"Certification of {what}\n"
+        f"  lower end, proved   {lower}\n"
+        f"  upper end, refuted  {upper}\n"
+        f"  widest bracket      {widest}, tolerance {asked.tolerance:g}{early}\n"
+        f"  asked               {asked.oracle}, margin > {asked.required_margin:g}, "
+        f"domain {domain}, network {asked.network}"
+    )
+
+
+def _ends(values: Sequence[float], way: Literal["down", "up"]) -> str:
+    if len(values) < 2:
+        return format_number(values[0], way) if values else "-"
+    three = (("least", min), ("median", statistics.median), ("greatest", max))
+    return ", ".join(f"{name} {format_number(of(values), way)}" for name, of in three)
+
+
+def _range(lower: Any, upper: Any) -> str:
+    if isinstance(lower, tuple) or isinstance(upper, tuple):
+        return "one per feature"
+    return f"[{lower:g}, {upper:g}]"

@@ -8,9 +8,8 @@ from typing import Any
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.branch.signs import BranchOptions
-from jaxcert.certifier import CertifyOptions
+from jaxcert.certification import OBJECTIVE, CertifyOptions
 from jaxcert.commands.certify.grow import NOTHING
-from jaxcert.commands.certify.record import OBJECTIVE
 from jaxcert.commands.options import (
     Options,
     data_dir,

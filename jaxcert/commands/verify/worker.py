@@ -17,7 +17,7 @@ from typing import Any
 from absl import logging
 from absl.logging import converter
 
-from jaxcert.commands import console
+from jaxcert.cache import use_compilation_cache
 from jaxcert.commands.verify.answer import (
     Answer,
     Load,
@@ -53,7 +53,7 @@ def main(text: str) -> None:
     _limit_memory(given.pop("memory_gb"))
     level = given.pop("level")
     effort = Request(onnx="asked for", vnnlib="asked for", **given).effort
-    console._use_compilation_cache()
+    use_compilation_cache()
     questions = Questions()
     python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
     logging.get_absl_logger().setLevel(level)
