@@ -266,8 +266,9 @@ def test_batches_are_worked_on_in_blocks_of_what_is_there(monkeypatch):
 def test_the_compilation_cache_is_one_line(tmp_path):
     code = (
         "import jax, jaxcert as jc\n"
-        f"assert str(jc.use_compilation_cache({str(tmp_path)!r})) == {str(tmp_path)!r}\n"
-        f"assert jax.config.jax_compilation_cache_dir == {str(tmp_path)!r}\n"
+        f"folder = {str(tmp_path)!r}\n"
+        "assert str(jc.use_compilation_cache(folder)) == folder\n"
+        "assert jax.config.jax_compilation_cache_dir == folder\n"
         "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
         "jax.jit(lambda x: x + 1)(1.0)\n"
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -140,6 +141,20 @@ class Options:
     def record(self) -> dict[str, Any]:
         """Returns the values by the names of their flags, for the files of a run."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def command(self, name: str) -> str:
+        """Returns the command line that asks for this; defaults are left out."""
+        words = [f"jaxcert {name}"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no'}{field.name}")
+                continue
+            text = ",".join(map(_word, value)) if isinstance(value, tuple) else value
+            words.append(shlex.quote(f"--{field.name}={text}"))
+        return " ".join(words)
 
 
 Some = TypeVar("Some", bound=Options)

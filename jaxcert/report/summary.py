@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-DEFAULT_RADII = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+_MOST_RADII = 8
 
 _ROUNDING = {
     "down": decimal.ROUND_FLOOR,
@@ -99,16 +99,32 @@ def telling_radius(lower: Sequence[float]) -> float | None:
     middle = statistics.median_low(lower)
     if math.isinf(middle) or middle <= 0:
         return middle
-    power = math.floor(math.log10(middle))
-    steps = [
-        float(f"{m}e{e}") for e in (power - 1, power, power + 1) for m in (1, 2, 5)
-    ]
-    return max((step for step in steps if step <= middle), default=middle)
+    return max(
+        (step for step in _round_steps(middle) if step <= middle), default=middle
+    )
+
+
+def telling_radii(records: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Returns 0 and round radii between which the proved ends of a run lie.
+
+    1, 2, 5 times powers of ten, up to the first that none reaches, the greatest eight.
+    """
+    ends = finite(r["apothem_lower"] for r in records) or [0.0]
+    top = max(ends) or max(finite(r["apothem_upper"] for r in records), default=0.0)
+    steps = _round_steps(top) if top > 0 else [0.1]
+    last = next((i for i, step in enumerate(steps) if step > top), 0)
+    return (0.0, *steps[max(0, last + 2 - _MOST_RADII) : last + 1])
+
+
+def _round_steps(around: float) -> list[float]:
+    """Returns 1, 2, 5 times powers of ten, from far below a number to above it."""
+    power = math.floor(math.log10(around))
+    return [float(f"{m}e{e}") for e in range(power - 3, power + 2) for m in (1, 2, 5)]
 
 
 def summarise(
     records: Sequence[Mapping[str, Any]],
-    radii: Sequence[float] = DEFAULT_RADII,
+    radii: Sequence[float] | None = None,
     radius: float | None = None,
 ) -> dict[str, Any]:
     """Returns counts, means and certified accuracies of a run's records.
@@ -127,7 +143,8 @@ def summarise(
       oracle_calls, subproblems, seconds: sums.
       radius: the one of the headline: the argument, or `telling_radius`.
       proved_at_radius: how many inputs are proved at it.
-      certified_accuracy: for each radius a dict `radius, proved, not_refuted` with
+      certified_accuracy: for each of the radii, or of `telling_radii`, a dict `radius,
+        proved, not_refuted` with
         shares of ALL inputs in [0, 1]; see `accuracy_at`.
     A mean over nothing is None; a mean over an infinite apothem is infinite.
     """
@@ -161,7 +178,7 @@ def summarise(
     for key in ("oracle_calls", "subproblems", "seconds"):
         summary[key] = sum(r[key] or 0 for r in records)
     summary["certified_accuracy"] = []
-    for radius in radii:
+    for radius in telling_radii(records) if radii is None else radii:
         proved, not_refuted = accuracy_at(records, radius)
         summary["certified_accuracy"].append(
             {

@@ -121,7 +121,8 @@ def _devices(request: Request) -> tuple[jax.Device, ...]:
 
 
 def _files(request: Request, output: Path, config: dict, scope: Scope) -> RunFiles:
-    return RunFiles(output, request.resume, config, request.record(), scope)
+    typed = request.command("certify")
+    return RunFiles(output, request.resume, config, request.record(), scope, typed)
 
 
 def _merge(

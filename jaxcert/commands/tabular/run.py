@@ -113,7 +113,9 @@ def compute(request: Request) -> int:
     scope = scope_of(certifier.model.program, network.types)
     console.warn_of_assumptions(scope)
     config = _config(request, table, scale, network)
-    with RunFiles(output, request.resume, config, {}, scope) as files:
+    with RunFiles(
+        output, request.resume, config, {}, scope, request.command("tabular")
+    ) as files:
         grower = Grower.into(output / "grown", certifier, options)
         todo = np.array([n not in files.done for n in names], bool)
         _certify(certifier, grower, table, chosen[todo], files, deadline)
