@@ -87,6 +87,8 @@ def guarded(main: Callable[[], int | None]) -> Callable[[Sequence[str]], int | N
             logging.get_absl_logger().setLevel(python_logging.INFO)
         # It reports every kind of accelerator that this machine does not have.
         python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
+        # It tells of the list of fonts that it makes once on every machine.
+        python_logging.getLogger("matplotlib").setLevel(python_logging.WARNING)
         use_compilation_cache()
         try:
             if len(argv) > 1:

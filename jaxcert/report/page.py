@@ -200,7 +200,7 @@ def write_html(target: Path, page: str) -> Path:
 
 def _claim(run: Run) -> str:
     """Returns what is claimed of certified inputs, in one sentence."""
-    margins = sorted({_value(r["required_margin"]) for r in run.records}) or ["0"]
+    margins = sorted({value_text(r["required_margin"]) for r in run.records}) or ["0"]
     unit = pictures.units(run.config, run.x.shape[1:])
     return (
         "Claim: of every input called certified, each point of the domain in which no "
@@ -415,17 +415,19 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts = [(_NAMES[key], str(config.pop(key))) for key in _NAMES if key in config]
     for key in ("objective", "oracle", "arithmetic", "required_margin"):
         config.pop(key, None)
-        values = sorted({_value(r[key]) for r in run.records})
+        values = sorted({value_text(r[key]) for r in run.records})
         if values:
             facts.append((key.replace("_", " "), ", ".join(values)))
     lower, upper = config.pop("domain_lower", None), config.pop("domain_upper", None)
-    lower = "0" if lower is None else _value(lower)
-    upper = "1" if upper is None else _value(upper)
+    lower = "0" if lower is None else value_text(lower)
+    upper = "1" if upper is None else value_text(upper)
     if "," in lower + upper:
         facts += [("domain, lower ends", lower), ("domain, upper ends", upper)]
     else:
         facts.append(("domain, per feature", f"[{lower}, {upper}]"))
-    facts += [(key.replace("_", " "), _value(value)) for key, value in config.items()]
+    facts += [
+        (key.replace("_", " "), value_text(value)) for key, value in config.items()
+    ]
     if len(run.x):
         digest = hashlib.sha256(np.ascontiguousarray(run.x, "<f8").tobytes())
         facts.append(("inputs, SHA-256 of their float64 values", digest.hexdigest()))
@@ -444,13 +446,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return facts
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Returns a setting in few characters."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         flat = np.asarray(value, dtype=object).ravel()
         if len(flat) > 8 and all(isinstance(v, int | float) for v in flat):
             return f"{min(flat):g} .. {max(flat):g} ({len(flat)} values)"
-        return ", ".join(_value(v) for v in flat)
+        return ", ".join(value_text(v) for v in flat)
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)

@@ -16,6 +16,7 @@ from jaxcert.commands import console
 from jaxcert.commands.inputs import Selection, select_inputs
 from jaxcert.commands.options import Options, data_dir, folder, option, seed
 from jaxcert.commands.smoothing.counting import Counted, Task, count
+from jaxcert.commands.smoothing.page import write_page
 from jaxcert.commands.smoothing.table import (
     accuracy_table,
     draw_accuracy,
@@ -153,9 +154,14 @@ def smooth(request: Request) -> int:
                 print(f"\n{subject.title}: the first samples alone\n{table}")
         print()
         inputs = len(subjects[0].chosen.names)
-        print(statement(request.alpha, norm, inputs, request.union))
+        said = statement(request.alpha, norm, inputs, request.union)
+        print(said)
         draw_accuracy(groups, norm, output / CHART)
         print(f"wrote {output / LINES} and {CHART}.png")
+        facts = {"command": request.command("smoothing"), "radii": request.radii}
+        facts |= {s.title: s.network.content_hash for s in subjects}
+        page = write_page(output / "report.html", groups, facts, said, norm)
+        print(f"report: {page}")
     if stopped:
         logging.warning("stopped by Ctrl-C; continue with --resume")
     return 130 if stopped else 0

@@ -32,7 +32,14 @@ from jaxcert.commands.options import (
     option,
     seed,
 )
-from jaxcert.commands.sweep.report import table, varying, write_front, write_heat_map
+from jaxcert.commands.sweep.page import write_page
+from jaxcert.commands.sweep.report import (
+    front_chart,
+    heat_map,
+    table,
+    varying,
+    write_both,
+)
 from jaxcert.commands.sweep.run import Row, Sweep, check_row
 from jaxcert.commands.sweep.settings import Setting, grouped, settings
 from jaxcert.errors import InputError
@@ -99,24 +106,31 @@ def main(request: Request) -> int:
         spent = time.monotonic() - begin
         rest = spent / done * (left - done)
         logging.info("%d of %d settings, about %.0f s to go", done, left, rest)
-    _finish(output, journal.records, wanted, request.axes)
+    _finish(output, journal.records, wanted, request)
     return 0
 
 
 def _finish(
-    folder: Path, known: list[Row], wanted: list[Setting], axes: tuple[str, ...]
+    folder: Path, known: list[Row], wanted: list[Setting], request: Request
 ) -> None:
     ids = {setting.id for setting in wanted}
     found = [row for row in known if row["id"] in ids]
     text = table(found)
     (folder / "table.txt").write_text(text + "\n")
     print(text)
+    chosen: tuple[str, ...] = ()
     written = ["sweep.jsonl", "table.txt"]
     if any(row["certified"] is not None for row in found):
-        write_front(found, folder / "front")
+        write_both(lambda scheme: front_chart(found, scheme), folder / "front")
         written.append("front.png")
-        chosen = axes or tuple(varying(found)[:2])
+        chosen = request.axes or tuple(varying(found)[:2])
         if len(chosen) == 2:
-            write_heat_map(found, (chosen[0], chosen[1]), folder / "heat_map")
+            pair = chosen[0], chosen[1]
+            write_both(
+                lambda scheme: heat_map(found, pair, scheme), folder / "heat_map"
+            )
             written.append("heat_map.png")
+    facts = {"command": request.command("sweep"), "data set": request.dataset}
+    write_page(folder / "report.html", found, facts, chosen)
+    written.append("report.html")
     print(f"\nwrote {', '.join(written)} in {folder}")

@@ -32,6 +32,7 @@ from jaxcert.commands.verify.instances import (
     read_instances,
     summary,
 )
+from jaxcert.commands.verify.page import write_page
 from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
 from jaxcert.interop.onnx import final_softmax, load_onnx
 from jaxcert.interop.vnnlib import (
@@ -184,6 +185,9 @@ def _benchmark(request: Request) -> int:
         except KeyboardInterrupt:
             interrupted = True
     print(summary(chosen, results.rows))
+    typed = request.command("verify")
+    page = write_page(output.with_suffix(".html"), chosen, results.rows, typed)
+    print(f"report: {page}")
     if interrupted:
         print("stopped by Ctrl-C; continue with --resume")
         return 130
