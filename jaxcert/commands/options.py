@@ -121,6 +121,13 @@ def data_dir() -> Any:
     )
 
 
+DATASET = (
+    "digits, mnist, fashion_mnist, cifar10, any image data set that "
+    "tensorflow-datasets has prepared, or the path of a folder of your own."
+)
+"""Help of the option of a data set."""
+
+
 def time_limit(default: float, what: str) -> Any:
     """Returns the field of the seconds that a run may take, 0 for no limit."""
     return option(default, f"Seconds {what}; 0: no limit.", least=0)

@@ -113,7 +113,7 @@ def test_small_idx_files_are_read_and_said_to_be_others(small):
 
 
 def test_unknown_names():
-    with fails("^unknown data set 'cifar'; known: digits, mnist, fashion_mnist$"):
+    with fails("^unknown data set 'cifar'; known: digits, mnist, fashion_mnist, "):
         load_dataset("cifar")
     for name in DATASETS:
         with fails(f"^unknown split 'valid' of {name}; known: train, test$"):

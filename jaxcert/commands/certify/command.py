@@ -63,8 +63,9 @@ def main(request: Request) -> int:
     for note in network.notes:
         logging.warning("%s", note)
     chosen = select_inputs(
-        request.inputs, network, request.dataset, request.split, request.data_dir
-    )
+        request.inputs, network, request.dataset, request.split, request.data_dir,
+        request.scale,
+    )  # fmt: skip
     # A batch is padded to its size, and no one wants more padding than inputs.
     batch = min(options.batch_size, max(64, len(chosen.names)))
     options = dataclasses.replace(options, batch_size=batch)

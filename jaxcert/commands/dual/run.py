@@ -22,6 +22,7 @@ from jaxcert.commands.dual.page import write_page
 from jaxcert.commands.dual.table import claim_text, table
 from jaxcert.commands.inputs import Selection, select_inputs
 from jaxcert.commands.options import (
+    DATASET,
     Options,
     data_dir,
     folder,
@@ -63,7 +64,7 @@ class Request(Options):
     inputs: str = option(
         "", "Indices of the data set, a CSV folder, or an .npy/.npz file."
     )
-    dataset: str = option("digits", "digits, mnist or fashion_mnist.")
+    dataset: str = option("digits", DATASET)
     data_dir: str | None = data_dir()
     split: str = option("test", "train or test.")
     claimed_radius: float = option(

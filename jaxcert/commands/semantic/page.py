@@ -48,7 +48,7 @@ def write_page(
             "tolerance": request.tolerance,
         },
         terms={
-            "change": "What is done to an image: its brightness, contrast, blur, gamma.",
+            "change": "What is done to an image: brightness, contrast, blur, gamma.",
             "lower, upper": "The bracket around the greatest parameter that the label "
             "bears: proved up to the lower end, refuted at the upper one.",
             "boxes": "Intervals of parameters that were bounded: the work done.",

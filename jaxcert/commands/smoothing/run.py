@@ -14,7 +14,7 @@ from absl import logging
 from jaxcert.checks import check_labels
 from jaxcert.commands import console
 from jaxcert.commands.inputs import Selection, select_inputs
-from jaxcert.commands.options import Options, data_dir, folder, option, seed
+from jaxcert.commands.options import DATASET, Options, data_dir, folder, option, seed
 from jaxcert.commands.smoothing.counting import Counted, Task, count
 from jaxcert.commands.smoothing.page import write_page
 from jaxcert.commands.smoothing.table import (
@@ -24,7 +24,7 @@ from jaxcert.commands.smoothing.table import (
     statement,
 )
 from jaxcert.errors import InputError
-from jaxcert.learning.data import DATASETS, SPLITS
+from jaxcert.learning.data import SPLITS
 from jaxcert.learning.models import checkpoint_metadata, load_network
 from jaxcert.network import Network
 from jaxcert.runs.journal import Journal, Record, named
@@ -60,7 +60,7 @@ class Request(Options):
         (), "Scale of the noise, one per model; as trained if empty."
     )
     noise: str = option("gaussian", "Kind of noise.", choices=tuple(NOISES))
-    dataset: str = option("fashion_mnist", "Data set.", choices=DATASETS)
+    dataset: str = option("fashion_mnist", DATASET)
     split: str = option("test", "Split.", choices=SPLITS)
     data_dir: str | None = data_dir()
     inputs: str = option(

@@ -25,6 +25,7 @@ from absl import logging
 
 from jaxcert.commands.console import expand
 from jaxcert.commands.options import (
+    DATASET,
     REQUIRED,
     Options,
     data_dir,
@@ -43,7 +44,7 @@ from jaxcert.commands.sweep.report import (
 from jaxcert.commands.sweep.run import Row, Sweep, check_row
 from jaxcert.commands.sweep.settings import Setting, grouped, settings
 from jaxcert.errors import InputError
-from jaxcert.learning.data import DATASETS, Dataset, load_dataset
+from jaxcert.learning.data import Dataset, training_data
 from jaxcert.runs.journal import Journal, rows
 
 
@@ -55,7 +56,7 @@ class Request(Options):
     random: int = option(0, "Settings to draw; 0: all.", least=0)
     seed: int = seed("the draws")
     population: int = option(8, "Most networks in one program.", least=1)
-    dataset: str = option("fashion_mnist", "Data set.", choices=DATASETS)
+    dataset: str = option("fashion_mnist", DATASET)
     data_dir: str | None = data_dir()
     limit: int | None = option(
         None, "Use only the first so many images of each split.", least=1
@@ -79,7 +80,7 @@ class Request(Options):
 
     def data(self, split: str) -> Dataset:
         """Returns a part of the data set."""
-        return load_dataset(self.dataset, split, self.data_dir).first(self.limit)
+        return training_data(self.dataset, split, self.data_dir).first(self.limit)
 
 
 def main(request: Request) -> int:
