@@ -17,7 +17,7 @@ from jaxcert.errors import InputError
 from jaxcert.learning import data
 from jaxcert.learning.data import DATASETS, load_dataset
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="needs the real data sets of ../shared/data"
 )
