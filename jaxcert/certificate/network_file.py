@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def network_file(
         number[node.output] = len(nodes)
     if number[program.output] != len(nodes):
         raise UnsupportedError("the network's output is not its last operation")
+    nodes = _without_identities(nodes, arrays)
     header = json.dumps(
         {
             "format": "jaxcert network",
@@ -127,6 +129,43 @@ def network_file(
         }
     ).encode()
     return NetworkFile(header, arrays, _sha256(header, arrays))
+
+
+def _without_identities(
+    nodes: list[dict[str, Any]], arrays: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """Returns the nodes without those that move nothing, and at most add an offset.
+
+    Such a one becomes part of the affine node before it, of which it is all that
+    anybody sees, if at most one of the two has an offset: nothing is computed, so that
+    nothing is rounded. Checking costs a matrix product less for each.
+    """
+    kept: list[dict[str, Any]] = []
+    place = [0]  # of every value among those that are kept
+    uses = Counter(
+        v
+        for node in nodes
+        for v in ([t["input"] for t in node["terms"]] if "terms" in node
+                  else [node["input"]])
+    )  # fmt: skip
+    for number, node in enumerate(nodes):
+        terms = node.get("terms", [])
+        identity = len(terms) == 1 and terms[0]["kind"] == "index"
+        identity = identity and terms[0]["input"] == number > 0
+        if identity and uses[number] == 1 and kept[-1]["op"] == "affine":
+            index, before = arrays[terms[0]["index"]], kept[-1]
+            same = np.array_equal(index, np.arange(before["size"]))
+            if same and None in (before["offset"], node["offset"]):
+                del arrays[terms[0]["index"]]
+                before["offset"] = before["offset"] or node["offset"]
+                place.append(len(kept))
+                continue
+        moved = [t | {"input": place[t["input"]]} for t in terms]
+        own = {"terms": moved} if terms else {}
+        own |= {"input": place[node["input"]]} if "input" in node else {}
+        kept.append(node | own)
+        place.append(len(kept))
+    return kept
 
 
 def _sha256(header: bytes, arrays: dict[str, np.ndarray]) -> str:

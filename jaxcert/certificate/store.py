@@ -201,6 +201,7 @@ class CertificateWriter:
             try:
                 begin = time.perf_counter()
                 report = check_certificate(temporary)
+                assert isinstance(report, Report)
                 seconds = time.perf_counter() - begin
                 if report.holds:
                     temporary.replace(path)
@@ -210,6 +211,7 @@ class CertificateWriter:
                 temporary.unlink(missing_ok=True)
             if not smaller.lower < np.inf:
                 break
+        assert isinstance(report, Report)
         return Written(claim, report, None)
 
     def _shrunk(self, claim: Claim, share: float) -> Claim:

@@ -35,8 +35,12 @@ class Arithmetic:
         return np.asarray(array, np.float64)
 
     def up(self, x):
-        """Returns >= every number that one operation may have rounded to x."""
-        return x if self.exact else np.nextafter(x + _TINY, np.inf)
+        """Returns >= every number that one operation may have rounded to x.
+
+        |x| 2^-52 is at least the distance to the next number, and no rounding is beyond
+        that; where it underflows _TINY is.
+        """
+        return x if self.exact else x + (abs(x) * 2.0**-52 + _TINY)
 
     def down(self, x):
         """Returns <= every number that one operation may have rounded to x."""
@@ -49,29 +53,35 @@ class Arithmetic:
         (p, s), (q, t) = (_integers(matrix) for matrix in (a, b))
         return each(lambda value: Fraction(value, s * t), p @ q)
 
-    def bound(self, a, b):
+    def along(self, a, b):
+        """Returns a_i @ b_i of all rows i as computed."""
+        return (a * b).sum(axis=1) if self.exact else np.einsum("ij,ij->i", a, b)
+
+    def bound(self, a, b, dot=None):
         """Returns >= a @ b, for b >= 0 and a >= 0 whose entries may be rounded once.
 
         (1 - gamma_{n+1}) a @ b <= fl(a @ b), and 1 <= (1 - gamma_{n+1}) (1 + 2(n+4)u).
+        `dot` is the product that is meant: this one, or `along`.
         """
-        share = 1 if self.exact else 1 + (len(b) + 4) * 2.0**-52
-        return self.up(self.dot(a, b) * share)
+        share = 1 if self.exact else 1 + (a.shape[-1] + 4) * 2.0**-52
+        return self.up((dot or self.dot)(a, b) * share)
 
-    def charge(self, a, reach, n=1):
+    def charge(self, a, reach, n=1, dot=None):
         """Returns >= |error of a @ w| @ size, for reach >= |w| @ size, w of n rows.
 
         |error| <= gamma_n |a| |w|, gamma_n <= 2 n u. No w: of a, rounded once.
         """
         if self.exact:
             return Fraction(0)
-        return self.up((n + 4) * 2.0**-52 * self.bound(abs(a), reach))
+        return self.up((n + 4) * 2.0**-52 * self.bound(abs(a), reach, dot))
 
-    def least(self, a, lo, hi):
+    def least(self, a, lo, hi, dot=None):
         """Returns <= a @ v for lo <= v <= hi: a mid - |a| rad, lo >= mid - rad, ..."""
         mid = (lo + hi) * self.half
         rad = np.maximum(self.up(hi - mid), self.up(mid - lo))
-        spread = self.up(self.bound(abs(a), rad) + self.charge(a, abs(mid), len(mid)))
-        return self.down(self.dot(a, mid) - spread)
+        error = self.charge(a, abs(mid), a.shape[-1], dot)
+        spread = self.up(self.bound(abs(a), rad, dot) + error)
+        return self.down((dot or self.dot)(a, mid) - spread)
 
 
 def each(function, a):

@@ -1,7 +1,10 @@
-"""Bounds of a network over a box, derived from lines and multipliers.
+"""Bounds of a network over a box and its parts, derived from lines and multipliers.
 
 Nothing here is believed: wrong lines or multipliers give a weak bound, never a false
 one. An error E of the coefficients of a value v costs E @ max |v| at once.
+
+A part is a box within the box, and signs that the inputs of ReLUs have in it. Many are
+treated at once: K of them, a row each.
 """
 
 from __future__ import annotations
@@ -14,114 +17,185 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic import BLOCK, LARGEST, Arithmetic
+from .arithmetic import LARGEST, Arithmetic
 from .network import Network
 from .reading import need
+
+# Rows bounded at once: few enough that their coefficients are this many numbers, which
+# a cache holds and an allocator has at hand, but not fewer than this many.
+_NUMBERS, _ROWS = 2**14, 64
+_PARTS = 2**17  # numbers in one value of the parts that are enclosed at once
 
 
 class Bounds:
     """Bounds of a network over the box [lo, hi].
 
-    `root`: ranges lo <= v <= hi of all values, zlo <= z <= zhi of all ReLU inputs.
-    Over the whole box, too, size[v] >= |v| and reach[v][t] >= |w_t| @ size of its v.
+    `root`: what `enclose` returns of the whole box, without signs, as one part.
+    Over the whole box, too, size[v] >= |v|, and reach[v] >= |offset| + |w| @ size, of
+    all terms.
     """
 
     def __init__(self, b: Arithmetic, net: Network, lo, hi, slopes) -> None:
-        self.b, self.net, self.box = b, net, (b.number(lo), b.number(hi))
-        self.size: list[Any] = [np.maximum(*map(abs, self.box))]
+        self.b, self.net = b, net
+        self.box = b.number(lo)[None], b.number(hi)[None]
+        self.size: list[Any] = [np.maximum(*map(abs, self.box))[0]]
         need(self.size[0] < LARGEST, "a value of the box is too large")
         self.reach: list[Any] = [[]]
         self.root: Any = None
-        self.root = self.enclose(slopes, np.zeros(net.neurons))
-        need(self.root is not None, "the ranges of the whole box are empty")
+        signs = np.zeros((1, net.neurons), np.int8)
+        self.root = self.enclose(self.box, signs, slopes)
+        need(~self.root.empty, "the ranges of the whole box are empty")
 
-    def enclose(self, slopes, signs):
-        """Returns ranges over the points of the box with these signs; None if empty.
+    def enclose(self, box, signs, slopes=None):
+        """Returns what holds in K parts, of boxes (1 or K, n) and signs (K, N).
+
+        `lo` <= v <= `hi` (1 or K, size of v) of all values; `lines` of every ReLU; and
+        `empty` (K,), of which parts it is certain that they hold no point.
 
         Input ranges of ReLUs are met with back-substituted bounds if there are slopes
-        for them; in a leaf always, unless they are affine images of the input.
+        for them; in a part of the box always, unless they are affine images of the
+        input, whose ranges are exact.
         """
-        b, root, z = self.b, self.root, self.b.number(np.zeros(self.net.neurons))
-        made = SimpleNamespace(lo=[self.box[0]], hi=[self.box[1]], zlo=z, zhi=z.copy())
+        b, root, slopes = self.b, self.root, slopes or {}
+        made = SimpleNamespace(box=box, lo=[box[0]], hi=[box[1]], lines=[])
+        made.empty = np.zeros(len(signs), bool)
         for value, node in enumerate(self.net.nodes, 1):
             if node.relu >= 0:
                 v = node.terms[0][0]
                 lo, hi = made.lo[v], made.hi[v]
                 if node.relu in slopes or (root and not node.direct):
                     lo, hi = self.tightened(made, node, slopes.get(node.relu))
-                made.lo[v], made.hi[v] = lo, hi = self.cut(lo, hi, signs[node.part])
-                if (lo > hi).any():
-                    return None
-                made.zlo[node.part], made.zhi[node.part] = lo, hi
+                lo, hi = self.cut(lo, hi, signs[:, node.part])
+                made.lo[v], made.hi[v] = lo, hi
+                made.empty |= (lo > hi).any(axis=1)
+                made.lines.append(self.lines(lo, hi))
                 lo, hi = np.maximum(lo, b.zero), np.maximum(hi, b.zero)
-            elif root and node.direct:
+            elif root and node.direct and box is self.box:
                 lo, hi = root.lo[value], root.hi[value]
             else:
-                lo = hi = node.offset
+                lo = hi = node.offset[None]
                 for v, w, _ in node.terms:
-                    lo = b.down(lo + b.least(w, made.lo[v], made.hi[v]))
-                    hi = b.up(hi - b.least(-w, made.lo[v], made.hi[v]))
+                    lo = b.down(lo + b.least(w, made.lo[v].T, made.hi[v].T).T)
+                    hi = b.up(hi - b.least(-w, made.lo[v].T, made.hi[v].T).T)
                 if root:
                     lo = np.fmax(lo, root.lo[value])  # fmax: a NaN says nothing
                     hi = np.fmin(hi, root.hi[value])
             made.lo.append(lo)
             made.hi.append(hi)
             if not root:
-                self.size.append(np.maximum(abs(lo), abs(hi)))
+                self.size.append(np.maximum(abs(lo), abs(hi))[0])
                 need(self.size[-1] < LARGEST, "a value of the network is too large")
-                terms = node.terms if node.relu < 0 else []
-                self.reach.append([b.bound(w, self.size[v]) for v, _, w in terms])
+                self.reach.append(self.reach_of(node))
         return made
+
+    def reach_of(self, node):
+        """Returns what stands in `reach` for an affine node, for a ReLU nothing."""
+        if node.relu >= 0:
+            return []
+        total = abs(node.offset)
+        for v, _, w in node.terms:
+            total = self.b.up(total + self.b.bound(w, self.size[v]))
+        return total
+
+    def signed(self, signs):
+        """Returns `enclose` of the whole box, but with `lines` of the root's ranges."""
+        made = SimpleNamespace(box=self.box, lines=[], empty=np.zeros(len(signs), bool))
+        for node in self.net.nodes:
+            if node.relu >= 0:
+                v = node.terms[0][0]
+                lo, hi = self.root.lo[v], self.root.hi[v]
+                lo, hi = self.cut(lo, hi, signs[:, node.part])
+                made.empty |= (lo > hi).any(axis=1)
+                made.lines.append(self.lines(lo, hi))
+        return made
+
+    def parts(self, signs, refine: bool):
+        """Yields, of leaves with these signs (L, N), some that fit in memory together:
+
+        what holds in their parts, of which those with equal signs share one; which
+        leaves they are; and the part of each.
+        """
+        kinds, kind = np.unique(signs, axis=0, return_inverse=True)
+        leaves = np.argsort(kind.reshape(-1), kind="stable")
+        kind = kind.reshape(-1)[leaves]
+        step = max(1, _PARTS // max(self.net.sizes))
+        for first in range(0, len(kinds), step):
+            some = kinds[first : first + step]
+            made = self.enclose(self.box, some) if refine else self.signed(some)
+            here = slice(*np.searchsorted(kind, (first, first + step)))
+            yield made, leaves[here], kind[here] - first
 
     def cut(self, lo, hi, signs):
         """Returns the ranges of z with z >= 0 for sign +1 and z <= 0 for sign -1."""
         lo = np.where(signs > 0, np.maximum(lo, self.b.zero), lo)
         return lo, np.where(signs < 0, np.minimum(hi, self.b.zero), hi)
 
+    def lines(self, lo, hi):
+        """Returns lines that bound max(z, 0) for lo <= z <= hi, arrays like these.
+
+        `open`: whether 0 is inside. Where it is not, max(z, 0) is `upper` z, 1 or 0
+        times z. Where it is, by convexity max(z, 0) <= upper z + height if that holds
+        at lo and at hi: height >= max(-upper lo, hi - upper hi); and max(z, 0) >= s z
+        for any s in [0, 1], of which `lower` is one.
+        """
+        b, open_ = self.b, ~((lo >= 0) | (hi <= 0))  # a NaN is undecided, and stays
+        left, right = np.where(open_, lo, -b.one), np.where(open_, hi, b.one)
+        upper = b.number(np.clip((right / (right - left)).astype(np.float64), 0.0, 1.0))
+        height = np.maximum(b.up(-left * upper), b.up(right * b.up(b.one - upper)))
+        fixed = np.where(lo >= 0, b.one, b.zero)
+        return SimpleNamespace(
+            open=open_,
+            upper=np.where(open_, upper, fixed),
+            height=np.where(open_, height, b.zero),
+            lower=np.where(open_, np.where(right > -left, b.one, b.zero), fixed),
+        )
+
     def tightened(self, made, node, slopes):
         """Returns the ranges of z met, where undecided, with bounds of z_i and -z_i."""
         b, v, line = self.b, node.terms[0][0], None
         lo, hi = made.lo[v].copy(), made.hi[v].copy()
-        for rows in self.blocks(np.flatnonzero((lo < 0) & (hi > 0))):
-            unit, n = np.eye(node.size)[rows], len(rows)
+        part, neuron = np.nonzero((lo < 0) & (hi > 0))
+        for some in self.blocks(len(part), 2):
+            p, i = part[some], neuron[some]
+            n, unit = len(p), np.eye(node.size)[i]
             a, zeros = b.number(np.r_[unit, -unit]), b.number(np.zeros(2 * n))
             if slopes is not None:
-                line = b.number(np.concatenate(slopes[:, rows]) / 128.0)
-            bound = self.lower_bounds(v, a, zeros, (made.zlo, made.zhi), line)
-            lo[rows] = np.fmax(lo[rows], bound[:n])
-            hi[rows] = np.fmin(hi[rows], -bound[n:])
+                line = b.number(np.concatenate(slopes[:, i]) / 128.0)
+            bound = self.lower_bounds(v, a, zeros, made, np.r_[p, p], line)[0]
+            lo[p, i] = np.fmax(lo[p, i], bound[:n])
+            hi[p, i] = np.fmin(hi[p, i], -bound[n:])
         return lo, hi
 
-    def blocks(self, rows):
-        """Returns the rows in parts that fit into memory."""
-        block = BLOCK >> 4 if self.b.exact else BLOCK
-        step = max(1, block // max(self.net.sizes))
-        return [rows[i : i + step] for i in range(0, len(rows), step)]
+    def blocks(self, count: int, rows: int = 1):
+        """Returns slices of things, each of so many rows, whose rows fit in a cache."""
+        step = max(_NUMBERS // max(self.net.sizes), _ROWS) // rows or 1
+        return [slice(i, i + step) for i in range(0, count, step)]
 
-    def lower_bounds(self, value, a, constant, z, slopes=None, betas=None, cuts=None):
-        """Returns lower bounds of a @ value + constant wherever z[0] <= z <= z[1].
+    def lower_bounds(
+        self, value, a, constant, made, part, slopes=None, betas=None, cuts=None
+    ):
+        """Returns lower bounds of a @ value + constant, row r over the part part[r].
 
         Kept true from `value` down to the input: it is >= constant + sum of a_v @ v of
-        the values v held. `slopes` (rows, N) of lower lines: by default 1 or 0, as
-        z[1] > -z[0]; `betas`: multipliers times signs; `cuts[k]`: for `through_relu`.
+        the values v held. `slopes` (rows, N) of lower lines, betas: multipliers times
+        signs; `cuts[k]`: for `through_relu`. Also returns the a of the input.
         """
         b, held = self.b, {value: a}
-        for made in reversed(range(1, value + 1)):
-            node, a = self.net.nodes[made - 1], held.pop(made, None)
+        for last in reversed(range(1, value + 1)):
+            node, a = self.net.nodes[last - 1], held.pop(last, None)
             if a is None:
                 continue
             if node.relu >= 0:
-                part, v = node.part, node.terms[0][0]
-                line, beta = (x if x is None else x[:, part] for x in (slopes, betas))
-                lo, hi = (end[..., part] for end in z)
+                v, at = node.terms[0][0], node.part
+                line, beta = (x if x is None else x[:, at] for x in (slopes, betas))
+                lines = self.of_rows(made.lines[node.relu], part, line)
                 through = (cuts or {}).get(node.relu, self.through_relu)
-                a, cost = through(a, lo, hi, line, beta, self.size[v])
+                a, cost = through(a, lines, beta, self.size[v])
                 passed, costs = [(v, a)], [cost]
             else:
-                cost = b.charge(a, abs(node.offset), node.size)
-                constant = b.down(constant + b.down(b.dot(a, node.offset) - cost))
+                costs = [b.charge(a, self.reach[last], node.size)]
+                constant = b.down(constant + b.dot(a, node.offset))
                 passed = [(v, b.dot(a, w)) for v, w, _ in node.terms]
-                costs = [b.charge(a, reach, node.size) for reach in self.reach[made]]
             for v, a in passed:
                 if v in held:
                     a = held[v] + a
@@ -129,29 +203,40 @@ class Bounds:
                 held[v] = a
             for cost in costs:
                 constant = b.down(constant - cost)
-        return b.down(constant + b.least(held[0], *self.box)) if 0 in held else constant
+        if 0 not in held:
+            return constant, b.number(np.zeros((len(constant), self.net.sizes[0])))
+        a, (lo, hi) = held[0], made.box
+        if len(lo) == 1:
+            return b.down(constant + b.least(a, lo[0], hi[0])), a
+        return b.down(constant + b.least(a, lo[part], hi[part], b.along)), a
 
-    def through_relu(self, a, lo, hi, line, beta, size):
-        """Returns a' and cost with a @ max(z, 0) >= a' @ z - cost for z in [lo, hi].
+    def of_rows(self, lines, part, slopes):
+        """Returns the lines of the part of every row, with slopes where undecided."""
+        some = np.zeros(1, int) if len(lines.open) == 1 else part
+        lower, upper, height = (
+            x.take(some, axis=0) for x in (lines.lower, lines.upper, lines.height)
+        )
+        if slopes is not None:
+            lower = np.where(lines.open[some], slopes, lower)
+        return lower, upper, height
 
-        max(z, 0) is z if lo >= 0, and 0 if hi <= 0. Else max(z, 0) >= s z for any s in
-        [0, 1], used where a > 0; and max(z, 0) <= s z + t by convexity, if at lo and at
-        hi: t >= max(-s lo, hi - s hi), used where a < 0. A beta of the sign of z has
-        beta z >= 0, so it may be subtracted. Roundings are charged with size >= |z|.
+    def through_relu(self, a, lines, beta, size):
+        """Returns a' and cost with a @ max(z, 0) >= a' @ z - cost.
+
+        By the lower line where a > 0, by the upper one where a < 0 (`lines`). A beta of
+        the sign of z has beta z >= 0, so it may be subtracted. Roundings are charged
+        with size >= |z|.
         """
-        b, open_ = self.b, ~((lo >= 0) | (hi <= 0))  # a NaN is undecided, and stays
-        left, right = np.where(open_, lo, -b.one), np.where(open_, hi, b.one)
-        upper = b.number(np.clip((right / (right - left)).astype(np.float64), 0.0, 1.0))
-        height = np.maximum(b.up(-left * upper), b.up(right * b.up(b.one - upper)))
-        line = np.where(right > -left, b.one, b.zero) if line is None else line
-        slope = np.where(open_, np.where(a > 0, line, upper), b.zero)
-        made = a * np.where(lo >= 0, b.one, slope)
+        b, (lower, upper, height) = self.b, lines
+        below = np.minimum(a, b.zero)
+        made = a * np.where(a > 0, lower, upper)
         cost = b.charge(made, size)
         if beta is not None:
             made = made - beta
             cost = b.up(cost + b.charge(made, size))
-        fall = np.where(open_ & (a < 0), -a * height, b.zero)
-        return made, b.up(cost + b.bound(fall, b.number(np.ones(len(size)))))
+        if len(height) == 1:
+            return made, b.up(cost + b.bound(-below, height[0]))
+        return made, b.up(cost + b.bound(-below, height, b.along))
 
     def float32_errors(self):
         """Returns e >= |y evaluated in float32 - y| for the logits, over the box.

@@ -36,8 +36,6 @@ if __name__ == "__main__":
 import functools
 import itertools
 import math
-import os
-import re
 import time
 from typing import Any
 
@@ -46,19 +44,21 @@ import numpy as np
 from .arithmetic import Arithmetic, excess
 from .bounds import Bounds
 from .claim import Expected, Report, Status, free_features, span, vacuous
-from .network import network_of
-from .reading import NAME, Rejected, need, read, take, unpacked, whole
+from .network import beside
+from .reading import Rejected, need, read, take, unpacked, whole
 
 _CLAIM = ("label", "required_margin", "arithmetic", "apothem_lower", "apothem_upper")
 _FEATURES = ("domain_lo", "lo", "x", "hi", "domain_hi", "rate_lo", "rate_hi")
 
 
-def report_on(kind, path, expected: Expected, exact: bool) -> Report:
+def report_on(kind, path, expected: Expected, exact: bool):
     """Returns what a certificate of that kind proves. Never raises."""
     begin, found, status, reason = time.perf_counter(), {}, Status.REJECTED, ""
+    form = Report
     try:
         with np.errstate(all="ignore"):
             certificate = kind(path, expected, exact)
+            form = certificate.report
             found = certificate.check()
             status, reason = certificate.judged()
     except Rejected as rejected:
@@ -68,13 +68,14 @@ def report_on(kind, path, expected: Expected, exact: bool) -> Report:
     if status is Status.REJECTED:
         found = {}
     seconds = time.perf_counter() - begin
-    return Report(status, " ".join(reason.split()), seconds, **found)
+    return form(status, " ".join(reason.split()), seconds, **found)
 
 
 class Certificate:
     """A certificate and its network; the methods reject what they cannot confirm."""
 
     newest = 1  # version of the format
+    report = Report
     required_margin: float
     apothem_lower: float | None
     apothem_upper: float | None
@@ -82,16 +83,9 @@ class Certificate:
     def __init__(self, path, expected: Expected, exact: bool) -> None:
         self.expected = expected
         _, self.head, self.a = unpacked(read(path), "certificate", self.newest)
-        words = self.head["network"]
-        name, sha256 = str(words.get("file")), str(words.get("sha256"))
-        good = bool(re.fullmatch(NAME, name))
-        need(good, f"the network file's name is {name[:40]!r}")
-        wrong = f"it speaks of another network, {sha256[:16]!r}, not of"
-        good = expected.network in (None, sha256)
-        need(good, f"{wrong} {str(expected.network)[:16]!r}")
-        raw = read(os.path.join(os.path.dirname(os.fspath(path)), name))
-        self.b, self.net = Arithmetic(exact), network_of(raw, exact)
-        need(self.net.sha256 == sha256, f"{wrong} {self.net.sha256[:16]!r} beside it")
+        need(expected.vnnlib is None, "it is of a box, not of a property")
+        _, self.net = beside(path, self.head, expected.network, exact)
+        self.b = Arithmetic(exact)
         self.classes = self.net.sizes[-1]
         self.label = whole(self.head["label"], 0, self.classes, "label")
         reals = {"required_margin": -(2.0**53), "apothem_lower": 0, "apothem_upper": 0}
@@ -193,8 +187,8 @@ class Certificate:
             need(near, "the witness is farther than apothem_upper")
         bounds = Bounds(self.b, self.net, w, w, {})
         row, margin = self.rows(np.delete(np.arange(self.classes), self.label), -1.0)
-        z = bounds.root.zlo, bounds.root.zhi
-        found = bounds.lower_bounds(len(self.net.nodes), row, margin, z)
+        part, last = np.zeros(len(row), int), len(self.net.nodes)
+        found, _ = bounds.lower_bounds(last, row, margin, bounds.root, part)
         need(bool((found >= 0).any()), "the witness does not violate the margin")
 
     def cover(self) -> None:
@@ -234,20 +228,15 @@ class Certificate:
         errors = b.number(np.zeros(self.classes))
         if self.arithmetic == "float32":
             errors = bounds.float32_errors()
-        groups: dict[bytes, list[int]] = {}
-        for i, row in enumerate(signs):
-            groups.setdefault(row.tobytes() if self.refine else b"", []).append(i)
-        for group in groups.values():
-            made = bounds.enclose({}, signs[group[0]]) if self.refine else bounds.root
-            for rows in bounds.blocks(np.asarray(group)) if made else []:
-                z = bounds.cut(made.zlo, made.zhi, signs[rows])
-                empty = (z[0] > z[1]).any(axis=1)  # no point has these signs
+        for made, leaves, part in bounds.parts(signs, self.refine):
+            for some in bounds.blocks(len(leaves)):
+                rows, p = leaves[some], part[some]
                 line, beta = b.number(slopes[rows]), b.number(betas[rows])
                 a, m = self.rows(target[rows], 1.0)
                 cuts = self.cuts(bounds, rows)
-                found = bounds.lower_bounds(last, a, m, z, line, beta, cuts)
+                found, _ = bounds.lower_bounds(last, a, m, made, p, line, beta, cuts)
                 least = b.up(errors[self.label] + errors[target[rows]])
-                for i in np.flatnonzero(~(empty | (found > least))).tolist():
+                for i in np.flatnonzero(~(made.empty[p] | (found > least))).tolist():
                     leaf = f"leaf {rows[i]} (class {target[rows[i]]})"
                     low, high = float(found[i]), float(least[i])
                     raise Rejected(f"{leaf}: bound {low:.3g} is not > {high:.3g}")

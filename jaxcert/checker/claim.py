@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import decimal
 import enum
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,6 +143,62 @@ class Report:
 
 
 @dataclass(frozen=True)
+class AnswerReport:
+    """What was found of an answer to a property; see `Report`.
+
+    Attributes:
+      answer: sat or unsat.
+      property_sha256: of the text of the VNN-LIB file.
+      inputs, outputs: how many the network has.
+      boxes, clauses: how many boxes of inputs the property speaks of, and how many
+        conjunctions of outputs in all.
+      leaves, lemmas: of the proof.
+    """
+
+    status: Status
+    reason: str
+    seconds: float
+    network_sha256: str = ""
+    property_sha256: str = ""
+    answer: str = ""
+    inputs: int = 0
+    outputs: int = 0
+    boxes: int = 0
+    clauses: int = 0
+    leaves: int = 0
+    lemmas: int = 0
+    faces: None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it proves its answer, and says something by that."""
+        return self.status is Status.ACCEPTED
+
+    @property
+    def holds(self) -> bool:
+        """Whether its answer is proved."""
+        return self.status is not Status.REJECTED
+
+    @property
+    def claim(self) -> str:
+        """The whole claim in words; empty of a rejected file."""
+        if not self.holds:
+            return ""
+        of = f"property {self.property_sha256[:16]}, network {self.network_sha256[:16]}"
+        sizes = f"{self.inputs} inputs, {self.outputs} outputs; real arithmetic"
+        if self.answer == "sat":
+            return f"sat: the stored input satisfies the property; {of}; {sizes}"
+        lemmas = f" and {self.lemmas} lemmas" if self.lemmas else ""
+        return (
+            f"unsat: no input satisfies the property; {of}; {sizes}; {self.boxes} "
+            f"boxes, {self.clauses} clauses, proved by {self.leaves} leaves{lemmas}"
+        )
+
+
+AnyReport = Report | AnswerReport
+
+
+@dataclass(frozen=True)
 class Expected:
     """What a caller insists on; None where anything will do.
 
@@ -152,6 +209,7 @@ class Expected:
       domain: the least and the greatest value of every feature, exactly.
       rates: of every face, exactly.
       arithmetic: real or float32.
+      vnnlib: the VNN-LIB file that is answered, .vnnlib or .vnnlib.gz.
     """
 
     network: str | None = None
@@ -159,6 +217,15 @@ class Expected:
     domain: Span | None = None
     rates: float | None = None
     arithmetic: str | None = None
+    vnnlib: str | os.PathLike[str] | None = None
+
+    def demand_answer(self) -> None:
+        """Rejects an answer to a property if a box is expected."""
+        box = {"margin": self.margin, "domain": self.domain, "rates": self.rates}
+        asked = [name for name, value in box.items() if value is not None]
+        need(not asked, f"the caller expects a box with {asked}, this is an answer")
+        good = self.arithmetic in (None, "real")
+        need(good, f"arithmetic is real, the caller expects {self.arithmetic}")
 
     def demand(self, margin: float, arithmetic: str, features) -> None:
         """Rejects a claim that is another one; `features` are arrays by name."""

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from .check import check_certificate
-from .claim import Expected, Report, Status
+from .claim import AnyReport, Expected, Status
+from .results import Results
 
 _EPILOG = """\
 A path is a certificate or a folder; of a folder, all certificates in it, or in its
-`proofs` and `grown`, are checked. Each needs its network file beside it. One line per
-file states the whole claim, then comes a summary. Exit codes:
+`proofs` and `grown`, are checked. Each needs its network file beside it. Of a results
+file NAME.csv every row that says sat or unsat is checked, by its file in NAME_proofs.
+One line per file states the whole claim, then comes a summary. Exit codes:
   0  all are accepted, and there is at least one
   1  one is REJECTED, or the box of one is NOT PROVED
   2  a path holds no certificate, or the command line is wrong
@@ -67,7 +69,7 @@ def certificates(path: Path) -> list[Path]:
     return found
 
 
-def line(path: Path, report: Report) -> str:
+def line(path: Path, report: AnyReport) -> str:
     """Returns what to print of a checked file."""
     name, reason = _one_line(path.name.removesuffix(".npz")), _one_line(report.reason)
     if report.status is Status.REJECTED:
@@ -78,7 +80,7 @@ def line(path: Path, report: Report) -> str:
     return f"{_SAY[report.status]} {name}: {reason}; {said}"
 
 
-def as_json(path: Path, report: Report) -> str:
+def as_json(path: Path, report: AnyReport) -> str:
     """Returns one line of JSON: status, reason, the claim in words and its parts.
 
     What is infinite is null, as in the file.
@@ -97,7 +99,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summary(reports: Sequence[Report]) -> str:
+def summary(reports: Sequence[AnyReport]) -> str:
     """Returns what to print at the end."""
     count = {status: 0 for status in Status}
     for report in reports:
@@ -109,7 +111,7 @@ def summary(reports: Sequence[Report]) -> str:
     return faces_total(reports) + ", ".join(parts)
 
 
-def faces_total(reports: Sequence[Report]) -> str:
+def faces_total(reports: Sequence[AnyReport]) -> str:
     """Returns what to print of all grown boxes whose claims hold; empty without any."""
     grown = [report.faces for report in reports if report.faces is not None]
     if not grown:
@@ -130,7 +132,25 @@ def faces_total(reports: Sequence[Report]) -> str:
     )
 
 
-def exit_code(reports: Sequence[Report]) -> int:
+def answers(table: Results, reports: Sequence[AnyReport]) -> str:
+    """Returns what to print of a results file."""
+    seconds = sum(report.seconds for report in reports)
+    accepted = sum(report.accepted for report in reports)
+    text = f"{len(reports)} answers: {accepted} checked, in {seconds:.1f} s"
+    left = table.rows - len(reports)
+    return f"{text}; {left} rows without an answer" if left else text
+
+
+def _tables(words: argparse.Namespace) -> list[Results]:
+    folder = words.benchmark and words.benchmark.expanduser()
+    return [
+        Results(word.expanduser(), folder)
+        for word in words.paths
+        if word.suffix == ".csv"
+    ]
+
+
+def exit_code(reports: Sequence[AnyReport]) -> int:
     """Returns 0, or what keeps the reports from being accepted, the worst first."""
     found = {report.status for report in reports}
     if not reports:
@@ -145,17 +165,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = _parser().parse_args(argv)
     expected = Expected(
         words.network, words.margin, tuple(words.domain) if words.domain else None,
-        words.rates, words.arithmetic,
+        words.rates, words.arithmetic, words.vnnlib,
     )  # fmt: skip
     try:
-        paths = [p for word in words.paths for p in certificates(word.expanduser())]
-        reports = []
-        for path in paths:
-            report = check_certificate(path, expected=expected, exact=words.exact)
+        tables, paths = _tables(words), []
+        for word in words.paths:
+            if word.suffix != ".csv":
+                paths += certificates(word.expanduser())
+        reports: list[AnyReport] = []
+
+        def told(path: Path, report: AnyReport) -> None:
             print((as_json if words.json else line)(path, report), flush=True)
             reports.append(report)
-        if not words.json:
+
+        for path in paths:
+            told(path, check_certificate(path, expected=expected, exact=words.exact))
+        if reports and not words.json:
             print(summary(reports), flush=True)
+        for table in tables:
+            first = len(reports)
+            for path, report in table.reports(expected, words.exact):
+                told(path, report)
+            if not words.json:
+                print(answers(table, reports[first:]), flush=True)
         return exit_code(reports)
     except BrokenPipeError:
         # The reader of stdout has gone; Python would complain once more at its end.
@@ -180,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("paths", metavar="PATH", nargs="+", type=Path,
-        help="a certificate, or the folder of a run")  # fmt: skip
+        help="a certificate, the folder of a run, or a results file")  # fmt: skip
     add("--exact", action="store_true", help="compute in rational numbers, slowly")
     add("--json", action="store_true", help="print one JSON object per file instead")
     insist = parser.add_argument_group(
@@ -194,6 +226,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the domain of every feature must be exactly this")  # fmt: skip
     add("--rates", type=_number, help="the rate of every face must be exactly this")
     add("--arithmetic", choices=("real", "float32"))
+    add("--vnnlib", metavar="FILE", type=Path,
+        help="the property that is answered, .vnnlib or .vnnlib.gz")  # fmt: skip
+    add("--benchmark", metavar="FOLDER", type=Path,
+        help="of a results file: read the VNN-LIB files that its rows name, in this "
+        "folder, and not the copies beside the proofs")  # fmt: skip
     return parser
 
 

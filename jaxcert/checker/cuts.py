@@ -129,8 +129,9 @@ def directions(k: int) -> np.ndarray:
 def derive(bounds: Bounds, layer) -> None:
     """Gives a layer `limits` (G F,), and p and q as matrices `before` and `after`."""
     b, (groups, count, k), n = bounds.b, layer.p.shape, layer.node.size
-    part, d = layer.node.part, directions(k) * layer.scales[:, None]  # exact
-    lo, hi = (end[part][layer.neurons] for end in (bounds.root.zlo, bounds.root.zhi))
+    v, d = layer.node.terms[0][0], directions(k) * layer.scales[:, None]  # exact
+    ends = bounds.root.lo[v], bounds.root.hi[v]
+    lo, hi = (end[0][layer.neurons] for end in ends)
     every = layer.p, layer.q, d, lo, hi, octahedra(bounds, layer, d)
     found = [
         limits(b, *map(b.number, (p, q, d)), *ends)
@@ -152,11 +153,12 @@ def octahedra(bounds: Bounds, layer, d):
     index = np.repeat(layer.neurons, m, axis=0)
     rows[np.arange(len(rows))[:, None], index] = -d.reshape(-1, k)
     slopes = layer.slopes.reshape(len(rows), -1)
-    z, found = (bounds.root.zlo, bounds.root.zhi), [b.number(np.zeros(0))]
-    for some in bounds.blocks(np.arange(len(rows))):
+    v, found = node.terms[0][0], [b.number(np.zeros(0))]
+    for some in bounds.blocks(len(rows)):
         a, line = b.number(rows[some]), b.number(slopes[some] / 128.0)
-        zeros = b.number(np.zeros(len(some)))
-        found.append(bounds.lower_bounds(node.terms[0][0], a, zeros, z, line))
+        zeros, part = b.number(np.zeros(len(a))), np.zeros(len(a), int)
+        below, _ = bounds.lower_bounds(v, a, zeros, bounds.root, part, line)
+        found.append(below)
     return -np.concatenate(found).reshape(groups, m)
 
 
@@ -218,15 +220,15 @@ def _bases(k: int):
     return rows[good], chosen[good], np.linalg.inv(rows[good])
 
 
-def through(bounds: Bounds, layer, mu, a, lo, hi, line, beta, size):
-    """Returns a' and cost with a @ max(z, 0) >= a' @ z - cost for z in [lo, hi].
+def through(bounds: Bounds, layer, mu, a, lines, beta, size):
+    """Returns a' and cost with a @ max(z, 0) >= a' @ z - cost.
 
     As `through_relu` does, after mu times the brackets of the cuts was added.
     """
     b, n = bounds.b, len(layer.limits)
     a = a + b.dot(mu, layer.after)
     costs = [b.charge(a, size), b.charge(mu, b.bound(abs(layer.after), size), n)]
-    a, cost = bounds.through_relu(a, lo, hi, line, beta, size)
+    a, cost = bounds.through_relu(a, lines, beta, size)
     a = a + b.dot(mu, layer.before)
     costs += [b.charge(a, size), b.charge(mu, b.bound(abs(layer.before), size), n)]
     costs += [b.dot(mu, layer.limits), b.charge(mu, abs(layer.limits), n)]

@@ -20,10 +20,7 @@ from __future__ import annotations
 if __name__ == "__main__":
     raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
 
-import io
 import math
-import os
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -32,15 +29,9 @@ from .arithmetic import BLOCK, LARGEST, Arithmetic, excess
 from .boxes import Certificate
 from .claim import Expected, Faces, Status
 from .network import Network
-from .reading import need, read, take, whole
+from .reading import need, take, whole
 
 AT_REST, OPEN = -1, -2
-
-
-def has_faces(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file is the certificate of a grown box."""
-    with zipfile.ZipFile(io.BytesIO(read(path))) as archive:
-        return "face_by.npy" in archive.namelist()
 
 
 class GrownCertificate(Certificate):

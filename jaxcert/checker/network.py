@@ -21,13 +21,15 @@ if __name__ == "__main__":
 import functools
 import hashlib
 import math
+import os
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from .arithmetic import Arithmetic
-from .reading import need, take, unpacked, whole
+from .reading import NAME, need, read, take, unpacked, whole
 
 NUMBERS = 2**25  # at most, in all matrices
 
@@ -82,6 +84,23 @@ class Network:
 
 
 network_of = functools.lru_cache(maxsize=4)(Network)  # by the bytes themselves
+
+
+def beside(path, head, expected: str | None, exact: bool) -> tuple[bytes, Network]:
+    """Returns the network that a certificate names, and the bytes of its file.
+
+    It lies beside the certificate; its sha256 is that, and the one that is expected.
+    """
+    words = head["network"]
+    name, sha256 = str(words.get("file")), str(words.get("sha256"))
+    good = bool(re.fullmatch(NAME, name))
+    need(good, f"the network file's name is {name[:40]!r}")
+    wrong = f"it speaks of another network, {sha256[:16]!r}, not of"
+    need(expected in (None, sha256), f"{wrong} {str(expected)[:16]!r}")
+    raw = read(os.path.join(os.path.dirname(os.fspath(path)), name))
+    net = network_of(raw, exact)
+    need(net.sha256 == sha256, f"{wrong} {net.sha256[:16]!r} beside it")
+    return raw, net
 
 
 def _matrix(term, rows: int, columns: int, arrays):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 NAME = r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}"  # of files and arrays
-_BYTES, _HEADER = 2**30, 2**24  # at most: of a file, packed or not; of its header
+BYTES, _HEADER = 2**30, 2**24  # at most: of a file, packed or not; of its header
 
 
 class Rejected(Exception):
@@ -46,9 +46,15 @@ def read(path) -> bytes:
     """Returns the bytes of a regular file of bounded size."""
     status, name = os.stat(path), os.path.basename(path)
     need(stat.S_ISREG(status.st_mode), f"{name} is no file")
-    need(status.st_size <= _BYTES, f"{name} has more than {_BYTES} bytes")
+    need(status.st_size <= BYTES, f"{name} has more than {BYTES} bytes")
     with open(path, "rb") as file:
-        return file.read(_BYTES)
+        return file.read(BYTES)
+
+
+def members(path) -> set[str]:
+    """Returns the names of the arrays of a file."""
+    with zipfile.ZipFile(io.BytesIO(read(path))) as archive:
+        return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -62,7 +68,7 @@ def unpacked(raw: bytes, form: str, newest: int = 1):
     arrays: dict[str, Any] = {}
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         total = sum(member.file_size for member in archive.infolist())
-        need(total <= _BYTES, f"{total} bytes of arrays, more than {_BYTES}")
+        need(total <= BYTES, f"{total} bytes of arrays, more than {BYTES}")
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             need(bool(re.fullmatch(NAME, name)), f"array named {name!r}")

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -370,3 +371,17 @@ def set_to(name: str, index, value) -> Callable[[Stored], None]:
 
 def replaced(stored: Stored, **head) -> None:
     stored.head |= head
+
+
+def same_lines(bounds, root):
+    """Returns the float64 lines of a root, for bounds in any arithmetic."""
+    lines = [
+        SimpleNamespace(
+            open=of.open,
+            **{
+                k: bounds.b.number(getattr(of, k)) for k in ("upper", "lower", "height")
+            },
+        )
+        for of in root.lines
+    ]
+    return SimpleNamespace(box=bounds.box, lines=lines)

@@ -14,6 +14,7 @@ from builder import (
     change,
     logits,
     replaced,
+    same_lines,
     set_to,
     stored_network,
 )
@@ -117,11 +118,11 @@ def test_float64_bounds_lie_below_the_exact_ones(cases, tmp_path):
         bounds = Bounds(b, net, a["lo"], a["hi"], {})
         # Ranges of float64 for both: then the bounds are of the same lines.
         if not exact:
-            low, high = bounds.root.zlo, bounds.root.zhi
+            root = bounds.root
+        made = same_lines(bounds, root)
         rows = b.number(np.eye(net.sizes[-1]))
-        zero = b.number(np.zeros(len(rows)))
-        z = b.number(low), b.number(high)
-        found.append(bounds.lower_bounds(len(net.nodes), rows, zero, z))
+        zero, part = b.number(np.zeros(len(rows))), np.zeros(len(rows), int)
+        found.append(bounds.lower_bounds(len(net.nodes), rows, zero, made, part)[0])
     rounded, true = found
     assert np.all(rounded <= true)
     assert np.all((true - rounded).astype(float) < 1e-12)
@@ -178,7 +179,12 @@ def test_bounds_hold_for_any_slopes_and_multipliers(seed, exact, tmp_path):
     y = active @ values["v"].T + z @ values["u"].T + x @ values["t"].T
     out = np.maximum(y, 0) @ values["q"].T + active @ values["r"].T + values["c"]
     inputs = np.concatenate([z, y, z], 1)
-    low, high = (np.asarray(e, float) for e in (bounds.root.zlo, bounds.root.zhi))
+    low, high = (
+        np.concatenate(
+            [e[node.terms[0][0]][0] for node in net.nodes if node.relu >= 0]
+        ).astype(float)
+        for e in (bounds.root.lo, bounds.root.hi)
+    )
     assert np.all((low <= inputs + 1e-12) & (inputs - 1e-12 <= high))
     used = 0
     for _ in range(12):
@@ -189,14 +195,14 @@ def test_bounds_hold_for_any_slopes_and_multipliers(seed, exact, tmp_path):
         betas = (random.exponential(size=(3, 17)) / 4 * signs).astype(np.float32)
         lines = random.uniform(size=(3, 17)).astype(np.float32)
         rows = random.normal(size=(3, 3))
-        for made in (bounds.root, bounds.enclose({}, signs)):
-            if made is not bounds.root:
+        enclosed = bounds.enclose(bounds.box, signs[None])
+        for made in (bounds.signed(signs[None]), enclosed):
+            if made is enclosed:
                 assert np.all(made.lo[6].astype(float) <= out[there].min(0) + 1e-12)
                 assert np.all(out[there].max(0) - 1e-12 <= made.hi[6].astype(float))
-            z_range = bounds.cut(made.zlo, made.zhi, signs)
-            zeros = b.number(np.zeros(3))
+            zeros, part = b.number(np.zeros(3)), np.zeros(3, int)
             rest = b.number(lines), b.number(betas)
-            found = bounds.lower_bounds(6, b.number(rows), zeros, z_range, *rest)
+            found, _ = bounds.lower_bounds(6, b.number(rows), zeros, made, part, *rest)
             least = (out[there] @ rows.T).min(0)
             assert np.all(found.astype(float) <= least + 1e-12)
             assert np.all(np.isfinite(found.astype(float)))
@@ -231,8 +237,9 @@ def test_nothing_is_concluded_from_a_nan():
     nan, one = np.array([np.nan]), np.ones(1)
     with np.errstate(invalid="ignore"):
         for lo, hi in ((nan, one), (-one, nan), (nan, nan)):
-            a = -np.ones((1, 1))
-            _, cost = bounds.through_relu(a, lo, hi, None, None, one)
+            a, lines = -np.ones((1, 1)), bounds.lines(lo[None], hi[None])
+            lines = bounds.of_rows(lines, np.zeros(1, int), None)
+            _, cost = bounds.through_relu(a, lines, None, one)
             assert np.isnan(cost).all()
 
 

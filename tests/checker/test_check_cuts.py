@@ -10,7 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from builder import Case, Stored, logits, random_layers, stored_network
+from builder import (
+    Case,
+    Stored,
+    logits,
+    random_layers,
+    same_lines,
+    stored_network,
+)
 
 from jaxcert.checker import cuts as module
 from jaxcert.checker.arithmetic import Arithmetic
@@ -284,7 +291,8 @@ def test_roundings_of_multipliers_are_charged():
             setattr(layer, name, both.reshape(2 * half, *shape))
         bounds = Bounds.__new__(Bounds)
         bounds.b, a = rounded, np.zeros((8, n))
-        made, cost = module.through(bounds, layer, mu, a, z, z, None, None, z)
+        with_lines = module.through(bounds, layer, mu, a, lines_at(bounds, z), None, z)
+        made, cost = with_lines
         exactly = {k: rational.number(getattr(layer, k)) for k in vars(layer)}
         points = rational.number(z)
         sides = rational.dot(exactly["before"] + exactly["after"], points)
@@ -293,6 +301,12 @@ def test_roundings_of_multipliers_are_charged():
         assert np.all(bound <= true)
         assert np.all(true - bound < 1e-11)
         assert np.all(cost > 0) or kept == "limits"
+
+
+def lines_at(bounds, z):
+    """Returns the lines, of rows, of neurons that have the value z >= 0."""
+    lines = bounds.lines(z[None], z[None])
+    return bounds.of_rows(lines, np.zeros(8, int), None)
 
 
 def test_a_group_without_values_proves_nothing():
@@ -353,10 +367,10 @@ def test_bounds_hold_for_any_cuts(seed, exact, tmp_path):
                 i: lambda *rest, c=c, mu=mu: module.through(bounds, c, mu, *rest)
                 for i, c in cuts.items()
             }
-            ends, zeros = (bounds.root.zlo, bounds.root.zhi), b.number(np.zeros(8))
+            part, zeros = np.zeros(8, int), b.number(np.zeros(8))
             line = b.number(rng.uniform(0, 1, (8, 11)))
-            found = bounds.lower_bounds(
-                5, b.number(rows), zeros, ends, line, None, through
+            found, _ = bounds.lower_bounds(
+                5, b.number(rows), zeros, bounds.root, part, line, None, through
             )
             assert np.all(found.astype(float) <= (out @ rows.T).min(0) + 1e-12)
     assert min(tight) < 0.3, "no inequality is near its limit"
@@ -376,7 +390,7 @@ def test_float64_bounds_lie_below_the_exact_ones(tmp_path):
         bounds = Bounds(b, net, -np.ones(3), np.ones(3), {})
         if not exact:
             module.derive(bounds, made)
-            z, plain = (bounds.root.zlo, bounds.root.zhi), made
+            root, plain = bounds.root, made
         else:
             made = SimpleNamespace(
                 **{
@@ -389,10 +403,9 @@ def test_float64_bounds_lie_below_the_exact_ones(tmp_path):
                 bounds, made, b.number(mu), *rest
             )
         }
-        zeros = b.number(np.zeros(4))
-        ends = tuple(b.number(end) for end in z)
-        args = b.number(rows), zeros, ends, None, None, through
-        found.append(bounds.lower_bounds(3, *args))
+        zeros, part = b.number(np.zeros(4)), np.zeros(4, int)
+        args = b.number(rows), zeros, same_lines(bounds, root), part, None, None
+        found.append(bounds.lower_bounds(3, *args, through)[0])
     rounded, true = found
     assert np.all(rounded <= true)
     assert np.all((true - rounded).astype(float) < 1e-11)

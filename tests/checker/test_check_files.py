@@ -95,7 +95,7 @@ def test_sizes_are_not_believed(cases, tmp_path, name):
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_BYTES", 2**20)
+    monkeypatch.setattr(reading, "BYTES", 2**20)
     path = cases["few"].write(tmp_path)
     shape = {"descr": "|u1", "fortran_order": False, "shape": (2**21,)}
     content = members(path) | {"x.npy": npy(shape, bytes(2**21))}

@@ -353,6 +353,38 @@ def test_benchmark(run, files, tmp_path):
     assert done.err.count(", expected ") == 10
 
 
+def test_every_answer_is_proved(run, files, tmp_path):
+    instances = write_list(files / "proofs.csv", list(PROPERTIES))
+    output = tmp_path / "results.csv"
+    wanted = {"instances": instances, "output": output, "proofs": True}
+    done = run(**wanted)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == (
+        "10 answers: 10 with a checked proof in results_proofs"
+    )
+    assert (
+        len(re.findall(r" proved in .* s by \d+ leaves, .* kB, checked", done.err))
+        == 10
+    )
+    checker = Path(answering.__file__).parents[2] / "checker"
+    check = [sys.executable, str(checker), str(output), "--benchmark", str(files)]
+    judged = subprocess.run(check, capture_output=True, text=True, check=False)
+    # No input satisfies one property, whatever the network does.
+    assert judged.returncode == 3, judged.stdout + judged.stderr
+    assert (
+        judged.stdout.count("\naccepted ") + judged.stdout.startswith("accepted") == 9
+    )
+    assert "VACUOUS 009: the property allows no input" in judged.stdout
+
+    # What is missing is written when the run is continued.
+    proof = tmp_path / "results_proofs/001.npz"
+    before = proof.stat().st_size
+    proof.unlink()
+    done = run(**wanted, resume=True)
+    assert done.code == 0 and proof.stat().st_size == before
+    assert done.err.count(" proved in ") == 1
+
+
 @pytest.mark.parametrize(
     "header",
     ["", "category,timeout_s,vnnlib,onnx"],
@@ -658,6 +690,8 @@ def test_mistakes_are_one_line(run, files, tmp_path):
         (net | {"vnnlib": tmp_path / "three.vnnlib"}, "declares 3 inputs and"),
         (prop | {"onnx": tmp_path / "softmax.onnx"}, "ends in a Softmax"),
         ({"instances": "list.csv"}, "--instances needs --output"),
+        (both | {"proofs": True}, "belong to --instances"),
+        (both | {"proof_timeout": 3.0}, "--proof_timeout belongs to --proofs"),
     ]
     for request, message in cases:
         one_line_error(run(**request), message)

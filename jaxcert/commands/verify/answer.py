@@ -33,6 +33,7 @@ from jaxcert.commands.verify.instances import (
     summary,
 )
 from jaxcert.commands.verify.page import write_page
+from jaxcert.commands.verify.proofs import Proofs
 from jaxcert.errors import InputError, OutOfMemoryError, UnsupportedError
 from jaxcert.interop.onnx import final_softmax, load_onnx
 from jaxcert.interop.vnnlib import (
@@ -91,8 +92,19 @@ class Request(Options):
         False, "Relax neurons in pairs in branch and bound (docs/relaxations.md)."
     )
 
+    proofs: bool = option(
+        False,
+        "Write NAME_proofs beside --output: a proof of every answer, checked by the "
+        "independent checker.",
+    )
+    proof_timeout: float | None = option(
+        None, "Seconds for finding each proof; default: those of the instance.", above=0
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.proof_timeout is not None and not self.proofs:
+            raise InputError("--proof_timeout belongs to --proofs: give both")
         if bool(self.instances) == bool(self.onnx or self.vnnlib):
             raise InputError(
                 "give either --onnx and --vnnlib, or --instances and --output"
@@ -102,9 +114,10 @@ class Request(Options):
                 raise InputError("--instances needs --output, the CSV file to write")
         elif not (self.onnx and self.vnnlib):
             raise InputError("--onnx and --vnnlib belong together: give both")
-        elif self.output or self.only or self.resume or self.memory_gb:
+        elif self.output or self.only or self.resume or self.memory_gb or self.proofs:
             raise InputError(
-                "--output, --only, --resume and --memory_gb belong to --instances"
+                "--output, --only, --resume, --memory_gb and --proofs belong to "
+                "--instances"
             )
 
     @property
@@ -166,11 +179,16 @@ def _benchmark(request: Request) -> int:
     interrupted = False
     output = console.expand(request.output)
     results = ResultsFile(output, request.resume)
+    proofs = Proofs(results, request.proof_timeout) if request.proofs else None
     with _worker(request) as worker:
         todo = [i for i in chosen if i.key not in results.rows]
+        done = [i for i in chosen if i.key in results.rows]
         if len(todo) < len(chosen):
             logging.info("%d instances are done already", len(chosen) - len(todo))
         try:
+            if proofs is not None:
+                for instance in done:
+                    proofs.add(instance, worker)
             for number, instance in enumerate(todo, 1):
                 row, counterexample, scope = _answer(instance, worker)
                 if scope is not None:
@@ -182,12 +200,17 @@ def _benchmark(request: Request) -> int:
                     instance.expected and f", expected {instance.expected}",
                     f" ({path})" if path else "",
                 )  # fmt: skip
+                if proofs is not None:
+                    proofs.forget(instance)
+                    proofs.add(instance, worker)
         except KeyboardInterrupt:
             interrupted = True
     print(summary(chosen, results.rows))
     typed = request.command("verify")
     page = write_page(output.with_suffix(".html"), chosen, results.rows, typed)
     print(f"report: {page}")
+    if proofs is not None:
+        print(proofs.summary())
     if interrupted:
         print("stopped by Ctrl-C; continue with --resume")
         return 130

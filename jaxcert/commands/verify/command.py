@@ -10,6 +10,11 @@ proofs of each network cover and take for granted, and prints a summary; --resum
 continues, and exit code 3 says that an answer contradicts the `expected` column. A FILE
 that does not exist is looked for as FILE.gz.
 
+--proofs writes a proof of every answer into NAME_proofs, one file per row, which only
+stays if the independent checker accepts it; `python jaxcert/checker results.csv` checks
+them all again. Looking for it begins after the answer, and may take as long once more,
+or --proof_timeout.
+
 The time limit holds for reading, compiling, attack and search together. What cannot be
 stopped when it is over is left behind, and the answer is `timeout`.
 

@@ -188,8 +188,7 @@ class ResultsFile:
 
         Counterexample 7 is that of the seventh row below the header.
         """
-        name = f"{len(self.rows) + 1:03d}.txt"
-        path = self.path.with_name(f"{self.path.stem}_counterexamples") / name
+        path = self._counterexample(len(self.rows) + 1)
         with writing(path):
             if counterexample:
                 path.parent.mkdir(exist_ok=True)
@@ -200,6 +199,16 @@ class ResultsFile:
         self._journal.append({"key": key, "row": row})
         self.rows[key] = row
         return path if counterexample else None
+
+    def counterexample(self, key: Key) -> str:
+        """Returns the counterexample of an answered instance; empty without one."""
+        path = self._counterexample(list(self.rows).index(key) + 1)
+        with writing(path):
+            return path.read_text() if path.exists() else ""
+
+    def _counterexample(self, number: int) -> Path:
+        folder = self.path.with_name(f"{self.path.stem}_counterexamples")
+        return folder / f"{number:03d}.txt"
 
     def tell(self, onnx: str, scope: Scope) -> None:
         """Stores what proofs of a network cover in NAME_scopes.json, by its name."""

@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 from absl.logging import converter
 
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.cache import use_compilation_cache
 from jaxcert.commands.verify.answer import (
     Answer,
@@ -25,6 +26,7 @@ from jaxcert.commands.verify.answer import (
     load_subject,
     verify_files,
 )
+from jaxcert.commands.verify.proofs import prove
 from jaxcert.errors import JaxcertError, OutOfMemoryError
 from jaxcert.limit import left_behind
 from jaxcert.memory import free_bytes, resident_bytes
@@ -61,6 +63,9 @@ def main(text: str) -> None:
     # Most benchmarks ask many questions about one network, one after the other.
     load = functools.lru_cache(maxsize=1)(load_subject)
     for question in questions:
+        if "prove" in question:
+            questions.answer(prove(question, effort.branch or BranchOptions(), load))
+            continue
         found = answered(question, effort, load)
         questions.answer(told(found) | {"worn": _worn()})
 

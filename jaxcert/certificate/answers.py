@@ -1,0 +1,291 @@
+"""Proofs of answers to VNN-LIB properties, as files that the checker reads.
+
+As in `store.py`, a file stays only if the independent checker accepts it. What is
+written down is found here again: the search that answered keeps no trace of itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import special
+
+from jaxcert.box import Box
+from jaxcert.branch.brackets import close_brackets
+from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.leaves import Proof
+from jaxcert.branch.signs import BranchOptions
+from jaxcert.certificate.halving import halving_tree
+from jaxcert.certificate.network_file import NetworkFile, network_file
+from jaxcert.certificate.trees import sign_tree
+from jaxcert.checker.answers import property_text
+from jaxcert.checker.arithmetic import Arithmetic
+from jaxcert.checker.bounds import Bounds
+from jaxcert.checker.check import check_certificate
+from jaxcert.checker.clauses import Clauses
+from jaxcert.checker.network import network_of
+from jaxcert.devices import float64
+from jaxcert.interop.vnnlib import Case, Property, load_vnnlib
+from jaxcert.model import Model
+from jaxcert.network import Network
+from jaxcert.oracle.complete import splits_inputs
+from jaxcert.runs.files import write_atomically
+
+EVERY = -1
+"""The clause of a tree that proves all of its box."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenAnswer:
+    """The proof of one answer.
+
+    Attributes:
+      path: the file; None if there is none.
+      refused: why there is none.
+      leaves, size: of the file, which has so many bytes.
+      finding, checking: seconds that it took.
+    """
+
+    path: Path | None
+    refused: str = ""
+    leaves: int = 0
+    size: int = 0
+    finding: float = 0.0
+    checking: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One property of one network.
+
+    Attributes:
+      model: the network.
+      prop: the property, and text: of its file, unpacked.
+      branch: how branch and bound runs, where signs are split.
+    """
+
+    model: Model
+    prop: Property
+    text: bytes
+    branch: BranchOptions
+
+    @staticmethod
+    def of(network: Network, vnnlib: Path, branch: BranchOptions) -> Question:
+        """Returns the question of a VNN-LIB file, .vnnlib or .vnnlib.gz.
+
+        Raises:
+          InputError, UnsupportedError: see `load_vnnlib`.
+        """
+        text = property_text(vnnlib)
+        return Question(network.model, load_vnnlib(vnnlib), text, branch)
+
+
+@functools.lru_cache(maxsize=1)
+def stored_network(model: Model) -> NetworkFile:
+    """Returns the network as certificates refer to it; raises as `network_file`."""
+    with float64():
+        return network_file(model.program, model.double)
+
+
+@float64()
+def write_answer(
+    path: Path, asked: Question, witness: np.ndarray | None, deadline: float = np.inf
+) -> WrittenAnswer:
+    """Writes the proof of "sat" or "unsat", the network and the property beside it.
+
+    Args:
+      path: of the file, .npz; its folder is made if missing.
+      asked: the question.
+      witness: of "sat", float64; None for "unsat".
+      deadline: `time.monotonic()` after which no proof is looked for.
+
+    Raises:
+      UnsupportedError: the network is not made of affine maps and ReLUs.
+      OSError: the folder cannot be written.
+    """
+    begin, folder = time.monotonic(), path.parent
+    network = stored_network(asked.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    network.write(folder)
+    arrays: dict[str, np.ndarray] | None
+    if witness is not None:
+        arrays = {"witness": np.asarray(witness, np.float64).reshape(-1)}
+    else:
+        raw = (folder / network.name).read_bytes()
+        arrays = _Trees(asked, raw, deadline).found()
+    finding = time.monotonic() - begin
+    if arrays is None:
+        return WrittenAnswer(None, "no proof was found in time", finding=finding)
+    copy = PropertyCopy.into(folder, asked.text)
+    head = {
+        "format": "jaxcert certificate",
+        "version": 3,
+        "tool": f"jaxcert {version('jaxcert')}",
+        "claim": "unsat" if witness is None else "sat",
+        "network": {"sha256": network.sha256, "file": network.name},
+        "property": dataclasses.asdict(copy),
+    }
+    header, packed = np.frombuffer(json.dumps(head).encode(), np.uint8), io.BytesIO()
+    np.savez_compressed(packed, header=header, **arrays)  # type: ignore[arg-type]
+    temporary = path.with_name(f".unchecked-{path.name}")
+    write_atomically(temporary, packed.getvalue())
+    try:
+        report = check_certificate(temporary)
+        if not report.holds:
+            refused = f"the checker does not accept it: {report.reason}"
+            return WrittenAnswer(None, refused, finding=finding)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    size = len(packed.getvalue())
+    return WrittenAnswer(path, "", report.leaves, size, finding, report.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class PropertyCopy:
+    """The copy of a property beside its proofs: its sha256 and the file's name."""
+
+    sha256: str
+    file: str
+
+    @staticmethod
+    def into(folder: Path, text: bytes) -> PropertyCopy:
+        """Returns the copy in a folder, which is written if it is not there."""
+        sha256 = hashlib.sha256(text).hexdigest()
+        copy = PropertyCopy(sha256, f"property-{sha256[:16]}.vnnlib")
+        if not (folder / copy.file).exists():
+            write_atomically(folder / copy.file, text)
+        return copy
+
+
+class _Trees:
+    """Finds the trees of a property, box by box, and what their leaves need."""
+
+    def __init__(self, asked: Question, raw: bytes, deadline: float) -> None:
+        self._asked, self._deadline = asked, deadline
+        self._network = network_of(raw, False)
+        self._trees: list[tuple[int, int, np.ndarray]] = []
+        self._leaves: list[tuple[np.ndarray, ...]] = []
+        self._slopes: dict[str, np.ndarray] = {}
+
+    def found(self) -> dict[str, np.ndarray] | None:
+        """Returns the arrays of the file; None if something was not proved."""
+        cases, first = self._asked.prop.cases, 0
+        with np.errstate(all="ignore"):
+            for number, case in enumerate(cases):
+                if not self._box(number, case, first):
+                    return None
+                first += len(case.disjuncts)
+        clauses = [(n, pair) for n, case in enumerate(cases) for pair in case.disjuncts]
+        widest = max((len(d) for _, (_, d) in clauses), default=0)
+        neurons, n = self._network.neurons, self._network.sizes[0]
+        outputs = self._network.sizes[-1]
+        blank = [np.zeros((0, k), np.float32) for k in (widest, neurons, neurons)]
+        weights, slopes, betas = (
+            np.concatenate([empty, *(self._padded(v, empty) for v in parts)])
+            for empty, parts in zip(
+                blank, list(zip(*self._leaves, strict=True)) or [()] * 3, strict=True
+            )
+        )
+        boxes, of, nodes = zip(*self._trees, strict=True) if self._trees else ([],) * 3
+        counts = [len(d) for _, (_, d) in clauses]
+        return self._slopes | {
+            "box_lo": np.array([c.lo for c in cases], np.float64).reshape(-1, n),
+            "box_hi": np.array([c.hi for c in cases], np.float64).reshape(-1, n),
+            "clause_box": np.array([number for number, _ in clauses], np.int32),
+            "row_clause": np.repeat(np.arange(len(counts)), counts).astype(np.int32),
+            "row_coefficients": np.concatenate(
+                [np.zeros((0, outputs)), *(c for _, (c, _) in clauses)]
+            ),
+            "row_offset": np.concatenate([np.zeros(0), *(d for _, (_, d) in clauses)]),
+            "tree_box": np.array(boxes, np.int32),
+            "tree_clause": np.array(of, np.int32),
+            "tree_size": np.array([len(v) for v in nodes], np.int32),
+            "nodes": np.concatenate([np.zeros(0, np.int32), *nodes]),
+            "lemma_clause": np.zeros(0, np.int32),
+            "lemma_signs": np.zeros((0, neurons), np.int8),
+            "leaf_weights": weights,
+            "leaf_slopes": slopes,
+            "leaf_betas": betas,
+        }
+
+    def _padded(self, v: np.ndarray, empty: np.ndarray) -> np.ndarray:
+        return np.pad(v, ((0, 0), (0, empty.shape[1] - v.shape[1]))).astype(np.float32)
+
+    def _box(self, number: int, case: Case, first: int) -> bool:
+        """Finds the trees of one box, whose first clause is that; False without."""
+        asked, arithmetic = self._asked, Arithmetic(False)
+        bounds = Bounds(arithmetic, self._network, case.lo, case.hi, {})
+        question = Clauses(bounds, case.disjuncts)
+        shape = asked.model.input_shape
+        box = Box(case.lo.reshape(shape), case.hi.reshape(shape))  # type: ignore[arg-type]
+        nodes: np.ndarray | None
+        if splits_inputs(asked.model, box, asked.branch):
+            nodes = halving_tree(bounds, question, self._deadline)
+        else:
+            nodes = halving_tree(bounds, question, self._deadline, most=1)
+        if nodes is not None:
+            self._trees.append((number, EVERY, nodes))
+            return True
+        if splits_inputs(asked.model, box, asked.branch):
+            return False
+        proof = self._signs(box, case)
+        if proof is None:
+            return False
+        slopes = {k: np.asarray(v) for k, v in proof.range_slopes.items()}
+        self._slopes |= {f"range_slopes_{number}_{k}": v for k, v in slopes.items()}
+        bounds = Bounds(arithmetic, self._network, case.lo, case.hi, slopes)
+        question = Clauses(bounds, case.disjuncts)
+        leaves, signs = proof.leaves, np.asarray(proof.leaves.signs, np.int8)
+        for clause in range(len(case.disjuncts)):
+            own = np.flatnonzero(np.asarray(leaves.clause) == clause)
+            nodes, order = sign_tree(signs[own], len(case.lo))
+            self._trees.append((number, first + clause, nodes))
+            rows = leaves.rows(own[order]).multipliers
+            self._leaves.append(_multipliers(question, clause, signs[own[order]], rows))
+        return True
+
+    def _signs(self, box: Box, case: Case) -> Proof | None:
+        """Returns the proof of a box by splitting signs; None if there is none."""
+        branch = dataclasses.replace(self._asked.branch, record=True, cuts=None)
+        spec = case.spec()
+        one = jax.tree.map(lambda v: np.asarray(v)[None], (box, spec))
+        task = ApothemTask.of_boxes(*one)
+        found = close_brackets(self._asked.model, task, branch, self._deadline)
+        return found.proof.of(0) if found.proof is not None else None
+
+
+def _multipliers(
+    question: Clauses, clause: int, signs: np.ndarray, found: Any
+) -> tuple[np.ndarray, ...]:
+    """Returns weights of the clause's rows, slopes and betas of some leaves.
+
+    The search repeats the first row of clauses that have fewer rows than others. A leaf
+    without signs was proved by its best row alone.
+    """
+    count = int(np.append(question.first, len(question.c))[clause + 1])
+    count -= int(question.first[clause])
+    weights = special.softmax(np.asarray(found.row, np.float64), axis=1)
+    weights[:, 0] += weights[:, count:].sum(axis=1)
+    weights = weights[:, :count].astype(np.float32)
+    slopes = np.where(signs == 0, np.clip(found.slope, 0, 1), 0)
+    betas = np.where(signs != 0, np.maximum(found.split, 0), 0)
+    if count > 1 and len(signs) == 1 and not signs.any():
+        tried = np.vstack([weights, np.eye(count, dtype=np.float32)])
+        zero = np.zeros(len(tried), int)
+        given = (np.repeat(v, len(tried), axis=0) for v in (slopes, betas))
+        bounds = question.bounds
+        made = bounds.enclose(bounds.box, signs)
+        best = question.weighed(made, zero, zero + clause, tried, *given).argmax()
+        weights = tried[best : best + 1]
+    return weights, slopes, betas

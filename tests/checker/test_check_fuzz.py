@@ -1,0 +1,143 @@
+"""No bound that the checker accepts is above the true minimum, whatever the file says.
+
+Random networks, boxes, trees of halves and signs, lemmas and multipliers: what they
+claim is put above or below the exact minimum of the clause, which a MILP gives.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from answer_builder import Answer, answer, trees
+from builder import Layers, random_layers
+from exact import exact_min_margin
+
+from jaxcert.checker.check import check_certificate
+from jaxcert.checker.claim import Status
+
+# Of the exact minimum, by the tolerances of the solver.
+ERROR = 1e-5
+
+
+def random_tree(random, n: int, neurons: int, lemmas) -> tuple[list[int], int]:
+    """Returns nodes in preorder, and how many leaves need multipliers."""
+    nodes, leaves = [], 0
+    todo = [(np.zeros(neurons, np.int8), 0)]
+    while todo:
+        signs, depth = todo.pop()
+        known = [i for i, s in enumerate(lemmas) if np.all((s == 0) | (s == signs))]
+        if known and random.uniform() < 0.8:
+            nodes.append(-2 - int(random.choice(known)))
+        elif depth == 6 or random.uniform() < 0.15 * depth:
+            nodes.append(-1)
+            leaves += 1
+        elif random.uniform() < 0.5 and (signs == 0).any():
+            k = int(random.choice(np.flatnonzero(signs == 0)))
+            plus, minus = signs.copy(), signs.copy()
+            plus[k], minus[k] = 1, -1
+            nodes.append(n + k)
+            todo += [(minus, depth + 1), (plus, depth + 1)]
+        else:
+            nodes.append(int(random.integers(n)))
+            todo += 2 * [(signs, depth + 1)]
+    return nodes, leaves
+
+
+def signs_of_leaves(nodes, n: int, neurons: int) -> np.ndarray:
+    """Returns the signs of the leaves of a tree, in order."""
+    todo, found = [np.zeros(neurons, np.int8)], [np.zeros((0, neurons), np.int8)]
+    for node in nodes:
+        signs = todo.pop()
+        if node == -1:
+            found.append(signs[None])
+        elif 0 <= node < n:
+            todo += [signs, signs]
+        elif node >= n:
+            plus, minus = signs.copy(), signs.copy()
+            plus[node - n], minus[node - n] = 1, -1
+            todo += [minus, plus]
+    return np.concatenate(found)
+
+
+def random_claim(random, layers: Layers, box, clause, t: float) -> Answer:
+    """Returns a random proof that max_r (C y + d)_r > t all over the box."""
+    (c, d), n = clause, len(box[0])
+    sizes = [len(b) for _, b in layers[:-1]]
+    neurons = sum(sizes)
+    lemmas = [
+        (random.integers(-1, 2, neurons) * (random.uniform(size=neurons) < 0.2)).astype(
+            np.int8
+        )
+        for _ in range(random.integers(3))
+    ]
+    free = random.uniform() < 0.3
+    nodes, count = random_tree(random, n, neurons, [] if free else lemmas)
+    lemmas = [] if free else lemmas
+    signs = np.concatenate(
+        [np.zeros((0, neurons), np.int8), *(s[None] for s in lemmas)]
+    )
+    signs = np.concatenate([signs, signs_of_leaves(nodes, n, neurons)])
+    rows = 0 if free else len(lemmas) + count
+    # Multipliers of all sizes: none, small, and absurd.
+    scale = random.choice([0, 0.05, 0.3, 30.0])
+    betas = scale * random.exponential(size=(rows, neurons)) * abs(signs[:rows])
+    lines = random.choice([0.0, 1.0, -1.0])
+    slopes = random.uniform(size=(rows, neurons)) if lines < 0 else lines
+    weights = random.exponential(size=(rows, len(d)))
+    weights *= random.uniform(size=weights.shape) < 0.7
+    first = np.cumsum([0, *sizes])
+    arrays = trees([(0, -1 if free else 0, nodes)]) | {
+        "lemma_clause": np.zeros(len(lemmas), np.int32),
+        "lemma_signs": signs[: len(lemmas)],
+        "leaf_weights": weights.astype(np.float32),
+        "leaf_slopes": (slopes + np.zeros((rows, neurons))).astype(np.float32),
+        "leaf_betas": betas.astype(np.float32),
+    }
+    for k in range(1, len(sizes)):
+        if random.uniform() < 0.5:
+            shape = 2, sizes[k], int(first[k])
+            arrays[f"range_slopes_0_{k}"] = random.integers(0, 129, shape, np.uint8)
+    return answer(layers, [box], [(0, c, d - t)], arrays)
+
+
+def fuzz(seeds, tmp_path, certificates: int) -> Counter:
+    """Returns how many claims, true and false, were accepted and rejected."""
+    found: Counter = Counter()
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        sizes = [(2, 4, 2), (2, 3, 3, 2), (3, 5, 2), (1, 2, 2, 2, 2)][seed % 4]
+        layers = random_layers(random, sizes)
+        centre, radius = random.normal(size=sizes[0]), random.choice([0.05, 0.3, 1.0])
+        lo, hi = centre - radius, centre + radius
+        c, d = random.normal(size=(1, sizes[-1])), random.normal(size=1)
+        exact = exact_min_margin([(w.T, b) for w, b in layers], lo, hi, c[0], d[0])
+        for _ in range(certificates):
+            away = float(random.choice([1e-9, 1e-4, 1e-2, 0.3]))
+            false = random.uniform() < 0.6
+            t = exact.value + (ERROR + away if false else -ERROR - away)
+            made = random_claim(random, layers, (lo, hi), (c, d), t)
+            if false and random.uniform() < 0.3:
+                # A second row that is never positive changes nothing.
+                c2, d2 = np.zeros((1, sizes[-1])), np.array([-1.0])
+                clause = np.concatenate([c, c2]), np.concatenate([d, d2 + t])
+                made = random_claim(random, layers, (lo, hi), clause, t)
+            report = check_certificate(made.write(tmp_path))
+            bad_form = "damaged" in report.reason or "array" in report.reason
+            assert not bad_form, report.reason
+            found[false, report.status] += 1
+            assert not (false and report.holds), f"seed {seed}: {t} > {exact.value}"
+    return found
+
+
+def test_no_accepted_bound_is_above_the_minimum(tmp_path):
+    found = fuzz(range(8), tmp_path, certificates=20)
+    assert found[False, Status.ACCEPTED] > 5 and found[True, Status.REJECTED] > 60
+
+
+@pytest.mark.campaign
+def test_no_accepted_bound_is_above_the_minimum_of_many(tmp_path):
+    found = fuzz(range(100, 300), tmp_path, certificates=30)
+    print(found)
+    assert found[False, Status.ACCEPTED] > 300 and found[True, Status.REJECTED] > 3000
