@@ -48,9 +48,9 @@ answer
 print(answer.table())
 
 # %% [markdown]
-# Certified accuracy over the radius: below the solid line it is proved, above the dashed
-# one refuted. Between them CROWN does not know; branch and bound closes the gap with
-# `jc.CertifyOptions(oracle="complete")`.
+# Certified accuracy over the radius: below the solid line it is proved, above the
+# dashed one refuted. Between them CROWN does not know; branch and bound closes the gap
+# with `jc.CertifyOptions(oracle="complete")`.
 
 # %%
 answer.plot()
