@@ -19,6 +19,14 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+IN_HASTE = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+}
+"""Compiler options of programs that run a few times: XLA compiles them three times as
+fast, and elementwise operations take some ten times as long. Products of matrices are
+those of a library either way."""
+
 # Answers per device that may wait for one of an earlier part.
 _AHEAD = 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxcert.checks import as_arrays
-from jaxcert.devices import float64
+from jaxcert.devices import IN_HASTE, float64
 from jaxcert.errors import InputError
 from jaxcert.trace.equations import Values
 from jaxcert.trace.pinned import own_settings, pinned
@@ -90,6 +91,12 @@ class Model:
         weights = self.double if np.dtype(dtype) == np.float64 else self.single
         return self.program.prepare(weights, dtype)
 
+    @functools.cached_property
+    def prepared(self) -> Values:
+        """What does not depend on the input, in float64, for programs of one box."""
+        with own_settings(), float64():
+            return _prepared(self.program, self.double)
+
     @own_settings()
     @float64()
     def outputs(
@@ -115,3 +122,8 @@ class Model:
 def _outputs(model: Model, x: Any) -> Any:
     evaluate = jax.vmap(model.program.evaluate_prepared, in_axes=(None, 0))
     return evaluate(model.values(x.dtype), x)
+
+
+@functools.partial(jax.jit, static_argnames=("program",), compiler_options=IN_HASTE)
+def _prepared(program: Program, weights: Any) -> Values:
+    return program.prepare(weights, np.float64)

@@ -353,7 +353,7 @@ IMAGES: dict[str, Callable[[Any, Any], Any]] = {
         window_strides=(1, 1), padding=[(1, 1), (1, 1)], lhs_dilation=(2, 2)
     ),
     "max_pool": _pool(lax.max, -jnp.inf, (2, 2), (2, 2), "VALID"),
-    "max_pool_overlapping_padded": _pool(lax.max, -jnp.inf, (3, 3), (2, 2), "SAME"),
+    "max_pool_overlapping_padded": _pool(lax.max, -jnp.inf, (2, 2), (1, 1), "SAME"),
     "max_pool_dense": _pool(
         lax.max, -jnp.inf, (2, 3), (1, 1), [(1, 0), (1, 2), (0, 0)]
     ),

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,12 +19,30 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 # --optimised, and of the cases that are compiled with `cases.AS_USERS_DO`.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+QUICKLY = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ.setdefault("XLA_FLAGS", "" if "--optimised" in sys.argv else QUICKLY)
 
 import jax  # noqa: E402  # after the settings that it reads
 
 _MOST_MAPS = 10_000
+
+# Files that ask about equal networks with equal options, and so share what is compiled
+# where one process runs them: a worker is handed them together.
+_TOGETHER = (
+    (
+        "tests/certificate/test_grown.py",
+        "tests/search/test_growth.py",
+        "tests/test_recorded_answers.py",
+    ),
+    (
+        "tests/commands/test_certify.py",
+        "tests/commands/test_certify_mistakes.py",
+        "tests/commands/test_shards.py",
+    ),
+)
 
 # A shell starts its background jobs with SIGINT ignored, and so would we our scripts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -43,6 +62,19 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if not config.getoption("--optimised") or collection_path.suffix != ".py":
         return None
     return True if "mark.optimised" not in collection_path.read_text() else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hands out whole files, and those of `_TOGETHER` to one worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((files[0] for files in _TOGETHER if file in files), file)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(

@@ -101,20 +101,20 @@ def test_the_network_itself_is_traced_as_strictly_as_its_owner_asks():
             jc.certify(loose, params(), X[0])
 
 
-def test_strict_types_let_x_be_what_weights_of_float32_are(plain):
+@pytest.mark.parametrize("wide", sampled([False, True]))
+def test_strict_types_let_x_be_what_weights_of_float32_are(wide, plain):
     weights = {"w": W.astype(np.float32), "b": np.zeros(3, np.float32)}
     spec = jc.Spec.classification(0, 3)
     narrow = jc.Box(np.array([0.6, 0.0]), np.array([1.0, 0.2]))
-    options = jc.CertifyOptions(batch_size=2)
-    for more in ({}, {"w": W, "b": np.zeros(3)}):
-        with settings(jax_enable_x64=True, jax_numpy_dtype_promotion="strict"):
-            own = weights | more
-            answer = jc.certify(f, own, X, tolerance=1e-3, options=options)
-            verdict = jc.verify(f, own, narrow, spec)
-            assert Model(f, own, (2,)).program.typed.x64
-        np.testing.assert_allclose(answer.lower, plain[0].lower, atol=1e-3)
-        np.testing.assert_array_equal(answer.outcome, plain[0].outcome)
-        assert verdict.proved
+    options = jc.CertifyOptions(batch_size=2, attack=None)
+    own = {"w": W, "b": np.zeros(3)} if wide else weights
+    with settings(jax_enable_x64=True, jax_numpy_dtype_promotion="strict"):
+        answer = jc.certify(f, own, X, tolerance=1e-3, options=options)
+        verdict = jc.verify(f, own, narrow, spec, options=options)
+        assert Model(f, own, (2,)).program.typed.x64
+    np.testing.assert_allclose(answer.lower, plain[0].lower, atol=1e-3)
+    np.testing.assert_array_equal(answer.outcome, plain[0].outcome)
+    assert verdict.proved
 
 
 def test_constants_of_wide_types_stay_so_where_x_is_narrow():

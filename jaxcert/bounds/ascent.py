@@ -27,9 +27,9 @@ def climb(
     rates_of: Callable[[Any], Any],
     project: Callable[[Any], Any],
     decay: float,
-    iterations: int,
-) -> Any:
-    """Returns the best multipliers that Adam meets, those of each objective apart.
+    iterations: int | Int[Array, ""],
+) -> tuple[Any, Array]:
+    """Returns the best multipliers that Adam meets, of each objective, and these.
 
     The bound stands in the program once: compiling it is what takes long.
 
@@ -72,7 +72,7 @@ def climb(
     value = jax.eval_shape(evaluate, start)[0][0]
     worst = jnp.full(value.shape, -jnp.inf, value.dtype)
     carry = (start, zeros, zeros, zeros, start, worst)
-    return lax.fori_loop(0, iterations, step, carry)[4]
+    return lax.fori_loop(0, iterations, step, carry)[4:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,4 +138,5 @@ def ascend(
         return Multipliers(jnp.clip(m.slope, 0, 1), jnp.maximum(m.split, 0), m.row, cut)
 
     evaluate = jax.value_and_grad(bound, has_aux=True)
-    return climb(evaluate, start, rates_of, project, options.decay, options.iterations)
+    found = climb(evaluate, start, rates_of, project, options.decay, options.iterations)
+    return found[0]

@@ -14,6 +14,9 @@ An upper bound of a row is minus the lower bound of the negated row.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +65,25 @@ class Terms:
         )
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Planes:
+    """Where the planes that enclose products x y touch: any points give valid ones.
+
+    `b x + a y - c` with c the greatest value of `b x + a y - x y` over the ranges of x
+    and y, which a corner takes, is a lower plane for any a, b; with the least value it
+    is an upper one. At a corner of the ranges they are McCormick's, at their centres
+    the means of his two.
+
+    Attributes:
+      lower: (a, b) of the lower planes, shaped as (x, y), or with the rows in front.
+      upper: (a, b) of the upper planes.
+    """
+
+    lower: tuple[Array, Array]
+    upper: tuple[Array, Array]
+
+
 def concretize_lower(rows: Float[Array, "rows *d"], box: Box) -> Float[Array, " rows"]:
     """Returns min over the box of each row: sum of Lambda+ lo + Lambda- hi."""
     return _row_sum(jnp.where(rows > 0, rows * box.lo, rows * box.hi))
@@ -86,6 +108,7 @@ def pull_to_input(
     rows: Coefficients,
     const: Float[Array, " rows"],
     terms: dict[int, Terms] | None = None,
+    planes: dict[int, Planes] | None = None,
 ) -> tuple[Float[Array, "rows *d"], Float[Array, " rows"], Coefficients]:
     """Returns rows over the input that are lower bounds of the given ones.
 
@@ -100,10 +123,30 @@ def pull_to_input(
       rows: coefficients by value id.
       const: constant of every row.
       terms: by output id of activations, what is added to the rows there.
+      planes: by output id of products; those at the centres where there are none.
     """
+    rows, const, at_outputs = pull_through(
+        program.nodes, values, relaxations, boxes, rows, const, terms, planes
+    )
+    count = const.shape[0]
+    empty = jnp.zeros((count, *program.input_shape), const.dtype)
+    return rows.get(program.input, empty), const, at_outputs
+
+
+def pull_through(
+    nodes: Sequence[Node],
+    values: Values,
+    relaxations: dict[int, Relaxation],
+    boxes: dict[int, Box],
+    rows: Coefficients,
+    const: Float[Array, " rows"],
+    terms: dict[int, Terms] | None = None,
+    planes: dict[int, Planes] | None = None,
+) -> tuple[Coefficients, Float[Array, " rows"], Coefficients]:
+    """Returns rows over what these nodes are made of; see `pull_to_input`."""
     rows, at_outputs = dict(rows), {}
-    terms = terms or {}
-    for node in reversed(program.nodes):
+    terms, planes = terms or {}, planes or {}
+    for node in reversed(nodes):
         if node.output not in rows:
             continue
         match node:
@@ -118,14 +161,14 @@ def pull_to_input(
                 if added is not None:
                     _accumulate(rows, node.inputs[0], added.at_input)
                     const = const + added.constant
+            case ProductNode() if node.output in planes:
+                const = _through_planes(node, boxes, planes[node.output], rows, const)
             case ProductNode():
                 const = _through_product(node, boxes, rows, const)
             case OpaqueNode():
                 opaque = rows.pop(node.output)
                 const = const + concretize_lower(opaque, boxes[node.output])
-    count = const.shape[0]
-    empty = jnp.zeros((count, *program.input_shape), const.dtype)
-    return rows.get(program.input, empty), const, at_outputs
+    return rows, const, at_outputs
 
 
 def _through_affine(
@@ -173,6 +216,41 @@ def _through_product(
         _accumulate(rows, value, part)
     intercept = jnp.where(coefficients > 0, below, above)
     return const + _row_sum(coefficients * intercept)
+
+
+def _through_planes(
+    node: ProductNode,
+    boxes: dict[int, Box],
+    planes: Planes,
+    rows: Coefficients,
+    const: Array,
+) -> Array:
+    """x y between planes of one's choice, those of each row where they have rows."""
+    coefficients = rows.pop(node.output)
+    x, y = (boxes[i] for i in node.inputs)
+    parts = jnp.maximum(coefficients, 0), jnp.minimum(coefficients, 0)
+    for part, (a, b), most in zip(
+        parts, (planes.lower, planes.upper), (jnp.maximum, jnp.minimum), strict=True
+    ):
+
+        def pulled(c: Array, a: Array, b: Array) -> tuple[Array, Array]:
+            return jax.vjp(node.apply, a, b)[1](c)
+
+        def constant(a: Array, b: Array, most: Any = most) -> Array:
+            pa, qb = node.expand(a, b)
+            ends = [node.expand(*pair) for pair in ((x.lo, y.lo), (x.hi, y.hi))]
+            corners = [qb * p + pa * q - p * q for p, _ in ends for _, q in ends]
+            return -node.collect(functools.reduce(most, corners))
+
+        each = a.ndim > len(x.lo.shape)
+        axes = (0, 0, 0) if each else (0, None, None)
+        for value, found in zip(
+            node.inputs, jax.vmap(pulled, in_axes=axes)(part, a, b), strict=True
+        ):
+            _accumulate(rows, value, found)
+        intercept = jax.vmap(constant)(a, b) if each else constant(a, b)
+        const = const + _row_sum(part * intercept)
+    return const
 
 
 def _accumulate(rows: Coefficients, value: int, pulled: Array) -> None:

@@ -29,7 +29,7 @@ from jaxcert.spec import Spec
 from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
 from jaxcert.trace.pinned import own_settings
-from jaxcert.trace.program import ActivationNode, ProductNode, Program
+from jaxcert.trace.program import ActivationNode, Node, ProductNode, Program
 from jaxcert.trace.tracing import program_as_given
 
 # Up to this many entries, the affine map in front of a layer is laid out as a matrix
@@ -125,31 +125,46 @@ def bound_layers(
 ) -> Layers:
     """Returns ranges and relaxations of all layers over the box."""
     layers = Layers(program, values, {program.input: box}, {})
-    done = independent_values(program)
-    boxes = layers.boxes
+    boxes, asked = layers.boxes, bounded_again(program)
     for node in program.nodes:
-        for value in nonlinear_inputs(node):
-            if options.intermediate == "crown" and value not in done:
-                box_before = boxes[value]
-                if isinstance(node, ActivationNode):
-                    mask = node.activation.undecided(box_before.lo, box_before.hi)
-                else:
-                    mask = ~(box_before.hi <= box_before.lo)
+        for value in asked.get(node.output, ()):
+            if options.intermediate == "crown":
+                mask = matters(node, boxes[value])
                 boxes[value] = _tighten(layers, value, mask, options.bucket)
-                if not isinstance(node, ActivationNode) or (
-                    not node.activation.piecewise_linear
-                ):
-                    done.add(value)
         if isinstance(node, ActivationNode):
             z = boxes[node.inputs[0]]
             layers.relaxations[node.output] = node.activation.relax(z.lo, z.hi)
         boxes[node.output] = node_interval(node, values, boxes)
+    return layers
+
+
+@functools.lru_cache(maxsize=64)
+def bounded_again(program: Program) -> dict[int, tuple[int, ...]]:
+    """Returns the values in front of nonlinear nodes that back-substitution bounds.
+
+    By output id of these nodes, in their order. Left out is what cannot gain: exact
+    ranges, and functions of what has been bounded so.
+    """
+    done, asked = independent_values(program), {}
+    for node in program.nodes:
+        values = [v for v in dict.fromkeys(nonlinear_inputs(node)) if v not in done]
+        if values:
+            asked[node.output] = tuple(values)
+        if not isinstance(node, ActivationNode) or not node.activation.piecewise_linear:
+            done.update(values)
         exact = isinstance(node, ProductNode) and node.hint_inputs
         if exact and done.issuperset(node.hint_inputs):
             done.add(node.output)  # a hint is the exact range over those of its inputs
         if node.inputs[0] in done and follows_input(node):
             done.add(node.output)
-    return layers
+    return asked
+
+
+def matters(node: Node, box: Box) -> Bool[Array, "*n"]:
+    """Returns which elements of an input of a node would gain from a tighter range."""
+    if isinstance(node, ActivationNode):
+        return node.activation.undecided(box.lo, box.hi)
+    return ~(box.hi <= box.lo)
 
 
 def _tighten(

@@ -9,6 +9,7 @@ many roundings as all layers together have terms; twice that, times 2^-53, is th
 charged here at every layer. Errors are carried to the output:
 
     affine      A z + b     |A| e + u (|A| M + |b|)
+    moved elements          e
     activation  g(z)        L e + u (|g| + L M),  L = sup |g'| on the widened range
     product     x y         M_x e_y + M_y e_x + e_x e_y + u M_x M_y
     decision                how far its range moves when its inputs are widened by e
@@ -25,12 +26,16 @@ pass multiplies by slopes of at most L and by the same |A|: the same sum covers 
 
 from __future__ import annotations
 
+import functools
+from typing import TypeGuard
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcert.bounds.ibp import node_interval
 from jaxcert.bounds.signs import Signs, known_signs
 from jaxcert.box import Box
+from jaxcert.devices import IN_HASTE
 from jaxcert.trace.equations import Values
 from jaxcert.trace.program import (
     ActivationNode,
@@ -74,117 +79,150 @@ def _lost(unit: float) -> float:
     return unit / _HALF_ULP * _LEAST
 
 
+# Nothing is computed: every element of the result is one of the input's.
+_MOVES = frozenset(
+    "reshape transpose squeeze expand_dims rev slice split broadcast broadcast_in_dim "
+    "tile".split()
+)
+
+
+def _moves(node: Node) -> TypeGuard[AffineNode]:
+    """Whether a node only puts the elements of its one input in other places."""
+    plain = len(node.inputs) == 1 and not node.weights and node.name in _MOVES
+    return plain and isinstance(node, AffineNode) and not node.has_offset
+
+
 class _Errors:
-    """Magnitude and error of every value, in the order of the program."""
+    """Magnitude and error of every value, in the order of the program.
+
+    The two lie in one array, magnitudes first: what an affine map does to both is one
+    operation then, and there is half as much to compile.
+    """
 
     def __init__(
         self, unit: float, values: Values, boxes: dict[int, Box], noise: bool
     ) -> None:
         self._unit, self._values, self._boxes = unit, values, boxes
         self._noise = noise
-        self.size: dict[int, Array] = {}
-        self.error: dict[int, Array] = {}
+        self._both: dict[int, Array] = {}
+        # The greatest magnitude of a value, or more, and that of all values so far.
+        self._greatest: dict[int, Array] = {}
+        self._top: Array = jnp.zeros((), boxes[min(boxes)].lo.dtype)
         # Truth values have no error, but a range of their own once inputs are widened.
         self._truth: dict[int, Box] = {}
         # Values that no rounding error makes negative.
         self.signs: Signs = {}
 
+    def size(self, value: int) -> Array:
+        """Returns the magnitudes of a value."""
+        return self._both[value][0]
+
+    def error(self, value: int) -> Array:
+        """Returns the errors of a value."""
+        return self._both[value][1]
+
     def start(self, value: int) -> None:
         """Sets the input: a box is exact."""
-        self.size[value] = self._boxes[value].magnitude
-        self.error[value] = jnp.zeros_like(self.size[value])
+        size = self._boxes[value].magnitude
+        self._keep(value, size, jnp.zeros_like(size))
 
     def add(self, node: Node) -> None:
         """Adds the output of one node."""
-        self._add(node)
-        if node.output in self.error:
-            widest = [_most(self.size[i]) for i in node.inputs if i in self.size]
-            most = 1 + jnp.max(jnp.stack([_most(self.size[node.output]), *widest]))
-            self.error[node.output] += _lost(self._unit) * most
+        box, out = self._boxes[node.output], node.output
+        if box.lo.dtype == bool:
+            self._decision(node, box)
+        elif _moves(node):
+            self._both[out] = jax.vmap(lambda z: node.apply(self._values, z))(
+                self._both[node.inputs[0]]
+            )
+            self._greatest[out] = self._greatest[node.inputs[0]]
+        else:
+            size, error = self._added(node, box)
+            self._keep(out, size, error)
 
     def total_size(self) -> Array:
         """Returns the sum over all values of their greatest magnitude."""
-        return jnp.sum(jnp.stack([_most(size) for size in self.size.values()]))
+        return jnp.sum(jnp.stack([*self._greatest.values()]))
 
     def cost(self, value: int) -> Array:
         """Returns the error that a unit of multiplier on each element brings."""
         lost = _lost(self._unit) * (1 + self.total_size())
-        return self.error[value] + self._unit * self.size[value] + lost
+        return self.error(value) + self._unit * self.size(value) + lost
 
-    def _add(self, node: Node) -> None:
-        box, out = self._boxes[node.output], node.output
-        if box.lo.dtype == bool:
-            inputs = [self._wide(i) for i in node.inputs]
-            assert isinstance(node, AffineNode | OpaqueNode)
-            self._truth[out] = node.interval(self._values, *inputs)
-            if any(~i in self._values for i in node.weights):
-                nothing = jnp.zeros_like(box.lo)
-                self._truth[out] = Box(nothing, ~nothing)
-            return
+    def _keep(self, value: int, size: Array, error: Array) -> None:
+        self._greatest[value] = jnp.max(size, initial=0)  # NaN stays NaN
+        self._top = jnp.maximum(self._top, self._greatest[value])
+        lost = _lost(self._unit) * (1 + self._top) if self._both else 0.0
+        self._both[value] = jnp.stack([size, error + lost])
+
+    def _decision(self, node: Node, box: Box) -> None:
+        inputs = [self._wide(i) for i in node.inputs]
+        assert isinstance(node, AffineNode | OpaqueNode)
+        self._truth[node.output] = node.interval(self._values, *inputs)
+        if any(~i in self._values for i in node.weights):
+            nothing = jnp.zeros_like(box.lo)
+            self._truth[node.output] = Box(nothing, ~nothing)
+
+    def _added(self, node: Node, box: Box) -> tuple[Array, Array]:
+        """Returns magnitude and error of a node's output, but for what is lost."""
         match node:
             case ActivationNode():
-                self._activation(node)
+                return self._activation(node)
             case ProductNode():
-                x, y = node.inputs
-                mx, my, ex, ey = (d[i] for d in (self.size, self.error) for i in (x, y))
-                self.size[out] = node.apply(mx, my)
+                mx, my = (self.size(i) for i in node.inputs)
+                ex, ey = (self.error(i) for i in node.inputs)
+                size = node.apply(mx, my)
                 carried = node.apply(mx, ey) + node.apply(ex, my + ey)
-                self.error[out] = carried + self._unit * self.size[out]
+                return size, carried + self._unit * size
             case OpaqueNode():
                 inputs = [self._wide(i) for i in node.inputs]
                 wide = node.interval(self._values, *inputs)
-                self.size[out] = wide.magnitude
+                size = wide.magnitude
                 moved = Box(wide.lo - box.lo, wide.hi - box.hi).magnitude
-                self.error[out] = moved + self._unit * self.size[out]
+                error = moved + self._unit * size
                 if isinstance(node, NoiseNode) and self._noise:
-                    # From one end of the range to the other.
-                    self.error[out] += 2 * self.size[out]
+                    error += 2 * size  # from one end of the range to the other
                 if any(~i in self._values for i in node.weights):
-                    self.error[out] = jnp.full_like(self.error[out], jnp.inf)
+                    error = jnp.full_like(error, jnp.inf)
+                return size, error
             case AffineNode():
-                self.size[out] = self._symmetric(node, self.size).magnitude
-                # Half the width leaves b out; what cancels there is far below the rest.
-                carried = self._symmetric(node, self.error).radius
-                self.error[out] = carried + self._unit * self.size[out]
-                if any(~i in self._values for i in node.weights):
-                    sizes = [self.size[i] for i in node.inputs]
-                    self.error[out] += weight_error(
-                        node, self._values, sizes, node.weights
-                    )
+                return self._affine(node)
+        raise TypeError(f"unknown node {type(node).__name__}")
 
-    def _activation(self, node: ActivationNode) -> None:
+    def _affine(self, node: AffineNode) -> tuple[Array, Array]:
+        def symmetric(*sizes: Array) -> Box:
+            return node.interval(self._values, *(Box(-z, z) for z in sizes))
+
+        both = jax.vmap(symmetric)(*(self._both[i] for i in node.inputs))
+        size = jnp.maximum(jnp.abs(both.lo[0]), jnp.abs(both.hi[0]))
+        # Half the width leaves b out; what cancels there is far below the rest.
+        carried = (both.hi[1] - both.lo[1]) / 2
+        error = carried + self._unit * size
+        if any(~i in self._values for i in node.weights):
+            sizes = [self.size(i) for i in node.inputs]
+            error += weight_error(node, self._values, sizes, node.weights)
+        return size, error
+
+    def _activation(self, node: ActivationNode) -> tuple[Array, Array]:
         (z,), out = node.inputs, node.output
         wide = self._wide(z)
         steepness = node.activation.steepness(wide.lo, wide.hi)
-        carried = node.activation.carried(wide.lo, wide.hi, self.error[z])
+        carried = node.activation.carried(wide.lo, wide.hi, self.error(z))
         if node.activation.piecewise_linear:
-            self.size[out] = self.size[z]
+            size = self.size(z)
         else:
-            self.size[out] = self._boxes[out].magnitude + carried
-        local = self.size[out] + steepness * self.size[z]
-        self.error[out] = carried + self._unit * local
-
-    def _symmetric(self, node: Node, sizes: dict[int, Array]) -> Box:
-        boxes = {i: Box(-sizes[i], sizes[i]) for i in node.inputs}
-        return node_interval(node, self._values, boxes, use_hint=False)
+            size = self._boxes[out].magnitude + carried
+        local = size + steepness * self.size(z)
+        return size, carried + self._unit * local
 
     def _wide(self, value: int) -> Box:
         if value in self._truth:
             return self._truth[value]
-        box, error = self._boxes[value], self.error[value]
+        box, error = self._boxes[value], self.error(value)
         lo = box.lo - error
         if value in self.signs:  # NaN stays NaN
             lo = jnp.where(self.signs[value] & (lo < 0), 0, lo)
         return Box(lo, box.hi + error)
-
-
-def _most(size: Array) -> Array:
-    """The greatest magnitude; 0 where there is no element. NaN stays NaN."""
-    return jnp.max(size, initial=0)
-
-
-def _largest(box: Box) -> Array:
-    return jnp.maximum(jnp.abs(box.lo), jnp.abs(box.hi))
 
 
 def _errors(
@@ -268,7 +306,22 @@ def float64_slack(
     unit = rounding_unit(program) + 2 * _HALF_ULP * sum(rows.shape)
     errors = _errors(unit, program, values, boxes, noise)
     coefficients = jnp.abs(rows)
-    carried = coefficients @ errors.error[program.output]
-    local = coefficients @ errors.size[program.output]
+    carried = coefficients @ errors.error(program.output)
+    local = coefficients @ errors.size(program.output)
     lost = _lost(unit) * (1 + jnp.max(coefficients)) * (1 + errors.total_size())
     return jnp.max(carried + unit * (1 + local)) + lost
+
+
+@functools.partial(
+    jax.jit, static_argnames=("program", "noise"), compiler_options=IN_HASTE
+)
+def slack_of(
+    program: Program,
+    values: Values,
+    boxes: dict[int, Box],
+    rows: Array,
+    *,
+    noise: bool = True,
+) -> Float[Array, ""]:
+    """Returns `float64_slack` of one box, by a program that all who ask share."""
+    return float64_slack(program, values, boxes, rows, noise=noise)

@@ -214,7 +214,8 @@ def ascend_rows(
             {i: cut_rate(i, c) for i, c in zeros.items()},
         )
 
-    return climb(evaluate, start, rates_of, project, options.decay, options.iterations)
+    found = climb(evaluate, start, rates_of, project, options.decay, options.iterations)
+    return found[0]
 
 
 STEPS = 128

@@ -207,7 +207,7 @@ def close_brackets(
         clause=clause.astype(np.int32), rows=rows, offset=offset, cuts=root.cuts,
     )  # fmt: skip
     instances, search = start(
-        layout, instances, _room(options), radius, box, root.slopes, task
+        layout, instances, _room(layout, options), radius, box, root.slopes, task
     )
     if owner.size and layout.size and time.monotonic() < deadline:
         multipliers = _ascend_roots(
@@ -250,9 +250,9 @@ def close_brackets(
     return answer
 
 
-def _room(options: BranchOptions) -> Room:
+def _room(layout: Layout, options: BranchOptions) -> Room:
     proved = options.steps * options.block if options.record else 0
-    return Room(options.block, options.parked, proved)
+    return Room(options.block, options.parked, proved, options.narrowing(layout))
 
 
 def _drained(state: Known) -> Leaves:

@@ -201,11 +201,13 @@ class Room:
       block: subproblems that are bounded per step.
       parked: leaves that end a chunk.
       proved: proved subproblems that are kept per chunk; 0 to keep none.
+      ranges: whether subproblems have ranges of their own.
     """
 
     block: int
     parked: int
     proved: int = 0
+    ranges: bool = True
 
 
 def start(
@@ -232,11 +234,12 @@ def start(
         rows=pad(instances.rows),
         offset=pad(instances.offset),
     )  # fmt: skip
-    capacity = _capacity(layout, instances, max(2 * padded, 4 * room.block))
+    sizes = _sizes(instances, room)
+    capacity = _capacity(layout, sizes, max(2 * padded, 4 * room.block))
     # The first clauses end on top of the stack.
     order = np.arange(count, dtype=np.int32)[::-1]
     slope = np.asarray(slopes, np.float32)[instances.owner[order]]
-    pool = _stack_of(layout, capacity, _sizes(instances), pad(order), pad(slope))
+    pool = _stack_of(layout, capacity, sizes, pad(order), pad(slope))
     known = Known(
         box=jax.tree.map(jnp.array, box),
         radius=jnp.asarray(radius),
@@ -247,34 +250,34 @@ def start(
         open=jnp.asarray(task.wanted & (radius > task.lower)),
         stuck=jnp.zeros(inputs, bool),
         processed=jnp.zeros(inputs, jnp.int32),
-        leaves=_empty_pool(layout, room.parked + room.block, _sizes(instances)),
+        leaves=_empty_pool(layout, room.parked + room.block, sizes),
         leaf_count=jnp.zeros((), jnp.int32),
-        proved=_no_proofs(layout, room.proved, _sizes(instances)),
+        proved=_no_proofs(layout, room.proved, sizes),
         proved_count=jnp.zeros((), jnp.int32),
     )
     return instances, Search(pool, jnp.asarray(count, jnp.int32), known)
 
 
-def _capacity(layout: Layout, instances: Instances, least: int) -> int:
+def _capacity(layout: Layout, sizes: _Sizes, least: int) -> int:
     """Returns how many subproblems the memory for the stack holds, within limits."""
-    item = jax.eval_shape(functools.partial(_empty_pool, layout, 1, _sizes(instances)))
+    item = jax.eval_shape(functools.partial(_empty_pool, layout, 1, sizes))
     return room_for(tree_bytes(item), least, _MOST_ITEMS, _STACK_BYTES)
 
 
-_Sizes = tuple[int, tuple[tuple[int, tuple[int, ...]], ...]]
-"""Rows of a clause, and the shapes of the multipliers of cuts, by output id."""
+_Sizes = tuple[int, tuple[tuple[int, tuple[int, ...]], ...], bool]
+"""Rows of a clause, shapes of multipliers of cuts by output id, and `Room.ranges`."""
 
 
-def _sizes(instances: Instances) -> _Sizes:
+def _sizes(instances: Instances, room: Room) -> _Sizes:
     shapes = {i: cuts.limit.shape[1:] for i, cuts in instances.cuts.items()}
-    return instances.offset.shape[1], tuple(shapes.items())
+    return instances.offset.shape[1], tuple(shapes.items()), room.ranges
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _empty_pool(layout: Layout, capacity: int, sizes: _Sizes) -> Subproblems:
-    rows, cuts = sizes
+    rows, cuts, has_ranges = sizes
     ranges = {}
-    for node in layout.improvable:
+    for node in layout.improvable if has_ranges else ():
         everything = jnp.full((capacity, *node.shape), jnp.inf, jnp.float32)
         ranges[node.inputs[0]] = Box(-everything, everything)
     return Subproblems(

@@ -100,20 +100,27 @@ def advance(
       going: whether to go on, given what is known.
     """
 
-    def more(carry: tuple[Array, Search]) -> Array:
-        index, search = carry
+    def more(carry: tuple[Array, Search, Any]) -> Array:
+        index, search, _ = carry
         start = jnp.maximum(search.count - block, 0)
         room = start + 2 * block <= search.capacity
         wanted = (search.count > 0) & room & (index < steps)
         return wanted if going is None else wanted & going(search.known)
 
-    def body(carry: tuple[Array, Search]) -> tuple[Array, Search]:
-        index, search = carry
-        popped, start, valid = pop_block(search.items, search.count, block)
+    def body(carry: tuple[Array, Search, Any]) -> tuple[Array, Search, Any]:
+        # The block was read after the stack was last written: read before it is
+        # written, XLA would copy the whole stack.
+        index, search, popped = carry
+        start, valid = _top(search.count, block)
         known, children, wanted = step(search.known, popped, valid)
-        return index + 1, Search(*push(search.items, start, children, wanted), known)
+        search = Search(*push(search.items, start, children, wanted), known)
+        return index + 1, search, top(search)
 
-    return lax.while_loop(more, body, (jnp.int32(0), search))[1]
+    def top(search: Search) -> Any:
+        return pop_block(search.items, search.count, block)[0]
+
+    carry = jnp.int32(0), search, top(search)
+    return lax.while_loop(more, body, carry)[1]
 
 
 def by_parts(
@@ -150,9 +157,16 @@ def pop_block(
     stack: Any, count: Int[Array, ""], block: int
 ) -> tuple[Any, Int[Array, ""], Bool[Array, " block"]]:
     """Returns the top `block` rows, where they start, and which of them are items."""
-    start = jnp.maximum(count - block, 0).astype(count.dtype)
+    start, valid = _top(count, block)
     popped = jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, block), stack)
-    return popped, start, start + jnp.arange(block) < count
+    return popped, start, valid
+
+
+def _top(
+    count: Int[Array, ""], block: int
+) -> tuple[Int[Array, ""], Bool[Array, " block"]]:
+    start = jnp.maximum(count - block, 0).astype(count.dtype)
+    return start, start + jnp.arange(block) < count
 
 
 def push(

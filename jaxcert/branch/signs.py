@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,6 @@ from jaxcert.bounds.alpha import (
     Layout,
     Multipliers,
     Problem,
-    Ranges,
     charged_bound,
     narrowed,
     restricted,
@@ -39,6 +39,7 @@ from jaxcert.bounds.tighten import (
     refine_undecided,
 )
 from jaxcert.box import Family, outward
+from jaxcert.branch.branching import kinks, look_ahead, neuron_to_split, scores
 from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.instances import Instances, Known, Subproblems, ball
 from jaxcert.branch.leaves import Leaves
@@ -47,8 +48,8 @@ from jaxcert.memory import room_for
 from jaxcert.model import Model
 from jaxcert.trace.equations import Values
 
-# Fixing a sign narrows all later layers too: how much more a neuron counts per layer.
-_LAYER_WEIGHT, _LAYERS = 4.0, 3
+# Most neurons of a network whose ranges are bounded again in every subproblem.
+_REFINED = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,10 @@ class BranchOptions:
       parked: leaves that end a chunk, so that the host solves them.
       ascent: how multipliers of subproblems are optimised.
       refine: neurons per layer whose range every subproblem bounds again, given its
-        signs; 0 leaves the ranges of the root.
+        signs; 0 leaves the ranges of the root. None for 32, and 0 above 2,048 neurons,
+        where that costs more than it saves; not where leaves are recorded.
+      lookahead: neurons that are tried before one is split, where ranges are those of
+        the root; where they follow the signs, scores alone decide.
       root: how those of the first subproblems are, which all others start from.
       tighten: how layer ranges are tightened before branching.
       inputs: how the input box is split, where that is done instead.
@@ -79,7 +83,8 @@ class BranchOptions:
     patience: int = 2
     parked: int = 32
     ascent: AscentOptions = AscentOptions()
-    refine: int = 32
+    refine: int | None = None
+    lookahead: int = 8
     root: AscentOptions = AscentOptions(iterations=100, decay=0.98)
     tighten: TightenOptions = TightenOptions()
     inputs: InputSplitOptions = InputSplitOptions()
@@ -89,12 +94,26 @@ class BranchOptions:
 
     def resolved(self, layout: Layout) -> BranchOptions:
         """Returns the options with what 0 stands for, as far as the memory allows."""
+        refine = self.refine
+        if refine is None:
+            refine = 32 if self.record or layout.size <= _REFINED else 0
         program = layout.program
         sizes = [program.input_size, *(node.size for node in program.nodes)]
         # Rows at two values and what is computed of them; ranges, lines, multipliers.
-        step = 8 * max(self.refine, 1) * max(sizes) + 40 * sum(sizes)
+        step = 8 * max(refine, 1) * max(sizes) + 40 * sum(sizes)
         most = self.block or (32 if layout.size > 256 else 256)
-        return dataclasses.replace(self, block=room_for(8 * step, 1, most))
+        block = room_for(8 * step, 1, most)
+        return dataclasses.replace(self, block=block, refine=refine)
+
+    def narrowing(self, layout: Layout) -> bool:
+        """Returns whether the ranges of subproblems follow their signs."""
+        return self.refine != 0 and bool(layout.improvable)
+
+    def neuron_to_split(
+        self, layout: Layout, *known: Any
+    ) -> tuple[Int[Array, ""], Bool[Array, ""]]:
+        """Returns the neuron of the greatest score; see `branching.neuron_to_split`."""
+        return neuron_to_split(layout, *known, narrowing=self.narrowing(layout))
 
 
 def step(
@@ -161,9 +180,15 @@ def step(
         layout, values64, instances, state, popped.instance, points, survives
     )
 
-    neuron, splittable = jax.vmap(functools.partial(branching, layout))(
-        problem.ranges, popped.signs, at_outputs
-    )
+    def choose(
+        problem: Problem, signs: Array, multipliers: Multipliers, at_outputs: Array
+    ) -> tuple[Array, Array]:
+        if not options.narrowing(layout) and options.lookahead > 1:
+            known = problem, signs, multipliers, at_outputs
+            return look_ahead(layout, values32, *known, options.lookahead)
+        return options.neuron_to_split(layout, problem.ranges, signs, at_outputs)
+
+    neuron, splittable = jax.vmap(choose)(problem, popped.signs, best, at_outputs)
     tries = popped.tries + ~splittable
     parked = survives & ~splittable & (tries > options.patience) & state.open[owner]
     survives = survives & state.open[owner] & ~parked
@@ -177,10 +202,22 @@ def step(
     )
     leaves, leaf_count = push(state.leaves, state.leaf_count, kept, parked)
     state = dataclasses.replace(state, leaves=leaves, leaf_count=leaf_count)
+    rows = jnp.arange(valid.size)
+    starts = kinks(best.slope[rows, neuron], at_outputs[rows, neuron])
+
+    def child(sign: int, start: Array) -> Subproblems:
+        split = jnp.where(chosen != 0, start[:, None].astype(jnp.float32), best.split)
+        return dataclasses.replace(
+            kept,
+            signs=popped.signs + sign * chosen,
+            multipliers=dataclasses.replace(best, split=split),
+        )
+
+    # A leaf is its own first child, with its own multipliers: nothing was chosen.
     children = jax.tree.map(
         lambda a, b: jnp.concatenate([a, b]),
-        dataclasses.replace(kept, signs=popped.signs + chosen),
-        dataclasses.replace(kept, signs=popped.signs - chosen),
+        child(1, starts[:, 0]),
+        child(-1, starts[:, 1]),
     )
     wanted = jnp.concatenate([survives, survives & splittable])
     return state, children, wanted
@@ -207,7 +244,7 @@ def sharpened(
     values32, values64 = values
     cut = restricted(layout, problem.ranges, signs)
     problem = dataclasses.replace(problem, ranges=cut)
-    if not options.refine or not layout.improvable:
+    if not options.narrowing(layout):
         return problem
     if options.record:
         cut = refine_undecided(layout, values64, problem.box, cut)
@@ -216,42 +253,10 @@ def sharpened(
     _, (_, at_outputs) = subproblem_bound(
         layout, values32, problem.cast(jnp.float32), signs, single
     )
-    score, _ = _scores(layout, cut, signs, jnp.abs(at_outputs))
-    cut = refine_ranges(layout, values64, problem.box, cut, score, options.refine)
+    score, _ = scores(layout, cut, signs, jnp.abs(at_outputs), narrowing=True)
+    count = options.refine or 0
+    cut = refine_ranges(layout, values64, problem.box, cut, score, count)
     return dataclasses.replace(problem, ranges=cut)
-
-
-def _scores(
-    layout: Layout, ranges: Ranges, signs: Int[Array, " N"], weight: Float[Array, " N"]
-) -> tuple[Float[Array, " N"], Bool[Array, " N"]]:
-    """Returns weight times the intercept of a free neuron's upper line, and the free.
-
-    The intercept u |l| / (u - l) is what that line costs at worst (Bunel et al. 2020).
-    It counts more in earlier layers, for what it costs the ranges of later ones. A
-    neuron that is decided has score -1.
-    """
-    gap, unstable, factor = {}, {}, {}
-    last = len(layout.nodes) - 1
-    for layer, node in enumerate(layout.nodes):
-        z = ranges[node.inputs[0]]
-        free = node.activation.undecided(z.lo, z.hi)
-        gap[node.output] = jnp.where(free, -z.lo * z.hi / (z.hi - z.lo), 0.0)
-        unstable[node.output] = free
-        earlier = _LAYER_WEIGHT ** min(last - layer, _LAYERS)
-        factor[node.output] = jnp.full(node.shape, earlier)
-    free = layout.join(unstable) & (signs == 0)
-    cost = weight * layout.join(gap) * layout.join(factor)
-    return jnp.where(free, cost + 1e-30, -1.0), free
-
-
-def branching(
-    layout: Layout, ranges: Ranges, signs: Int[Array, " N"], at_outputs: Array
-) -> tuple[Array, Array]:
-    """Returns the neuron to split, and whether there is one."""
-    cut = restricted(layout, ranges, signs)
-    weight = jnp.maximum(-at_outputs, 0) + 0.1 * jnp.maximum(at_outputs, 0)
-    score, free = _scores(layout, cut, signs, weight)
-    return jnp.argmax(score), jnp.any(free)
 
 
 def share_witnesses(

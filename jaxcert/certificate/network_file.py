@@ -222,7 +222,7 @@ def _matrix(
     _, linear = jax.linearize(apply, zeros)
     columns = []
     eye = np.eye(size)
-    many = jax.jit(jax.vmap(linear))
+    many = jax.vmap(linear)
     for start in range(0, size, 512):
         units = jnp.asarray(eye[start : start + 512].reshape(-1, *zeros.shape))
         columns.append(np.asarray(many(units)).reshape(len(units), node.size))

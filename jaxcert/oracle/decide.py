@@ -8,23 +8,23 @@ commands `verify` and `audit`, and the comparisons of `experiments`.
 from __future__ import annotations
 
 import dataclasses
-import functools
+import time
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcert.bounds.crown import crown
-from jaxcert.bounds.ibp import ibp
+from jaxcert.bounds.rounding import slack_of
+from jaxcert.bounds.staged import Staged, StagedOptions
 from jaxcert.box import Box
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.model import Model
-from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.oracle.complete import branch_and_bound
 from jaxcert.spec import Spec
-from jaxcert.verdict import Verdict, refuted, unknown
+from jaxcert.verdict import Reason, Verdict, from_bound, refuted, unknown
 from jaxcert.witness.attack import AttackOptions, AttackOracle, find_witness
 from jaxcert.witness.judge import Accepts, Judge
 
@@ -36,12 +36,12 @@ class Effort:
     """How hard a box is tried; what is None is left out.
 
     Attributes:
-      bounds: which bounds may prove it.
+      bounds: the dearest bounds that may prove it.
       attack: how a counterexample is looked for.
       branch: how branch and bound goes on.
     """
 
-    bounds: Literal["ibp", "crown"] | None = None
+    bounds: Literal["ibp", "crown", "alpha"] | None = None
     attack: AttackOptions | None = None
     branch: BranchOptions | None = None
 
@@ -96,8 +96,7 @@ def decide(
     verdict, judge = unknown(np.asarray(box.lo)), judge or Judge(model)
     if effort.bounds is not None:
         stage(BOUNDS)
-        method = crown if effort.bounds == "crown" else ibp
-        verdict = bounded(BoundOracle(method(model.f)), model.double, box, spec)
+        verdict = bounded(model, box, spec, effort.bounds, deadline)
         told(verdict)
         if verdict.proved:
             return Decision(verdict, BOUNDS)
@@ -115,11 +114,37 @@ def decide(
     return Decision(verdict, BRANCH if decided else "", count)
 
 
-def bounded(oracle: BoundOracle, params: Any, box: Box, spec: Spec) -> Verdict:
-    """Returns what bounds alone say of one box, in numpy."""
-    return jax.device_get(_bounded(oracle, params, box, spec))
+def bounded(
+    model: Model,
+    box: Box,
+    spec: Spec,
+    most: Literal["ibp", "crown", "alpha"],
+    deadline: float = np.inf,
+) -> Verdict:
+    """Returns what bounds alone say of one box, in numpy.
 
-
-@functools.partial(jax.jit, static_argnames=("oracle",))
-def _bounded(oracle: BoundOracle, params: Any, box: Box, spec: Spec) -> Verdict:
-    return oracle(params, box, spec, box.center)
+    The cheapest first, up to `most`: what intervals prove compiles nothing for CROWN.
+    """
+    program, values = model.program, model.prepared
+    staged = Staged(program, values, box, deadline)
+    verdict = unknown(np.asarray(box.lo), Reason.BOUND_TOO_LOOSE)
+    for method in ("ibp", "crown", "alpha"):
+        if method != "ibp" and time.monotonic() >= deadline:
+            break
+        if method == "crown":
+            staged.tighten()
+        rows = staged.interval_rows(spec)
+        if method != "ibp":
+            options = StagedOptions() if method == "alpha" else None
+            rows = np.maximum(rows, staged.rows(spec, options))
+        bound, slack = np.asarray(spec.margin(jnp.asarray(rows))), np.inf
+        if bound > 0:
+            slack = slack_of(
+                program, values, staged.boxes, spec.coefficients, noise=False
+            )
+        found = jax.device_get(from_bound(bound, box.lo, box.is_empty(), slack))
+        if found.proved or not found.bound <= verdict.bound:
+            verdict = found
+        if found.proved or method == most:
+            break
+    return verdict

@@ -26,10 +26,11 @@ from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box, Family, Rates
 from jaxcert.branch.brackets import roots
+from jaxcert.branch.branching import kinks
 from jaxcert.branch.instances import Instances, clause_rows
 from jaxcert.branch.leaves import Leaves, Proof
 from jaxcert.branch.linear_program import LeafProof, affine_maps, proving_multipliers
-from jaxcert.branch.signs import BranchOptions, branching, sharpened
+from jaxcert.branch.signs import BranchOptions, sharpened
 from jaxcert.model import Model
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
@@ -166,11 +167,9 @@ def _examine(
             return Exam(
                 *known, jnp.zeros((), jnp.int32), jnp.zeros((), bool), jnp.zeros(2)
             )
-        neuron, splittable = branching(layout, problem.ranges, signs, outputs)
-        # With it the fixed neuron is no less than the lines that stood for it.
-        rise = jnp.maximum(outputs[neuron], 0)
-        slope = jnp.clip(best.slope[neuron], 0, 1)
-        kink = rise * jnp.stack([1 - slope, slope])
+        ranges = problem.ranges
+        neuron, splittable = options.neuron_to_split(layout, ranges, signs, outputs)
+        kink = kinks(best.slope[neuron], outputs[neuron])
         return Exam(*known, neuron, splittable, kink)
 
     return jax.vmap(jax.vmap(one, (None, 0)))(grounds, leaves)

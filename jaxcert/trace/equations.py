@@ -18,6 +18,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from jaxcert.errors import UnsupportedError
+from jaxcert.trace.convolution import convolve
 from jaxcert.trace.floats import is_float
 
 Values = dict[int, Any]
@@ -66,6 +67,9 @@ class Equation:
         if "precision" in params:
             highest = jax.lax.Precision.HIGHEST
             params["precision"] = (highest, highest)
+        if self.name == "conv_general_dilated":
+            x, kernel = operands
+            return convolve(x, kernel, params)
         return self.primitive.bind(*operands, **params)
 
 

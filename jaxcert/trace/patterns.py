@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxcert.trace.equations import Equation, open_jaxpr
 from jaxcert.trace.flatten import Flattener
-from jaxcert.trace.floats import is_float, is_low
+from jaxcert.trace.floats import has_float64, is_float, is_low
 
 _COMMUTES = ("add", "mul", "max", "min")
 # Where it was written, how XLA shards it, and types, which the shapes already settle.
@@ -89,7 +89,6 @@ class Matcher:
     def __init__(self, flat: Flattener) -> None:
         self._flat = flat
         self._maker = {i: e for e in flat.equations for i in e.outputs}
-        self._traced: dict[tuple[Any, ...], Any] = {}
 
     def match(self, value: int) -> Match | None:
         """Returns the first pattern that computes a value, or None.
@@ -105,10 +104,12 @@ class Matcher:
         for pattern, axis in self._candidates(len(shape)):
             if is_low(kind) and not pattern.exact:
                 continue
-            key = (pattern, axis, shape, kind)
-            traced, x, wildcards, result, maker_of = self._trace(*key)
-            if maker_of[result].name != maker.name:
+            x64 = has_float64()
+            if _last_step(pattern, axis, len(shape), kind, x64) != maker.name:
                 continue
+            traced, x, wildcards, result, maker_of = _traced(
+                pattern, axis, shape, kind, x64
+            )
             bound: dict[int, int] = {}
             if _unify(traced, maker_of, result, self._flat, self._maker, value, bound):
                 numbers = [self._flat.scalar(bound[w]) for w in wildcards]
@@ -129,25 +130,41 @@ class Matcher:
             for axis in range(rank) if pattern.along_axis else (None,):
                 yield pattern, axis
 
-    def _trace(
-        self, pattern: Pattern, axis: int | None, shape: tuple[int, ...], kind: Any
-    ) -> Any:
-        key = (pattern, axis, shape, kind)
-        if key not in self._traced:
-            flat = Flattener()
-            spec = jax.ShapeDtypeStruct(shape, kind)
-            scalars = [jax.ShapeDtypeStruct((), kind)] * pattern.wildcards
-            along = {} if axis is None else {"axis": axis}
-            function = functools.partial(pattern.function, **along)
-            closed = jax.make_jaxpr(function)(spec, *scalars)
-            jaxpr, consts = open_jaxpr(closed)
-            x = flat.new(shape, kind, depends_on_x=True)
-            wildcards = [flat.new((), kind) for _ in scalars]
-            (result,) = flat.inline(jaxpr, consts, [x, *wildcards])
-            maker_of = {i: e for e in flat.equations for i in e.outputs}
-            maker_of |= {i: e for e in flat.param_steps for i in e.outputs}
-            self._traced[key] = flat, x, wildcards, result, maker_of
-        return self._traced[key]
+
+@functools.lru_cache(maxsize=1024)
+def _traced(
+    pattern: Pattern, axis: int | None, shape: tuple[int, ...], kind: Any, x64: bool
+) -> tuple[Flattener, int, list[int], int, dict[int, Equation]]:
+    """Returns a pattern's equations, x, wildcards, result, and who computes what.
+
+    `x64` says whether 64-bit types are enabled, on which the trace depends.
+    """
+    flat = Flattener()
+    spec = jax.ShapeDtypeStruct(shape, kind)
+    scalars = [jax.ShapeDtypeStruct((), kind)] * pattern.wildcards
+    along = {} if axis is None else {"axis": axis}
+    closed = jax.make_jaxpr(functools.partial(pattern.function, **along))(
+        spec, *scalars
+    )
+    jaxpr, consts = open_jaxpr(closed)
+    x = flat.new(shape, kind, depends_on_x=True)
+    wildcards = [flat.new((), kind) for _ in scalars]
+    (result,) = flat.inline(jaxpr, consts, [x, *wildcards])
+    maker_of = {i: e for e in flat.equations for i in e.outputs}
+    maker_of |= {i: e for e in flat.param_steps for i in e.outputs}
+    return flat, x, wildcards, result, maker_of
+
+
+@functools.lru_cache(maxsize=1024)
+def _last_step(
+    pattern: Pattern, axis: int | None, rank: int, kind: Any, x64: bool
+) -> str:
+    """Returns the primitive that a pattern ends with, whatever the sizes are.
+
+    Tracing all patterns for a shape takes 0.1 s: most are told apart by this alone.
+    """
+    _, _, _, result, maker_of = _traced(pattern, axis, (2,) * rank, kind, x64)
+    return maker_of[result].name
 
 
 def _unify(

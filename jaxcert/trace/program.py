@@ -180,6 +180,11 @@ class Program:
         return jumping or any(isinstance(n, OpaqueNode) for n in self.nodes)
 
     @property
+    def convolves(self) -> bool:
+        """Whether there is a convolution."""
+        return any(node.name == "conv_general_dilated" for node in self.nodes)
+
+    @property
     def input_size(self) -> int:
         """Number of elements of x."""
         return math.prod(self.input_shape)
@@ -213,8 +218,16 @@ class Program:
         """Returns f(params, x), computed node by node in the float type of x."""
         return self.evaluate_prepared(self.prepare(params, x.dtype), x)
 
-    def evaluate_prepared(self, values: Values, x: Any) -> Any:
-        """Returns f at x, given what `prepare` returned."""
+    def evaluate_prepared(
+        self,
+        values: Values,
+        x: Any,
+        seen: Callable[[Node, Any, Any], Any] = lambda node, value, operands: value,
+    ) -> Any:
+        """Returns f at x, given what `prepare` returned.
+
+        `seen(node, value, operands)` may put something else in the place of a value.
+        """
         values = {**values, self.input: x}
         for node in self.nodes:
             operands = [values[i] for i in node.inputs]
@@ -225,6 +238,7 @@ class Program:
                     values[node.output] = node.apply(*operands)
                 case AffineNode() | OpaqueNode():
                     values[node.output] = node.apply(values, *operands)
+            values[node.output] = seen(node, values[node.output], operands)
         return values[self.output]
 
     def evaluate_typed(self, params: Any, x: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings
+from jaxcert.trace.program import ActivationNode, Node, OpaqueNode
 from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Verdict, from_witness
 from jaxcert.witness.judge import Accepts, Judge, Witness, point_slack
@@ -83,18 +85,31 @@ class AttackOracle:
         box: Box,
         spec: Spec,
         hint: Float[Array, "*d"] | None = None,
+        starts: Float[Array, "m *d"] | None = None,
     ) -> tuple[Float[Array, "n *d"], Float[Array, " n"]]:
-        """Returns the worst points of all descents, and their margins."""
+        """Returns the worst points of all descents, and their margins.
+
+        They begin at `starts`; where there are none, as the options say.
+        """
         program = program_as_given(self.f, params, box.lo)
 
+        values = program.prepare(params, box.lo.dtype)
+        seen = _sloped if program.jumps else None
+
         def value(z: Array, target: Array) -> tuple[Array, Array]:
-            clauses = spec.clauses(spec.values(program.evaluate(params, z)))
+            more = {} if seen is None else {"seen": seen}
+            outputs = program.evaluate_prepared(values, z, **more)
+            clauses = spec.clauses(spec.values(outputs))
             return clauses[target], jnp.min(clauses)
 
         center = box.center
         hint = center if hint is None else jnp.where(jnp.isnan(hint), center, hint)
-        starts = self._starts(box, hint)
+        starts = self.starts(box, hint) if starts is None else starts
         targets = jnp.arange(spec.num_clauses)
+        if spec.num_clauses > _TARGETS:
+            outputs = program.evaluate_prepared(values, center)
+            clauses = spec.clauses(spec.values(outputs))
+            targets = lax.top_k(-clauses, _TARGETS)[1]
 
         def one(start: Array, target: Array) -> tuple[Array, Array]:
             aim = functools.partial(value, target=target)
@@ -104,7 +119,8 @@ class AttackOracle:
         points, margins = jax.vmap(over_targets, in_axes=(0, None))(starts, targets)
         return points.reshape((-1, *box.lo.shape)), margins.reshape(-1)
 
-    def _starts(self, box: Box, hint: Array) -> Array:
+    def starts(self, box: Box, hint: Array) -> Array:
+        """Returns where descents begin, see the options."""
         random = self.options.restarts - 2
         starts = [box.center, box.project(hint)][: self.options.restarts]
         if random > 0:
@@ -114,15 +130,37 @@ class AttackOracle:
         return jnp.stack(starts)
 
 
+_TARGETS = 8
+"""Clauses that are descended on: those that hold least at the centre."""
 _SEEDS = 8
 """Candidates of the attack that are judged."""
 
 
 @functools.partial(jax.jit, static_argnames=("oracle",))
-def _seeds(oracle: AttackOracle, params: Any, box: Box, spec: Spec) -> Array:
-    points, margins = oracle.candidates(params, box, spec, box.center)
+def _seeds(
+    oracle: AttackOracle, params: Any, box: Box, spec: Spec, starts: Array
+) -> Array:
+    points, margins = oracle.candidates(params, box, spec, starts=starts)
     count = min(_SEEDS, len(margins))
     return points[jnp.argsort(jnp.where(jnp.isnan(margins), jnp.inf, margins))[:count]]
+
+
+def _sloped(node: Node, value: Array, operands: Sequence[Array]) -> Array:
+    """Returns a step with a slope to descend on; its value is what it was.
+
+    Those to whole numbers have that of the identity. A sign has that of a soft one, as
+    wide as its arguments are large on the mean ("straight-through"; Bengio et al., 2013
+    and Hubara et al., "Binarized neural networks", NeurIPS 2016).
+    """
+    if isinstance(node, ActivationNode) and node.activation.jump is not None:
+        (soft,) = operands
+    elif isinstance(node, OpaqueNode) and node.name == "sign":
+        (z,) = operands
+        width = jnp.mean(jnp.abs(lax.stop_gradient(z))) + 1e-12
+        soft = jnp.arctan(z / width)
+    else:
+        return value
+    return lax.stop_gradient(value) + (soft - lax.stop_gradient(soft))
 
 
 def find_witness(
@@ -143,8 +181,23 @@ def find_witness(
       spec: numpy float64.
       accepts: what a witness must satisfy besides; see `Judge.first`.
     """
-    seeds = np.asarray(_seeds(oracle, judge.model.double, box, spec))
-    return judge.search(spec, box, np.clip(seeds, box.lo, box.hi), accepts)
+    model, asked = judge.model, (box, spec)
+    weights = model.double
+    if model.program.convolves and not model.program.typed.x64:
+        # Convolutions in float64 are no library's on CPUs: they take ten times as long.
+        weights, asked = model.single, cast_floats(asked, jnp.float32)
+    near = jax.tree.map(jnp.asarray, asked[0])
+    starts = oracle.starts(near, near.center)
+    # One start after the other where each takes long: the first often finds it.
+    each = 1 if model.program.convolves else len(starts)
+    for first in range(0, len(starts), each):
+        part = starts[first : first + each]
+        seeds = np.asarray(_seeds(oracle, weights, *asked, part), np.float64)
+        seeds = np.clip(seeds, box.lo, box.hi)
+        witness = judge.search(spec, box, seeds, accepts)
+        if witness is not None:
+            return witness
+    return None
 
 
 def descend(

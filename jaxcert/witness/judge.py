@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxcert.bounds.ibp import propagate
-from jaxcert.bounds.rounding import float64_slack
+from jaxcert.bounds.rounding import float64_slack, slack_of
+from jaxcert.bounds.staged import Staged
 from jaxcert.box import Box, Family
 from jaxcert.model import Model
 from jaxcert.spec import Spec
@@ -30,6 +31,8 @@ from jaxcert.witness.exact import ExactNetwork
 
 _BATCH = 64
 """Points per call of the compiled evaluation."""
+_CLEAR = 1e-3
+"""Margins above this, relative to the outputs, are taken to be > 0."""
 _MOST_EXACT = 12
 """Points that are evaluated exactly in one search."""
 MOST_SUSPECTS = 8
@@ -48,13 +51,11 @@ class Values:
     Attributes:
       outputs: (n, outputs).
       margin: of the spec, (n,).
-      slack: by how much the margin may be wrong, (n,).
       gradient: of the margin, (n, *d).
     """
 
     outputs: Float[Array, "n outputs"]
     margin: Float[Array, " n"]
-    slack: Float[Array, " n"]
     gradient: Float[Array, "n *d"]
 
 
@@ -68,8 +69,7 @@ def _values(program: Program, params: Any, spec: Spec, points: Array) -> Values:
             return spec.margin(spec.values(outputs)), outputs
 
         (value, outputs), gradient = jax.value_and_grad(margin, has_aux=True)(z)
-        slack = point_slack(program, prepared, spec, z)
-        return Values(outputs, value, slack, gradient)
+        return Values(outputs, value, gradient)
 
     return jax.vmap(one)(points)
 
@@ -145,7 +145,10 @@ class Judge:
         order = np.asarray(values.margin) if order is None else order
         tried = 0
         for i in np.argsort(order, kind="stable"):
-            margin, slack = float(values.margin[i]), float(values.slack[i])
+            margin = float(values.margin[i])
+            if self._is_clear(margin, values.outputs[i]):
+                continue
+            slack = self.slack(spec, points[i])
             if margin <= -slack:
                 outputs: Outputs = values.outputs[i].tolist()
                 if accepts is None or accepts(points[i], outputs):
@@ -158,6 +161,29 @@ class Judge:
                 ):
                     return found
         return None
+
+    def slack(self, spec: Spec, point: np.ndarray) -> float:
+        """Returns by how much the float64 margin of a point may be wrong, > 0."""
+        program, prepared = self.model.program, self.model.prepared
+        here = Staged(program, prepared, Box.point(point)).boxes
+        return float(slack_of(program, prepared, here, spec.coefficients))
+
+    def _is_clear(self, margin: float, outputs: np.ndarray) -> bool:
+        """Whether a point is no witness, as far as anybody would look for one.
+
+        A margin this far above 0 is no tie that rounding hides, unless f jumps. What is
+        found so is lost and nothing else: the slack takes a program of its own.
+        """
+        far = _CLEAR * (1 + np.abs(outputs).max(initial=0.0))
+        return bool(np.isnan(margin) or (margin > far and not self.model.program.jumps))
+
+    def _first_in_doubt(self, spec: Spec, points: np.ndarray, values: Values) -> list:
+        for i, margin in enumerate(values.margin):
+            if not self._is_clear(margin, values.outputs[i]) and (
+                margin <= self.slack(spec, points[i])
+            ):
+                return [i]
+        return []
 
     def _judged(self, spec: Spec, point: np.ndarray) -> Witness | None:
         """Returns the witness that a point is by exact arithmetic, or None."""
@@ -206,8 +232,7 @@ class Judge:
         way[-1] = point
         values = self.values(spec, way)
         near = [way]
-        doubtful = np.flatnonzero(values.margin <= values.slack)
-        for i in {len(way) - 1, *doubtful[:1].tolist()}:
+        for i in {len(way) - 1, *self._first_in_doubt(spec, way, values)}:
             z = np.clip(way[i], family.domain.lo, family.domain.hi)
             near.append(nearby(z, family.domain, values.margin[i], values.gradient[i]))
         points = np.concatenate(near)

@@ -88,11 +88,12 @@ def test_other_operations_are_bounded_as_well(name):
 
         @jax.jit
         def compute(params, lo, hi, points):
-            def one(lo, hi, z):
+            def one(given):
+                lo, hi, z = given
                 rows = alpha.lower_rows(params, jc.Box(lo, hi), spec)
                 return rows, jax.vmap(functools.partial(case.f, params))(z)
 
-            return jax.vmap(one)(lo, hi, points)
+            return jax.lax.map(one, (lo, hi, points))
 
         rows, y = jax.device_get(compute(case.params, lo, hi, points))
     assert np.isfinite(rows).all()

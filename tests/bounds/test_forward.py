@@ -12,8 +12,6 @@ from jaxcert.bounds.forward import forward_layers
 from jaxcert.box import Box
 from jaxcert.trace.tracing import program_of
 
-# Compile quickly rather than well: every case runs once.
-
 
 # The forms know affine nodes, activations and ranges: a fifth has them all.
 @pytest.mark.parametrize("name", sampled([case.name for case in CASES[::5]], 7))
@@ -27,12 +25,13 @@ def test_every_case_is_enclosed(name):
             program = program_of(case.f, params, lo[0])
             values = program.prepare(params, jnp.float64)
 
-            def one(lo, hi, points):
+            def one(given):
+                lo, hi, points = given
                 boxes, _ = forward_layers(program, values, Box(lo, hi))
                 y = jax.vmap(lambda z: program.evaluate_prepared(values, z))(points)
                 return boxes[program.output], y
 
-            return jax.vmap(one)(lo, hi, points)
+            return jax.lax.map(one, (lo, hi, points))
 
         run = jax.jit(all_of).lower(case.params, lo, hi, points).compile()
         box, y = jax.device_get(run(case.params, lo, hi, points))

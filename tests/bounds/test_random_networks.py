@@ -57,14 +57,15 @@ def check(layers: list[str], skip: bool, width: int, seed: int) -> None:
         program = program_as_given(f, params, jnp.zeros(3))
 
         @jax.jit
-        def compute(params, lo, hi, points):
-            def one(lo, hi, points):
+        def compute(params, *boxes):
+            def one(given):
+                lo, hi, points = given
                 box = jc.Box(lo, hi)
                 y = jax.vmap(lambda z: program.evaluate(params, z))(points)
                 by_crown = jc.crown(f, jc.CrownOptions(bucket=None))(params, box)
                 return y, jc.ibp(f)(params, box), by_crown.concretize(box)
 
-            return jax.vmap(one)(lo, hi, points)
+            return jax.lax.map(one, boxes)
 
         y, *both = jax.device_get(compute(params, lo, hi, points))
     for bounds in both:

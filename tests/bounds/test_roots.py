@@ -123,7 +123,8 @@ UNDEFINED = {
 
 @pytest.mark.parametrize("name", UNDEFINED)
 def test_nothing_is_proved_where_a_root_has_no_value(name: str):
-    verdict = jc.verify(scalar(UNDEFINED[name]), {}, BOX, below(1e9))
+    bounds = jc.CertifyOptions(attack=None)
+    verdict = jc.verify(scalar(UNDEFINED[name]), {}, BOX, below(1e9), options=bounds)
     assert not verdict.proved
 
 
@@ -132,7 +133,7 @@ def test_bounds_of_roots_enclose_exact_values():
         h = jnp.maximum(p["w"] @ x, 0)
         return jnp.stack([jnp.sqrt(jnp.sum(h)), jnp.sum(h * h) ** 0.7])
 
-    rng = np.random.default_rng(0)
+    rng, bounds = np.random.default_rng(0), jc.CertifyOptions(attack=None)
     for seed in range(20):
         w = rng.normal(size=(3, 2)).astype(np.float32)
         center = rng.uniform(-1, 1, 2) * (seed % 3)
@@ -145,9 +146,8 @@ def test_bounds_of_roots_enclose_exact_values():
             for sign, reached in ((-1.0, most), (1.0, -least)):
                 row = np.zeros((1, 2))
                 row[0, k] = sign
-                proved = jc.verify(
-                    f, {"w": w}, box, jc.Spec.rows(row, np.array([reached + 1.0]))
-                )
+                spec = jc.Spec.rows(row, np.array([reached + 1.0]))
+                proved = jc.verify(f, {"w": w}, box, spec, options=bounds)
                 assert proved.proved
                 # The bound that was proved leaves room for every value of f.
                 assert float(proved.bound) <= 1.0

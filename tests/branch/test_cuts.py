@@ -67,8 +67,8 @@ def answers(seeds, shift, options):
     ("shift", "status"), [(1e-2, Status.PROVED), (-1e-2, Status.REFUTED)]
 )
 def test_answers_with_cuts_are_those_of_the_milp(shift: float, status: Status):
-    statuses, counts = answers(range(5), shift, CUTS)
-    assert statuses == (status,) * 5
+    statuses, counts = answers(range(3), shift, CUTS)
+    assert statuses == (status,) * 3
     assert shift < 0 or counts.max() > 20
 
 

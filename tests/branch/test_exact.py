@@ -158,7 +158,7 @@ def test_the_two_exact_answers_agree(seed: int):
             assert jc.crown(f).lower_rows(params, box, spec)[0] <= by_milp + 1e-6
 
 
-@pytest.mark.parametrize("seed", sampled(range(10), 4))
+@pytest.mark.parametrize("seed", sampled(range(10), 3))
 def test_brackets_hold_the_exact_apothem(seed: int):
     params = network(50 + seed)
     x = np.random.default_rng(seed).uniform(0.1, 0.9, size=3)
@@ -219,8 +219,10 @@ def test_a_needle_in_the_box_is_never_proved_away(oracle: str, width: float):
 
 def test_a_nearly_dead_neuron_is_not_taken_for_dead():
     # 1.5e-7 in front, 1e7 behind: the published case with |w| <= 1.7e-7.
-    w1, w2 = exact32([[1.5e-7, 0.0]]), exact32([[-1e7], [0.0]])
-    params = [(w1, exact32([-0.75e-7])), (w2, exact32([0.25, 0.0]))]
+    # Two neurons without weights make it as large as a needle: it is compiled once.
+    w1, w2 = exact32(np.zeros((3, 2))), exact32(np.zeros((2, 3)))
+    w1[0, 0], w2[0, 0] = exact32([1.5e-7, -1e7])
+    params = [(w1, exact32([-0.75e-7, 0, 0])), (w2, exact32([0.25, 0.0]))]
     x = np.array([0.25, 0.5])
     answer = jc.certify(f, params, x, tolerance=1e-4)
     flips = (0.25 / float(np.float32(1e7)) + float(np.float32(0.75e-7))) / float(

@@ -27,6 +27,7 @@ from jaxcert.model import Model
 from jaxcert.oracle import complete
 from jaxcert.verdict import Status
 
+# Batches have 8 inputs, or 1: every size is compiled for.
 UNIT = jc.Box(np.zeros(2), np.ones(2))
 # Every subproblem soon becomes a leaf, and every leaf is left to linear programming.
 LEAVES = BranchOptions(
@@ -235,19 +236,18 @@ def test_a_full_stack_with_parked_leaves_forgets_no_other_input():
 
 
 def test_a_batch_answers_as_its_inputs_do_one_at_a_time():
-    params, x, reach, offsets, holds = batch(4, 7)
-    options = dataclasses.replace(LEAVES, steps=20, patience=1)
-    together = kinds(close(params, task_of(params, x, reach, offsets), options), reach)
+    params, x, reach, offsets, holds = batch(4, 8)
+    together = kinds(close(params, task_of(params, x, reach, offsets), LEAVES), reach)
     alone = "".join(
         kinds(
             close(
                 params,
                 task_of(params, x[i : i + 1], reach[i : i + 1], offsets[i : i + 1]),
-                options,
+                LEAVES,
             ),
             reach[i],
         )
-        for i in range(7)
+        for i in range(8)
     )
     assert together == alone == "".join("P" if good else "R" for good in holds)
 
@@ -270,8 +270,8 @@ def test_rows_of_the_instance_table_that_pad_it_are_never_read(monkeypatch):
 
 
 def test_inputs_that_are_not_wanted_are_left_alone():
-    params, x, reach, offsets, _ = batch(6, 6)
-    wanted = np.array([True, False] * 3)
+    params, x, reach, offsets, _ = batch(6, 8)
+    wanted = np.array([True, False] * 4)
     answer = close(params, task_of(params, x, reach, offsets, wanted), LEAVES)
     assert not answer.improved[~wanted].any() and not answer.open[~wanted].any()
     assert (answer.processed[~wanted] == 0).all()
@@ -347,7 +347,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
         with float64():
             root = brackets.roots(layout, LEAVES, model_of(params), box, task.spec)
             instances = _instances(task, root.ranges, root.slack, root.cost)
-            options = dataclasses.replace(LEAVES, block=count)
+            options = dataclasses.replace(LEAVES, block=count).resolved(layout)
             instances, state = setup.start(
                 layout,
                 instances,

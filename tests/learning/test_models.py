@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -51,11 +52,22 @@ def fails(message: str):
 def model_of(architecture: Architecture, seed: int = 0) -> nnx.Module:
     """A network whose running means are not those of initialisation."""
     model = build(architecture, nnx.Rngs(seed))
-    generator = np.random.default_rng(seed)
-    model(jnp.asarray(generator.random((16, *architecture.input_shape)), jnp.float32))
+    x = np.random.default_rng(seed).random((16, *architecture.input_shape))
+    nnx.jit(lambda model, x: model(x))(model, jnp.asarray(x, jnp.float32))
     return model
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _answers(apply, params, x):
+    return jax.vmap(apply, (None, 0))(params, x)
+
+
+def answers(network, x):
+    """Returns the logits of a batch."""
+    return _answers(network.apply, network.params, x)
+
+
+@functools.cache
 def network_of(architecture: Architecture, seed: int = 0):
     return to_network(model_of(architecture, seed), architecture, "net")
 
@@ -66,9 +78,10 @@ def test_network_is_the_model_in_evaluation_mode(name):
     model = model_of(architecture)
     network = to_network(model, architecture, "net")
     x = jnp.asarray(np.random.default_rng(1).random((4, *architecture.input_shape)))
-    got = jax.vmap(network.apply, (None, 0))(network.params, x)
+    got = answers(network, x)
     model.eval()
-    np.testing.assert_allclose(got, model(x), rtol=1e-5, atol=1e-6)
+    expected = nnx.jit(lambda model, x: model(x))(model, x)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     assert got.shape == (4, architecture.num_classes)
     assert network.input_shape == architecture.input_shape
     assert network.num_outputs == architecture.num_classes
@@ -79,7 +92,7 @@ def test_network_in_float64_is_the_same_function(name):
     architecture = ARCHITECTURES[name]
     network = network_of(architecture)
     x = np.random.default_rng(2).random(architecture.input_shape)
-    single = network.apply(network.params, jnp.asarray(x, jnp.float32))
+    single = answers(network, jnp.asarray(x, jnp.float32)[None])[0]
     with jax.enable_x64():
         params = jax.tree.map(
             lambda a: jnp.asarray(np.asarray(a), jnp.float64), network.params
@@ -281,11 +294,10 @@ def test_exported_onnx_computes_the_same(name, tmp_path):
     generator = np.random.default_rng(3)
     x = generator.random((5, *architecture.input_shape), np.float32)
     (there,) = runtime.InferenceSession(path).run(None, {"input": x})
-    here = jax.vmap(network.apply, (None, 0))(network.params, x)
+    here = answers(network, x)
     np.testing.assert_allclose(here, there, atol=1e-5)
     again = load_network(path)
-    back = jax.vmap(again.apply, (None, 0))(again.params, x)
-    np.testing.assert_allclose(back, there, atol=1e-5)
+    np.testing.assert_allclose(answers(again, x), there, atol=1e-5)
 
 
 def test_unknown_network_files():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 
@@ -74,11 +75,14 @@ def run(params, domain, labels, options, function=f, **more) -> list[DualBox]:
     return list(dual_boxes(model, DualTask(domain, labels, points), options, **more))
 
 
-def exact(params, domain, label) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the bounding box of a class, by linear programs per activation pattern.
+@functools.cache
+def exact(seed: int, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the bounding box of a class of `network(seed)` in the cube.
 
-    [inf, -inf] if no point has it; where classes tie, a point is of both.
+    By linear programs per activation pattern. [inf, -inf] if no point has it; where
+    classes tie, a point is of both.
     """
+    params, domain = network(seed), cube(3)
     d = len(domain.lo)
     lo, hi = np.full(d, np.inf), np.full(d, -np.inf)
     hidden = [len(b) for _, b in params[:-1]]
@@ -128,7 +132,7 @@ def test_brackets_hold_the_exact_face_and_are_closed(options):
     for seed in (0, 3, 4):
         params = network(seed)
         for box in run(params, domain, range(CLASSES), options):
-            lo, hi = exact(params, domain, box.label)
+            lo, hi = exact(seed, box.label)
             assert np.all(box.outer.lo <= lo + LP) and np.all(hi <= box.outer.hi + LP)
             assert not box.open.any()
             assert (box.seconds >= 0).all() and box.seconds.shape == (6,)
@@ -156,7 +160,7 @@ def test_no_point_of_a_dense_grid_lies_outside(function, options):
     axis = np.linspace(-2, 2, 161)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     outside, smaller = 0, 0
-    for seed in range(8):
+    for seed in range(4):
         params = network(seed, (2, 6, 3))
         outputs = np.asarray(jax.vmap(function, (None, 0))(params, grid))
         classes = np.argmax(outputs, axis=1)
@@ -168,19 +172,22 @@ def test_no_point_of_a_dense_grid_lies_outside(function, options):
     assert outside == 0 and smaller >= 10
 
 
-def test_every_sound_box_lies_inside_the_dual_box():
-    domain, rng = cube(3), np.random.default_rng(0)
-    complete = jc.CertifyOptions(oracle="complete", batch_size=16)
+@pytest.mark.parametrize("oracle", sampled(["crown", "complete"]))
+def test_every_sound_box_lies_inside_the_dual_box(oracle: str):
+    domain, rng, largest = cube(3), np.random.default_rng(0), 0.0
+    options = jc.CertifyOptions(oracle=oracle, batch_size=16)
     for seed in range(4):
         params = network(seed)
         x = rng.uniform(-1, 1, (16, 3))
-        certifier = Certifier(f, params, domain, (3,), options=complete)
+        certifier = Certifier(f, params, domain, (3,), options=options)
         proved = certifier.batch(x, None)
+        largest = max(largest, proved.lower.max(initial=0, where=proved.lower < 1))
         for dual in run(params, domain, range(CLASSES), BY_SIGNS):
             rows = (proved.predicted == dual.label) & (proved.lower > 0)
             assert np.all(dual.outer.lo <= proved.box.lo[rows])
             assert np.all(proved.box.hi[rows] <= dual.outer.hi)
             assert np.all(dual.outer.lo <= x[proved.predicted == dual.label])
+    assert largest > 0.1
 
 
 @pytest.mark.parametrize("options", sampled([BY_INPUT, BY_SIGNS]))
@@ -196,18 +203,40 @@ def test_a_part_of_the_domain_has_its_dual_box_inside(options):
         assert own.empty or np.all(part.lo <= own.outer.lo)
 
 
-def test_of_a_linear_network_the_faces_are_those_of_a_half_space():
-    rng = np.random.default_rng(5)
-    w, domain = exact32(rng.normal(size=(2, 12))), cube(12)
+def half_space(d: int, layers: int):
+    """Returns weights (d,), an offset, and a network whose class 0 is where they win.
+
+    Linear, or with so many layers whose neurons are all active in the cube. The weights
+    are multiples of 2^-10, so that nothing is rounded.
+    """
+    w = np.round(np.random.default_rng(5).normal(size=(2, d)) * 1024) / 1024
     normal = w[0] - w[1]
-    b = exact32(np.array([1.0 - np.abs(normal).sum(), 0]))
-    (box,) = run([(w, b)], domain, [0], BY_INPUT)
-    most = np.abs(normal).sum() + b[0]
+    b = np.array([1.25 - np.abs(normal).sum(), 0])
+    if not layers:
+        return normal, b[0], [(w, b)]
+    lost = np.array([-99.0, -99.0])
+    # A layer adds 8 to every feature, and the last one takes 16 away.
+    last = np.concatenate([w, np.zeros((2, d))])
+    params = [
+        (np.eye(d + 1, d), np.full(d + 1, 8.0)),
+        (np.eye(d, d + 1), np.full(d, 8.0)),
+        (last, np.concatenate([b, lost]) - 16 * last.sum(axis=1)),
+    ]
+    return normal, b[0], params
+
+
+@pytest.mark.parametrize("form", sampled([(3, 2), (12, 0)]))
+def test_of_a_linear_network_the_faces_are_those_of_a_half_space(form):
+    d, layers = form
+    normal, offset, params = half_space(d, layers)
+    domain = cube(d)
+    (box,) = run(params, domain, [0], BY_INPUT)
+    most = np.abs(normal).sum() + offset
     # Feature i goes against its own sign until all others cannot make up for it.
     reach = np.minimum(most / np.abs(normal) - 1, 1)
     lo = np.where(normal > 0, -reach, -1)
     hi = np.where(normal < 0, reach, 1)
-    assert box.smaller.sum() >= 6 and not box.open.any()
+    assert box.smaller.sum() >= d // 2 and not box.open.any()
     assert np.all(box.outer.lo <= lo) and np.all(hi <= box.outer.hi)
     assert np.all(lo <= box.inner.lo + LP) and np.all(box.inner.hi <= hi + LP)
 
@@ -267,7 +296,7 @@ def test_points_in_doubt_are_instances_only_if_they_tie(behind, monkeypatch):
         assert len(asked) <= 6 + len(suspects)
 
 
-@pytest.mark.parametrize("options", sampled([BY_SIGNS, BY_INPUT]))
+@pytest.mark.parametrize("options", sampled([BY_INPUT, BY_SIGNS]))
 def test_without_time_or_room_the_box_is_wider_and_says_so(options):
     params, domain = network(2), cube(3)
     full = {box.label: box for box in run(params, domain, range(CLASSES), options)}

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 
 import exact
+import jax
 import numpy as np
 import pytest
 from cases import random_network, sampled
@@ -129,9 +130,11 @@ def test_answers_of_other_inputs_are_refused():
 def test_a_batch_that_threads_share_keeps_its_order():
     params = network(0)
     x = np.random.default_rng(5).uniform(0.1, 0.9, (16, INPUTS))
+    half = Certifier(f, params, None, (INPUTS,), options=OPTIONS)
+    parts = half.batch(x[:8], None), half.batch(x[8:], None)
+    found = jax.tree.map(lambda *v: np.concatenate(v), *parts)
     options = dataclasses.replace(OPTIONS, batch_size=16)
     certifier = Certifier(f, params, None, (INPUTS,), options=options)
-    found = certifier.batch(x, None)
     seen = []
     growth = certifier.grow(
         x, found, GrowthOptions(delta=DELTA), progress=lambda *state: seen.append(state)
@@ -177,7 +180,7 @@ def test_ties_stop_a_face_and_near_ties_do_not(ahead: float):
     bias = np.zeros(8, np.float32)
     bias[0] = -0.5
     params = [(first, bias), (last, np.float32([0, ahead, -1]))]
-    x = np.full((1, INPUTS), 0.75)
+    x = np.full((8, INPUTS), 0.75)  # as many as elsewhere: it is compiled once
     certifier = Certifier(f, params, None, (INPUTS,), options=OPTIONS)
     found = certifier.batch(x, None)
     growth = certifier.grow(x, found, GrowthOptions(delta=DELTA))

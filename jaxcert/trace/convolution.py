@@ -1,0 +1,126 @@
+"""Convolutions with the channels last, forwards and backwards.
+
+XLA compiles a convolution within a loop on the CPU as it is written, and calls its fast
+routine only where the channels come last in the operands and the kernel is laid out as
+(*spatial, in, out); what JAX's own transpose writes is not (jax issue 12868). Bounds
+are all but entirely convolutions and their transposes within loops: this primitive is
+its own transpose but for the kernel, so that both are written in that form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend import core as jex
+from jax.interpreters import ad, batching, mlir
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How a kernel moves, one entry per spatial axis; see `lax.conv_general_dilated`.
+
+    Attributes:
+      strides: steps of the window.
+      padding: zeros before and behind, cut off where negative.
+      base: dilation of the operand.
+      kernel: dilation of the kernel.
+    """
+
+    strides: tuple[int, ...]
+    padding: Pairs
+    base: tuple[int, ...]
+    kernel: tuple[int, ...]
+
+    def transposed(self, size: tuple, taps: tuple, made: tuple) -> Window:
+        """Returns the window of the transpose.
+
+        Args:
+          size, taps, made: spatial shapes of operand, kernel and result.
+        """
+        padding = []
+        for axis, (before, _) in enumerate(self.padding):
+            reach = (taps[axis] - 1) * self.kernel[axis]
+            first = reach - before
+            whole = (size[axis] - 1) * self.base[axis] + 1
+            used = (made[axis] - 1) * self.strides[axis] + 1
+            padding.append((first, whole + reach - used - first))
+        return Window(self.base, tuple(padding), self.strides, self.kernel)
+
+
+def convolve(x: Any, kernel: Any, params: dict[str, Any]) -> Any:
+    """Returns `conv_general_dilated` of operands, by its parameters.
+
+    Groups of features or batches are left to JAX.
+    """
+    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+        return lax.conv_general_dilated_p.bind(x, kernel, **params)
+    lhs, rhs, out = params["dimension_numbers"]
+    window = Window(
+        tuple(params["window_strides"]), tuple(map(tuple, params["padding"])),
+        tuple(params["lhs_dilation"]), tuple(params["rhs_dilation"]),
+    )  # fmt: skip
+    # Specs are (batch, features, *spatial) of operands, (out, in, *spatial) of kernels.
+    x = jnp.transpose(x, (lhs[0], *lhs[2:], lhs[1]))
+    kernel = jnp.transpose(kernel, (*rhs[2:], rhs[1], rhs[0]))
+    made = _convolution.bind(x, kernel, window=window)
+    order = np.argsort((out[0], *out[2:], out[1]))
+    return jnp.transpose(made, tuple(map(int, order)))
+
+
+def _apply(x: Any, kernel: Any, *, window: Window) -> Any:
+    spatial = "".join(chr(ord("0") + axis) for axis in range(x.ndim - 2))
+    layout = f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"
+    return lax.conv_general_dilated(
+        x, kernel, window.strides, window.padding, window.base, window.kernel,
+        dimension_numbers=layout, precision=lax.Precision.HIGHEST,
+    )  # fmt: skip
+
+
+def _to_operand(made: Any, x: Any, kernel: Any, *, window: Window) -> Any:
+    shapes = x.aval.shape[1:-1], kernel.shape[:-2], made.shape[1:-1]
+    flipped = lax.rev(kernel, range(kernel.ndim - 2))
+    swapped = jnp.swapaxes(flipped, -1, -2)
+    return _convolution.bind(made, swapped, window=window.transposed(*shapes))
+
+
+def _to_kernel(made: Any, x: Any, kernel: Any, *, window: Window) -> Any:
+    def apply(kernel: Any) -> Any:
+        return _apply(x, kernel, window=window)
+
+    return jax.linear_transpose(apply, kernel.aval)(made)[0]
+
+
+def _batched(operands: Any, axes: Any, *, window: Window) -> tuple[Any, int]:
+    (x, kernel), (of_x, of_kernel) = operands, axes
+    if of_kernel is not None:
+        made = jax.vmap(lambda x, k: _apply(x, k, window=window), (of_x, of_kernel))
+        return made(x, kernel), 0
+    x = jnp.moveaxis(x, of_x, 0)
+    flat = x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+    made = _convolution.bind(flat, kernel, window=window)
+    return made.reshape(*x.shape[:2], *made.shape[1:]), 0
+
+
+def _shaped(x: Any, kernel: Any, *, window: Window) -> ShapedArray:
+    apply = functools.partial(_apply, window=window)
+    made = jax.eval_shape(
+        apply, *(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (x, kernel))
+    )
+    return ShapedArray(made.shape, made.dtype)
+
+
+_convolution = jex.Primitive("channels_last_convolution")
+_convolution.def_impl(jax.jit(_apply, static_argnames=("window",)))
+_convolution.def_abstract_eval(_shaped)
+mlir.register_lowering(_convolution, mlir.lower_fun(_apply, multiple_results=False))
+ad.defbilinear(_convolution, _to_operand, _to_kernel)
+batching.primitive_batchers[_convolution] = _batched

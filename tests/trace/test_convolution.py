@@ -1,0 +1,122 @@
+"""Convolutions with the channels last, against JAX's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from jaxcert.trace.convolution import convolve
+
+_LAYOUTS = {
+    1: (("NCH", "OIH", "NCH"), ("NHC", "HIO", "NCH")),
+    2: (("NCHW", "OIHW", "NCHW"), ("NHWC", "HWIO", "CHWN")),
+}
+
+
+@st.composite
+def convolutions(draw):
+    """Operand, kernel and parameters of a convolution."""
+    axes = draw(st.integers(1, 2))
+    layout = draw(st.sampled_from(_LAYOUTS[axes]))
+
+    def sizes(least: int, most: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(least, most)) for _ in range(axes))
+
+    channels = {key: draw(st.integers(1, 3)) for key in "NCO"}
+    x_shape = channels | dict(zip("HW", sizes(3, 6), strict=False))
+    k_shape = channels | {"I": channels["C"]}
+    k_shape |= dict(zip("HW", sizes(1, 3), strict=False))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    x = jnp.asarray(rng.normal(size=[x_shape[key] for key in layout[0]]))
+    kernel = jnp.asarray(rng.normal(size=[k_shape[key] for key in layout[1]]))
+    params = {
+        "window_strides": sizes(1, 2),
+        "padding": tuple(zip(sizes(-1, 2), sizes(-1, 2), strict=True)),
+        "lhs_dilation": sizes(1, 2),
+        "rhs_dilation": sizes(1, 2),
+        "dimension_numbers": lax.conv_dimension_numbers(x.shape, kernel.shape, layout),
+        "feature_group_count": 1,
+        "batch_group_count": 1,
+        "precision": None,
+        "preferred_element_type": None,
+        "out_sharding": None,
+    }
+    return x, kernel, params
+
+
+@pytest.fixture(autouse=True)
+def doubles():
+    with jax.enable_x64(True):
+        yield
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data())
+def test_values_and_derivatives_are_those_of_jax(data):
+    x, kernel, params = data.draw(convolutions())
+
+    def theirs(x, kernel):
+        return lax.conv_general_dilated_p.bind(x, kernel, **params)
+
+    def ours(x, kernel):
+        return convolve(x, kernel, params)
+
+    try:
+        shape = jax.eval_shape(theirs, x, kernel).shape
+    except ValueError:  # a kernel larger than what it moves over
+        assume(False)
+    assume(0 not in shape)
+
+    def facts(f):
+        """The value, both transposes, batches, and a derivative of a transpose."""
+        value, back = jax.vjp(f, x, kernel)
+        many = jnp.stack([x, 2 * x, x * x])
+        kernels = jnp.stack([kernel, kernel + 1, kernel * kernel])
+
+        def twice(x):
+            pulled = jax.vjp(lambda z: f(z, kernel), x)[1](jnp.cos(f(x, kernel)))
+            return jnp.sum(jnp.sin(pulled[0]))
+
+        return (
+            value,
+            back(jnp.sin(value)),
+            jax.jvp(f, (x, kernel), (jnp.cos(x), jnp.cos(kernel)))[1],
+            jax.vmap(f, (0, None))(many, kernel),
+            jax.vmap(f, (None, 0))(x, kernels),
+            jax.vmap(f)(many, kernels),
+            jax.grad(twice)(x),
+        )
+
+    for a, b in zip(
+        *(jax.tree.leaves(jax.jit(facts, static_argnums=0)(f)) for f in (ours, theirs)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_both_directions_are_what_xla_has_a_fast_routine_for():
+    """In a loop it compiles a convolution as it is written."""
+    x, kernel = jnp.ones((2, 3, 8, 8)), jnp.ones((4, 3, 3, 3))
+    layout = lax.conv_dimension_numbers(x.shape, kernel.shape, ("NCHW", "OIHW", "NCHW"))
+    params = {
+        "window_strides": (2, 2),
+        "padding": ((1, 1), (1, 1)),
+        "lhs_dilation": (1, 1),
+        "rhs_dilation": (1, 1),
+        "dimension_numbers": layout,
+        "feature_group_count": 1,
+        "batch_group_count": 1,
+    }
+
+    def moved(_, x):
+        made, back = jax.vjp(lambda z: convolve(z, kernel, params), x)
+        return back(made)[0]
+
+    loop = jax.jit(lambda x: lax.fori_loop(0, 3, moved, x))
+    text = loop.lower(x).compile().as_text()
+    found = [line for line in text.splitlines() if " convolution(" in line]
+    assert len(found) == 2
+    assert all("dim_labels=b01f_01io->b01f" in line for line in found)

@@ -1,0 +1,103 @@
+"""The attack: steps have a slope to descend on, and of many clauses the worst count."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcert as jc
+from jaxcert.model import Model
+from jaxcert.trace.program import ActivationNode, OpaqueNode
+from jaxcert.witness import attack as attacking
+from jaxcert.witness.attack import AttackOptions, AttackOracle, find_witness
+from jaxcert.witness.judge import Judge
+
+INPUTS, WIDTH = 24, 32
+
+
+def binarised(p, x):
+    """Two layers of signs: the gradient is 0 wherever there is one."""
+    h = jnp.sign(jnp.sign(p["w"] @ x) + 0.1)
+    return p["v"] @ jnp.sign(jnp.sign(p["u"] @ h) + 0.1)
+
+
+def rounding_down(p, x):
+    return p["v"] @ jnp.floor(4 * (p["u"] @ jnp.floor(8 * (p["w"] @ x))) / WIDTH)
+
+
+def weights(seed: int):
+    rng = np.random.default_rng(seed)
+    shapes = {"w": (WIDTH, INPUTS), "u": (WIDTH, WIDTH), "v": (2, WIDTH)}
+    return {
+        k: np.sign(rng.normal(size=s)).astype(np.float32) for k, s in shapes.items()
+    }
+
+
+def found_in(f, seeds, part: float, steps: int = 30) -> int:
+    """Returns in how many networks a logit falls below part of its greatest size."""
+    count = 0
+    for seed in seeds:
+        params = weights(seed)
+        model = Model(f, params, (INPUTS,))
+        box = jc.Box(-np.ones(INPUTS), np.ones(INPUTS))
+        corners = np.sign(np.random.default_rng(1).normal(size=(500, INPUTS)))
+        y = model.outputs(corners)[:, 0]
+        spec = jc.Spec.rows(np.array([[1.0, 0.0]]), np.array([-part * y.min()]))
+        with jax.enable_x64(True):
+            oracle = AttackOracle(model.f, AttackOptions(3, steps))
+            witness = find_witness(oracle, Judge(model), box, spec)
+        if witness is not None:
+            (value,) = model.outputs(witness.point[None])[:, 0]
+            assert value <= part * y.min()
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize(
+    ("f", "node", "part"),
+    [(binarised, OpaqueNode, 1.1), (rounding_down, ActivationNode, 1.1)],
+)
+def test_steps_are_descended_on(monkeypatch, f, node, part):
+    """Below what 500 random corners reach; without a slope there is no way there."""
+    seeds = range(4)
+    program = Model(f, weights(0), (INPUTS,)).program
+    assert any(isinstance(n, node) for n in program.nodes) and program.jumps
+    assert found_in(f, seeds, part) >= 3
+    monkeypatch.setattr(attacking, "_sloped", lambda node, value, operands: value)
+    # Other options: what is compiled already has the slope.
+    assert found_in(f, seeds, part, steps=31) == 0
+
+
+def test_the_value_of_a_step_is_what_it_was():
+    with jax.enable_x64(True):
+        model = Model(binarised, weights(0), (INPUTS,))
+        x = np.random.default_rng(0).uniform(-1, 1, INPUTS)
+        values = model.values(jnp.float64)
+        sloped = model.program.evaluate_prepared(values, x, attacking._sloped)
+        assert np.array_equal(sloped, model.program.evaluate_prepared(values, x))
+
+        def first(z):
+            return model.program.evaluate_prepared(values, z, attacking._sloped)[0]
+
+        assert np.abs(jax.grad(first)(jnp.asarray(x))).max() > 0
+
+
+def test_the_worst_of_many_classes_is_found():
+    classes = 30
+    rng = np.random.default_rng(3)
+    w = rng.normal(size=(classes, 5))
+    b = np.full(classes, -5.0)
+    b[0], b[17] = 0.0, -1.0
+    spec = jc.Spec.classification(0, classes)
+    with jax.enable_x64(True):
+        model = Model(lambda p, x: p[0] @ jnp.tanh(x) + p[1], (w, b), (5,))
+        gap = w[17] - w[0]
+        box = jc.Box(-np.ones(5), np.ones(5))
+        assert np.abs(gap).sum() * np.tanh(1) > 1
+        oracle = AttackOracle(model.f, AttackOptions(2, 10))
+        witness = find_witness(oracle, Judge(model), box, spec)
+    assert witness is not None
+    y = model.outputs(witness.point[None])[0]
+    assert y[0] <= np.delete(y, 0).max()
