@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # What is compiled once need not be in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: certify test test-all lint format
+.PHONY: certify test test-all lint format docs
 
 # Certifies 100 real digit images; see out/digits/report.html.
 certify: $(READY)
@@ -33,6 +33,18 @@ lint: $(READY)
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# Executes the notebooks and builds the documentation into out/site, without warnings.
+NOTEBOOKS := $(wildcard docs/notebooks/*.py)
+
+docs: $(READY)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(MAKE) $(NOTEBOOKS:.py=.md)
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+docs/notebooks/%.md: docs/notebooks/%.py
+	$(RUN) -m jupytext --to ipynb --execute --output out/$*.ipynb $<
+	$(RUN) -m nbconvert --to markdown --output-dir docs/notebooks out/$*.ipynb
 
 $(READY): pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

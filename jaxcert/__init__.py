@@ -10,6 +10,7 @@ jc.dual_boxes(f, params, domain)  boxes that contain every point of a class
 jc.ibp(f), jc.crown(f)            bounds of any JAX function over a box
 jc.alpha_crown(f)                 the tighter ones, with optimised slopes
 jc.attack(f)                      counterexamples inside a box
+jc.load(path)                     an answer that was saved
 jc.load_onnx(path)                a network from an ONNX file
 jc.register_rule(...)             bounds for a primitive of your own
 
@@ -32,15 +33,17 @@ if TYPE_CHECKING:
     from jaxcert.bounds.tighten import TightenOptions as TightenOptions
     from jaxcert.box import Box as Box
     from jaxcert.box import Rates as Rates
+    from jaxcert.cache import use_compilation_cache as use_compilation_cache
     from jaxcert.certificate.folder import write_certificates as write_certificates
     from jaxcert.certificate.store import Written as Written
-    from jaxcert.certifier import Certification as Certification
-    from jaxcert.certifier import CertifyOptions as CertifyOptions
-    from jaxcert.certifier import Outcome as Outcome
+    from jaxcert.certification import Certification as Certification
+    from jaxcert.certification import load as load
     from jaxcert.errors import InputError as InputError
     from jaxcert.errors import JaxcertError as JaxcertError
     from jaxcert.errors import UnsupportedError as UnsupportedError
     from jaxcert.interop.onnx import load_onnx as load_onnx
+    from jaxcert.options import CertifyOptions as CertifyOptions
+    from jaxcert.options import Outcome as Outcome
     from jaxcert.search.dual import DualBox as DualBox
     from jaxcert.search.dual import DualOptions as DualOptions
     from jaxcert.search.growth import Growth as Growth
@@ -65,9 +68,11 @@ else:
         "jaxcert.box": ("Box", "Rates"),
         "jaxcert.certificate.folder": ("write_certificates",),
         "jaxcert.certificate.store": ("Written",),
-        "jaxcert.certifier": ("Certification", "CertifyOptions", "Outcome"),
+        "jaxcert.cache": ("use_compilation_cache",),
+        "jaxcert.certification": ("Certification", "load"),
         "jaxcert.errors": ("InputError", "JaxcertError", "UnsupportedError"),
         "jaxcert.interop.onnx": ("load_onnx",),
+        "jaxcert.options": ("CertifyOptions", "Outcome"),
         "jaxcert.search.dual": ("DualBox", "DualOptions"),
         "jaxcert.search.growth": ("Growth", "GrowthOptions"),
         "jaxcert.witness.attack": ("AttackOptions", "attack"),
@@ -77,7 +82,9 @@ else:
     _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
     def __getattr__(name):
-        if name == "activations":
+        if name == "__version__":
+            found = _version()
+        elif name == "activations":
             found = importlib.import_module("jaxcert.trace.activations")
         elif name in _HOME:
             found = getattr(importlib.import_module(_HOME[name]), name)
@@ -86,10 +93,23 @@ else:
         globals()[name] = found  # asked for once
         return found
 
+    def _version():
+        from importlib import metadata
+
+        try:
+            return metadata.version("jaxcert")
+        except metadata.PackageNotFoundError:  # a checkout that is not installed
+            return "unknown"
+
     def __dir__():
         return sorted({*globals(), *_HOME, "activations"})
 
 
-__all__ = ["Box", "Spec", "activations", "alpha_crown", "attack", "certify", "crown",
-           "dual_boxes", "grow", "ibp", "load_onnx", "register_rule", "verify",
-           "write_certificates"]  # fmt: skip
+__all__ = [
+    "AttackOptions", "Box", "Certification", "CertifyOptions", "CrownOptions",
+    "DualBox", "DualOptions", "Growth", "GrowthOptions", "InputError", "JaxcertError",
+    "Outcome", "Rates", "Reason", "Spec", "Status", "TightenOptions",
+    "UnsupportedError", "Verdict", "Written", "activations", "alpha_crown", "attack",
+    "certify", "crown", "dual_boxes", "grow", "ibp", "load", "load_onnx",
+    "register_rule", "use_compilation_cache", "verify", "write_certificates",
+]  # fmt: skip

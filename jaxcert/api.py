@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,16 +25,28 @@ from jaxcert.checks import (
 )
 from jaxcert.devices import local_devices, spread
 from jaxcert.errors import InputError
-from jaxcert.limit import TimeLimitError, deadline_after, run_until
+from jaxcert.limit import (
+    TimeLimitError,
+    deadline_after,
+    run_until,
+    stopped_by_ctrl_c,
+)
 from jaxcert.model import Model
 from jaxcert.oracle.decide import Effort, decide
+from jaxcert.runs.progress import told
 from jaxcert.search import dual
 from jaxcert.search.dual import DualBox, DualOptions, DualTask
 from jaxcert.search.growth import Growth, GrowthOptions
 from jaxcert.shapes import expects_batch, find_input, try_shape
 from jaxcert.spec import Spec, checked_spec
 from jaxcert.trace.pinned import own_settings, pinned
-from jaxcert.verdict import Reason, Verdict, unknown
+from jaxcert.verdict import Reason, Status, Verdict, unknown
+
+STAGES = {
+    "prove": "bounds", "reprove": "bounds", "refute": "attack", "confirm": "attack",
+    "branch": "branch and bound",
+}  # fmt: skip
+"""What the stages of a certification are called."""
 
 
 @own_settings()
@@ -51,12 +64,14 @@ def certify(
     options: CertifyOptions | None = None,
     record: bool = False,
     time_limit: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Certification:
     """Returns a bracket around the apothem of every input, with box and witness.
 
     The box is clip([x - r rates.lower, x + r rates.upper], domain) for the largest r
     that was proved; it was re-proved in float64 with a margin for rounding.
+
+    Ctrl-C answers what is proved by then, with a warning; a second one raises.
 
     Args:
       f: any JAX function of params and one input that returns logits, shape (K,). It
@@ -80,7 +95,8 @@ def certify(
       time_limit: seconds after which what is known by then is answered: brackets are
         wider, and inputs that no stage was done for are UNKNOWN. A compilation that
         runs then is left behind in a thread (`jaxcert.limit`).
-      progress: told after every batch how many inputs are answered, and of how many.
+      progress: told after every batch how many inputs are answered, and of how many;
+        True shows a bar, with the stage and the time, on stderr.
 
     Raises:
       InputError: bad shapes, NaN, input outside the domain, labels out of range.
@@ -121,19 +137,34 @@ def certify(
 
     def work(start: int, until: Any) -> Certification:
         chosen = slice(start, start + size)
-        own, strict = None if keep is None else keep[chosen], time_limit is not None
-        answer, proof = certifier.batch_with_proofs(
-            x[chosen], own, until, strict=strict
-        )
+        own = None if keep is None else keep[chosen]
+        answer, proof = certifier.batch_with_proofs(x[chosen], own, until, strict=True)
         return certifier.recorded(answer, x[chosen], proof) if record else answer
 
     starts, devices, parts = range(0, len(x), size), local_devices(), []
-    with contextlib.closing(spread(work, starts, devices, deadline)) as answers:
+    until = np.array(deadline)
+    with (
+        told(progress, "certifying") as (tell, stage),
+        stopped_by_ctrl_c(until) as stop,
+        contextlib.closing(spread(work, starts, devices, until)) as answers,
+    ):
+        certifier.seconds.told = lambda name: stage(STAGES[name])
         for part in answers:
             parts.append(part)
-            if progress is not None:
-                progress(min(len(parts) * size, len(x)), len(x))
+            tell(min(len(parts) * size, len(x)), len(x))
+        late = time.monotonic() >= until
     joined = jax.tree.map(lambda *v: np.concatenate(v), *parts)
+    if stop.by or late:
+        asked = dataclasses.replace(joined.asked, stopped=stop.by or "the time limit")
+        joined = dataclasses.replace(joined, asked=asked)
+    if stop.by:
+        open_ = int((joined.upper - joined.lower > tolerance).sum())
+        warnings.warn(
+            f"stopped by Ctrl-C: {open_} of {len(x)} brackets are wider than the "
+            "tolerance; what is proved is answered",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return jax.tree.map(lambda v: v[0], joined) if single else joined
 
 
@@ -206,11 +237,15 @@ def verify(
     *,
     options: CertifyOptions | None = None,
     time_limit: float | None = None,
+    progress: Progress | bool | None = None,
 ) -> Verdict:
     """Returns PROVED, REFUTED with a witness, or UNKNOWN for one box and one spec.
 
     The bounds are asked first, then the attack; both in float64, each with a margin for
     rounding. Points that lie within it are judged exactly: a tie is a counterexample.
+
+    Ctrl-C answers UNKNOWN, for the reason of time, with the bound that is known by
+    then; a second one raises.
 
     Args:
       f: any JAX function of params and one input that returns a vector; taken as it
@@ -222,6 +257,8 @@ def verify(
       time_limit: seconds after which the answer is UNKNOWN, with the bound that is
         known by then. A compilation that runs then is left behind in a thread
         (`jaxcert.limit`).
+      progress: told as each stage (bounds, attack, branch and bound) begins how many
+        are done, and of how many; True shows a bar, with the time, on stderr.
 
     Raises:
       InputError: the box is empty or not finite, or the spec does not fit the network
@@ -247,16 +284,32 @@ def verify(
     branch = options.branch if options.oracle == "complete" else None
     effort = Effort(bounds, options.attack, branch)  # type: ignore[arg-type]
     known = [unknown(np.asarray(box.lo))]
+    until, stages = np.array(deadline), effort.stages
 
     def work() -> Verdict:
         with own_settings():
-            found = decide(model, box, spec64, effort, deadline, told=known.append)
+            found = decide(
+                model, box, spec64, effort, until, told=known.append, stage=begins
+            )
         return found.verdict
 
-    try:
-        return run_until(work, deadline)
-    except TimeLimitError:
-        return dataclasses.replace(known[-1], reason=np.int32(Reason.TIME))
+    with (
+        told(progress, "verifying") as (tell, stage),
+        stopped_by_ctrl_c(until) as stop,
+    ):
+
+        def begins(name: str) -> None:
+            tell(stages.index(name), len(stages))
+            stage(name)
+
+        try:
+            verdict = run_until(work, deadline)
+            tell(len(stages), len(stages))
+        except TimeLimitError:
+            verdict = dataclasses.replace(known[-1], reason=np.int32(Reason.TIME))
+    if stop.by and verdict.status == Status.UNKNOWN:
+        verdict = dataclasses.replace(verdict, reason=np.int32(Reason.TIME))
+    return verdict
 
 
 @own_settings()

@@ -1,90 +1,103 @@
-"""What a certification is asked and what it answers."""
+"""What a certification answers: brackets, boxes, witnesses, and ways to show them."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import enum
-import time
-from collections.abc import Callable, Iterator
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxcert.box import Box
-from jaxcert.branch.signs import BranchOptions
+from jaxcert.branch.leaves import Proof
 from jaxcert.errors import InputError
-from jaxcert.witness.attack import AttackOptions
+from jaxcert.measures import edge_measures
+from jaxcert.options import CertifyOptions as CertifyOptions
+from jaxcert.options import Outcome as Outcome
+from jaxcert.options import Progress as Progress
+from jaxcert.options import Seconds as Seconds
 
-ORACLES = ("ibp", "crown", "complete")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-Progress = Callable[[int, int], None]
-"""Told now and then how many things are done, and of how many."""
+OBJECTIVE = "apothem"
+FORMAT = "jaxcert certification 1"
+"""Of the files that `Certification.save` writes."""
 
-
-class Outcome(enum.IntEnum):
-    """What became of an input."""
-
-    CERTIFIED = 0
-    """A box of positive apothem was proved."""
-    MISCLASSIFIED = 1
-    """The network predicts another class than the label: there is nothing to prove."""
-    UNKNOWN = 2
-    """No box of positive apothem was proved, for reasons of tightness or margin."""
+_ARRAYS = (
+    "outcome", "label", "predicted", "lower", "upper", "witness", "witness_class",
+    "oracle_calls", "subproblems", "x", "suspect", "suspect_margin",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class CertifyOptions:
-    """How an apothem is searched for.
+class Asked:
+    """What was asked of every input alike.
 
     Attributes:
-      oracle: what proves. "ibp" and "crown" are bounds; "complete" goes on from CROWN
-        with branch and bound until the bracket is no wider than the tolerance.
-      candidates: radii per input that are checked in one call.
-      batch_size: inputs per call; smaller rests are padded to 1, 8 or this size.
-      max_steps: most calls per search and batch.
-      attack: how hard the attack on the upper end tries; None for no attack.
-      branch: how branch and bound runs.
+      network: what f is called.
+      content_hash: SHA-256 (hex) of its weights.
+      num_classes: of the network.
+      labelled: whether labels were given; else the predicted class was to be kept.
+      oracle, tolerance, required_margin: as in `certify`.
+      domain_lower, domain_upper: legal inputs; one number, or one per feature.
+      rates: how fast the faces move: None for 1, one number or one per feature; None
+        also where the two sides differ, and `one_sided` is true.
+      one_sided: whether the two faces of a feature move at different rates.
+      stopped: what ended the search early: "", "the time limit" or "Ctrl-C".
     """
 
+    network: str = "f"
+    content_hash: str = ""
+    num_classes: int = 0
+    labelled: bool = False
     oracle: str = "crown"
-    candidates: int = 8
-    batch_size: int = 64
-    max_steps: int = 40
-    attack: AttackOptions | None = AttackOptions()
-    branch: BranchOptions = BranchOptions()
+    tolerance: float = 1e-4
+    required_margin: float = 0.0
+    domain_lower: float | tuple[float, ...] = 0.0
+    domain_upper: float | tuple[float, ...] = 1.0
+    rates: float | tuple[float, ...] | None = None
+    one_sided: bool = False
+    stopped: str = ""
 
-    def __post_init__(self) -> None:
-        if self.oracle not in ORACLES:
-            raise InputError(
-                f"unknown oracle '{self.oracle}'; choose one of {', '.join(ORACLES)}"
-            )
-        for name in ("candidates", "batch_size", "max_steps"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be an integer >= 1")
-        for name, kind in (("attack", AttackOptions), ("branch", BranchOptions)):
-            value = getattr(self, name)
-            if not isinstance(value, kind) and not (name == "attack" and value is None):
-                raise InputError(
-                    f"{name} is {value!r}; it must be {kind.__name__}"
-                    + (", or None for no attack" if name == "attack" else "")
-                )
+    def config(self) -> dict[str, Any]:
+        """Returns it as the settings of a run, for reports."""
+        kept = {
+            "model": self.network, "model_hash": self.content_hash,
+            "objective": OBJECTIVE, "oracle": self.oracle, "arithmetic": "real",
+            "required_margin": self.required_margin, "tolerance": self.tolerance,
+            "domain_lower": self.domain_lower, "domain_upper": self.domain_upper,
+        }  # fmt: skip
+        if self.rates is not None or self.one_sided:
+            own = "one per face" if self.one_sided else self.rates
+            kept |= {"rates": own, "rates_are": "units of each feature's rate"}
+        return kept
 
-    def buckets(self) -> tuple[int, ...]:
-        """Returns the batch sizes that are compiled for."""
-        return tuple(sorted({min(1, self.batch_size), min(8, self.batch_size),
-                             self.batch_size}))  # fmt: skip
+
+def plain(array: Any) -> float | tuple[float, ...]:
+    """Returns the number that all elements are, else all of them, row by row."""
+    flat = np.asarray(array, np.float64).reshape(-1)
+    same = flat.size > 0 and bool((flat == flat[0]).all())
+    return float(flat[0]) if same else tuple(flat.tolist())
+
+
+def _static(default: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Certification:
     """The answer for every input: bracket of its apothem, proved box, witness.
 
     All arrays are numpy, float64, with a leading axis over the inputs (none if one
-    input was given).
+    input was given). It has a length and can be indexed, sliced and walked through;
+    each part is such an answer again.
 
     Attributes:
       outcome: an `Outcome` value.
@@ -104,6 +117,12 @@ class Certification:
       recorded: what `jaxcert.grow` and `jaxcert.write_certificates` go on from, a
         `jaxcert.certifier.Recorded` of each input, in an array of type object; None
         unless `certify` was asked to record.
+      x: the inputs.
+      suspect: where no witness is confirmed, the point that the attack took for one;
+        NaN if it took none. Nothing is claimed of it.
+      suspect_margin: its margin as float64 evaluates it, less the required one: so
+        near 0 that rounding leaves its sign in doubt; NaN if there is none.
+      asked: what was asked, the same of every input.
     """
 
     outcome: Int[np.ndarray, " n"]
@@ -117,27 +136,287 @@ class Certification:
     oracle_calls: Int[np.ndarray, " n"]
     subproblems: Int[np.ndarray, " n"]
     recorded: np.ndarray | None = None
+    x: Float[np.ndarray, "n *d"] | None = None
+    suspect: Float[np.ndarray, "n *d"] | None = None
+    suspect_margin: Float[np.ndarray, " n"] | None = None
+    asked: Asked = _static(Asked())
+
+    @property
+    def single(self) -> bool:
+        """Whether it is the answer of one input, without a leading axis."""
+        return np.ndim(self.outcome) == 0
+
+    def __len__(self) -> int:
+        """How many inputs it answers.
+
+        Raises:
+          TypeError: it is the answer of one input, which has no axis to count.
+        """
+        if self.single:
+            raise TypeError("the answer is of one input: it has no length")
+        return len(self.outcome)
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "an answer is no bool: ask .outcome == jc.Outcome.CERTIFIED, or .lower > 0"
+        )
+
+    def __getitem__(self, index: Any) -> Certification:
+        """Returns the answer of one input, or of those of a slice, mask or index array.
+
+        Raises:
+          TypeError: it is the answer of one input.
+          IndexError: there is no such input.
+        """
+        if self.single:
+            raise TypeError("the answer is of one input: there is nothing to index")
+        return jax.tree.map(lambda v: np.asarray(v)[index], self)
+
+    def __iter__(self) -> Iterator[Certification]:
+        """Yields the answer of each input."""
+        return (self[row] for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        """Five lines: of how many inputs, what became of them, brackets, question."""
+        from jaxcert.report.summary import described
+
+        many = self.many()
+        shape = np.shape(many.witness)[1:]
+        return described(many.records(), self.asked, shape, self.single, many.doubts())
+
+    def many(self) -> Certification:
+        """Returns the answer with an axis over the inputs, also if it is of one."""
+        if not self.single:
+            return self
+        return jax.tree.map(lambda v: np.asarray(v)[None], self)
+
+    def doubts(self) -> dict[int, float]:
+        """Returns the margins of the unconfirmed counterexamples, by input.
+
+        Of inputs for which no counterexample is confirmed: the attack found a point
+        where the margin is so near 0 that rounding leaves its sign in doubt.
+        """
+        margins = self.many().suspect_margin
+        if margins is None:
+            return {}
+        return {int(i): float(margins[i]) for i in np.flatnonzero(np.isfinite(margins))}
+
+    @property
+    def proofs(self) -> list[Proof | None]:
+        """The branching tree of every box; None where bounds alone prove it.
+
+        Raises:
+          InputError: the answer was not recorded.
+        """
+        if self.recorded is None:
+            raise InputError(
+                "the answer holds no proofs: ask with jc.certify(..., record=True). "
+                "jc.write_certificates writes them for the independent checker"
+            )
+        kept = np.atleast_1d(np.asarray(self.recorded, object))
+        return [one.proof for one in kept]
+
+    def records(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Returns a record per input, as `certificates.jsonl` has them.
+
+        Args:
+          names: of the inputs; None for their numbers.
+
+        Raises:
+          InputError: there are not as many names as inputs.
+        """
+        many = self.many()
+        count = len(many.outcome)
+        names = [str(row) for row in range(count)] if names is None else list(names)
+        if len(names) != count:
+            raise InputError(f"{len(names)} names for {count} inputs: give one each")
+        return [many._record(row, name) for row, name in enumerate(names)]
+
+    def _record(self, row: int, name: str) -> dict[str, Any]:
+        return {
+            "input": name,
+            "label": int(self.label[row]) if self.asked.labelled else None,
+            "predicted": int(self.predicted[row]),
+            "status": Outcome(self.outcome[row]).name.lower(),
+            "objective": OBJECTIVE,
+            "apothem_lower": float(self.lower[row]),
+            "apothem_upper": float(self.upper[row]),
+            **edge_measures(Box(self.box.lo[row], self.box.hi[row])),
+            "required_margin": self.asked.required_margin,
+            "arithmetic": "real",
+            "oracle": self.asked.oracle,
+            "oracle_calls": int(self.oracle_calls[row]),
+            "subproblems": int(self.subproblems[row]),
+            "seconds": None,
+        }
+
+    def table(self, width: int = 80, names: Sequence[str] | None = None) -> str:
+        """Returns the answer as text: inputs or classes, totals, and one sentence.
+
+        Args:
+          width: columns, at least 66.
+          names: of the inputs; None for their numbers.
+        """
+        from jaxcert.report import summarise, table
+
+        records = self.records(names)
+        return table(records, summarise(records), width, self.asked.tolerance)
+
+    def to_latex(self) -> str:
+        """Returns a LaTeX table (booktabs) of classes, proved numbers rounded down."""
+        from jaxcert.report.latex import latex
+
+        return latex(self.records())
+
+    def plot(self) -> Figure:
+        """Returns a matplotlib figure: certified accuracy over the radius.
+
+        Below the solid line it is proved, above the dashed one refuted.
+        """
+        from jaxcert.report.charts import LIGHT, accuracy
+        from jaxcert.report.pictures import units
+
+        shape = np.shape(self.many().witness)[1:]
+        return accuracy(self.records(), units(self.asked.config(), shape), LIGHT)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        names: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Path:
+        """Writes one self-contained HTML page, and returns its path.
+
+        Args:
+          path: of the page, ending in .html.
+          names: of the inputs; None for their numbers.
+          class_names: one per class; None for their numbers.
+
+        Raises:
+          InputError: the answer does not know its inputs, names do not fit, or the page
+            cannot be written.
+        """
+        from jaxcert.report.page import write_page
+        from jaxcert.report.stored import Run
+
+        many = self.many()
+        if many.x is None:
+            raise InputError("the answer does not know its inputs: ask jc.certify")
+        config = self.asked.config()
+        if class_names is not None:
+            config["class_names"] = [str(name) for name in class_names]
+        nowhere, notices = np.full(many.x.shape, np.nan), []
+        if self.asked.stopped:
+            notices.append(f"{self.asked.stopped} ended the search early.")
+        notices += [
+            f"Input {row}: the attack took a point for a counterexample, and rounding "
+            f"leaves that in doubt (margin {margin:.1e} in float64). Unconfirmed: "
+            "nothing is claimed of it."
+            for row, margin in self.doubts().items()
+        ]
+        run = Run(
+            self.records(names), many.x, np.asarray(many.box.lo),
+            np.asarray(many.box.hi), nowhere, nowhere, many.witness,
+            many.witness_class, config, {"complete": True}, tuple(notices),
+        )  # fmt: skip
+        return write_page(run, Path(path))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the answer to an .npz file, for `jaxcert.load`; returns its path.
+
+        What it was recorded with (the network, branching trees) is not in it: for
+        proofs write certificates, with `jaxcert.write_certificates`.
+
+        Raises:
+          InputError: the file cannot be written, or is not called .npz.
+        """
+        from jaxcert.runs import strict_json
+        from jaxcert.runs.array_files import write_npz
+
+        target = Path(path)
+        if target.suffix != ".npz":
+            raise InputError(f"cannot save to {target}: name a file that ends in .npz")
+        arrays = {n: v for n in _ARRAYS if (v := getattr(self, n)) is not None}
+        arrays |= {"lo": np.asarray(self.box.lo), "hi": np.asarray(self.box.hi)}
+        asked = strict_json.encode(dataclasses.asdict(self.asked), "asked")
+        head = strict_json.dumps({"format": FORMAT, "asked": asked}, "head")
+        arrays["head"] = np.array(head)
+        write_npz(target, {n: np.asarray(v) for n, v in arrays.items()}, True)
+        return target
 
 
-@dataclasses.dataclass
-class Seconds:
-    """Seconds by stage, summed over batches, on whatever device they ran.
+def load(path: str | os.PathLike[str]) -> Certification:
+    """Returns the answer that `Certification.save` wrote.
 
-    Compilation is in the first call.
+    A file proves nothing: whoever wrote it is believed. `jaxcert check` checks
+    certificates, which are files of their own.
+
+    Args:
+      path: the file.
+
+    Raises:
+      InputError: there is no such file, it is damaged, or of a version that is not
+        known here.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp, jaxcert as jc
+      >>> w = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> answer = jc.certify(lambda w, x: w @ x, w, jnp.array([[0.75, 0.25]]))
+      >>> path = answer.save(tempfile.mkdtemp() + "/answer.npz")
+      >>> jc.load(path).upper.round(3).tolist()
+      [0.25]
     """
+    from jaxcert.runs import strict_json
+    from jaxcert.runs.array_files import read_npz
+    from jaxcert.runs.files import parse_json
 
-    prove: float = 0.0
-    refute: float = 0.0
-    reprove: float = 0.0
-    confirm: float = 0.0
-    branch: float = 0.0
+    remedy = "Write it again, with Certification.save"
+    arrays = read_npz(path, remedy)
+    try:
+        head = parse_json(str(arrays["head"]))
+        if head.get("format") != FORMAT:
+            raise ValueError(
+                f"its format is {head.get('format')!r}, this version reads {FORMAT!r}"
+            )
+        asked = strict_json.decode(head["asked"])
+        given: dict[str, Any]
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()}
+        arrays_of: dict[str, Any] = {n: arrays[n] for n in _ARRAYS if n in arrays}
+        box: Any = Box(arrays["lo"], arrays["hi"])  # type: ignore[arg-type]
+        answer = Certification(box=box, asked=Asked(**given), **arrays_of)
+        _check(answer)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise InputError(
+            f"{os.fspath(path)} holds no answer that this version can read ({reason}). "
+            f"{remedy}"
+        ) from error
+    if answer.single:
+        # numpy keeps arrays () apart from the numbers that answers of one input hold.
+        return jax.tree.map(lambda v: v[()], answer)
+    return answer
 
-    @contextlib.contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Adds the time spent inside the block to one stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - start
-            setattr(self, stage, getattr(self, stage) + spent)
+
+def _check(answer: Certification) -> None:
+    """Raises ValueError where arrays do not fit, or brackets are disordered."""
+    shape = np.shape(answer.outcome)
+    for name in _ARRAYS:
+        value = getattr(answer, name)
+        if value is None:
+            continue
+        wide = name in ("witness", "x", "suspect")
+        expected = answer.witness.shape if wide else shape
+        if np.shape(value) != expected or value.dtype.kind not in "if":
+            raise ValueError(f"{name} is {value.dtype} of shape {np.shape(value)}")
+    for end in (answer.box.lo, answer.box.hi):
+        if np.shape(end) != answer.witness.shape:
+            raise ValueError(f"the box has shape {np.shape(end)}")
+    if len(shape) > 1 or answer.witness.shape[: len(shape)] != shape:
+        raise ValueError(f"outcome has shape {shape}")
+    if not np.isin(answer.outcome, [int(o) for o in Outcome]).all():
+        raise ValueError("outcome holds a value that is none")
+    if not np.all((answer.lower >= 0) & (answer.lower <= answer.upper)):
+        raise ValueError("a bracket is not ordered")
+    if not math.isfinite(answer.asked.required_margin):
+        raise ValueError("required_margin is no number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -21,10 +22,12 @@ from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Proof
 from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.certification import (
+    Asked,
     Certification,
     CertifyOptions,
     Outcome,
     Seconds,
+    plain,
 )
 from jaxcert.checks import (
     LARGEST,
@@ -35,10 +38,11 @@ from jaxcert.checks import (
     checked_options,
     checked_rates,
 )
-from jaxcert.devices import float64
+from jaxcert.devices import float64, local_devices
 from jaxcert.errors import InputError
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.model import Model
+from jaxcert.network import content_hash
 from jaxcert.oracle.bounds import BoundOracle
 from jaxcert.rows import expand, select
 from jaxcert.search import stages
@@ -46,7 +50,7 @@ from jaxcert.search.apothem import SearchOptions, SearchState
 from jaxcert.search.growing import grow_boxes
 from jaxcert.search.growth import Growth, GrowthOptions, GrowthTask
 from jaxcert.spec import Spec
-from jaxcert.trace.pinned import own_settings
+from jaxcert.trace.pinned import own_settings, pinned
 from jaxcert.witness.attack import AttackOptions, AttackOracle
 from jaxcert.witness.judge import Judge
 
@@ -54,6 +58,9 @@ Found = TypeVar("Found")
 
 # Radii per step of the attack; it descends from several starts at each.
 _ATTACK_CANDIDATES = 4
+# Inputs per call of bounds and attack on a CPU: there, a batch takes as long as its
+# slowest input, for every input.
+_BLOCK = 8
 # The least part of a radius proved in float32 that float64 agrees to, or it searches.
 _AGREEMENT = 0.9
 
@@ -72,6 +79,18 @@ class _Findings:
     witness_class: np.ndarray
     calls: np.ndarray
     subproblems: np.ndarray
+    suspect: np.ndarray
+    suspect_margin: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Refuted:
+    """What the attack found: distances (inf: none), points, and points in doubt."""
+
+    calls: np.ndarray
+    upper: np.ndarray
+    witness: np.ndarray
+    suspect: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,6 +157,26 @@ class Certifier:
         (self.num_classes,) = shape
         bounds = ibp if self.options.oracle == "ibp" else crown
         self.prover = BoundOracle(bounds(self.model.f))
+        self._name = pinned(f).name
+
+    @functools.cached_property
+    def asked(self) -> Asked:
+        """What every input is asked."""
+        rates = self.rates
+        both = bool(np.array_equal(rates.lower, rates.upper))
+        own = plain(rates.lower) if both else None
+        return Asked(
+            network=self._name,
+            content_hash=content_hash("", jax.tree.map(_numbers, self.model.double)),
+            num_classes=self.num_classes,
+            oracle=self.options.oracle,
+            tolerance=self.tolerance,
+            required_margin=self.required_margin,
+            domain_lower=plain(self.domain.lo),
+            domain_upper=plain(self.domain.hi),
+            rates=None if own == 1.0 else own,
+            one_sided=not both,
+        )
 
     def batch(
         self,
@@ -179,17 +218,14 @@ class Certifier:
         """
         x, labels = self._checked(x, labels)
         count = len(x)
-        size = next(b for b in self.options.buckets() if b >= count)
-        x = np.concatenate([x, np.repeat(x[-1:], size - count, axis=0)])
-        logits = self._logits(x)
-        predicted = np.argmax(logits, axis=1).astype(np.int32)
-        if labels is None:
-            label = predicted
-        else:
-            label = np.concatenate([labels, np.repeat(labels[-1:], size - count)])
-            label = label.astype(np.int32)
+        size = self.options.padded(count)
+        x = _padded(x, size)
+        predicted = np.argmax(self._logits(x), axis=1).astype(np.int32)
+        label = predicted if labels is None else _padded(labels, size).astype(np.int32)
         limit = deadline if strict else math.inf
-        result, proof = self._run(x, label, predicted, (deadline, limit))
+        result, proof = self._run(x, label, predicted, count, (deadline, limit))
+        asked = dataclasses.replace(self.asked, labelled=labels is not None)
+        result = dataclasses.replace(result, asked=asked)
         return jax.tree.map(lambda v: v[:count], result), proof
 
     def _run(
@@ -197,16 +233,17 @@ class Certifier:
         x: np.ndarray,
         label: np.ndarray,
         predicted: np.ndarray,
+        count: int,
         limits: tuple[float, float],
     ) -> tuple[Certification, Proof | None]:
-        """Returns the answers and proofs.
+        """Returns the answers and proofs; rows from `count` on are padding.
 
         The limits are the `time.monotonic()` at which branch and bound looks up, and at
         which a stage is left behind: then the answer is what others found.
         """
         deadline, limit = limits
         none, nowhere = np.zeros(len(x), np.int32), np.full(x.shape, np.nan)
-        kept = predicted == label
+        kept = (predicted == label) & (np.arange(len(x)) < count)
 
         def branch() -> ApothemAnswer:
             wanted = kept & (radius >= 0)
@@ -214,18 +251,24 @@ class Certifier:
                 task = self._apothem_task(x, label, radius, upper, witness, wanted)
                 return self._close(task, deadline)
 
-        nothing: Any = Box(nowhere, nowhere)
-        calls, low, radius, box = none, np.zeros(len(x)), np.full(len(x), -1.0), nothing
-        by_bounds = _in_time(partial(self._prove, x, label, kept), limit)
-        if by_bounds is not None:
-            calls, low, radius, box = by_bounds
-        upper = np.full(len(x), np.inf)
-        witness = nowhere
-        attacked = self.options.attack is not None
-        refute = partial(self._refute, x, label, kept, low)
-        refuted = _in_time(refute, limit) if attacked else None
-        if refuted is not None:
-            calls, upper, witness = calls + refuted[0], *refuted[1:]
+        calls, low, radius = none.copy(), np.zeros(len(x)), np.full(len(x), -1.0)
+        box: Any = Box(nowhere.copy(), nowhere.copy())
+        blocks = _blocks(count, self._block(len(x)))
+        for rows in blocks:
+            prove = partial(self._prove, x[rows], label[rows], kept[rows])
+            if (proved := _in_time(prove, limit)) is None:
+                break
+            calls[rows], low[rows], radius[rows], own = proved
+            box.lo[rows], box.hi[rows] = own.lo, own.hi
+        upper, witness = np.full(len(x), np.inf), nowhere.copy()
+        suspect = nowhere.copy()
+        for rows in blocks if self.options.attack is not None else ():
+            each = x[rows], label[rows], kept[rows], low[rows]
+            if (refuted := _in_time(partial(self._refute, *each), limit)) is None:
+                break
+            calls[rows] += refuted.calls
+            upper[rows], witness[rows] = refuted.upper, refuted.witness
+            suspect[rows] = refuted.suspect
         subproblems, proof = none, None
         complete = self.options.oracle == "complete"
         answer = _in_time(branch, limit) if complete else None
@@ -236,11 +279,19 @@ class Certifier:
             box = jax.tree.map(partial(np.where, improved), answer.box, box)
         upper = self._distances(x, upper, witness)
         winner = self._witness_class(x, label, witness)
+        doubtful = kept & np.isinf(upper)
+        suspect = np.where(expand(doubtful, x), suspect, np.nan)
+        margin = self._margins(x, label, suspect)
         found = _Findings(
             x, label, predicted, radius, box, upper, witness, winner, calls,
-            subproblems,
+            subproblems, suspect, margin,
         )  # fmt: skip
         return self._assemble(found), proof
+
+    def _block(self, size: int) -> int:
+        """Returns how many of `size` inputs bounds and attack take in one call."""
+        on_cpu = local_devices()[0].platform == "cpu"
+        return min(size, _BLOCK) if on_cpu else size
 
     @property
     def _types(self) -> tuple[Any, ...]:
@@ -296,12 +347,12 @@ class Certifier:
 
     def _refute(
         self, x: np.ndarray, label: np.ndarray, kept: np.ndarray, low: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns calls, distances (inf: none) and points of counterexamples."""
+    ) -> _Refuted:
+        """Returns counterexamples, and the points that were taken for some in vain."""
         options = SearchOptions(_ATTACK_CANDIDATES, self.options.max_steps, "refute")
         attacker = AttackOracle(self.model.f, self.options.attack or AttackOptions())
         calls, upper = np.zeros(len(x), np.int32), np.full(len(x), np.inf)
-        witness = np.full(x.shape, np.nan)
+        witness, suspect = np.full(x.shape, np.nan), np.full(x.shape, np.nan)
         for dtype in self._types:
             with self.seconds.measure("refute"):
                 found = self._search(attacker, options, x, label, low, dtype)
@@ -309,9 +360,10 @@ class Certifier:
             nearer = distance < upper
             calls, upper = calls + found.calls, np.where(nearer, distance, upper)
             witness = select(nearer, points, witness)
+            suspect = select(np.isinf(distance), np.float64(found.witness), suspect)
             if not (kept & np.isinf(upper)).any():
                 break
-        return calls, upper, witness
+        return _Refuted(calls, upper, witness, suspect)
 
     def recorded(
         self, answer: Certification, x: np.ndarray, proof: Proof | None
@@ -381,11 +433,8 @@ class Certifier:
                 "has other activations"
             )
         count = len(x)
-        size = next(b for b in self.options.buckets() if b >= count)
-
-        def padded(v: Any) -> np.ndarray:
-            v = np.asarray(v)
-            return np.concatenate([v, np.repeat(v[-1:], size - count, axis=0)])
+        size = self.options.padded(count)
+        padded = partial(_padded, size=size)
 
         certified = padded(found.outcome) == Outcome.CERTIFIED
         x = padded(x)
@@ -529,6 +578,20 @@ class Certifier:
             logits[np.arange(len(x)), label] = -np.inf
         return np.where(missing, -1, np.argmax(logits, axis=1))
 
+    def _margins(
+        self, x: np.ndarray, label: np.ndarray, points: np.ndarray
+    ) -> np.ndarray:
+        """Returns margins in float64, less the required one; NaN where no point is."""
+        missing = np.isnan(points).any(axis=tuple(range(1, x.ndim)))
+        if missing.all():
+            return np.full(len(x), np.nan)
+        at = np.clip(points, self.domain.lo, self.domain.hi)
+        logits = np.array(self._logits(np.where(expand(missing, x), x, at)))
+        own = logits[np.arange(len(x)), label].copy()
+        logits[np.arange(len(x)), label] = -np.inf
+        margin = own - logits.max(axis=1) - self.required_margin
+        return np.where(missing, np.nan, margin)
+
     def _assemble(self, found: _Findings) -> Certification:
         x, box, upper = found.x, found.box, found.upper
         wrong = found.predicted != found.label
@@ -558,6 +621,9 @@ class Certifier:
             witness_class=np.where(wrong, -1, found.witness_class).astype(np.int32),
             oracle_calls=found.calls,
             subproblems=found.subproblems,
+            x=x,
+            suspect=found.suspect,
+            suspect_margin=found.suspect_margin,
         )
 
     def _at_boundary(self, box: Box) -> np.ndarray:
@@ -609,6 +675,26 @@ def recorded_question(
             f"the answer is of {len(certifiers)} calls of jc.certify: pass that of one"
         )
     return certifiers[0], np.stack([one.x for one in kept]), answer
+
+
+def _numbers(leaf: Any) -> Any:
+    """Returns what numpy can hold of a leaf of params: of a random key, its words."""
+    key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
+    return jax.random.key_data(leaf) if key else leaf
+
+
+def _padded(rows: Any, size: int) -> np.ndarray:
+    """Returns rows with the last one repeated until there are `size`."""
+    rows = np.asarray(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
+
+
+def _blocks(count: int, block: int) -> list[slice]:
+    """Returns slices of `block` rows that hold the first `count`.
+
+    Batches are padded to a multiple of the block, or are smaller than it.
+    """
+    return [slice(start, start + block) for start in range(0, count, block)]
 
 
 def _in_time(stage: Callable[[], Found], limit: float) -> Found | None:

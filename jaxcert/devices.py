@@ -116,7 +116,7 @@ def spread(
     work: Callable[[Part, np.ndarray], Answer],
     parts: Iterable[Part],
     devices: Sequence[jax.Device],
-    deadline: float = math.inf,
+    deadline: float | np.ndarray = math.inf,
 ) -> Generator[Answer, None, None]:
     """Yields the answers of all parts, in their order, computed on all devices.
 
@@ -132,9 +132,10 @@ def spread(
         past when the iterator is closed. `jax.default_device` is the part's device.
       parts: a part is taken only when a device is free for it.
       devices: of this process.
-      deadline: `time.monotonic()` at which to stop work in progress.
+      deadline: `time.monotonic()` at which to stop work in progress; of an array () it
+        is that array which parts are called with.
     """
-    until = np.array(float(deadline))
+    until = deadline if isinstance(deadline, np.ndarray) else np.array(deadline)
     idle: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
     for device in devices:
         idle.put(device)

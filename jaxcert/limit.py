@@ -7,13 +7,16 @@ behind when its time is up: its result is lost, and what is known is answered.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from jaxcert.errors import InputError, JaxcertError
 from jaxcert.trace.pinned import own_settings
@@ -83,6 +86,46 @@ def run_until(
     if done:
         return done[0]
     raise TimeLimitError("the time limit is over, and the work is not done")
+
+
+class Stop:
+    """Whether Ctrl-C ended a search early.
+
+    Attributes:
+      by: "Ctrl-C", or "".
+    """
+
+    by: str = ""
+
+
+@contextlib.contextmanager
+def stopped_by_ctrl_c(until: np.ndarray) -> Iterator[Stop]:
+    """Lets the first Ctrl-C inside the block end the search, the second one raise.
+
+    The deadline comes forward, so that the search answers what is proved by then; a
+    compilation is waited for. Where the program handles SIGINT in its own way, and in
+    threads, Ctrl-C is left to it.
+
+    Args:
+      until: the deadline, an array () that the search looks at.
+    """
+    stop = Stop()
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield stop
+        return
+
+    def ended(number: int, frame: Any) -> None:
+        if stop.by:
+            signal.default_int_handler(number, frame)
+        stop.by = "Ctrl-C"
+        until[...] = -math.inf
+
+    signal.signal(signal.SIGINT, ended)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def left_behind() -> bool:

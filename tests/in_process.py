@@ -65,7 +65,7 @@ def _ended(run: Callable[[], int | None], capsys: Any) -> Ended:
     capsys.readouterr()
     with flagsaver.flagsaver(logtostderr=True), pytest.MonkeyPatch.context() as patch:
         # This process belongs to all tests; their compilations are not to be kept.
-        patch.setattr(console, "_use_compilation_cache", lambda: None)
+        patch.setattr(console, "use_compilation_cache", lambda: None)
         code: int | str | None
         try:
             code = run()

@@ -1,4 +1,4 @@
-"""Every example in a docstring of jaxcert, and in the README, is executed."""
+"""Every example in a docstring of jaxcert is executed; see test_docs for pages."""
 
 from __future__ import annotations
 
@@ -36,14 +36,3 @@ def test_docstring_examples(name: str):
 
 def test_there_are_examples_of_every_public_question():
     assert {"jaxcert.api", "jaxcert.bounds.crown", "jaxcert.bounds.ibp"} <= set(MODULES)
-
-
-def test_readme_examples():
-    readme = ROOT.parent / "README.md"
-    text = readme.read_text()
-    # A fence is no prompt: doctest would take it for expected output.
-    plain = text.replace("```", "\n")
-    examples = doctest.DocTestParser().get_doctest(plain, {}, "README", str(readme), 0)
-    results = doctest.DocTestRunner().run(examples)
-    assert results.failed == 0
-    assert results.attempted == len(examples.examples)

@@ -7,12 +7,12 @@ import logging as python_logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
 
 import jax
 from absl import app, flags, logging
 
+from jaxcert.cache import use_compilation_cache
 from jaxcert.commands import options
 from jaxcert.errors import JaxcertError
 from jaxcert.limit import left_behind
@@ -87,7 +87,9 @@ def guarded(main: Callable[[], int | None]) -> Callable[[Sequence[str]], int | N
             logging.get_absl_logger().setLevel(python_logging.INFO)
         # It reports every kind of accelerator that this machine does not have.
         python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
-        _use_compilation_cache()
+        # It tells of the list of fonts that it makes once on every machine.
+        python_logging.getLogger("matplotlib").setLevel(python_logging.WARNING)
+        use_compilation_cache()
         try:
             if len(argv) > 1:
                 raise JaxcertError(
@@ -137,12 +139,3 @@ def warn_of_assumptions(scope: Scope) -> None:
     """Says on stderr what proofs take for granted, if anything."""
     for text in scope.assumptions:
         logging.warning("taken for granted: %s", text)
-
-
-def _use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless the user chose where already."""
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", str(Path(home) / "jaxcert" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -14,7 +14,9 @@ from absl import logging
 from jaxcert.commands.console import expand
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
-from jaxcert.learning.data import Dataset, load_dataset
+from jaxcert.learning.data import load_dataset
+from jaxcert.learning.dataset import Dataset, as_unit
+from jaxcert.learning.image_folder import holds_images, load_images
 from jaxcert.learning.inputs import load_inputs, parse_selection
 from jaxcert.learning.models import (
     checkpoint_metadata,
@@ -48,9 +50,21 @@ class Selection:
 
 
 def select_inputs(
-    text: str, network: Network, dataset: str, split: str, data_dir: str | None
+    text: str,
+    network: Network,
+    dataset: str,
+    split: str,
+    data_dir: str | None,
+    scale: float | None = None,
 ) -> Selection:
     """Returns what `--inputs` names: files if there are any so called, else indices.
+
+    Args:
+      text: a folder of images or of CSV files, a file of arrays, or indices.
+      network: that takes them.
+      dataset, split, data_dir: what indices are of.
+      scale: what the numbers of files are divided by; images are bytes, which are
+        divided by 255 unless it is given.
 
     Raises:
       InputError: no such files, inputs of another shape, malformed indices.
@@ -60,10 +74,14 @@ def select_inputs(
     # text is no file (its Path would be the current directory).
     named = path.suffix in (".csv", ".npy", ".npz") or "/" in text
     if named or (text and os.path.exists(path)):
-        found = load_inputs(path, network.input_shape)
+        if holds_images(path):
+            return _own_images(path, network, scale)
+        found = load_inputs(path, network.input_shape, scale=scale)
         for name, reason in found.skipped:
             logging.warning("skipped %s: %s", name, reason)
         return Selection(path.name, found.names, found.x, found.labels, None)
+    if scale is not None:
+        raise InputError("--scale belongs to --inputs that are files")
     data = load_dataset(dataset, split, data_dir)
     chosen = parse_selection(text, len(data.labels))
     images = arrange_images(data.images[chosen], network.input_shape)
@@ -74,6 +92,28 @@ def select_inputs(
         labels=data.labels[chosen],
         class_names=data.class_names,
     )
+
+
+def _own_images(path: Path, network: Network, scale: float | None) -> Selection:
+    """Returns the images of a folder, as the network takes them."""
+    found = load_images(path)
+    classes = found.class_names
+    if classes is not None and len(classes) > network.num_outputs:
+        raise InputError(
+            f"{path} has {len(classes)} classes, the network {network.num_outputs}"
+        )
+    if classes is not None and not classes[0].isdecimal():
+        if len(classes) != network.num_outputs:
+            raise InputError(
+                f"{path} has {len(classes)} classes, the network "
+                f"{network.num_outputs}: which is which? Call them by their numbers, 0 "
+                f"to {network.num_outputs - 1}"
+            )
+        told = ", ".join(f"{k} {name}" for k, name in enumerate(classes))
+        logging.info("classes in the order of their names: %s", told)
+    pixels = as_unit(found.pixels) if scale is None else found.pixels / scale
+    x = arrange_images(pixels.astype(np.float64), network.input_shape)
+    return Selection(path.name, found.names, x, found.labels, classes)
 
 
 def arrange_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

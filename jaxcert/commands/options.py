@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -120,6 +121,13 @@ def data_dir() -> Any:
     )
 
 
+DATASET = (
+    "digits, mnist, fashion_mnist, cifar10, any image data set that "
+    "tensorflow-datasets has prepared, or the path of a folder of your own."
+)
+"""Help of the option of a data set."""
+
+
 def time_limit(default: float, what: str) -> Any:
     """Returns the field of the seconds that a run may take, 0 for no limit."""
     return option(default, f"Seconds {what}; 0: no limit.", least=0)
@@ -140,6 +148,20 @@ class Options:
     def record(self) -> dict[str, Any]:
         """Returns the values by the names of their flags, for the files of a run."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def command(self, name: str) -> str:
+        """Returns the command line that asks for this; defaults are left out."""
+        words = [f"jaxcert {name}"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no'}{field.name}")
+                continue
+            text = ",".join(map(_word, value)) if isinstance(value, tuple) else value
+            words.append(shlex.quote(f"--{field.name}={text}"))
+        return " ".join(words)
 
 
 Some = TypeVar("Some", bound=Options)

@@ -12,14 +12,18 @@ import os
 import struct
 import urllib.request
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from jaxcert.errors import InputError
-from jaxcert.learning.inputs import Inputs, Labels, load_inputs, parse_selection
-from jaxcert.runs.files import expand_home, parse_json, read_text, write_atomically
+from jaxcert.learning import cifar
+from jaxcert.learning.dataset import SPLITS, Dataset, as_unit
+from jaxcert.learning.inputs import Inputs, load_inputs, parse_selection
+from jaxcert.learning.own_data import is_own, load_own
+from jaxcert.learning.prepared import read_prepared
+from jaxcert.runs.files import expand_home, write_atomically
 
 __all__ = [
     "DATASETS",
@@ -30,35 +34,6 @@ __all__ = [
     "load_inputs",
     "parse_selection",
 ]
-
-Images = Float[np.ndarray, "n h w c"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """One split of a labelled image data set, in its canonical order.
-
-    Attributes:
-      name: one of `DATASETS`.
-      split: "train" or "test".
-      images: float32, shape (n, h, w, c), values in [0, 1].
-      labels: int32, shape (n,), indices into `class_names`.
-      class_names: one name per class.
-      source: where the images came from, for people to read.
-    """
-
-    name: str
-    split: str
-    images: Images
-    labels: Labels
-    class_names: tuple[str, ...]
-    source: str
-
-    def first(self, count: int | None) -> Dataset:
-        """Returns the data set with its first `count` images alone; None for all."""
-        return dataclasses.replace(
-            self, images=self.images[:count], labels=self.labels[:count]
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +100,7 @@ _PUBLISHED = {
     ),
 }
 
-DATASETS = ("digits", *_PUBLISHED)
-SPLITS = ("train", "test")
+DATASETS = ("digits", *_PUBLISHED, "cifar10")
 
 
 def load_dataset(
@@ -142,10 +116,13 @@ def load_dataset(
     `DIR/*.gz`). Where no directory was given and none has them they are downloaded to
     a cache directory and their contents are checked.
 
-    Index i is image i of the published IDX files, from either source.
+    Index i is image i of the published IDX files, from either source. `cifar10` is
+    looked for as its published binary files, then as TFDS prepared it; of the latter,
+    and of any other data set, the order is that of the prepared files.
 
     Args:
-      name: one of `DATASETS`.
+      name: one of `DATASETS`, the name of any image data set that tensorflow-datasets
+        has prepared, or the path of a folder of one's own (`load_own`).
       split: "train" or "test".
       data_dir: the only directory to look into; None or '' for the search above.
         `digits` lies in no directory: for it data_dir is ignored.
@@ -154,24 +131,52 @@ def load_dataset(
       InputError: unknown name or split, files that are damaged or are another data
         set's, nothing found in `data_dir`, or a download that failed.
     """
-    if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r} of {name}; known: train, test")
+    if name not in DATASETS and (is_own(name) or expand_home(name).is_dir()):
+        return load_own(name, split)
     if name == "digits":
         return _load_digits(split)
     data_dir, missing = data_dir or None, []
     for where, directory in _directories(data_dir):
         if data_dir is not None and not directory.is_dir():
             raise InputError(f"no data directory {directory} ({where})")
-        for read in (_read_tfds, _read_idx):
+        for read in _READERS.get(name, (_read_tfds,)):
             found = read(name, split, directory)
             if isinstance(found, Dataset):
                 return found
             missing.append(f"{found} ({where})")
     if data_dir is not None:
         raise InputError(f"no {name} {split} split: " + "; ".join(missing))
+    if name == "cifar10":
+        raise InputError(
+            f"no {name} {split} split: {'; '.join(missing)}. Unpack {cifar.SOURCE} "
+            "into DIR and give data_dir=DIR"
+        )
+    if name not in DATASETS:
+        raise InputError(
+            f"unknown data set {name!r}; known: {', '.join(DATASETS)}, any images that "
+            f"tensorflow-datasets has prepared ({'; '.join(missing)}), and a folder of "
+            "one's own, written with a /"
+        )
     return _download(name, split, missing)
+
+
+def training_data(
+    name: str, split: str, data_dir: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """Returns a split to train or to test on; see `load_dataset`.
+
+    Raises:
+      InputError: the data set is a folder without splits, too: images that were
+        trained on say nothing of others.
+    """
+    data = load_dataset(name, split, data_dir)
+    if data.split != split:
+        raise InputError(
+            f"{name} is not split: training needs {name}/train and {name}/test"
+        )
+    return data
 
 
 def _directories(data_dir: str | os.PathLike[str] | None) -> list[tuple[str, Path]]:
@@ -203,7 +208,7 @@ def _load_digits(split: str) -> Dataset:
 def _dataset(
     name: str, split: str, pixels: np.ndarray, labels: np.ndarray, source: str
 ) -> Dataset:
-    images = pixels.reshape(-1, *_IMAGE_SHAPE).astype(np.float32) / np.float32(255)
+    images = as_unit(pixels.reshape(-1, *_IMAGE_SHAPE))
     names = _PUBLISHED[name].class_names
     return Dataset(name, split, images, labels.astype(np.int32), names, source)
 
@@ -212,47 +217,17 @@ def _dataset(
 
 
 def _read_tfds(name: str, split: str, directory: Path) -> Dataset | str:
-    prepared = sorted(directory.glob(f"{name}/*/dataset_info.json"))
-    if not prepared:
-        return f"no {directory / name}/VERSION/dataset_info.json"
-    folder = prepared[-1].parent
-    try:
-        text = read_text(prepared[-1], kind="a dataset_info.json")
-        file_format = parse_json(text).get("fileFormat")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"cannot read {prepared[-1]}: {error}") from error
-    if file_format != "array_record":
-        return (
-            f"{folder} is prepared as {file_format}, which only TensorFlow reads; "
-            "prepare it with file_format='array_record'"
+    found = read_prepared(name, split, directory)
+    if isinstance(found, str):
+        return found
+    folder, pixels, labels = found.folder, found.pixels, found.labels
+    if name not in _PUBLISHED:
+        source = f"tensorflow-datasets {folder}, in the order of its files"
+        images = as_unit(pixels)
+        return Dataset(
+            name, split, images, labels.astype(np.int32), found.class_names, source
         )
-    try:
-        # The first two are named here because tensorflow-datasets would import them
-        # later, with an error of its own.
-        import array_record  # noqa: F401
-        import importlib_resources  # noqa: F401
-        import PIL.Image
-        import tensorflow_datasets as tfds
-    except ModuleNotFoundError as error:
-        return (
-            f"{folder} needs the package {error.name}: pip install "
-            "tensorflow-datasets array_record importlib_resources pillow"
-        )
-    try:
-        source = tfds.builder_from_directory(str(folder)).as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        records = source.__getitems__(range(len(source)))
-        pixels = np.stack(
-            [np.asarray(PIL.Image.open(io.BytesIO(r["image"]))) for r in records]
-        ).reshape(-1, *_IMAGE_SHAPE[:2])
-        labels = np.array([record["label"] for record in records])
-    except (ValueError, KeyError, IndexError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"cannot read the {split} split of {folder}: {reason}; prepare it again, "
-            "or remove it to use another source"
-        ) from error
+    pixels = pixels.reshape(len(pixels), *pixels.shape[1:3])
     order = _tfds_order(split, len(labels))
     pixels, labels = pixels[order], labels[order].astype(np.uint8)
     if _digests(pixels, labels) != _PUBLISHED[name].sha256[split]:
@@ -262,6 +237,17 @@ def _read_tfds(name: str, split: str, directory: Path) -> Dataset | str:
             "another source"
         )
     return _dataset(name, split, pixels, labels, f"tensorflow-datasets {folder}")
+
+
+def _read_cifar(name: str, split: str, directory: Path) -> Dataset | str:
+    found = cifar.read_cifar10(split, directory)
+    if isinstance(found, str):
+        return found
+    pixels, labels, folder = found
+    return Dataset(
+        name, split, as_unit(pixels), labels.astype(np.int32), cifar.CLASSES,
+        f"binary files {folder}",
+    )  # fmt: skip
 
 
 def _tfds_order(split: str, count: int) -> np.ndarray:
@@ -352,6 +338,13 @@ def _read_idx_file(path: Path, magic: int) -> np.ndarray:
 
 def _kind(magic: int) -> str:
     return "images" if magic == _IMAGE_MAGIC else "labels"
+
+
+_READERS: dict[str, tuple[Callable[[str, str, Path], Dataset | str], ...]] = {
+    **dict.fromkeys(_PUBLISHED, (_read_tfds, _read_idx)),
+    "cifar10": (_read_cifar, _read_tfds),
+}
+"""Where each data set is looked for, in this order; others as TFDS prepared them."""
 
 
 def _download(name: str, split: str, missing: list[str]) -> Dataset:

@@ -42,6 +42,7 @@ def load_inputs(
     path: str | os.PathLike[str],
     input_shape: tuple[int, ...],
     most_bytes: int | None = None,
+    scale: float | None = None,
 ) -> Inputs:
     """Returns the inputs of a folder of CSV files, one CSV file or an array file.
 
@@ -58,6 +59,7 @@ def load_inputs(
       input_shape: shape of one input of the network.
       most_bytes: most that an `.npz` may unpack to; None: 400 times its size, but at
         least 256 MiB and at most 4 GiB (uncompressed ones are read at any size).
+      scale: what all numbers are divided by; an array of bytes needs one.
 
     Raises:
       InputError: no such path, or contents of another form; names the file.
@@ -69,16 +71,22 @@ def load_inputs(
             files = sorted(p for p in path.iterdir() if p.suffix.lower() == ".csv")
             if not files:
                 raise InputError(f"no .csv file in the folder {path}")
-            return _load_csv(files, input_shape)
+            return _scaled(_load_csv(files, input_shape), scale)
         if not path.exists():
             raise InputError(f"no such file or folder: {path}")
         if suffix == ".csv":
-            return _load_csv([path], input_shape)
+            return _scaled(_load_csv([path], input_shape), scale)
         if suffix in (".npy", ".npz"):
-            return _load_arrays(path, input_shape, most_bytes)
+            return _scaled(_load_arrays(path, input_shape, most_bytes, scale), scale)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     raise InputError(f"{path}: inputs come as a folder of .csv, a .csv, .npy or .npz")
+
+
+def _scaled(found: Inputs, scale: float | None) -> Inputs:
+    if scale is None:
+        return found
+    return dataclasses.replace(found, x=found.x / scale)
 
 
 def _load_csv(files: list[Path], input_shape: tuple[int, ...]) -> Inputs:
@@ -129,7 +137,10 @@ def _parse_csv(file: Path, count: int) -> np.ndarray | None:
 
 
 def _load_arrays(
-    path: Path, input_shape: tuple[int, ...], most_bytes: int | None
+    path: Path,
+    input_shape: tuple[int, ...],
+    most_bytes: int | None,
+    scale: float | None,
 ) -> Inputs:
     remedy = "Copy it again, or write it with numpy.save or numpy.savez"
     if path.suffix.lower() == ".npy":
@@ -143,6 +154,11 @@ def _load_arrays(
         )
     if x.dtype.kind not in "fiub":
         raise InputError(f"{path}: inputs must be real numbers, not {x.dtype}")
+    if x.dtype == np.uint8 and scale is None:
+        raise InputError(
+            f"{path} holds bytes: say with --scale what to divide them by (255 for "
+            "images in [0, 1], 1 to leave them as they are)"
+        )
     if x.ndim < 2 or not _same_layout(x.shape[1:], input_shape):
         raise InputError(
             f"{path} has an array of shape {x.shape}, the network takes inputs of "

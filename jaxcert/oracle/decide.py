@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ from jaxcert.verdict import Reason, Verdict, from_bound, refuted, unknown
 from jaxcert.witness.attack import AttackOptions, AttackOracle, find_witness
 from jaxcert.witness.judge import Accepts, Judge
 
+BOUNDS, ATTACK, BRANCH = "bounds", "attack", "branch and bound"
+
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
@@ -42,6 +44,12 @@ class Effort:
     bounds: Literal["ibp", "crown", "alpha"] | None = None
     attack: AttackOptions | None = None
     branch: BranchOptions | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What is tried, in order."""
+        tried = {BOUNDS: self.bounds, ATTACK: self.attack, BRANCH: self.branch}
+        return tuple(name for name, effort in tried.items() if effort is not None)
 
 
 class Decision(NamedTuple):
@@ -64,11 +72,12 @@ def decide(
     box: Box,
     spec: Spec,
     effort: Effort,
-    deadline: float = np.inf,
+    deadline: Any = np.inf,
     *,
     judge: Judge | None = None,
     accepts: Accepts | None = None,
     told: Callable[[Verdict], None] = lambda _: None,
+    stage: Callable[[str], None] = lambda _: None,
 ) -> Decision:
     """Returns the verdict on one box; points within rounding are judged exactly.
 
@@ -77,27 +86,32 @@ def decide(
       box: numpy float64, not empty.
       spec: what must hold for every output over the box, numpy float64.
       effort: what is tried.
-      deadline: `time.monotonic()` after which branch and bound stops.
+      deadline: `time.monotonic()` after which branch and bound stops; an array () may
+        come forward.
       judge: of points that rounding leaves in doubt; made here if there is none.
       accepts: what a witness of the attack must satisfy besides; see `Judge.first`.
       told: told the verdict of the bounds, which takes the least time.
+      stage: told the name of each stage as it begins.
     """
     verdict, judge = unknown(np.asarray(box.lo)), judge or Judge(model)
     if effort.bounds is not None:
+        stage(BOUNDS)
         verdict = bounded(model, box, spec, effort.bounds, deadline)
         told(verdict)
         if verdict.proved:
-            return Decision(verdict, "bounds")
+            return Decision(verdict, BOUNDS)
     if effort.attack is not None:
+        stage(ATTACK)
         attacker = AttackOracle(model.f, effort.attack)
         witness = find_witness(attacker, judge, box, spec, accepts)
         if witness is not None:
-            return Decision(refuted(witness.point, witness.margin), "attack")
+            return Decision(refuted(witness.point, witness.margin), ATTACK)
     if effort.branch is None:
         return Decision(verdict)
+    stage(BRANCH)
     verdict, count = branch_and_bound(model, box, spec, effort.branch, deadline, judge)
     decided = bool(verdict.proved) or bool(verdict.refuted)
-    return Decision(verdict, "branch and bound" if decided else "", count)
+    return Decision(verdict, BRANCH if decided else "", count)
 
 
 def bounded(

@@ -11,12 +11,11 @@ from jaxcert.report.stored import (
     Run,
     read_run,
 )
-from jaxcert.report.summary import DEFAULT_RADII, sentence, summarise
+from jaxcert.report.summary import sentence, summarise
 from jaxcert.report.table import table
 
 __all__ = [
     "BOX_KEYS",
-    "DEFAULT_RADII",
     "GROWN_KEYS",
     "RECORD_KEYS",
     "STATUSES",

@@ -5,15 +5,19 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxcert.report.summary import accuracy_at, finite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +51,37 @@ SCHEMES = (
 )
 
 
-def write_histogram(
-    records: Sequence[Mapping[str, Any]], unit: str, stem: Path
-) -> None:
-    """Writes the histogram of both ends of the apothem brackets."""
+LIGHT, DARK = SCHEMES
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A chart as data URIs, in its light and its dark version."""
+
+    light: str
+    dark: str
+
+
+def in_both(draw: Callable[[Scheme], Figure]) -> Picture:
+    """Returns both versions of a chart, given what draws it in a scheme."""
+    return Picture(*(data_uri(_png(draw(scheme))) for scheme in SCHEMES))
+
+
+def data_uri(png: bytes) -> str:
+    """Returns a PNG as the address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _png(fig: Figure) -> bytes:
+    stream = io.BytesIO()
+    fig.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def histogram(
+    records: Sequence[Mapping[str, Any]], unit: str, scheme: Scheme
+) -> Figure:
+    """Returns the histogram of both ends of the apothem brackets."""
     correct = [r for r in records if r["status"] != "misclassified"]
     lower = finite(r["apothem_lower"] for r in correct)
     upper = finite(r["apothem_upper"] for r in correct)
@@ -58,40 +89,39 @@ def write_histogram(
     count = min(40, max(8, round(2 * math.sqrt(len(correct)))))
     bins = np.linspace(0, top * (1 + 1e-9), count + 1)
     missing = 2 * len(correct) - len(lower) - len(upper)
-    for scheme in SCHEMES:
-        fig, ax = chart(scheme, 7.2, 4.2)
-        for values, colour, label, style in (
-            (lower, scheme.proved, "lower end: proved", "-"),
-            (upper, scheme.refuted, "upper end: refuted", "--"),
-        ):
-            ax.hist(values, bins, color=colour, alpha=0.25)
-            ax.hist(
-                values,
-                bins,
-                histtype="step",
-                color=colour,
-                linewidth=2,
-                linestyle=style,
-                label=label,
-            )
-        ax.set_xlim(0, top * 1.02)
-        ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
-        ax.set_xlabel(f"apothem ({unit})")
-        ax.set_ylabel("correctly classified inputs")
-        ax.yaxis.get_major_locator().set_params(integer=True)
-        if missing:
-            ax.set_title(
-                f"{missing} infinite ends are not drawn",
-                loc="right",
-                fontsize=10,
-                color=scheme.ink,
-            )
-        legend(ax, scheme, loc="upper right")
-        fig.savefig(stem.with_name(stem.name + scheme.suffix + ".png"))
+    fig, ax = chart(scheme, 7.2, 4.2)
+    for values, colour, label, style in (
+        (lower, scheme.proved, "lower end: proved", "-"),
+        (upper, scheme.refuted, "upper end: refuted", "--"),
+    ):
+        ax.hist(values, bins, color=colour, alpha=0.25)
+        ax.hist(
+            values,
+            bins,
+            histtype="step",
+            color=colour,
+            linewidth=2,
+            linestyle=style,
+            label=label,
+        )
+    ax.set_xlim(0, top * 1.02)
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
+    ax.set_xlabel(f"apothem ({unit})")
+    ax.set_ylabel("correctly classified inputs")
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    if missing:
+        ax.set_title(
+            f"{missing} infinite ends are not drawn",
+            loc="right",
+            fontsize=10,
+            color=scheme.ink,
+        )
+    legend(ax, scheme, loc="upper right")
+    return fig
 
 
-def write_accuracy(records: Sequence[Mapping[str, Any]], unit: str, stem: Path) -> None:
-    """Writes certified accuracy as a function of radius, exact at every radius."""
+def accuracy(records: Sequence[Mapping[str, Any]], unit: str, scheme: Scheme) -> Figure:
+    """Returns certified accuracy as a function of radius, exact at every radius."""
     correct = [r for r in records if r["status"] != "misclassified"]
     lower = np.sort([float(r["apothem_lower"]) for r in correct])
     upper = np.sort([float(r["apothem_upper"]) for r in correct])
@@ -107,37 +137,36 @@ def write_accuracy(records: Sequence[Mapping[str, Any]], unit: str, stem: Path) 
         100 * proved / len(records),
         100 * refutable / len(records),
     )
-    for scheme in SCHEMES:
-        fig, ax = chart(scheme, 7.2, 4.2)
-        ax.fill_between(
-            corners,
-            below,
-            above,
-            color=scheme.between,
-            label="unknown",
-            lw=0,
-        )
-        ax.plot(
-            corners,
-            above,
-            color=scheme.refuted,
-            linewidth=2,
-            linestyle="--",
-            label="not refuted (upper ends)",
-        )
-        ax.plot(
-            corners,
-            below,
-            color=scheme.proved,
-            lw=2.4,
-            label="proved (lower ends)",
-        )
-        ax.set_xlim(0, 1.05 * top)
-        ax.set_ylim(0, 103)
-        ax.set_xlabel(f"radius ({unit})")
-        ax.set_ylabel("share of all inputs (%)")
-        legend(ax, scheme, loc="upper right", reverse=True)
-        fig.savefig(stem.with_name(stem.name + scheme.suffix + ".png"))
+    fig, ax = chart(scheme, 7.2, 4.2)
+    ax.fill_between(
+        corners,
+        below,
+        above,
+        color=scheme.between,
+        label="unknown",
+        lw=0,
+    )
+    ax.plot(
+        corners,
+        above,
+        color=scheme.refuted,
+        linewidth=2,
+        linestyle="--",
+        label="not refuted (upper ends)",
+    )
+    ax.plot(
+        corners,
+        below,
+        color=scheme.proved,
+        lw=2.4,
+        label="proved (lower ends)",
+    )
+    ax.set_xlim(0, 1.05 * top)
+    ax.set_ylim(0, 103)
+    ax.set_xlabel(f"radius ({unit})")
+    ax.set_ylabel("share of all inputs (%)")
+    legend(ax, scheme, loc="upper right", reverse=True)
+    return fig
 
 
 def chart(scheme: Scheme, width: float, height: float) -> tuple[Any, Any]:

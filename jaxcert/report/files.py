@@ -36,6 +36,7 @@ from jaxcert.report.stored import (
     PARTS,
     RECORD_KEYS,
     RUN,
+    SCHEMA,
     SUMMARY,
     check_once,
     check_record,
@@ -72,6 +73,7 @@ class RunFiles(Closing):
         config: Mapping[str, Any],
         flags: Mapping[str, Any] | None = None,
         scope: Scope | None = None,
+        command: str = "",
     ):
         """Opens or continues the run in `output_dir`.
 
@@ -86,6 +88,7 @@ class RunFiles(Closing):
             `model`, `dataset`, `split`, `domain_lower`, `domain_upper`, `class_names`
             and `feature_names`, and prints every other key as it is.
           flags: all settings, for summary.json.
+          command: what was typed, for summary.json and the report.
           scope: what the proofs cover, for run.json, summary.json and the report.
 
         Raises:
@@ -96,6 +99,7 @@ class RunFiles(Closing):
         self.notices: list[str] = []
         self._config = strict_json.encode(config, "config")
         self._flags = strict_json.encode(flags or {}, "flags")
+        self._command = command
         self._start = time.monotonic()
         self._earlier_seconds = 0.0
         self._closed = False
@@ -112,7 +116,7 @@ class RunFiles(Closing):
                     (self.directory / name).unlink(missing_ok=True)
                 for path in part_paths(self.directory):
                     path.unlink()
-            stored = {"config": self._config, "started": _now()}
+            stored = {"schema": SCHEMA, "config": self._config, "started": _now()}
             told = strict_json.dumps(stored, RUN, indent=1).encode() + b"\n"
             try:
                 write_whole(self.directory / RUN, told)
@@ -222,6 +226,7 @@ class RunFiles(Closing):
             if not any((self.directory / PARTS).iterdir()):
                 (self.directory / PARTS).rmdir()
         summary = {
+            "schema": SCHEMA,
             "complete": complete,
             **summarise(records),
             "wall_seconds": round(
@@ -232,6 +237,7 @@ class RunFiles(Closing):
             "device": _device(),
             "config": self._config,
             "flags": self._flags,
+            "command": self._command,
         }
         scope = read_scope_of_run(self.directory)
         if scope is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -13,18 +14,27 @@ import numpy as np
 
 from jaxcert.errors import InputError
 from jaxcert.report import charts, pictures
+from jaxcert.report.charts import Picture
 from jaxcert.report.pictures import Example, Scale
-from jaxcert.report.regions import Regions, write_plane
-from jaxcert.report.stored import Record, Run, read_run
+from jaxcert.report.regions import Regions, plane
+from jaxcert.report.stored import STATUSES, Record, Run, read_run
 from jaxcert.report.summary import (
+    finite,
     format_number,
     format_percent,
+    mean,
+    median,
     sentence,
     summarise,
 )
-from jaxcert.report.template import TEMPLATE
-from jaxcert.runs.files import write_atomically
+from jaxcert.report.table import by_class
+from jaxcert.runs.files import file_stem, write_atomically
 
+PROOFS = "proofs"
+CLASS_HEADS = (
+    "class", "inputs", "certified", "misclassified", "unknown", "mean lower",
+    "median lower", "mean upper",
+)  # fmt: skip
 _MOST_STRIPS = 12
 _MOST_OTHERS = 2
 _NAMES = {
@@ -48,9 +58,10 @@ _TILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """One picture of a strip."""
+    """One picture of a strip; its name is one of those of `pictures.tiles`."""
 
-    file: str
+    name: str
+    uri: str
     alt: str
     caption: str
     scale: Scale | None
@@ -63,70 +74,160 @@ class Strip:
     record: Record
     caption: str
     tiles: tuple[Tile, ...] = ()
-    bars: str = ""
-    plane: str = ""
+    bars: Picture | None = None
+    plane: Picture | None = None
     hidden: str = ""
 
 
 def write_report(output_dir: str | os.PathLike[str]) -> Path:
     """Returns the path of the report, written from the run's files in `output_dir`.
 
-    Writes `report.html` and the PNGs under `pictures/` that it shows, and removes the
-    pictures of an earlier report. The page is static: no scripts, nothing loaded from
-    elsewhere.
-
     Raises:
       InputError: there is no run, a file of it is damaged, or the directory cannot be
         written.
     """
-    import jinja2
-
     directory = Path(output_dir)
     run = read_run(directory)
+    folder = directory / PROOFS
+    certificates = {
+        record["input"]: path.name
+        for record in run.records
+        if record["status"] == "certified"
+        and (path := folder / f"{file_stem(record['input'])}.npz").is_file()
+    }
+    regions = Regions.read(directory)
+    return write_page(run, directory / "report.html", certificates, regions)
+
+
+def write_page(
+    run: Run,
+    target: Path,
+    certificates: Mapping[str, str] | None = None,
+    regions: Regions | None = None,
+) -> Path:
+    """Writes the page of a run into one file that needs no other; returns its path.
+
+    Pictures lie in it as data, and nothing is loaded from elsewhere, so that it can be
+    mailed. A script of its own sorts and searches its tables.
+
+    Args:
+      run: what it reports on.
+      target: the file.
+      certificates: names of the files that the checker accepted, by input.
+      regions: of a network of two features, where they are known.
+
+    Raises:
+      InputError: it cannot be written.
+    """
     summary = summarise(run.records, radius=_radius(run.about))
-    target = directory / "report.html"
+    unit = pictures.units(run.config, run.x.shape[1:])
+    strips = [_strip(run, row, regions) for row in choose(run.records)]
+    certificates = certificates or {}
+    drawn: dict[str, Picture | None] = {"accuracy": None, "histogram": None}
+    if run.records:
+        records = run.records
+        drawn["accuracy"] = charts.in_both(
+            lambda scheme: charts.accuracy(records, unit, scheme)
+        )
+    if summary["correct"]:
+        drawn["histogram"] = charts.in_both(
+            lambda scheme: charts.histogram(records, unit, scheme)
+        )
+    page = render(
+        "certify.html",
+        title=_title(run.config),
+        sentence=sentence(summary, _tolerance(run.config)),
+        claim=_claim(run),
+        proofs=_proofs(run, certificates),
+        rates=run.config.get("rates_are"),
+        complete=run.about.get("complete", False),
+        notices=run.notices,
+        scope=None if run.scope is None else run.scope.words,
+        summary=summary,
+        facts=_facts(run),
+        strips=strips,
+        others=_others(strips),
+        images=pictures.image_shape(run.x.shape[1:]) is not None,
+        grown=any(r.get("grown") for r in run.records),
+        edges=unit != pictures.MIXED,
+        records=run.records,
+        certificates=certificates,
+        class_heads=CLASS_HEADS,
+        class_rows=_class_rows(run),
+        share=lambda value, way: format_percent(
+            round(value * summary["n"]), summary["n"], way
+        ),
+        **drawn,
+    )
+    return write_html(target, page)
+
+
+def render(template: str, **values: Any) -> str:
+    """Returns a page of the folder `templates`, all texts escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxcert.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals |= {
+        "down": lambda value: format_number(value, "down"),
+        "up": lambda value: format_number(value, "up"),
+        "near": format_number,
+        "text": lambda value: "-" if value is None else value,
+    }
+    return environment.get_template(template).render(**values)
+
+
+def write_html(target: Path, page: str) -> Path:
+    """Writes a page, whole or not at all, and returns its path.
+
+    Raises:
+      InputError: it cannot be written.
+    """
     try:
-        folder = directory / "pictures"
-        folder.mkdir(exist_ok=True)
-        for pattern in ("input-*.png", "apothems*.png", "certified-accuracy*.png"):
-            for path in folder.glob(pattern):
-                path.unlink()
-        strips = _write_pictures(run, folder, Regions.read(directory))
-        environment = jinja2.Environment(
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        page = environment.from_string(TEMPLATE).render(
-            title=_title(run.config),
-            sentence=sentence(summary, _tolerance(run.config)),
-            rates=run.config.get("rates_are"),
-            complete=run.about.get("complete", False),
-            notices=run.notices,
-            scope=None if run.scope is None else run.scope.words,
-            summary=summary,
-            facts=_facts(run),
-            strips=strips,
-            others=_others(strips),
-            images=pictures.image_shape(run.x.shape[1:]) is not None,
-            grown=any(r.get("grown") for r in run.records),
-            records=run.records,
-            down=lambda value: format_number(value, "down"),
-            up=lambda value: format_number(value, "up"),
-            near=format_number,
-            share=lambda value, way: format_percent(
-                round(value * summary["n"]), summary["n"], way
-            ),
-            text=lambda value: "-" if value is None else value,
-        )
         # A file name may hold bytes that no encoding explains.
         write_atomically(target, page.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise InputError(
-            f"cannot write the report in {directory}: {error.strerror}"
+            f"cannot write the report {target}: {error.strerror}"
         ) from error
     return target
+
+
+def _claim(run: Run) -> str:
+    """Returns what is claimed of certified inputs, in one sentence."""
+    margins = sorted({value_text(r["required_margin"]) for r in run.records}) or ["0"]
+    unit = pictures.units(run.config, run.x.shape[1:])
+    return (
+        "Claim: of every input called certified, each point of the domain in which no "
+        "feature is farther from the input than the lower end of its bracket "
+        f"({unit}) gets the class of the input, by a margin > {', '.join(margins)}."
+    )
+
+
+def _proofs(run: Run, certificates: Mapping[str, str]) -> str:
+    """Returns where the proofs are, and what the checker said of them."""
+    certified = sum(r["status"] == "certified" for r in run.records)
+    if not certified:
+        return ""
+    if not certificates:
+        return (
+            "No certificate files were written: the claim rests on the search, which "
+            "proved each box in float64 with a margin for rounding. Run again with "
+            "--proofs for files that the independent checker accepts or rejects."
+        )
+    text = (
+        f"{len(certificates)} of the {certified} certified inputs have a certificate "
+        f"in the folder {PROOFS}. The independent checker accepted each when it was "
+        "written, and does so again with: jaxcert check, followed by that folder."
+    )
+    if any(r["required_margin"] < 0 for r in run.records):
+        text += " It calls them vacuous: with a margin below 0 another class may win."
+    return text
 
 
 def _radius(about: Mapping[str, Any]) -> float | None:
@@ -164,19 +265,8 @@ def choose(records: Sequence[Mapping[str, Any]], most: int = _MOST_STRIPS) -> li
     return [*certified, *unknown, *rows["misclassified"][: left - len(unknown)]]
 
 
-def _write_pictures(run: Run, folder: Path, regions: Regions | None) -> list[Strip]:
-    """Returns the strips of the gallery, after writing every picture of the report."""
-    if not run.records:
-        return []
-    unit = pictures.units(run.config, run.x.shape[1:])
-    charts.write_accuracy(run.records, unit, folder / "certified-accuracy")
-    if any(r["status"] != "misclassified" for r in run.records):
-        charts.write_histogram(run.records, unit, folder / "apothems")
-    return [_write_strip(run, row, folder, regions) for row in choose(run.records)]
-
-
-def _write_strip(run: Run, row: int, folder: Path, regions: Regions | None) -> Strip:
-    """Returns one strip, after writing its pictures."""
+def _strip(run: Run, row: int, regions: Regions | None) -> Strip:
+    """Returns one strip, with its pictures."""
     record = run.records[row]
     shape = run.x.shape[1:]
     domain_lo, domain_hi = pictures.domain_of(run.config, shape)
@@ -192,31 +282,26 @@ def _write_strip(run: Run, row: int, folder: Path, regions: Regions | None) -> S
         domain_hi=domain_hi,
         grown=None if np.isnan(grown[0]).any() else grown,
     )
-    # Numbered by row: an input's name may hold what no link or file system takes.
-    stem = f"input-{row:05d}"
     caption = _caption(run, row, example)
     if pictures.image_shape(shape) is None:
         names = run.config.get("feature_names")
-        shown = pictures.write_bars(example, folder / stem, names)
-        plane = ""
+        bars, shown = pictures.bars(example, names)
+        drawn = None
         if regions is not None and example.x.size == 2:
-            write_plane(regions, example, record["predicted"], names, folder / stem)
-            plane = f"{stem}-plane"
+            drawn = plane(regions, example, record["predicted"], names)
         hidden = ""
         if shown < example.x.size:
             rule = "with the least slack" if boxed else "shown"
             hidden = f"The {shown} of {example.x.size} features {rule}."
-        bars = f"{stem}-features"
-        return Strip(record, caption, bars=bars, plane=plane, hidden=hidden)
-    scales = pictures.write_tiles(example, folder / stem)
+        return Strip(record, caption, bars=bars, plane=drawn, hidden=hidden)
     tiles = []
-    for name, scale in scales.items():
+    for name, tile in pictures.tiles(example).items():
         text = _TILES[name]
         if name == "counterexample" and run.witness_class[row] >= 0:
             predicted = _class_name(run.config, int(run.witness_class[row]))
             text = f"counterexample: predicted {predicted}"
         alt = f"{_TILES[name]} of input {record['input']}"
-        tiles.append(Tile(f"{stem}-{name}.png", alt, text, scale))
+        tiles.append(Tile(name, tile.uri, alt, text, tile.scale))
     return Strip(record, caption, tiles=tuple(tiles))
 
 
@@ -276,6 +361,31 @@ def _class_name(config: Mapping[str, Any], index: Any) -> str:
     return str(index)
 
 
+def _class_rows(run: Run) -> list[tuple[str, ...]]:
+    """Returns the table of the classes."""
+    rows = by_class(run.records)
+    return [
+        (
+            _class_name(run.config, key), str(len(group)),
+            *(str(sum(r["status"] == s for r in group)) for s in STATUSES),
+            *_three(group),
+        )
+        for key, group in rows
+    ]  # fmt: skip
+
+
+def _three(group: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+    """Returns mean and median lower end, and the mean of the finite upper ends."""
+    correct = [r for r in group if r["status"] != "misclassified"]
+    lower = [float(r["apothem_lower"]) for r in correct]
+    upper = finite(r["apothem_upper"] for r in correct)
+    return (
+        format_number(mean(lower), "down"),
+        format_number(median(lower), "down"),
+        format_number(mean(upper), "up"),
+    )
+
+
 def _title(config: Mapping[str, Any]) -> str:
     """Returns the report's title: which model, on which data."""
     title = f"Robustness certificates: {config.get('model', 'network')}"
@@ -302,24 +412,28 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     config = dict(run.config)
     for key in ("class_names", "feature_names"):
         config.pop(key, None)
-    if len(str(config.get("model_hash", ""))) > 20:
-        # The whole of it is in run.json.
-        config["model_hash"] = f"{str(config['model_hash'])[:16]} ..."
     facts = [(_NAMES[key], str(config.pop(key))) for key in _NAMES if key in config]
     for key in ("objective", "oracle", "arithmetic", "required_margin"):
         config.pop(key, None)
-        values = sorted({_value(r[key]) for r in run.records})
+        values = sorted({value_text(r[key]) for r in run.records})
         if values:
             facts.append((key.replace("_", " "), ", ".join(values)))
     lower, upper = config.pop("domain_lower", None), config.pop("domain_upper", None)
-    lower = "0" if lower is None else _value(lower)
-    upper = "1" if upper is None else _value(upper)
+    lower = "0" if lower is None else value_text(lower)
+    upper = "1" if upper is None else value_text(upper)
     if "," in lower + upper:
         facts += [("domain, lower ends", lower), ("domain, upper ends", upper)]
     else:
         facts.append(("domain, per feature", f"[{lower}, {upper}]"))
-    facts += [(key.replace("_", " "), _value(value)) for key, value in config.items()]
+    facts += [
+        (key.replace("_", " "), value_text(value)) for key, value in config.items()
+    ]
+    if len(run.x):
+        digest = hashlib.sha256(np.ascontiguousarray(run.x, "<f8").tobytes())
+        facts.append(("inputs, SHA-256 of their float64 values", digest.hexdigest()))
     about = run.about
+    if about.get("command"):
+        facts.append(("command", str(about["command"])))
     if "versions" in about:
         versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         date = str(about.get("date", "-"))
@@ -332,13 +446,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     return facts
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Returns a setting in few characters."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         flat = np.asarray(value, dtype=object).ravel()
         if len(flat) > 8 and all(isinstance(v, int | float) for v in flat):
             return f"{min(flat):g} .. {max(flat):g} ({len(flat)} values)"
-        return ", ".join(_value(v) for v in flat)
+        return ", ".join(value_text(v) for v in flat)
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)

@@ -7,22 +7,26 @@ perceptually uniform and told apart by colour-blind readers.
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from jaxcert.errors import InputError
-from jaxcert.report.charts import SCHEMES, chart, legend
+from jaxcert.report.charts import Picture, Scheme, chart, data_uri, in_both, legend
 from jaxcert.report.summary import format_number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _LEAST_IMAGE_SIDE = 4
 _LEAST_FLAT_SIDE = 7
 _TILE_PIXELS = 224
 _MOST_BARS = 24
+MIXED = "input units, which differ between features"
 SLACK_MAP = "viridis"
 CHANGE_MAP = "PuOr_r"
 EDGE_MAP = "magma"
@@ -55,6 +59,14 @@ class Scale:
     gradient: str
     low: str
     high: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One picture of an image input: a PNG as a data URI, and its colours' scale."""
+
+    uri: str
+    scale: Scale | None
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
@@ -120,7 +132,8 @@ def units(config: Mapping[str, Any], shape: tuple[int, ...]) -> str:
     width = float(np.max(hi - lo, initial=0.0))
     uniform = width > 0 and math.isfinite(width) and bool(np.all(hi - lo == width))
     if not uniform:
-        return "input units"
+        # Of features whose ranges differ no edge or mean of edges is comparable.
+        return MIXED if bool(np.all(np.isfinite(hi - lo))) else "input units"
     what = "pixel range" if image_shape(shape) else "feature range"
     return f"input units, {width:g} = full {what}"
 
@@ -143,21 +156,20 @@ def on_boundary(
     )
 
 
-def write_tiles(example: Example, stem: Path) -> dict[str, Scale | None]:
-    """Writes an image input's pictures and returns the scale of each tile's colours.
+def tiles(example: Example) -> dict[str, Tile]:
+    """Returns an image input's pictures, by name.
 
-    Files are `STEM-NAME.png`, NAME being image, lower, upper, slack-down, slack-up,
-    counterexample, change, grown-lower, grown-upper, grown-edges. A tile is left out
-    where there is no box, no witness, or no grown box.
+    Names are image, lower, upper, slack-down, slack-up, counterexample, change,
+    grown-lower, grown-upper, grown-edges. A tile is left out where there is no box, no
+    witness, or no grown box.
     Faces on the domain's boundary, which do not count for the apothem, are hatched.
     """
     import matplotlib
 
-    scales: dict[str, Scale | None] = {}
+    found: dict[str, Tile] = {}
 
     def save(name: str, pixels: np.ndarray, scale: Scale | None = None) -> None:
-        _save_png(stem.with_name(f"{stem.name}-{name}.png"), pixels)
-        scales[name] = scale
+        found[name] = Tile(data_uri(_png(pixels)), scale)
 
     finite_range = np.isfinite(example.domain_lo) & np.isfinite(example.domain_hi)
     if finite_range.all():
@@ -216,7 +228,7 @@ def write_tiles(example: Example, stem: Path) -> dict[str, Scale | None]:
             _enlarge(colours),
             Scale(gradient(EDGE_MAP), "0", format_number(top)),
         )
-    return scales
+    return found
 
 
 def gradient(name: str) -> str:
@@ -229,10 +241,8 @@ def gradient(name: str) -> str:
     return f"linear-gradient(to right, {colours})"
 
 
-def write_bars(
-    example: Example, stem: Path, feature_names: Sequence[str] | None
-) -> int:
-    """Writes a non-image input as bars, one per feature; returns how many are shown.
+def bars(example: Example, feature_names: Sequence[str] | None) -> tuple[Picture, int]:
+    """Returns a non-image input as bars, one per feature, and how many are shown.
 
     Of many features the ones with the least slack are shown (without a box: the ones
     that the counterexample moves most, else the first).
@@ -260,7 +270,8 @@ def write_bars(
     shown = np.sort(np.argsort(rank, kind="stable")[:_MOST_BARS])
     rows = np.arange(len(shown))
     height = 1.3 if example.grown is None else 1.6  # the legend needs a second line
-    for scheme in SCHEMES:
+
+    def draw(scheme: Scheme) -> Figure:
         fig, ax = chart(scheme, 8.0, height + 0.27 * len(shown))
         if np.isfinite(width).all():
             left, right = place(dom_lo)[shown], place(dom_hi)[shown]
@@ -308,8 +319,9 @@ def write_bars(
         ax.grid(axis="y", visible=False)
         columns = 4 if example.grown is None else 3
         legend(ax, scheme, loc="lower center", ncols=columns, bbox_to_anchor=(0.5, 1.0))
-        fig.savefig(stem.with_name(f"{stem.name}-features{scheme.suffix}.png"))
-    return len(shown)
+        return fig
+
+    return in_both(draw), len(shown)
 
 
 def _plain(text: str, length: int) -> str:
@@ -333,7 +345,9 @@ def _hatch(
     return np.where(mask[..., None], stripes[..., None], pixels)
 
 
-def _save_png(path: Path, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+def _png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     from matplotlib.image import imsave
 
-    imsave(path, pixels, format="png")
+    stream = io.BytesIO()
+    imsave(stream, pixels, format="png")
+    return stream.getvalue()

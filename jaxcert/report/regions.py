@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
-from jaxcert.report.charts import SCHEMES, chart, legend
+from jaxcert.report.charts import Picture, Scheme, chart, in_both, legend
 from jaxcert.report.pictures import Example
 from jaxcert.runs.array_files import read_npz, write_npz
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REGIONS = "regions.npz"
 # Light and dark tints of the colours of Okabe and Ito, one per class in turn.
@@ -74,17 +77,14 @@ class Regions:
         return Regions(**arrays)
 
 
-def write_plane(
-    regions: Regions, example: Example, label: int, names: Any, stem: Path
-) -> None:
-    """Writes `STEM-plane.png` and its dark version: the boxes over the regions.
+def plane(regions: Regions, example: Example, label: int, names: Any) -> Picture:
+    """Returns the boxes of an input over the regions of the classes.
 
     Args:
       regions: of the network.
       example: an input of two features, in any shape.
       label: its class, whose dual box is drawn.
       names: of the features, or None.
-      stem: of the files.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Rectangle
@@ -92,7 +92,8 @@ def write_plane(
     names = names or ("feature 0", "feature 1")
     first, second = regions.first, regions.second
     count = int(max(regions.classes.max(), label)) + 1
-    for scheme in SCHEMES:
+
+    def draw(scheme: Scheme) -> Figure:
         fig, ax = chart(scheme, 6.4, 5.2)
         tints = _TINTS[scheme.suffix]
         ax.imshow(
@@ -139,7 +140,9 @@ def write_plane(
         ax.set_xlabel(str(names[0]).replace("$", r"\$"))
         ax.set_ylabel(str(names[1]).replace("$", r"\$"))
         legend(ax, scheme, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0))
-        fig.savefig(stem.with_name(f"{stem.name}-plane{scheme.suffix}.png"))
+        return fig
+
+    return in_both(draw)
 
 
 def _middle(regions: Regions, label: int) -> tuple[float, float]:

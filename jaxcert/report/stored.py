@@ -83,6 +83,9 @@ PARTS = "parts"
 RUN = "run.json"
 SUMMARY = "summary.json"
 
+SCHEMA = 1
+"""Of the files of a run, docs/files.md; files without a number are of the first."""
+
 _LOST = "The run's settings are lost with it: choose another --output"
 
 
@@ -370,7 +373,7 @@ def read_about(directory: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     advice = "Remove it and continue the run with --resume, which writes it anew"
-    about = strict_json.decode(read_json(path, advice))
+    about = strict_json.decode(_read_known(path, advice))
     seconds = about.get("wall_seconds", 0.0)
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not (number and 0 <= seconds < math.inf):
@@ -378,6 +381,22 @@ def read_about(directory: Path) -> dict[str, Any]:
     if not isinstance(about.get("versions", {}), dict):
         raise InputError(f"{path}: versions must be an object. {advice}")
     return about
+
+
+def _read_known(path: Path, advice: str) -> dict[str, Any]:
+    """Returns the object in a file of a run.
+
+    Raises:
+      InputError: it is damaged, or of a schema that is not known here.
+    """
+    held = read_json(path, advice)
+    schema = held.get("schema", SCHEMA)
+    if schema != SCHEMA or isinstance(schema, bool):
+        raise InputError(
+            f"{path} is of schema {schema!r}; this version of jaxcert reads {SCHEMA}. "
+            "Use the version that wrote it, or choose another --output"
+        )
+    return held
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -389,7 +408,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / RUN
     if not path.exists():
         return {}
-    config = read_json(path, _LOST).get("config", {})
+    config = _read_known(path, _LOST).get("config", {})
     if not isinstance(config, dict):
         raise InputError(f"{path}: config must be an object. {_LOST}")
     return config

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-DEFAULT_RADII = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+_MOST_RADII = 8
 
 _ROUNDING = {
     "down": decimal.ROUND_FLOOR,
@@ -99,16 +99,32 @@ def telling_radius(lower: Sequence[float]) -> float | None:
     middle = statistics.median_low(lower)
     if math.isinf(middle) or middle <= 0:
         return middle
-    power = math.floor(math.log10(middle))
-    steps = [
-        float(f"{m}e{e}") for e in (power - 1, power, power + 1) for m in (1, 2, 5)
-    ]
-    return max((step for step in steps if step <= middle), default=middle)
+    return max(
+        (step for step in _round_steps(middle) if step <= middle), default=middle
+    )
+
+
+def telling_radii(records: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Returns 0 and round radii between which the proved ends of a run lie.
+
+    1, 2, 5 times powers of ten, up to the first that none reaches, the greatest eight.
+    """
+    ends = finite(r["apothem_lower"] for r in records) or [0.0]
+    top = max(ends) or max(finite(r["apothem_upper"] for r in records), default=0.0)
+    steps = _round_steps(top) if top > 0 else [0.1]
+    last = next((i for i, step in enumerate(steps) if step > top), 0)
+    return (0.0, *steps[max(0, last + 2 - _MOST_RADII) : last + 1])
+
+
+def _round_steps(around: float) -> list[float]:
+    """Returns 1, 2, 5 times powers of ten, from far below a number to above it."""
+    power = math.floor(math.log10(around))
+    return [float(f"{m}e{e}") for e in range(power - 3, power + 2) for m in (1, 2, 5)]
 
 
 def summarise(
     records: Sequence[Mapping[str, Any]],
-    radii: Sequence[float] = DEFAULT_RADII,
+    radii: Sequence[float] | None = None,
     radius: float | None = None,
 ) -> dict[str, Any]:
     """Returns counts, means and certified accuracies of a run's records.
@@ -127,7 +143,8 @@ def summarise(
       oracle_calls, subproblems, seconds: sums.
       radius: the one of the headline: the argument, or `telling_radius`.
       proved_at_radius: how many inputs are proved at it.
-      certified_accuracy: for each radius a dict `radius, proved, not_refuted` with
+      certified_accuracy: for each of the radii, or of `telling_radii`, a dict `radius,
+        proved, not_refuted` with
         shares of ALL inputs in [0, 1]; see `accuracy_at`.
     A mean over nothing is None; a mean over an infinite apothem is infinite.
     """
@@ -161,7 +178,7 @@ def summarise(
     for key in ("oracle_calls", "subproblems", "seconds"):
         summary[key] = sum(r[key] or 0 for r in records)
     summary["certified_accuracy"] = []
-    for radius in radii:
+    for radius in telling_radii(records) if radii is None else radii:
         proved, not_refuted = accuracy_at(records, radius)
         summary["certified_accuracy"].append(
             {
@@ -231,3 +248,62 @@ def sentence(summary: Mapping[str, Any], tolerance: float | None = None) -> str:
             "refuted, so nothing is claimed"
         )
     return ". ".join(parts) + "."
+
+
+def described(
+    records: Sequence[Mapping[str, Any]],
+    asked: Any,
+    shape: tuple[int, ...],
+    single: bool,
+    doubts: Mapping[int, float],
+) -> str:
+    """Returns an answer in five lines, whatever its size.
+
+    Args:
+      records: one per input.
+      asked: a `jaxcert.certification.Asked`.
+      shape: of one input.
+      single: whether it is the answer of one input.
+      doubts: margins of unconfirmed counterexamples, by input.
+    """
+    found = summarise(records)
+    counts = ", ".join(
+        f"{found[s]} {s}" for s in ("certified", "misclassified", "unknown")
+    )
+    what = f"{found['n']} inputs of shape {shape}: {counts}"
+    if single:
+        (record,) = records
+        what = f"one input of shape {shape}: {record['status']}"
+        what += f", class {record['predicted']}"
+    correct = [r for r in records if r["status"] != "misclassified"]
+    lower = _ends([r["apothem_lower"] for r in correct], "down")
+    upper = _ends([r["apothem_upper"] for r in correct], "up")
+    if not single and found["no_counterexample"]:
+        upper += f"; none known for {found['no_counterexample']}"
+    if doubts:
+        margin = min(doubts.values(), key=abs)
+        upper += f"; {len(doubts)} unconfirmed, float64 margin {margin:.1e}"
+    widest = format_number(found["widest_bracket"], "up")
+    early = f"; {asked.stopped} ended the search early" if asked.stopped else ""
+    domain = _range(asked.domain_lower, asked.domain_upper)
+    return (
+        f"Certification of {what}\n"
+        f"  lower end, proved   {lower}\n"
+        f"  upper end, refuted  {upper}\n"
+        f"  widest bracket      {widest}, tolerance {asked.tolerance:g}{early}\n"
+        f"  asked               {asked.oracle}, margin > {asked.required_margin:g}, "
+        f"domain {domain}, network {asked.network}"
+    )
+
+
+def _ends(values: Sequence[float], way: Literal["down", "up"]) -> str:
+    if len(values) < 2:
+        return format_number(values[0], way) if values else "-"
+    three = (("least", min), ("median", statistics.median), ("greatest", max))
+    return ", ".join(f"{name} {format_number(of(values), way)}" for name, of in three)
+
+
+def _range(lower: Any, upper: Any) -> str:
+    if isinstance(lower, tuple) or isinstance(upper, tuple):
+        return "one per feature"
+    return f"[{lower:g}, {upper:g}]"

@@ -95,13 +95,23 @@ def _input_rows(records: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     return lines
 
 
-def _class_rows(records: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """Returns a heading, a row per class, and the row of all classes."""
+def by_class(
+    records: Sequence[Mapping[str, Any]],
+) -> list[tuple[Any, list[Mapping[str, Any]]]]:
+    """Returns the records of each class, in the order of the classes.
+
+    The class is the label, or the prediction where there is no label.
+    """
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for r in records:
         key = r["predicted"] if r["label"] is None else r["label"]
         groups.setdefault(key, []).append(r)
-    shown = list(groups.items())
+    return sorted(groups.items(), key=lambda item: (isinstance(item[0], str), item[0]))
+
+
+def _class_rows(records: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    """Returns a heading, a row per class, and the row of all classes."""
+    groups = shown = by_class(records)
     if len(shown) > _MOST_ROWS:
         shown = sorted(shown, key=lambda item: -len(item[1]))[:_MOST_ROWS]
     shown.sort(key=lambda item: (isinstance(item[0], str), item[0]))

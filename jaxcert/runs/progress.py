@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from absl import logging
+from jaxcert.errors import InputError
 
 
 class Show(Protocol):
@@ -51,6 +51,59 @@ def progress(
         yield show
 
 
+Told = Callable[[int, int], None]
+"""Told now and then how many things are done, and of how many."""
+Stage = Callable[[str], None]
+"""Told the name of each stage as it begins."""
+
+
+@contextlib.contextmanager
+def told(asked: Told | bool | None, doing: str) -> Iterator[tuple[Told, Stage]]:
+    """Yields what is told how far a search is, and at which stage.
+
+    Args:
+      asked: a function of (done, total); True for a bar on stderr, which shows in
+        notebooks too; None or False for nothing.
+      doing: what is done: "certifying".
+
+    Raises:
+      InputError: it is none of these.
+    """
+    if asked is None or asked is False:
+        yield _silent, _silent
+    elif asked is not True:
+        if not callable(asked):
+            raise InputError(
+                f"progress is {asked!r}; pass True, or a function of (done, total)"
+            )
+        yield asked, _silent
+    else:
+        from rich.console import Console
+        from rich.progress import (
+            MofNCompleteColumn,
+            Progress,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = Progress.get_default_columns()[:-2]
+        more = MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        with Progress(*columns, *more, console=Console(stderr=True)) as bar:
+            task = bar.add_task(doing, total=None)
+
+            def stage(words: str) -> None:
+                bar.update(task, description=f"{doing}: {words}")
+
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            yield show, stage
+
+
+def _silent(*_: object) -> None:
+    pass
+
+
 class _Lines:
     """Lines on how far a run is, some seconds apart."""
 
@@ -62,6 +115,8 @@ class _Lines:
 
     def tell(self, done: int, words: str) -> None:
         """Says how far it is, unless it has just been said."""
+        from absl import logging
+
         now = time.monotonic()
         begin, before = self._first = self._first or (now, done)
         if now - self._told < self._seconds:

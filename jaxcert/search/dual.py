@@ -121,7 +121,8 @@ class DualBox:
         """Returns all of the domain, of which nothing is known.
 
         Args:
-          label, domain: of the answer.
+          label: the class.
+          domain: it is within this box.
           tolerance: as in `DualOptions`.
         """
         shape = domain.lo.shape

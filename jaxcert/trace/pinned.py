@@ -113,6 +113,11 @@ class Pinned:
         self.key = told, strictness, registered()
         self._hash = hash(self.key)
 
+    @property
+    def name(self) -> str:
+        """What f is called."""
+        return _name(self.f)
+
     def __call__(self, *arguments: Any) -> Any:
         """Returns f's result; called while f is traced.
 
@@ -219,8 +224,9 @@ class _Walk:
 
     def _function(self, f: types.FunctionType) -> Hashable:
         cells = [_content(cell) for cell in f.__closure__ or ()]
-        parts = f.__code__, f.__defaults__, f.__kwdefaults__, cells, vars(f)
-        return "function", f.__code__, *map(self.key, parts[1:]), self._globals(f)
+        parts = f.__defaults__, f.__kwdefaults__, cells, vars(f)
+        code = _code_key(f.__code__)
+        return "function", code, *map(self.key, parts), self._globals(f)
 
     def _class(self, kind: type) -> Hashable:
         if _is_installed(_file(sys.modules.get(kind.__module__))):
@@ -253,6 +259,32 @@ class _Walk:
         parts = tuple((n, self.key(v)) for n, v in held.items())
         own = kind.__eq__ is object.__eq__
         return self.key(kind), parts, _Same(value) if own else None
+
+
+def _code_key(code: types.CodeType) -> Hashable:
+    """Returns what code does, without where it was written.
+
+    A cell that is run again under other lines is compiled to code objects that differ
+    in their line numbers alone.
+    """
+    return (
+        code.co_name, code.co_code, code.co_names, code.co_varnames, code.co_freevars,
+        code.co_cellvars, code.co_flags, code.co_argcount, code.co_posonlyargcount,
+        code.co_kwonlyargcount, code.co_exceptiontable,
+        tuple(map(_constant_key, code.co_consts)),
+    )  # fmt: skip
+
+
+def _constant_key(value: Any) -> Hashable:
+    """Returns a constant of code with its type: 1 is not 1.0, nor 0.0 -0.0."""
+    match value:
+        case types.CodeType():
+            return _code_key(value)
+        case tuple():
+            return tuple, tuple(map(_constant_key, value))
+        case frozenset():
+            return frozenset, frozenset(map(_constant_key, value))
+    return type(value), repr(value)
 
 
 def _content(cell: Any) -> Any:

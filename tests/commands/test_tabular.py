@@ -162,7 +162,7 @@ def test_a_run_is_proved_checked_and_said(done):
             assert (run.grown_lo[row] >= dual["outer_lo"]).all()
             assert (run.grown_hi[row] <= dual["outer_hi"]).all()
     page = (output / "report.html").read_text()
-    assert "-plane.png" in page and "Distances are in rates" in page
+    assert 'class="plane"' in page and "Distances are in rates" in page
 
 
 def test_a_run_is_continued_and_redoes_nothing(done, capsys, monkeypatch):

@@ -17,7 +17,7 @@ from jaxcert.errors import InputError
 from jaxcert.learning import data
 from jaxcert.learning.data import DATASETS, load_dataset
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="needs the real data sets of ../shared/data"
 )
@@ -113,7 +113,7 @@ def test_small_idx_files_are_read_and_said_to_be_others(small):
 
 
 def test_unknown_names():
-    with fails("^unknown data set 'cifar'; known: digits, mnist, fashion_mnist$"):
+    with fails("^unknown data set 'cifar'; known: digits, mnist, fashion_mnist, "):
         load_dataset("cifar")
     for name in DATASETS:
         with fails(f"^unknown split 'valid' of {name}; known: train, test$"):

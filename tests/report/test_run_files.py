@@ -284,6 +284,18 @@ def test_a_damaged_summary_is_no_traceback(tmp_path, about):
             attempt(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["run.json", "summary.json"])
+def test_a_run_of_another_schema_is_refused(tmp_path, name):
+    write(tmp_path, [record("0")])
+    path = tmp_path / name
+    assert '"schema": 1' in path.read_text()
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(InputError, match=f"{name} is of schema 2; .* reads 1"):
+        read_run(tmp_path)
+    path.write_text(path.read_text().replace('"schema": 2,', ""))
+    assert len(read_run(tmp_path).records) == 1  # written before there were numbers
+
+
 def test_a_refused_run_changes_nothing(tmp_path):
     write(tmp_path, [record("0")])
     before = sorted(tmp_path.iterdir())

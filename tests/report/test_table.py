@@ -54,6 +54,9 @@ def test_summary_against_numbers_done_by_hand():
         0.25,
         0.0,
     ]
+    assert [row["radius"] for row in summarise(records)["certified_accuracy"]] == [
+        0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2,
+    ]  # fmt: skip
     assert sentence(s) == (
         "2 of 4 inputs proved at radius 0.02: each feature may move by 0.02 at once, "
         "and the prediction stays. 2 certified, each at a radius of its own: mean "

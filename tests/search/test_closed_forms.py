@@ -184,7 +184,7 @@ def test_compilations_are_no_more_than_buckets():
         options=options,
     )  # fmt: skip
     grown = {n: stage._cache_size() - before[n] for n, stage in compiled.items()}
-    buckets = len(options.buckets())
+    buckets = len({options.padded(n) for n in range(1, options.batch_size + 1)})
     # One search proves and one refutes.
     limits = {"outputs": 1, "search": 2, "reprove": 1, "confirm": 1}
     assert all(grown[n] <= limits[n] * buckets for n in grown), grown

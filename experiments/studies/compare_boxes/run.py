@@ -17,11 +17,11 @@ from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.commands import console
 from jaxcert.commands.audit.boxes import Claim
 from jaxcert.commands.audit.decide import Auditor
-from jaxcert.commands.certify.measures import apothem, edge_measures
 from jaxcert.commands.inputs import Selection, select_inputs
 from jaxcert.commands.options import Options, data_dir, folder, option
 from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network
+from jaxcert.measures import apothem, edge_measures
 from jaxcert.network import Network
 from jaxcert.runs.journal import Record
 from jaxcert.search.growth import FAIRNESS

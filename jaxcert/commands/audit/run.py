@@ -17,6 +17,7 @@ from jaxcert.commands import console
 from jaxcert.commands.audit.boxes import Claim, clipped, published_claims, read_claims
 from jaxcert.commands.audit.decide import Auditor
 from jaxcert.commands.audit.files import AuditFiles
+from jaxcert.commands.audit.page import write_page
 from jaxcert.commands.audit.table import summary, table
 from jaxcert.commands.options import Options, folder, option, seed
 from jaxcert.errors import InputError, JaxcertError
@@ -133,9 +134,17 @@ def audit(request: Request) -> int:
         done = [files.records[c.name] for c in claims if c.name in files.records]
     print(table(done))
     print(summary(done, request.required_margin))
+    facts = {"command": request.command("audit"), **vars_of(request)}
+    print(f"report: {write_page(output / 'report.html', done, facts, network, scope)}")
     if interrupted:
         print("stopped by Ctrl-C; continue with --resume")
     return 130 if interrupted else 0
+
+
+def vars_of(request: Request) -> dict[str, Any]:
+    """Returns what decides the verdicts, for the page."""
+    names = "required_margin", "timeout", "restarts", "steps", "seed"
+    return {name: getattr(request, name) for name in names}
 
 
 def _claims(request: Request, network: Network) -> list[Claim]:

@@ -63,8 +63,9 @@ def main(request: Request) -> int:
     for note in network.notes:
         logging.warning("%s", note)
     chosen = select_inputs(
-        request.inputs, network, request.dataset, request.split, request.data_dir
-    )
+        request.inputs, network, request.dataset, request.split, request.data_dir,
+        request.scale,
+    )  # fmt: skip
     # A batch is padded to its size, and no one wants more padding than inputs.
     batch = min(options.batch_size, max(64, len(chosen.names)))
     options = dataclasses.replace(options, batch_size=batch)
@@ -121,7 +122,8 @@ def _devices(request: Request) -> tuple[jax.Device, ...]:
 
 
 def _files(request: Request, output: Path, config: dict, scope: Scope) -> RunFiles:
-    return RunFiles(output, request.resume, config, request.record(), scope)
+    typed = request.command("certify")
+    return RunFiles(output, request.resume, config, request.record(), scope, typed)
 
 
 def _merge(

@@ -15,7 +15,7 @@ from jaxcert.box import Box
 from jaxcert.certificate.grown import Faces, GrownClaim, GrownWriter
 from jaxcert.certification import Certification, Outcome
 from jaxcert.certifier import Certifier
-from jaxcert.commands.certify.measures import apothem, edge_measures
+from jaxcert.measures import apothem, edge_measures
 from jaxcert.search.growth import AT_DOMAIN, OPEN, Growth, GrowthOptions
 
 NOTHING = "off"

@@ -8,10 +8,10 @@ from typing import Any
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.branch.signs import BranchOptions
-from jaxcert.certifier import CertifyOptions
+from jaxcert.certification import OBJECTIVE, CertifyOptions
 from jaxcert.commands.certify.grow import NOTHING
-from jaxcert.commands.certify.record import OBJECTIVE
 from jaxcert.commands.options import (
+    DATASET,
     Options,
     data_dir,
     folder,
@@ -31,12 +31,20 @@ class Request(Options):
     model: str = option(
         "demo", "An .onnx file, a checkpoint (.npz), or 'demo' to train one."
     )
-    dataset: str = option("digits", "digits, mnist or fashion_mnist.")
+    dataset: str = option("digits", DATASET)
     data_dir: str | None = data_dir()
     split: str = option("test", "train or test.")
     inputs: str = option(
         "0:100",
-        "Indices (0:100; 3,17; all), a CSV folder, or an .npy/.npz file.",
+        "Indices (0:100; 3,17; all), a folder of PNG, JPEG or CSV files, or an "
+        ".npy/.npz file.",
+    )
+    scale: float | None = option(
+        None,
+        "What the numbers of --inputs files are divided by (255 for bytes); images "
+        "are bytes and divided by 255.",
+        above=0,
+        below=math.inf,
     )
     objective: str = option(OBJECTIVE, "What the box maximises.")
     oracle: str = option(

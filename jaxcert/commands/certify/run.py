@@ -18,7 +18,6 @@ from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier
 from jaxcert.commands.certify.grow import Grower
 from jaxcert.commands.certify.proofs import Proofs
-from jaxcert.commands.certify.record import record_of
 from jaxcert.commands.inputs import Selection
 from jaxcert.devices import spread
 from jaxcert.report import RunFiles
@@ -133,12 +132,14 @@ class Run:
             answer = self.proofs.write(names, x, answer, part.proof)
         spent = part.seconds + time.perf_counter() - begin
         self._warn_of_open_brackets(answer, deadline)
+        for row, margin in answer.doubts().items():
+            logging.warning(
+                "%s: the attack took a point for a counterexample, and rounding leaves "
+                "that in doubt (margin %.1e in float64); unconfirmed, nothing is "
+                "claimed of it", names[row], margin,
+            )  # fmt: skip
         more = {"arithmetic": self.arithmetic, "seconds": round(spent / len(names), 6)}
-        labelled = self.chosen.labels is not None
-        records = [
-            record_of(self.certifier, answer, row, name, labelled) | more
-            for row, name in enumerate(names)
-        ]
+        records = [record | more for record in answer.records(names)]
         grown = None
         if self.grower is not None:
             boxes = self.grower.grow(names, x, answer, deadline)

@@ -18,9 +18,11 @@ from jaxcert.certifier import float64
 from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.commands import console
 from jaxcert.commands.dual.files import DualFiles
+from jaxcert.commands.dual.page import write_page
 from jaxcert.commands.dual.table import claim_text, table
 from jaxcert.commands.inputs import Selection, select_inputs
 from jaxcert.commands.options import (
+    DATASET,
     Options,
     data_dir,
     folder,
@@ -62,7 +64,7 @@ class Request(Options):
     inputs: str = option(
         "", "Indices of the data set, a CSV folder, or an .npy/.npz file."
     )
-    dataset: str = option("digits", "digits, mnist or fashion_mnist.")
+    dataset: str = option("digits", DATASET)
     data_dir: str | None = data_dir()
     split: str = option("test", "train or test.")
     claimed_radius: float = option(
@@ -161,6 +163,9 @@ def compute(request: Request) -> int:
     records = list(files.journal.by_key.values())
     wanted = sum(len(part.classes) for part in parts)
     print(table(records, subject.network.name, request.lowest))
+    facts = {"command": request.command("dual"), "tolerance": request.tolerance}
+    page = output / "report.html"
+    print(f"report: {write_page(page, records, facts, subject.network, scope)}")
     if request.claimed_radius and chosen is not None and not stopped:
         claims = _claims(request, subject, chosen)
         lines = [dumps(claim, CLAIMS).encode() + b"\n" for claim in claims]

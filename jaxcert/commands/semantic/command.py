@@ -15,13 +15,17 @@ from __future__ import annotations
 
 from jaxcert.commands import console
 from jaxcert.commands.inputs import select_inputs, select_network
+from jaxcert.commands.semantic.page import write_page
 from jaxcert.commands.semantic.run import (
+    SCOPES,
     Request,
     run,
     sentence,
     table,
     violations,
 )
+from jaxcert.runs.files import read_json
+from jaxcert.runs.scopes import read_scope
 
 
 def main(request: Request) -> int:
@@ -36,4 +40,7 @@ def main(request: Request) -> int:
     records = run(request, network, chosen, output)
     print(table(records, request))
     print(sentence(records, request))
+    scope = read_scope(output / SCOPES, read_json(output / SCOPES, "Remove it"))
+    page = write_page(output / "report.html", records, request, network, scope)
+    print(f"report: {page}")
     return 1 if violations(records) else 0

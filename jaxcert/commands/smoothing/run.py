@@ -14,8 +14,9 @@ from absl import logging
 from jaxcert.checks import check_labels
 from jaxcert.commands import console
 from jaxcert.commands.inputs import Selection, select_inputs
-from jaxcert.commands.options import Options, data_dir, folder, option, seed
+from jaxcert.commands.options import DATASET, Options, data_dir, folder, option, seed
 from jaxcert.commands.smoothing.counting import Counted, Task, count
+from jaxcert.commands.smoothing.page import write_page
 from jaxcert.commands.smoothing.table import (
     accuracy_table,
     draw_accuracy,
@@ -23,7 +24,7 @@ from jaxcert.commands.smoothing.table import (
     statement,
 )
 from jaxcert.errors import InputError
-from jaxcert.learning.data import DATASETS, SPLITS
+from jaxcert.learning.data import SPLITS
 from jaxcert.learning.models import checkpoint_metadata, load_network
 from jaxcert.network import Network
 from jaxcert.runs.journal import Journal, Record, named
@@ -59,7 +60,7 @@ class Request(Options):
         (), "Scale of the noise, one per model; as trained if empty."
     )
     noise: str = option("gaussian", "Kind of noise.", choices=tuple(NOISES))
-    dataset: str = option("fashion_mnist", "Data set.", choices=DATASETS)
+    dataset: str = option("fashion_mnist", DATASET)
     split: str = option("test", "Split.", choices=SPLITS)
     data_dir: str | None = data_dir()
     inputs: str = option(
@@ -155,9 +156,14 @@ def smooth(request: Request) -> int:
                 print(f"\n{subject.title}: the first samples alone\n{table}")
         print()
         inputs = len(subjects[0].chosen.names)
-        print(statement(request.alpha, norm, inputs, request.union))
+        said = statement(request.alpha, norm, inputs, request.union)
+        print(said)
         draw_accuracy(groups, norm, output / CHART)
         print(f"wrote {output / LINES} and {CHART}.png")
+        facts = {"command": request.command("smoothing"), "radii": request.radii}
+        facts |= {s.title: s.network.content_hash for s in subjects}
+        page = write_page(output / "report.html", groups, facts, said, norm)
+        print(f"report: {page}")
     if stopped:
         logging.warning("stopped by Ctrl-C; continue with --resume")
     return 130 if stopped else 0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcert.report.charts import SCHEMES, chart, legend
+from jaxcert.report.charts import SCHEMES, Scheme, chart, legend
 from jaxcert.report.summary import format_number, format_percent, mean, median
 from jaxcert.smoothing import ABSTAINED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
 WIDTH = 80
@@ -95,21 +98,29 @@ def draw_accuracy(
     groups: Mapping[str, Sequence[Record]], norm: str, stem: Path
 ) -> None:
     """Writes STEM.png and STEM-dark.png: certified accuracy over the radius."""
-    top = max((r["radius"] for rs in groups.values() for r in rs), default=0.0) or 1.0
     for scheme in SCHEMES:
-        fig, ax = chart(scheme, 7.2, 4.2)
-        for index, (name, records) in enumerate(groups.items()):
-            right = [r["radius"] for r in records if r["predicted"] == r["label"]]
-            radii = np.sort(np.array([0.0, *right]))
-            share = 100 * (len(right) - np.arange(len(radii))) / len(records)
-            ax.step(
-                [*radii, radii[-1]], [*share, 0.0], where="post", label=name,
-                color=_SHADES[index % len(_SHADES)], lw=2.2,
-                linestyle=_STYLES[index % len(_STYLES)],
-            )  # fmt: skip
-        ax.set_xlim(0, 1.03 * top)
-        ax.set_ylim(0, 103)
-        ax.set_xlabel(f"radius ({norm} norm)")
-        ax.set_ylabel("certified accuracy (%)")
-        legend(ax, scheme, loc="upper right")
+        fig = accuracy(groups, norm, scheme)
         fig.savefig(stem.with_name(stem.name + scheme.suffix + ".png"))
+
+
+def accuracy(
+    groups: Mapping[str, Sequence[Record]], norm: str, scheme: Scheme
+) -> Figure:
+    """Returns certified accuracy over the radius, a line per group."""
+    top = max((r["radius"] for rs in groups.values() for r in rs), default=0.0) or 1.0
+    fig, ax = chart(scheme, 7.2, 4.2)
+    for index, (name, records) in enumerate(groups.items()):
+        right = [r["radius"] for r in records if r["predicted"] == r["label"]]
+        radii = np.sort(np.array([0.0, *right]))
+        share = 100 * (len(right) - np.arange(len(radii))) / len(records)
+        ax.step(
+            [*radii, radii[-1]], [*share, 0.0], where="post", label=name,
+            color=_SHADES[index % len(_SHADES)], lw=2.2,
+            linestyle=_STYLES[index % len(_STYLES)],
+        )  # fmt: skip
+    ax.set_xlim(0, 1.03 * top)
+    ax.set_ylim(0, 103)
+    ax.set_xlabel(f"radius ({norm} norm)")
+    ax.set_ylabel("certified accuracy (%)")
+    legend(ax, scheme, loc="upper right")
+    return fig

@@ -25,6 +25,7 @@ from absl import logging
 
 from jaxcert.commands.console import expand
 from jaxcert.commands.options import (
+    DATASET,
     REQUIRED,
     Options,
     data_dir,
@@ -32,11 +33,18 @@ from jaxcert.commands.options import (
     option,
     seed,
 )
-from jaxcert.commands.sweep.report import table, varying, write_front, write_heat_map
+from jaxcert.commands.sweep.page import write_page
+from jaxcert.commands.sweep.report import (
+    front_chart,
+    heat_map,
+    table,
+    varying,
+    write_both,
+)
 from jaxcert.commands.sweep.run import Row, Sweep, check_row
 from jaxcert.commands.sweep.settings import Setting, grouped, settings
 from jaxcert.errors import InputError
-from jaxcert.learning.data import DATASETS, Dataset, load_dataset
+from jaxcert.learning.data import Dataset, training_data
 from jaxcert.runs.journal import Journal, rows
 
 
@@ -48,7 +56,7 @@ class Request(Options):
     random: int = option(0, "Settings to draw; 0: all.", least=0)
     seed: int = seed("the draws")
     population: int = option(8, "Most networks in one program.", least=1)
-    dataset: str = option("fashion_mnist", "Data set.", choices=DATASETS)
+    dataset: str = option("fashion_mnist", DATASET)
     data_dir: str | None = data_dir()
     limit: int | None = option(
         None, "Use only the first so many images of each split.", least=1
@@ -72,7 +80,7 @@ class Request(Options):
 
     def data(self, split: str) -> Dataset:
         """Returns a part of the data set."""
-        return load_dataset(self.dataset, split, self.data_dir).first(self.limit)
+        return training_data(self.dataset, split, self.data_dir).first(self.limit)
 
 
 def main(request: Request) -> int:
@@ -99,24 +107,31 @@ def main(request: Request) -> int:
         spent = time.monotonic() - begin
         rest = spent / done * (left - done)
         logging.info("%d of %d settings, about %.0f s to go", done, left, rest)
-    _finish(output, journal.records, wanted, request.axes)
+    _finish(output, journal.records, wanted, request)
     return 0
 
 
 def _finish(
-    folder: Path, known: list[Row], wanted: list[Setting], axes: tuple[str, ...]
+    folder: Path, known: list[Row], wanted: list[Setting], request: Request
 ) -> None:
     ids = {setting.id for setting in wanted}
     found = [row for row in known if row["id"] in ids]
     text = table(found)
     (folder / "table.txt").write_text(text + "\n")
     print(text)
+    chosen: tuple[str, ...] = ()
     written = ["sweep.jsonl", "table.txt"]
     if any(row["certified"] is not None for row in found):
-        write_front(found, folder / "front")
+        write_both(lambda scheme: front_chart(found, scheme), folder / "front")
         written.append("front.png")
-        chosen = axes or tuple(varying(found)[:2])
+        chosen = request.axes or tuple(varying(found)[:2])
         if len(chosen) == 2:
-            write_heat_map(found, (chosen[0], chosen[1]), folder / "heat_map")
+            pair = chosen[0], chosen[1]
+            write_both(
+                lambda scheme: heat_map(found, pair, scheme), folder / "heat_map"
+            )
             written.append("heat_map.png")
+    facts = {"command": request.command("sweep"), "data set": request.dataset}
+    write_page(folder / "report.html", found, facts, chosen)
+    written.append("report.html")
     print(f"\nwrote {', '.join(written)} in {folder}")

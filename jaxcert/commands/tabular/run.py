@@ -19,7 +19,6 @@ from jaxcert.certifier import Certifier, float64
 from jaxcert.checks import check_inputs
 from jaxcert.commands import console
 from jaxcert.commands.certify.grow import Grower
-from jaxcert.commands.certify.record import record_of
 from jaxcert.commands.certify.regions import write_regions
 from jaxcert.commands.options import Options, folder, option, seed
 from jaxcert.commands.tabular.data import TABLES, Scale, Table, load_scale, load_table
@@ -114,7 +113,9 @@ def compute(request: Request) -> int:
     scope = scope_of(certifier.model.program, network.types)
     console.warn_of_assumptions(scope)
     config = _config(request, table, scale, network)
-    with RunFiles(output, request.resume, config, {}, scope) as files:
+    with RunFiles(
+        output, request.resume, config, {}, scope, request.command("tabular")
+    ) as files:
         grower = Grower.into(output / "grown", certifier, options)
         todo = np.array([n not in files.done for n in names], bool)
         _certify(certifier, grower, table, chosen[todo], files, deadline)
@@ -219,11 +220,10 @@ def _certify(
         answer = certifier.batch(x, table.labels[part], deadline)
         seconds = (time.perf_counter() - begin) / len(part)
         grown = grower.grow(names, x, answer, deadline)
-        records = []
-        for row, name in enumerate(names):
-            record = record_of(certifier, answer, row, name, labelled=True)
-            record |= {"arithmetic": "real", "seconds": seconds}
-            records.append(record | {"grown": grown.records[row]})
+        records = [
+            record | {"seconds": seconds, "grown": own}
+            for record, own in zip(answer.records(names), grown.records, strict=True)
+        ]
         files.append(
             records,
             x=x,

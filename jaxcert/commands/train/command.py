@@ -17,10 +17,10 @@ from pathlib import Path
 import jax
 from absl import logging
 
-from jaxcert.commands.options import Options, data_dir, option
+from jaxcert.commands.options import DATASET, Options, data_dir, option
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture, usual_kernel
-from jaxcert.learning.data import DATASETS, Dataset, load_dataset
+from jaxcert.learning.data import Dataset, training_data
 from jaxcert.learning.evaluate import EvaluationOptions, evaluate
 from jaxcert.learning.models import export_onnx, save_checkpoint
 from jaxcert.learning.train import METHODS, EpochRecord, TrainConfig, train
@@ -30,7 +30,7 @@ from jaxcert.learning.train import METHODS, EpochRecord, TrainConfig, train
 class Request(Options):
     """The options of `jaxcert train`."""
 
-    dataset: str = option("fashion_mnist", "Data set.", choices=DATASETS)
+    dataset: str = option("fashion_mnist", DATASET)
     data_dir: str | None = data_dir()
     arch: str = option("cnn", "Kind of network.", choices=("mlp", "cnn"))
     hidden: tuple[int, ...] = option((128,), "Widths of the hidden dense layers.")
@@ -110,7 +110,7 @@ class Request(Options):
 
     def data(self, split: str) -> Dataset:
         """Returns a part of the data set."""
-        return load_dataset(self.dataset, split, self.data_dir).first(self.limit)
+        return training_data(self.dataset, split, self.data_dir).first(self.limit)
 
 
 def main(request: Request) -> int:

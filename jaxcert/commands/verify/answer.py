@@ -33,6 +33,7 @@ from jaxcert.commands.verify.instances import (
     read_instances,
     summary,
 )
+from jaxcert.commands.verify.page import write_page
 from jaxcert.commands.verify.proofs import Proofs
 from jaxcert.commands.verify.subject import Load, all_of, joint_network, load_subject
 from jaxcert.errors import InputError, OutOfMemoryError
@@ -201,6 +202,9 @@ def _benchmark(request: Request) -> int:
         except KeyboardInterrupt:
             interrupted = True
     print(summary(chosen, results.rows))
+    typed = request.command("verify")
+    page = write_page(output.with_suffix(".html"), chosen, results.rows, typed)
+    print(f"report: {page}")
     if proofs is not None:
         print(proofs.summary())
     if interrupted:

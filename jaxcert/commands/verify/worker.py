@@ -18,7 +18,7 @@ from absl import logging
 from absl.logging import converter
 
 from jaxcert.branch.signs import BranchOptions
-from jaxcert.commands import console
+from jaxcert.cache import use_compilation_cache
 from jaxcert.commands.verify.answer import (
     Answer,
     Request,
@@ -55,7 +55,7 @@ def main(text: str) -> None:
     _limit_memory(given.pop("memory_gb"))
     level = given.pop("level")
     effort = Request(onnx="asked for", vnnlib="asked for", **given).effort
-    console._use_compilation_cache()
+    use_compilation_cache()
     questions = Questions()
     python_logging.getLogger("jax._src.xla_bridge").setLevel(python_logging.ERROR)
     logging.get_absl_logger().setLevel(level)

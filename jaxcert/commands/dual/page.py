@@ -1,0 +1,67 @@
+"""The page of dual boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcert.network import Network
+from jaxcert.report.answers import Answers, Rows, write_answers
+from jaxcert.report.summary import format_number
+from jaxcert.scope import Scope
+
+_HEADS = (
+    "within", "class", "status", "faces", "on the domain", "smaller", "open",
+    "widest bracket", "subproblems", "seconds",
+)  # fmt: skip
+
+
+def write_page(
+    target: Path,
+    records: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    network: Network,
+    scope: Scope,
+) -> Path:
+    """Writes the page; returns its path.
+
+    Args:
+      target: the file.
+      records: the lines of the run.
+      facts: what was asked.
+      network: whose classes they are.
+      scope: what the proofs cover.
+    """
+    rows = [
+        (
+            r["input"] or "the domain", str(r["class"]), r["status"], str(r["faces"]),
+            str(r["on_domain"]), str(r["smaller"]), str(r["open"]),
+            format_number(r["widest_bracket"], "up"), str(r["subproblems"]),
+            f"{r['seconds']:.1f}",
+        )
+        for r in records
+    ]  # fmt: skip
+    states = [r["status"] for r in records]
+    told = ", ".join(f"{states.count(s)} {s}" for s in ("closed", "open", "empty"))
+    claim = (
+        "Claim: beyond the outer box of a class no point of the domain is of the "
+        "class; that is proved in float64 with a margin for rounding. A stored "
+        "instance of the class reaches each face of the inner box. Of an empty class "
+        "it is proved that the domain holds no point."
+    )
+    page = Answers(
+        title=f"Dual boxes: {network.name}",
+        sentence=f"{len(records)} boxes: {told}.",
+        claims=(claim,),
+        facts={"network content hash": network.content_hash, **facts},
+        terms={
+            "on the domain": "Faces that are exactly the domain's: an instance lies "
+            "there.",
+            "smaller": "Faces that are proved to lie inside the domain.",
+            "open": "Faces whose outer and inner ends are farther apart than the "
+            "tolerance.",
+        },
+        tables=(Rows("All boxes", _HEADS, rows),),
+    )
+    return write_answers(target, page.scoped(scope))
