@@ -43,6 +43,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 docs/notebooks/%.md: docs/notebooks/%.py
+	mkdir -p out
 	$(RUN) -m jupytext --to ipynb --execute --output out/$*.ipynb $<
 	$(RUN) -m nbconvert --to markdown --output-dir docs/notebooks out/$*.ipynb
 
