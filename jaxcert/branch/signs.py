@@ -69,8 +69,8 @@ class BranchOptions:
       refine: neurons per layer whose range every subproblem bounds again, given its
         signs; 0 leaves the ranges of the root. None for 32, and 0 above 2,048 neurons,
         where that costs more than it saves; not where leaves are recorded.
-      lookahead: neurons that are tried before one is split, where ranges are those of
-        the root; where they follow the signs, scores alone decide.
+      lookahead: neurons that are tried before one is split, where `refine` is 0; else
+        scores alone decide, which takes less to compile.
       root: how those of the first subproblems are, which all others start from.
       tighten: how layer ranges are tightened before branching.
       inputs: how the input box is split, where that is done instead.
@@ -188,7 +188,7 @@ def step(
     def choose(
         problem: Problem, signs: Array, multipliers: Multipliers, at_outputs: Array
     ) -> tuple[Array, Array]:
-        if not options.narrowing(layout) and options.lookahead > 1:
+        if options.refine == 0 and options.lookahead > 1:
             known = problem, signs, multipliers, at_outputs
             return look_ahead(layout, values32, *known, options.lookahead)
         return options.neuron_to_split(layout, problem.ranges, signs, at_outputs)

@@ -97,7 +97,8 @@ def test_verdicts(run, tmp_path):
     assert done.code == 0, done.err
     out = tmp_path / "out"
     assert verdicts(out) == {name: box[2] for name, box in BOXES.items()}
-    printed = done.out.splitlines()
+    *printed, last = done.out.splitlines()
+    assert last == f"report: {out / 'report.html'}"
     assert all(len(line) <= 80 for line in printed)
     for line, (name, box) in zip(printed[2:], BOXES.items(), strict=False):
         assert line.startswith(name) and box[2] in line
@@ -539,6 +540,6 @@ def test_the_command_line(run, diamond, tmp_path):
     flags = {"model": diamond / "net.npz", "boxes": boxes}
     done = run("--steps=30", "--required_margin=0.5", **flags)
     assert done.code == 0, done.err
-    assert done.out.splitlines()[-2].startswith("2 of 2 boxes contain a point of")
+    assert done.out.splitlines()[-3].startswith("2 of 2 boxes contain a point of")
     done = run("--published_log=a.log", **flags)
     assert done.code == 1 and len(done.err.splitlines()) == 1

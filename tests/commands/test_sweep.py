@@ -118,8 +118,13 @@ def test_the_table_ranks_and_fits(tmp_path):
     assert lines[0].split()[2] == "radius"
     assert [line.split()[2] for line in lines[2:6]] == ["0.1"] * 4
     assert lines[5].endswith("diverged")
-    report.write_front(rows, tmp_path / "front")
-    report.write_heat_map(rows, ("lr", "width"), tmp_path / "heat_map")
+    report.write_both(
+        lambda scheme: report.front_chart(rows, scheme), tmp_path / "front"
+    )
+    report.write_both(
+        lambda scheme: report.heat_map(rows, ("lr", "width"), scheme),
+        tmp_path / "heat_map",
+    )
     for name in ("front.png", "front-dark.png", "heat_map.png"):
         assert (tmp_path / name).stat().st_size > 5_000
 

@@ -335,7 +335,8 @@ def test_benchmark(run, files, tmp_path):
         np.testing.assert_allclose(y, outputs(DIAMOND, x), atol=1e-14)
         file = files / f"{names[number - 1]}.vnnlib"
         assert load_vnnlib(file).violates(x, outputs(DIAMOND, x), 1e-12)
-    head, line = done.out.splitlines()
+    head, line, last = done.out.splitlines()
+    assert last.startswith("report: ")
     table = dict(zip(head.split(), line.split(), strict=True))
     assert table.pop("seconds")
     assert table == {
@@ -462,7 +463,8 @@ def test_contradictions_and_unsolved(run, files, tmp_path):
     )
     done = run(instances=instances, output=tmp_path / "r.csv")
     assert done.code == 3
-    head, line, last = done.out.splitlines()
+    head, line, last, page = done.out.splitlines()
+    assert page.startswith("report: ")
     table = dict(zip(head.split(), line.split(), strict=True))
     assert (table["agree"], table["open"], table["WRONG"]) == ("0", "1", "1")
     assert last == "CONTRADICTION: net.onnx sat.vnnlib: sat, expected unsat"
