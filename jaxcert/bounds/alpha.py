@@ -32,7 +32,13 @@ from jaxcert.bounds.cuts import Cuts, cast_floats
 from jaxcert.box import Box
 from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
-from jaxcert.trace.program import ActivationNode, OpaqueNode, ProductNode, Program
+from jaxcert.trace.program import (
+    ActivationNode,
+    OpaqueNode,
+    ProductNode,
+    Program,
+    is_relu,
+)
 
 Ranges = dict[int, Box]
 """Ranges by value id, of whatever relaxations are made of."""
@@ -47,11 +53,7 @@ class Layout:
     @functools.cached_property
     def nodes(self) -> tuple[ActivationNode, ...]:
         """The ReLU nodes."""
-        return tuple(
-            node
-            for node in self.program.nodes
-            if isinstance(node, ActivationNode) and node.activation.piecewise_linear
-        )
+        return tuple(filter(is_relu, self.program.nodes))
 
     @functools.cached_property
     def improvable(self) -> tuple[ActivationNode, ...]:
@@ -175,13 +177,20 @@ def relaxations_of(
         z = ranges[node.inputs[0]]
         line = node.activation.relax(z.lo, z.hi)
         if node.output in slopes:
-            unstable = node.activation.undecided(z.lo, z.hi)
-            # NaN bounds stay NaN: the slope must not hide them.
-            slope = slopes[node.output] + 0 * line.lower_slope
-            slope = jnp.where(unstable, slope, line.lower_slope)
-            line = dataclasses.replace(line, lower_slope=slope)
+            line = with_slope(node, z, line, slopes[node.output])
         lines[node.output] = line
     return lines
+
+
+def with_slope(
+    node: ActivationNode, z: Box, line: Relaxation, slope: Float[Array, "*n"]
+) -> Relaxation:
+    """Returns the lines of a ReLU over a range of its input, where undecided with
+    another lower slope in [0, 1]; it may have rows in front."""
+    unstable = node.activation.undecided(z.lo, z.hi)
+    # NaN bounds stay NaN: the slope must not hide them.
+    slope = jnp.where(unstable, slope + 0 * line.lower_slope, line.lower_slope)
+    return dataclasses.replace(line, lower_slope=slope)
 
 
 def subproblem_bound(

@@ -29,7 +29,13 @@ from jaxcert.spec import Spec
 from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
 from jaxcert.trace.pinned import own_settings
-from jaxcert.trace.program import ActivationNode, Node, ProductNode, Program
+from jaxcert.trace.program import (
+    ActivationNode,
+    Node,
+    ProductNode,
+    Program,
+    is_relu,
+)
 from jaxcert.trace.tracing import program_as_given
 
 # Up to this many entries, the affine map in front of a layer is laid out as a matrix
@@ -150,7 +156,7 @@ def bounded_again(program: Program) -> dict[int, tuple[int, ...]]:
         values = [v for v in dict.fromkeys(nonlinear_inputs(node)) if v not in done]
         if values:
             asked[node.output] = tuple(values)
-        if not isinstance(node, ActivationNode) or not node.activation.piecewise_linear:
+        if not is_relu(node):
             done.update(values)
         exact = isinstance(node, ProductNode) and node.hint_inputs
         if exact and done.issuperset(node.hint_inputs):

@@ -26,7 +26,6 @@ pass multiplies by slopes of at most L and by the same |A|: the same sum covers 
 
 from __future__ import annotations
 
-import functools
 from typing import TypeGuard
 
 import jax
@@ -45,6 +44,7 @@ from jaxcert.trace.program import (
     OpaqueNode,
     ProductNode,
     Program,
+    is_relu,
 )
 from jaxcert.trace.weight_errors import weight_error
 
@@ -67,7 +67,7 @@ def rounding_unit(program: Program) -> float:
         elif isinstance(node, ProductNode) and node.sums:
             # Both operands are as large as the terms of one sum, or larger.
             total += max(sizes[i] for i in node.inputs) + _PLAIN
-        elif isinstance(node, ActivationNode) and node.activation.piecewise_linear:
+        elif is_relu(node):
             total += _PLAIN
         else:
             total += _TRANSCENDENTAL
@@ -272,11 +272,7 @@ def cut_cost(
 
 
 def _relus(program: Program) -> list[ActivationNode]:
-    return [
-        node
-        for node in program.nodes
-        if isinstance(node, ActivationNode) and node.activation.piecewise_linear
-    ]
+    return list(filter(is_relu, program.nodes))
 
 
 def float64_slack(
@@ -312,16 +308,7 @@ def float64_slack(
     return jnp.max(carried + unit * (1 + local)) + lost
 
 
-@functools.partial(
-    jax.jit, static_argnames=("program", "noise"), compiler_options=IN_HASTE
+slack_of = jax.jit(
+    float64_slack, static_argnames=("program", "noise"), compiler_options=IN_HASTE
 )
-def slack_of(
-    program: Program,
-    values: Values,
-    boxes: dict[int, Box],
-    rows: Array,
-    *,
-    noise: bool = True,
-) -> Float[Array, ""]:
-    """Returns `float64_slack` of one box, by a program that all who ask share."""
-    return float64_slack(program, values, boxes, rows, noise=noise)
+"""`float64_slack` of one box, by a program that all who ask share."""

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import math
 import time
-from typing import Any, TypeGuard
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxcert.bounds.alpha import with_slope
 from jaxcert.bounds.ascent import climb
 from jaxcert.bounds.backward import (
     Coefficients,
@@ -39,7 +40,13 @@ from jaxcert.devices import IN_HASTE
 from jaxcert.spec import Spec
 from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
-from jaxcert.trace.program import ActivationNode, Node, ProductNode, Program
+from jaxcert.trace.program import (
+    ActivationNode,
+    Node,
+    ProductNode,
+    Program,
+    is_relu,
+)
 
 _BUCKET = 32
 """Elements that are bounded together, from both sides."""
@@ -193,7 +200,7 @@ class _Chosen:
         """Returns CROWN's choice for so many rows."""
         slopes, planes = {}, {}
         for node in program.nodes:
-            if _is_relu(node):
+            if is_relu(node):
                 slope = known.lines[node.output].lower_slope
                 slopes[node.output] = jnp.broadcast_to(slope, (count, *slope.shape))
             elif isinstance(node, ProductNode):
@@ -210,12 +217,10 @@ class _Chosen:
         """Returns the lines and planes that are chosen."""
         lines, planes = dict(known.lines), {}
         for node in program.nodes:
-            if _is_relu(node):
+            if is_relu(node):
                 z, line = known.boxes[node.inputs[0]], lines[node.output]
-                slope = self.slopes[node.output] + 0 * line.lower_slope  # keeps NaN
-                undecided = node.activation.undecided(z.lo, z.hi)
-                slope = jnp.where(undecided, slope, line.lower_slope)
-                lines[node.output] = dataclasses.replace(line, lower_slope=slope)
+                slope = self.slopes[node.output]
+                lines[node.output] = with_slope(node, z, line, slope)
             elif node.output in self.planes:
                 x, y = (known.boxes[i] for i in node.inputs)
                 part = self.planes[node.output]
@@ -226,10 +231,6 @@ class _Chosen:
                     )
                 )
         return dataclasses.replace(known, lines=lines), planes
-
-
-def _is_relu(node: Node) -> TypeGuard[ActivationNode]:
-    return isinstance(node, ActivationNode) and node.activation.piecewise_linear
 
 
 @functools.partial(jax.jit, static_argnames=("program", "options"))

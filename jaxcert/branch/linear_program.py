@@ -22,16 +22,12 @@ from jaxtyping import Array, Int
 from jaxcert.bounds.alpha import Layout, Problem
 from jaxcert.box import Box, Family
 from jaxcert.branch.simplex import minimise
-from jaxcert.trace.program import ActivationNode, AffineNode, Program
+from jaxcert.trace.program import AffineNode, Program, is_relu
 
 
 def is_piecewise_linear(program: Program) -> bool:
     """Returns whether a program is made of affine maps and ReLUs alone."""
-    return all(
-        isinstance(node, AffineNode)
-        or (isinstance(node, ActivationNode) and node.activation.piecewise_linear)
-        for node in program.nodes
-    )
+    return all(isinstance(node, AffineNode) or is_relu(node) for node in program.nodes)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))

@@ -35,6 +35,7 @@ from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box, outward
 from jaxcert.branch.inputs import halves
+from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.branch.questions import (
     Known,
     ParameterBoxes,
@@ -46,7 +47,7 @@ from jaxcert.branch.questions import (
 from jaxcert.branch.search import Chunks, Search, advance
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
-from jaxcert.trace.program import ActivationNode, AffineNode, Program
+from jaxcert.trace.program import Program
 from jaxcert.witness.judge import point_slack
 
 Goal = Literal["apothem", "minimum"]
@@ -97,15 +98,6 @@ def _slack(
     return _SLACK_PARTS * slack + 2.0**-48 * jnp.max(jnp.abs(spec.offset))
 
 
-def _one_slack_for_all(program: Program) -> bool:
-    """Whether the slack of a box covers its parts: nothing in it depends on ranges."""
-    return all(
-        isinstance(node, AffineNode)
-        or (isinstance(node, ActivationNode) and node.activation.piecewise_linear)
-        for node in program.nodes
-    )
-
-
 @functools.partial(jax.jit, static_argnames=("program",))
 def with_slacks(
     program: Program, params: Any, questions: Questions, radius: Array
@@ -153,7 +145,8 @@ def _run_chunk(
             values = program.prepare((params, x), box.lo.dtype)
             rows, pulled, ranges = _rows(program, values, spec, box)
             slack = questions.slack[owner]
-            if not _one_slack_for_all(program):
+            # Of affine maps and ReLUs nothing in it depends on the ranges.
+            if not is_piecewise_linear(program):
                 slack = jnp.maximum(slack, _slack(program, values, ranges, spec))
             gap = rows - state.bar[owner]
             worst = pulled[jnp.argmin(jnp.where(jnp.isnan(gap), -jnp.inf, gap))]

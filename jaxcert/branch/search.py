@@ -110,16 +110,12 @@ def advance(
     def body(carry: tuple[Array, Search, Any]) -> tuple[Array, Search, Any]:
         # The block was read after the stack was last written: read before it is
         # written, XLA would copy the whole stack.
-        index, search, popped = carry
-        start, valid = _top(search.count, block)
+        index, search, (popped, start, valid) = carry
         known, children, wanted = step(search.known, popped, valid)
         search = Search(*push(search.items, start, children, wanted), known)
-        return index + 1, search, top(search)
+        return index + 1, search, pop_block(search.items, search.count, block)
 
-    def top(search: Search) -> Any:
-        return pop_block(search.items, search.count, block)[0]
-
-    carry = jnp.int32(0), search, top(search)
+    carry = jnp.int32(0), search, pop_block(search.items, search.count, block)
     return lax.while_loop(more, body, carry)[1]
 
 
@@ -157,16 +153,9 @@ def pop_block(
     stack: Any, count: Int[Array, ""], block: int
 ) -> tuple[Any, Int[Array, ""], Bool[Array, " block"]]:
     """Returns the top `block` rows, where they start, and which of them are items."""
-    start, valid = _top(count, block)
-    popped = jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, block), stack)
-    return popped, start, valid
-
-
-def _top(
-    count: Int[Array, ""], block: int
-) -> tuple[Int[Array, ""], Bool[Array, " block"]]:
     start = jnp.maximum(count - block, 0).astype(count.dtype)
-    return start, start + jnp.arange(block) < count
+    popped = jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, block), stack)
+    return popped, start, start + jnp.arange(block) < count
 
 
 def push(

@@ -37,7 +37,7 @@ from jaxcert.semantic.attack import nearest_violations
 from jaxcert.semantic.changes import InputFamily, Transform
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings, pinned
-from jaxcert.trace.program import ActivationNode, Program
+from jaxcert.trace.program import Program, is_relu
 from jaxcert.trace.tracing import Stated, program_of, with_types
 from jaxcert.verdict import Status
 
@@ -331,10 +331,7 @@ def _rows_of(spec: Spec, rows: np.ndarray) -> Spec:
 
 def _relus(program: Program) -> int:
     """Returns how many layers of ReLUs a program has."""
-    return sum(
-        isinstance(node, ActivationNode) and node.activation.piecewise_linear
-        for node in program.nodes
-    )
+    return sum(map(is_relu, program.nodes))
 
 
 @functools.partial(jax.jit, static_argnames=("program",))
@@ -348,7 +345,7 @@ def _undecided(
         boxes, _ = forward_layers(program, values, box)
         counts = []
         for node in program.nodes:
-            if isinstance(node, ActivationNode) and node.activation.piecewise_linear:
+            if is_relu(node):
                 z = boxes[node.inputs[0]]
                 counts.append(jnp.sum(node.activation.undecided(z.lo, z.hi)))
         return jnp.stack(counts)

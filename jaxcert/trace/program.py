@@ -20,7 +20,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 
@@ -87,6 +87,11 @@ class ActivationNode(Node):
     """An activation, applied to every element of its one input."""
 
     activation: Activation = None  # type: ignore[assignment]
+
+
+def is_relu(node: Node) -> TypeGuard[ActivationNode]:
+    """Returns whether a node is a ReLU, whose sign branch and bound can fix."""
+    return isinstance(node, ActivationNode) and node.activation.piecewise_linear
 
 
 def _both(x: Any, y: Any) -> tuple[Any, Any]:
