@@ -24,11 +24,11 @@ import jaxlib
 import numpy as np
 
 IN_HASTE: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
-if jaxlib.__version__.startswith("0.10."):  # unknown to later ones, an error there
-    IN_HASTE["xla_cpu_use_fusion_emitters"] = False
 """Compiler options of programs that run a few times: XLA compiles them three times as
 fast, and elementwise operations take some ten times as long. Products of matrices are
 those of a library either way."""
+if jaxlib.__version__.startswith("0.10."):  # unknown to later ones, an error there
+    IN_HASTE["xla_cpu_use_fusion_emitters"] = False
 
 # Answers per device that may wait for one of an earlier part.
 _AHEAD = 4

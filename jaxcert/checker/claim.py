@@ -58,14 +58,37 @@ class Faces:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was found; of a rejected file nothing but the reason.
+class Finding:
+    """What was found of a file; of a rejected one nothing but the reason.
 
     Attributes:
       status: see there.
       reason: why it is not accepted; empty if it is.
       seconds: how long the check took.
       network_sha256: of the network that the claim is about.
+    """
+
+    status: Status
+    reason: str
+    seconds: float
+    network_sha256: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it proves what it claims, and says something by that."""
+        return self.status is Status.ACCEPTED
+
+    @property
+    def holds(self) -> bool:
+        """Whether all that the file claims is so, be it much or nothing."""
+        return self.status is not Status.REJECTED
+
+
+@dataclass(frozen=True)
+class Report(Finding):
+    """What was found of a certificate of a box.
+
+    Attributes:
       label, classes: the class that wins, and how many there are.
       required_margin: what its margin is greater than.
       arithmetic: real or float32.
@@ -78,10 +101,6 @@ class Report:
       faces: those of a grown box; None of any other.
     """
 
-    status: Status
-    reason: str
-    seconds: float
-    network_sha256: str = ""
     label: int = -1
     classes: int = 0
     required_margin: float = math.nan
@@ -95,16 +114,6 @@ class Report:
     apothem_upper: float = math.nan
     leaves: int = 0
     faces: Faces | None = None
-
-    @property
-    def accepted(self) -> bool:
-        """Whether it proves a box, and says something by that."""
-        return self.status is Status.ACCEPTED
-
-    @property
-    def holds(self) -> bool:
-        """Whether all that the file claims is so, be it much or nothing."""
-        return self.status is not Status.REJECTED
 
     @property
     def claim(self) -> str:
@@ -143,8 +152,8 @@ class Report:
 
 
 @dataclass(frozen=True)
-class AnswerReport:
-    """What was found of an answer to a property; see `Report`.
+class AnswerReport(Finding):
+    """What was found of an answer to a property.
 
     Attributes:
       answer: sat or unsat.
@@ -155,10 +164,6 @@ class AnswerReport:
       leaves, lemmas: of the proof.
     """
 
-    status: Status
-    reason: str
-    seconds: float
-    network_sha256: str = ""
     property_sha256: str = ""
     answer: str = ""
     inputs: int = 0
@@ -168,16 +173,6 @@ class AnswerReport:
     leaves: int = 0
     lemmas: int = 0
     faces: None = None
-
-    @property
-    def accepted(self) -> bool:
-        """Whether it proves its answer, and says something by that."""
-        return self.status is Status.ACCEPTED
-
-    @property
-    def holds(self) -> bool:
-        """Whether its answer is proved."""
-        return self.status is not Status.REJECTED
 
     @property
     def claim(self) -> str:
