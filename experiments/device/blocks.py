@@ -15,8 +15,9 @@ import jax
 import numpy as np
 
 from device.rows import Compiling, Rows, peak_bytes
+from jaxcert.bounds.alpha import layout_of
 from jaxcert.box import Box
-from jaxcert.branch.brackets import ApothemAnswer, close_brackets, layout_of
+from jaxcert.branch.brackets import ApothemAnswer, close_brackets
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.commands.options import REQUIRED, Options, folder, option

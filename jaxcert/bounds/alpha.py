@@ -93,6 +93,12 @@ class Layout:
         return tuple(dict.fromkeys(ids))
 
 
+@functools.lru_cache(maxsize=64)
+def layout_of(program: Program) -> Layout:
+    """Returns the layout of a program, the same one every time."""
+    return Layout(program)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -101,14 +107,15 @@ class Problem:
     Attributes:
       box: the inputs.
       ranges: range over the box of every value in `Layout.needed`.
-      rows: coefficients C of the clause's rows, shape (rows, outputs).
+      rows: coefficients C of the clause's rows, shape (rows, outputs); or those of rows
+        over any values, by value id, (rows, *shape).
       offset: d, shape (rows,).
       cuts: inequalities on several neurons, by output id of their ReLU.
     """
 
     box: Box
     ranges: Ranges
-    rows: Float[Array, "rows outputs"]
+    rows: Float[Array, "rows outputs"] | Coefficients
     offset: Float[Array, " rows"]
     cuts: dict[int, Cuts] = dataclasses.field(default_factory=dict)
 
@@ -214,19 +221,27 @@ def subproblem_bound(
         shape = betas[i].shape
         terms[i] = terms[i] + cuts.terms(multipliers.cut[i][None], shape)
     weights = jax.nn.softmax(multipliers.row)[None]
-    row = jnp.matmul(weights, problem.rows, precision=lax.Precision.HIGHEST)
+    rows = problem.rows
+    if not isinstance(rows, dict):
+        rows = {layout.program.output: rows}
+    mixed = {
+        i: jnp.tensordot(weights, c, 1, precision=lax.Precision.HIGHEST)
+        for i, c in rows.items()
+    }
     pulled, const, at_outputs = pull_to_input(
         layout.program,
         values,
         relaxations_of(layout, ranges, slopes),
         ranges,
-        {layout.program.output: row},
+        mixed,
         jnp.sum(weights * problem.offset, axis=1),
         terms,
     )
     bound = (concretize_lower(pulled, problem.box) + const)[0]
     coefficients = {
-        node.output: at_outputs.get(node.output, jnp.zeros((1, *node.shape), row.dtype))
+        node.output: at_outputs.get(
+            node.output, jnp.zeros((1, *node.shape), weights.dtype)
+        )
         for node in layout.nodes
     }
     return bound, (pulled[0], layout.join(coefficients))

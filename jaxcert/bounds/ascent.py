@@ -80,7 +80,7 @@ class AscentOptions:
     """Projected Adam on the multipliers of a subproblem.
 
     Attributes:
-      iterations: evaluations of the bound, >= 1.
+      iterations: evaluations of the bound, >= 1; within a program it may be an array.
       slope_rate: first step of the slopes.
       split_rate: first step of the betas, relative to the coefficients they act on.
       row_rate: first step of the row weights.
@@ -89,7 +89,7 @@ class AscentOptions:
       decay: of all rates, per iteration.
     """
 
-    iterations: int = 12
+    iterations: int | Int[Array, ""] = 12
     slope_rate: float = 0.2
     split_rate: float = 0.2
     row_rate: float = 0.2

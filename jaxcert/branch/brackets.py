@@ -25,6 +25,7 @@ from jaxcert.bounds.alpha import (
     Multipliers,
     Ranges,
     default_slopes,
+    layout_of,
     row_bounds,
 )
 from jaxcert.bounds.ascent import AscentOptions, ascend
@@ -56,15 +57,8 @@ from jaxcert.branch.signs import (
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.spec import Spec
-from jaxcert.trace.program import Program
 from jaxcert.verdict import Reason
 from jaxcert.witness.judge import MOST_SUSPECTS, Judge
-
-
-@functools.lru_cache(maxsize=64)
-def layout_of(program: Program) -> Layout:
-    """Returns the layout of a program, the same one every time."""
-    return Layout(program)
 
 
 class Root(NamedTuple):
@@ -162,6 +156,39 @@ class ApothemAnswer:
     proof: Proof | None = None
 
 
+class Beginning(NamedTuple):
+    """Where a search begins.
+
+    radius: to be proved, (J,); width: how far below a witness it is put; box: of these
+    radii, (J, *d); root: over the boxes.
+    """
+
+    radius: np.ndarray
+    width: float
+    box: Box
+    root: Root
+
+
+def boxes_to_prove(task: ApothemTask) -> tuple[np.ndarray, float, Box]:
+    """Returns the radius of every input, how far it is below a witness, and the box."""
+    # Finite: inf - inf would close the inputs that have no witness.
+    width = min(0.95 * task.tolerance, 1e300)
+    below = np.where(np.isfinite(task.upper), task.upper, 0) - width
+    radius = np.where(np.isfinite(task.upper), below, np.inf)
+    radius = np.minimum(radius, task.reach)
+    radius = np.where(task.wanted, np.maximum(radius, task.lower), task.lower)
+    return radius, width, ball(task.family, np.maximum(radius, 0))
+
+
+@float64()
+def begin(model: Model, task: ApothemTask, options: BranchOptions) -> Beginning:
+    """Returns where `close_brackets` begins."""
+    layout = layout_of(model.program)
+    radius, width, box = boxes_to_prove(task)
+    root = roots(layout, options.resolved(layout), model, box, task.spec)
+    return Beginning(radius, width, box, root)
+
+
 @float64()
 def close_brackets(
     model: Model,
@@ -169,6 +196,9 @@ def close_brackets(
     options: BranchOptions,
     deadline: float = np.inf,
     judge: Judge | None = None,
+    *,
+    beginning: Beginning | None = None,
+    most: float = np.inf,
 ) -> ApothemAnswer:
     """Returns brackets closed to the tolerance, as far as the deadline allows.
 
@@ -178,32 +208,20 @@ def close_brackets(
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
       judge: of points that rounding leaves in doubt; made here if there is none.
+      beginning: of this task, if it is known.
+      most: subproblems after which no further chunk begins.
     """
     suspects = _Suspects(judge or Judge(model), task)
     layout = layout_of(model.program)
     options = options.resolved(layout)
-    # Finite: inf - inf would close the inputs that have no witness.
-    width = min(0.95 * task.tolerance, 1e300)
-    below = np.where(np.isfinite(task.upper), task.upper, 0) - width
-    radius = np.where(np.isfinite(task.upper), below, np.inf)
-    radius = np.minimum(radius, task.reach)
-    radius = np.where(task.wanted, np.maximum(radius, task.lower), task.lower)
-    instances = Instances(
-        family=task.family, ranges={}, slack=task.lower,
-        split_cost=np.zeros((len(task.lower), layout.size)),
-        floor=task.lower, width=np.float64(width), owner=np.zeros(1, np.int32),
-        clause=np.zeros(1, np.int32),
-        rows=task.spec.coefficients, offset=task.spec.offset,
-    )  # fmt: skip
-    box = ball(instances, np.maximum(radius, 0))
-    root = roots(layout, options, model, box, task.spec)
+    radius, width, box, root = beginning or begin(model, task, options)
     open_clauses = ~(np.asarray(root.clauses) > np.asarray(root.slack)[:, None])
     open_clauses &= (task.wanted & (radius > task.lower))[:, None]
     owner, clause = np.nonzero(open_clauses)
     rows, offset = clause_rows(task.spec, owner, clause)
-    instances = dataclasses.replace(
-        instances, ranges=root.ranges, slack=root.slack, split_cost=root.cost,
-        owner=owner.astype(np.int32),
+    instances = Instances(
+        family=task.family, ranges=root.ranges, slack=root.slack, split_cost=root.cost,
+        floor=task.lower, width=np.float64(width), owner=owner.astype(np.int32),
         clause=clause.astype(np.int32), rows=rows, offset=offset, cuts=root.cuts,
     )  # fmt: skip
     instances, search = start(
@@ -224,7 +242,9 @@ def close_brackets(
         deadline,
     )
     # Without a ReLU there is nothing to split: what the bounds left open stays open.
-    while layout.size and chunks.wanted(search):
+    while (
+        layout.size and chunks.wanted(search) and np.sum(search.known.processed) < most
+    ):
         search = chunks.run(search)
         known = suspects.judged(instances, search.known)
         search = dataclasses.replace(search, known=known)

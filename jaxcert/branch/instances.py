@@ -185,12 +185,12 @@ class Known:
 
 
 @jax.jit
-def ball(instances: Instances, radius: Float[Array, " J"]) -> Box:
-    """Returns the boxes of these radii, rounded outward and clipped to the domain."""
+def ball(family: Family, radius: Float[Array, " J"]) -> Box:
+    """Returns the boxes of these radii, rounded outward and clipped to the domain.
 
-    return jax.vmap(lambda family, r: family.box(r, outward=True))(
-        instances.family, radius
-    )
+    The family has leaves (J, ...).
+    """
+    return jax.vmap(lambda family, r: family.box(r, outward=True))(family, radius)
 
 
 @dataclasses.dataclass(frozen=True)

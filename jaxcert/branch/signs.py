@@ -43,6 +43,7 @@ from jaxcert.branch.branching import kinks, look_ahead, neuron_to_split, scores
 from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.instances import Instances, Known, Subproblems, ball
 from jaxcert.branch.leaves import Leaves
+from jaxcert.branch.neurons import NeuronOptions
 from jaxcert.branch.search import Search, advance, push
 from jaxcert.devices import is_accelerator
 from jaxcert.memory import room_for
@@ -73,6 +74,9 @@ class BranchOptions:
         scores alone decide, which takes less to compile.
       root: how those of the first subproblems are, which all others start from.
       tighten: how layer ranges are tightened before branching.
+      neurons: how ranges of neurons are found by branching, where the search over
+        signs of a single input stalls; None to do without. Not where leaves are
+        recorded, and not where `refine` is 0.
       inputs: how the input box is split, where that is done instead.
       narrow: boxes in which at most this many features vary are split themselves; so
         are those of networks with smooth activations, of any width.
@@ -91,6 +95,7 @@ class BranchOptions:
     lookahead: int = 8
     root: AscentOptions = AscentOptions(iterations=100, decay=0.98)
     tighten: TightenOptions = TightenOptions()
+    neurons: NeuronOptions | None = NeuronOptions()
     inputs: InputSplitOptions = InputSplitOptions()
     narrow: int = 8
     record: bool = False
@@ -324,7 +329,7 @@ def share_witnesses(
             upper=upper,
             witness=witness,
             radius=radius,
-            box=ball(instances, jnp.maximum(radius, 0)),
+            box=ball(instances.family, jnp.maximum(radius, 0)),
             open=still,
         )
 
@@ -387,7 +392,7 @@ def accept_witnesses(
         witness=jnp.where(wide, points, state.witness),
         suspect_margin=jnp.full_like(state.suspect_margin, jnp.inf),
         radius=radius,
-        box=ball(instances, jnp.maximum(radius, 0)),
+        box=ball(instances.family, jnp.maximum(radius, 0)),
         open=state.open & (radius > instances.floor),
     )
 

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxcert.bounds.alpha import Layout, Multipliers, default_slopes
+from jaxcert.bounds.alpha import Layout, Multipliers, default_slopes, layout_of
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
 from jaxcert.box import Box, Rates
-from jaxcert.branch.brackets import close_brackets, layout_of
+from jaxcert.branch.brackets import close_brackets
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Leaves, Proof, RecordedCuts
 from jaxcert.branch.signs import BranchOptions

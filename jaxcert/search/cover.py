@@ -93,6 +93,7 @@ class _Ground:
     def clause_of(self, index: Array) -> Problem:
         """Returns the problem of one clause."""
         whole = self.problem
+        assert not isinstance(whole.rows, dict)  # they are over outputs
         return dataclasses.replace(
             whole, rows=whole.rows[index], offset=whole.offset[index]
         )

@@ -23,9 +23,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcert.bounds.alpha import layout_of
 from jaxcert.bounds.crown import CrownOptions
 from jaxcert.box import Box, Family, Rates
-from jaxcert.branch.brackets import close_brackets, layout_of
+from jaxcert.branch.brackets import close_brackets
 from jaxcert.branch.cells import Reach, SplitTask, Stopwatch, not_class, split_domain
 from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.instances import ApothemTask

@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
+from jaxcert.bounds.alpha import layout_of
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.box import Box, Family
-from jaxcert.branch.brackets import layout_of
 from jaxcert.branch.leaves import Leaves, Proof
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64, local_devices

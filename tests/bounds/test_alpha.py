@@ -14,12 +14,12 @@ import jaxcert as jc
 from jaxcert.bounds.alpha import (
     Multipliers,
     Problem,
+    layout_of,
     subproblem_bound,
 )
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
-from jaxcert.branch.brackets import layout_of
 from jaxcert.trace.program import ActivationNode, AffineNode
 from jaxcert.trace.tracing import program_of
 

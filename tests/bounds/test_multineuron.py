@@ -13,7 +13,7 @@ from exact import exact_min_margin
 from test_alpha import plain, residual, signs_at
 
 import jaxcert as jc
-from jaxcert.bounds.alpha import Multipliers, Problem, subproblem_bound
+from jaxcert.bounds.alpha import Multipliers, Problem, layout_of, subproblem_bound
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.multineuron import (
     CutOptions,
@@ -23,7 +23,6 @@ from jaxcert.bounds.multineuron import (
 )
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.tighten import TightenOptions
-from jaxcert.branch.brackets import layout_of
 from jaxcert.errors import InputError
 from jaxcert.trace.tracing import program_of
 

@@ -16,11 +16,11 @@ from jaxcert.bounds.alpha import (
     Multipliers,
     Problem,
     default_slopes,
+    layout_of,
     restricted,
     subproblem_bound,
 )
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.branch.brackets import layout_of
 from jaxcert.branch.branching import kinks, look_ahead, scores
 from jaxcert.devices import float64
 from jaxcert.model import Model

@@ -14,7 +14,13 @@ from cases import cancelling, exact32
 from exact import exact_min_margin
 
 import jaxcert as jc
-from jaxcert.bounds.alpha import Multipliers, Problem, charged_bound, subproblem_bound
+from jaxcert.bounds.alpha import (
+    Multipliers,
+    Problem,
+    charged_bound,
+    layout_of,
+    subproblem_bound,
+)
 from jaxcert.bounds.cuts import Cuts
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.multineuron import CutOptions
@@ -78,7 +84,7 @@ def roots(options):
     box = jc.Box(-np.ones((1, 3)), np.ones((1, 3)))
     spec = jc.Spec(np.ones((1, 1, 2)), np.ones((1, 1)), np.zeros((1, 1), np.int32), 1)
     model = Model(f, params, (3,))
-    layout = brackets.layout_of(model.program)
+    layout = layout_of(model.program)
     with float64():
         make = functools.partial(brackets.roots, layout, options.resolved(layout))
         return jax.eval_shape(make, model, box, spec)
@@ -99,7 +105,7 @@ def test_a_cut_that_is_not_a_number_proves_nothing(wrong: str):
     params = [(np.eye(2), np.zeros(2)), (np.ones((1, 2)), np.ones(1))]
     with float64():
         program = program_of(f, params, np.zeros(2))
-        layout = brackets.layout_of(program)
+        layout = layout_of(program)
         (node,) = layout.nodes
         one, two = jnp.ones((1, 1)), jnp.ones((1, 1, 2))
         cut = Cuts(jnp.array([[0, 1]]), -two, two, one, one)
@@ -139,7 +145,7 @@ def test_no_multipliers_of_cuts_make_a_violated_problem_vanish():
             z, exact = exact[0], [max(v, Fraction(0)) for v in exact]
         with float64():
             program = program_of(f, params, x)
-            layout = brackets.layout_of(program)
+            layout = layout_of(program)
             values, box = program.prepare(params, jnp.float64), jc.Box(x, x)
             boxes = propagate(program, values, jax.tree.map(jnp.asarray, box))
             node = layout.nodes[1]

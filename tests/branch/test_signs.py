@@ -13,6 +13,7 @@ from cases import cancelling, exact32, random_network, sampled
 from cases import relu_network as f
 
 import jaxcert as jc
+from jaxcert.bounds.alpha import layout_of
 from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.box import Family
@@ -168,7 +169,7 @@ def _instances(task, ranges, slack, cost) -> Instances:
 
 def _full_stack(params, rows: int, capacity: int):
     """Instances, and a state with so many subproblems of input 1 on its stack."""
-    layout = brackets.layout_of(model_of(params).program)
+    layout = layout_of(model_of(params).program)
     task = task_of(params, np.full((2, 2), 0.5), np.full(2, 0.5), np.zeros(2))
     box = jc.Box(np.zeros((2, 2)), np.ones((2, 2)))
     with float64():
@@ -341,7 +342,7 @@ def test_no_multipliers_make_a_violated_subproblem_vanish(size: float):
     count = 16
     for seed in range(4):
         params, x, sign = cancelling(seed, size)
-        layout = brackets.layout_of(model_of(params).program)
+        layout = layout_of(model_of(params).program)
         task = task_of(params, np.tile(x, (count, 1)), np.zeros(count), np.zeros(count))
         box = task.family.core
         with float64():

@@ -14,7 +14,8 @@ from scipy.optimize import linprog
 
 import jaxcert as jc
 import jaxcert.memory
-from jaxcert.branch import brackets, inputs, search
+from jaxcert.bounds.alpha import layout_of
+from jaxcert.branch import inputs, search
 from jaxcert.branch import linear_program as leaf
 from jaxcert.branch.inputs import InputSplitOptions
 from jaxcert.branch.questions import ParameterSplitOptions
@@ -177,7 +178,7 @@ def test_pools_of_parameters_and_signs_go_by_bytes_too(monkeypatch):
     assert parameters.block < ParameterSplitOptions().block
     assert parameters.capacity * (2 * 2 + 9) * 8 <= 1 << 21
     params = random_network((9, 4000, 2), 0)
-    layout = brackets.layout_of(program_of(relu_network, params, np.zeros(9)))
+    layout = layout_of(program_of(relu_network, params, np.zeros(9)))
     small = BranchOptions().resolved(layout)
     assert 1 <= small.block < 32
     monkeypatch.setattr(jaxcert.memory, "free_bytes", lambda: 1 << 50)

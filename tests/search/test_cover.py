@@ -11,8 +11,8 @@ from cases import relu_network as f
 from cases import sampled
 
 import jaxcert as jc
+from jaxcert.bounds.alpha import layout_of
 from jaxcert.bounds.ascent import AscentOptions
-from jaxcert.branch.brackets import layout_of
 from jaxcert.branch.leaves import Leaves
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64

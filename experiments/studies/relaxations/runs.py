@@ -16,12 +16,11 @@ from absl import logging
 from jaxtyping import Array
 
 import jaxcert as jc
-from jaxcert.bounds.alpha import Layout
+from jaxcert.bounds.alpha import Layout, layout_of
 from jaxcert.bounds.crown import Crown, CrownOptions, bound_layers
 from jaxcert.bounds.multineuron import CutOptions, RowOptions, bound_rows
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
 from jaxcert.box import Box
-from jaxcert.branch.brackets import layout_of
 from jaxcert.certifier import float64
 from jaxcert.commands.audit.boxes import Claim
 from jaxcert.commands.audit.decide import Auditor

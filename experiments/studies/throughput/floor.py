@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.bounds.alpha import layout_of
 from jaxcert.bounds.ibp import node_interval
 from jaxcert.box import Box
-from jaxcert.branch.brackets import layout_of
 from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_of
 from studies.throughput.case import Case

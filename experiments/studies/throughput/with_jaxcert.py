@@ -13,13 +13,14 @@ from jaxcert.bounds.alpha import (
     Multipliers,
     Problem,
     default_slopes,
+    layout_of,
     subproblem_bound,
 )
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, tighten_layers
 from jaxcert.box import Box
-from jaxcert.branch.brackets import close_brackets, layout_of
+from jaxcert.branch.brackets import close_brackets
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import float64

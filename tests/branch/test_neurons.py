@@ -1,0 +1,175 @@
+"""Reduced networks, ranges of neurons by branch and bound, and the rounds of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from cases import random_network, relu_network, sampled
+from exact import exact_min_margin
+
+import jaxcert as jc
+from jaxcert.bounds.alpha import layout_of
+from jaxcert.branch import rounds
+from jaxcert.branch.brackets import begin
+from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.neurons import NeuronOptions, branched_ranges, least_rows
+from jaxcert.branch.reduced import reduced
+from jaxcert.branch.signs import BranchOptions
+from jaxcert.devices import float64
+from jaxcert.model import Model
+
+SIZES = (3, 8, 8, 3)
+BOX = jc.Box(np.full(3, -0.2), np.full(3, 0.3))
+# Only the whole box is bounded before neurons are branched.
+AT_ONCE = BranchOptions(
+    narrow=0, neurons=NeuronOptions(after=0, rounds=(8, 32), leaves=128, bucket=8)
+)
+SPEC = jc.Spec.rows(np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]]), np.zeros(2))
+
+
+def transposed(params):
+    return [(np.asarray(w, np.float64).T, np.asarray(b, np.float64)) for w, b in params]
+
+
+def task_of(spec, box=BOX):
+    return ApothemTask.of_boxes(
+        *jax.tree.map(lambda v: np.asarray(v)[None], (box, spec))
+    )
+
+
+@float64()
+def what_is_left(model, spec=SPEC, box=BOX):
+    """The reduced network, from the ranges that branch and bound starts from, and which
+    neurons of the network its layers are."""
+    root = begin(model, task_of(spec, box), AT_ONCE).root
+    ranges, slack, cost = jax.tree.map(
+        lambda v: v[0], (root.ranges, root.slack, root.cost)
+    )
+    layout = layout_of(model.program)
+    rows = np.asarray(spec.coefficients)
+    small = reduced(layout, model, box, ranges, rows, (slack, cost))
+    boxes = [ranges[node.inputs[0]] for node in layout.nodes]
+    return small, [np.flatnonzero((z.lo < 0) & (z.hi > 0)) for z in boxes]
+
+
+def skipping(params, x):
+    """A residual network whose output sees all layers."""
+    (w, b), (v, c), (u, e) = params
+    h = jax.nn.relu(w @ x + b)
+    k = jax.nn.relu(v @ h + c) + h
+    return u @ k + e + x[:3]
+
+
+@pytest.mark.parametrize("network", [relu_network, skipping])
+@pytest.mark.parametrize("width", [0.0, 0.1, 0.4])
+def test_a_reduced_network_is_the_network_on_the_box(network, width):
+    model = Model(network, random_network(SIZES, 3), (3,))
+    center = np.array([0.3, -0.2, 0.5])
+    box = jc.Box(center - width / 2, center + width / 2)
+    small, neurons = what_is_left(model, box=box)
+    x = np.random.default_rng(0).uniform(box.lo, box.hi, (200, 3))
+    apart = np.abs(model.outputs(x) - small.model.outputs(x)).max()
+    assert apart <= float(small.slack)
+    left = sum(n.size for n in neurons)
+    assert left == sum(int(np.sum((z.lo < 0) & (z.hi > 0))) for z in small.ranges)
+    assert left < layout_of(model.program).size, "the box decides some neuron"
+    if width == 0:
+        assert left == 0
+
+
+@pytest.mark.parametrize("seed", sampled(range(6), 2))
+def test_bounds_are_the_least_values(seed):
+    """Of neurons and of the spec's rows; judged by MILPs."""
+    params = random_network(SIZES, seed)
+    model, weights = Model(relu_network, params, (3,)), transposed(params)
+    before, neurons = what_is_left(model)
+    options = dataclasses.replace(AT_ONCE.neurons, enough=0.0)
+
+    def exact(layers, row):
+        return exact_min_margin(layers, BOX.lo, BOX.hi, row, 0.0).value
+
+    coefficients = np.asarray(SPEC.coefficients)
+    offset = np.array([-0.1 - exact(weights, row) for row in coefficients])
+    with float64():
+        small, work = branched_ranges(options, before, BOX, 32)
+        rows = small.maps[-1].combined(coefficients, offset)
+        ask = functools.partial(least_rows, options, small, 2, BOX, rows)
+        (start, _), (least, _) = ask(0), ask(128)
+    assert work > 0
+    # The least value is -0.1; HiGHS is right to 1e-6.
+    assert np.all(least <= -0.1 + 1e-6)
+    assert np.all(-0.1 - least <= 0.5 * (-0.1 - start))
+    old, new = before.ranges[1], small.ranges[1]
+    assert neurons[1].size > 0
+    for place, neuron in enumerate(neurons[1]):
+        row = np.eye(8)[neuron]
+        lo, hi = exact(weights[:2], row), -exact(weights[:2], -row)
+        assert old.lo[place] <= new.lo[place] <= lo + 1e-6
+        assert hi - 1e-6 <= new.hi[place] <= old.hi[place]
+        decided = new.lo[place] >= 0 or new.hi[place] <= 0
+        width, was = new.hi[place] - new.lo[place], old.hi[place] - old.lo[place]
+        assert decided or width - (hi - lo) <= 0.5 * (was - (hi - lo)) + 1e-6
+
+
+def test_nothing_is_narrowed_when_time_is_over():
+    model = Model(relu_network, random_network(SIZES, 0), (3,))
+    small, _ = what_is_left(model)
+    with float64():
+        after, work = branched_ranges(AT_ONCE.neurons, small, BOX, 32, deadline=0.0)
+    assert work == 0
+    for old, new in zip(small.ranges, after.ranges, strict=True):
+        np.testing.assert_array_equal(old.lo, new.lo)
+        np.testing.assert_array_equal(old.hi, new.hi)
+
+
+@pytest.mark.parametrize("depth", [1e-3, -1e-3])
+@pytest.mark.parametrize("seed", sampled(range(8), 3))
+def test_rounds_decide_what_the_whole_network_does(seed, depth):
+    """Clauses of two rows, of which one holds, by 1e-3, or neither at some point."""
+    params = random_network(SIZES, seed)
+    model, weights = Model(relu_network, params, (3,)), transposed(params)
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((2, 3))
+    least = exact_min_margin(weights, BOX.lo, BOX.hi, rows[0], 0.0)
+    other = np.array([rows[1] @ model.outputs(least.point[None])[0]])
+    offset = np.array([-least.value + depth, -other[0] - 10.0])
+    spec = jc.Spec(rows, offset, np.zeros(2, np.int32), 1)
+    answer = rounds.close_bracket(model, task_of(spec), AT_ONCE)
+    assert not answer.open[0]
+    assert bool(answer.improved[0]) == (depth > 0)
+    assert np.isfinite(answer.upper[0]) == (depth < 0)
+    if depth < 0:
+        y = model.outputs(answer.witness)[0]
+        assert np.all(rows @ y + offset <= 0)
+        assert np.all((BOX.lo <= answer.witness[0]) & (answer.witness[0] <= BOX.hi))
+
+
+def test_rounds_close_brackets_as_the_whole_network_does():
+    """The family is that of balls, whose radius falls while rounds go on."""
+    params = random_network(SIZES, 1)
+    model = Model(relu_network, params, (3,))
+    x = np.array([[0.1, 0.2, -0.1]])
+    margin = np.asarray(SPEC.coefficients) @ model.outputs(x)[0]
+    sides = np.where(margin > 0, 1.0, -1.0)
+    spec = jc.Spec.rows(np.asarray(SPEC.coefficients) * sides[:, None], np.zeros(2))
+    domain = jc.Box(np.full(3, -3.0), np.full(3, 3.0))
+    task = ApothemTask(
+        family=jc.box.Family.many(
+            jc.Box.point(x), domain, jc.Rates(np.ones(3), np.ones(3))
+        ),
+        spec=jax.tree.map(lambda v: np.asarray(v)[None], spec),
+        lower=np.zeros(1), upper=np.full(1, np.inf), witness=np.full((1, 3), np.nan),
+        reach=np.full(1, 3.0), wanted=np.ones(1, bool), tolerance=1e-3,
+    )  # fmt: skip
+    whole = dataclasses.replace(AT_ONCE, neurons=None)
+    one = rounds.close_bracket(model, task, AT_ONCE)
+    other = rounds.close_bracket(model, task, whole)
+    assert not one.open[0]
+    assert not other.open[0]
+    assert one.upper[0] - one.lower[0] <= 1e-3
+    assert one.lower[0] <= other.upper[0]
+    assert other.lower[0] <= one.upper[0]
