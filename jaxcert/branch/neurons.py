@@ -66,7 +66,7 @@ class NeuronOptions:
     leaves: int = 1024
     bucket: int = 32
     enough: float = 0.05
-    ascent: AscentOptions = AscentOptions(iterations=4, slope_rate=0.1, split_rate=0.1)
+    ascent: AscentOptions = AscentOptions(iterations=3)
     root: int = 40
 
 
