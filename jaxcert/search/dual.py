@@ -91,7 +91,7 @@ class DualTask:
     points: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DualBox:
     """The dual box of one class, numpy; F = 2d faces, lower ones first.
 
@@ -139,6 +139,19 @@ class DualBox:
     def empty(self) -> bool:
         """Whether it is proved that the domain holds no point of the class."""
         return not bool(np.all(self.outer.lo <= self.outer.hi))
+
+    @property
+    def status(self) -> str:
+        """closed, open (a bracket is wider than the tolerance) or empty."""
+        return "empty" if self.empty else "open" if self.open.any() else "closed"
+
+    def __repr__(self) -> str:
+        """What it is and what is known of its faces, in one line."""
+        inside = 0 if self.empty else int(self.smaller.sum())
+        return (
+            f"DualBox of class {self.label}: {self.status}, {self.gap.size} faces, "
+            f"{inside} proved inside the domain, {int(self.open.sum())} open"
+        )
 
     @property
     def gap(self) -> np.ndarray:

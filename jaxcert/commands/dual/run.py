@@ -303,7 +303,6 @@ def _compute_all(
 
 
 def _record(part: Part, box: DualBox, seconds: float) -> Record:
-    status = "empty" if box.empty else "open" if box.open.any() else "closed"
     arrays = {
         "domain_lo": box.domain.lo, "domain_hi": box.domain.hi,
         "outer_lo": box.outer.lo, "outer_hi": box.outer.hi,
@@ -312,7 +311,7 @@ def _record(part: Part, box: DualBox, seconds: float) -> Record:
     return {
         "input": part.name or None,
         "class": box.label,
-        "status": status,
+        "status": box.status,
         "faces": box.gap.size,
         "on_domain": int(box.on_domain.sum()),
         "smaller": 0 if box.empty else int(box.smaller.sum()),

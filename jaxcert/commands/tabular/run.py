@@ -335,7 +335,7 @@ def _ball(x: np.ndarray, radius: float, scale: Scale) -> Box:
 def _dual_record(table: Table, box: DualBox) -> dict[str, Any]:
     return {
         "class": table.classes[box.label],
-        "status": "empty" if box.empty else "open" if box.open.any() else "closed",
+        "status": box.status,
         "outer_lo": box.outer.lo, "outer_hi": box.outer.hi,
         "inner_lo": box.inner.lo, "inner_hi": box.inner.hi,
         "subproblems": box.subproblems,
