@@ -20,7 +20,8 @@ from markdown_it import MarkdownIt
 import jaxcert as jc
 from jaxcert.commands.__main__ import COMMANDS
 from jaxcert.commands.options import flags_of, read
-from jaxcert.report.stored import BOX_KEYS, RECORD_KEYS, SCHEMA
+from jaxcert.report.boxes import BOX_KEYS
+from jaxcert.report.stored import RECORD_KEYS, SCHEMA
 
 ROOT = Path(jc.__file__).parents[1]
 PAGES = [

@@ -234,6 +234,54 @@ def test_the_complete_oracle_is_exact_to_the_tolerance(run_certify, whole, tmp_p
         assert exact["apothem_lower"] <= crown["apothem_upper"]
 
 
+def test_resume_with_more_time_refines_open_brackets(
+    run_certify, calls, monkeypatch, tmp_path
+):
+    out, batch = tmp_path / "out", certify.Certifier.batch_with_proofs
+    flags = (
+        "--inputs=0:4", "--oracle=complete", "--tolerance=1e-5", "--noreport",
+        "--proofs", f"--output={out}",
+    )  # fmt: skip
+
+    def widths():
+        return [r["apothem_upper"] - r["apothem_lower"] for r in records(out)]
+
+    def hurried(self, x, labels, deadline, **known):
+        return batch(self, x, labels, 0.0, **known)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(certify.Certifier, "batch_with_proofs", hurried)
+        assert run_certify(*flags, "--time_limit=5").code == 0
+    first, wide = records(out), sum(w > 1e-5 for w in widths())
+    assert wide > 1 and calls == [4]
+    # No more time than before: they stay as they are.
+    assert run_certify(*flags, "--time_limit=5", "--resume").code == 0
+    assert calls == [4] and records(out) == first
+
+    def killed(self, *records, **arrays):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # its certificates are written, no line is
+        patch.setattr(running.RunFiles, "refine", killed)
+        assert run_certify(*flags, "--time_limit=500", "--resume").code == 130
+    assert records(out) == first and len(read_run(out).records) == 4
+    assert run_certify(*flags, "--time_limit=500", "--resume").code == 0
+    assert calls == [4, wide, wide]
+    assert max(widths()) <= 1e-5
+    for before, after in zip(first, records(out), strict=True):
+        assert before["input"] == after["input"]
+        assert before["apothem_lower"] <= after["apothem_lower"]
+        assert after["apothem_upper"] <= before["apothem_upper"]
+        assert before["oracle_calls"] <= after["oracle_calls"]
+        if after["status"] == "certified":
+            report = check_certificate(out / "proofs" / f"{after['input']}.npz")
+            assert report.accepted and report.apothem_lower == after["apothem_lower"]
+    assert read_run(out).about["complete"] is True
+    # All are closed, and nothing is done again.
+    assert run_certify(*flags, "--time_limit=900", "--resume").code == 0
+    assert calls == [4, wide, wide]
+
+
 def test_checkpoint_and_onnx_agree(run_certify, tiny, whole, tmp_path):
     out = tmp_path / "out"
     arguments = f"--model={tiny.onnx}", "--batch_size=4", f"--inputs=0:{COUNT}"

@@ -97,7 +97,7 @@ def main(request: Request) -> int:
             certifier, chosen, rows, devices, files, proofs, grower, request.arithmetic
         )
         interrupted = run.certify(request.time_limit or math.inf)
-        if not interrupted:
+        if files.done >= {chosen.names[i] for i in rows}:
             files.finish()
         if grower is not None:
             write_regions(certifier, output)
