@@ -214,6 +214,15 @@ def _proofs(run: Run, certificates: Mapping[str, str]) -> str:
     certified = sum(r["status"] == "certified" for r in run.records)
     if not certified:
         return ""
+    grown = [r["grown"]["proof"] for r in run.records if r.get("grown")]
+    if not certificates and any(proof is not None for proof in grown):
+        return (
+            f"{sum(proof is not None for proof in grown)} grown boxes have a "
+            "certificate in the folder grown, which the independent checker accepted "
+            "when it was written, and does again with: jaxcert check, followed by that "
+            f"folder. {sum(proof is True for proof in grown)} of these hold the proof "
+            "of the box, the others that of its faces alone."
+        )
     if not certificates:
         return (
             "No certificate files were written: the claim rests on the search, which "
@@ -428,9 +437,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts += [
         (key.replace("_", " "), value_text(value)) for key, value in config.items()
     ]
-    if len(run.x):
-        digest = hashlib.sha256(np.ascontiguousarray(run.x, "<f8").tobytes())
-        facts.append(("inputs, SHA-256 of their float64 values", digest.hexdigest()))
+    facts += data_fact(run.x).items()
     about = run.about
     if about.get("command"):
         facts.append(("command", str(about["command"])))
@@ -444,6 +451,14 @@ def _facts(run: Run) -> list[tuple[str, str]]:
             ("versions", versions),
         ]
     return facts
+
+
+def data_fact(x: np.ndarray) -> dict[str, str]:
+    """Returns what tells inputs from others, as a fact of a page."""
+    if not len(x):
+        return {}
+    digest = hashlib.sha256(np.ascontiguousarray(x, "<f8").tobytes())
+    return {"inputs, SHA-256 of their float64 values": digest.hexdigest()}
 
 
 def value_text(value: Any) -> str:

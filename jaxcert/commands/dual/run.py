@@ -34,6 +34,7 @@ from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network
 from jaxcert.model import Model
 from jaxcert.network import Network
+from jaxcert.report.answers import data_fact
 from jaxcert.runs.files import write_whole
 from jaxcert.runs.journal import Record
 from jaxcert.runs.strict_json import dumps
@@ -164,6 +165,8 @@ def compute(request: Request) -> int:
     wanted = sum(len(part.classes) for part in parts)
     print(table(records, subject.network.name, request.lowest))
     facts = {"command": request.command("dual"), "tolerance": request.tolerance}
+    if chosen is not None:
+        facts |= data_fact(chosen.x)
     page = output / "report.html"
     print(f"report: {write_page(page, records, facts, subject.network, scope)}")
     if request.claimed_radius and chosen is not None and not stopped:

@@ -41,6 +41,8 @@ def main(request: Request) -> int:
     print(table(records, request))
     print(sentence(records, request))
     scope = read_scope(output / SCOPES, read_json(output / SCOPES, "Remove it"))
-    page = write_page(output / "report.html", records, request, network, scope)
+    page = write_page(
+        output / "report.html", records, request, network, scope, chosen.x
+    )
     print(f"report: {page}")
     return 1 if violations(records) else 0
