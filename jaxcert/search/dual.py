@@ -34,6 +34,7 @@ from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.model import Model
+from jaxcert.rows import select
 from jaxcert.search.reach import (
     ReachOptions,
     Ties,
@@ -133,6 +134,31 @@ class DualBox:
             witness=np.full((faces, *shape), np.nan),
             tolerance=tolerance * np.asarray(domain.hi - domain.lo), subproblems=0,
             seconds=np.full(faces, np.nan),
+        )  # fmt: skip
+
+    def narrowed(self, other: DualBox) -> DualBox:
+        """Returns what this box and another of the same question say together.
+
+        Beyond either outer box no point of the class is; all instances are known.
+        """
+
+        def ends(lower: Any, upper: Any, name: str) -> Box:
+            a, b = getattr(self, name), getattr(other, name)
+            return Box(lower(a.lo, b.lo), upper(a.hi, b.hi))
+
+        outer = ends(np.maximum, np.minimum, "outer")
+        inner = ends(np.minimum, np.maximum, "inner")
+        farther = np.concatenate(
+            [
+                np.reshape(other.inner.lo < self.inner.lo, -1),
+                np.reshape(other.inner.hi > self.inner.hi, -1),
+            ]
+        )
+        seconds = np.where(np.isnan(self.seconds), other.seconds, self.seconds)
+        return dataclasses.replace(
+            self, outer=outer, inner=inner, seconds=seconds,
+            witness=select(farther, other.witness, self.witness),
+            subproblems=self.subproblems + other.subproblems,
         )  # fmt: skip
 
     @property
