@@ -200,6 +200,36 @@ def test_what_proofs_take_for_granted_is_said_and_recorded(
     assert "warning: taken for granted: the moon is round" in ended.err
 
 
+def own_table(path, text):
+    path.write_text(text)
+    return load_table(str(path))
+
+
+def test_a_table_of_ones_own(tmp_path):
+    path = tmp_path / "pears.csv"
+    rows = [f"{k / 8}, {k % 3} ,{10 - k % 2},{k}" for k in range(8)]
+    table = own_table(path, "\n".join(["weight, ripe,class,age", *rows]))
+    assert table.features == ("weight", "ripe", "age")
+    assert table.classes == ("9", "10") and table.units == (NOT_STATED,) * 3
+    assert table.labels.tolist() == [1, 0] * 4 and table.x.shape == (8, 3)
+    assert table.x[3].tolist() == [0.375, 0.0, 3.0]
+    assert load_table(str(path), "age,weight").x[3].tolist() == [3.0, 0.375]
+    other = own_table(path, "\ufeffa,kind\n" + "1,ja\n2.5,nein\n" * 4)
+    assert other.classes == ("ja", "nein") and other.labels.tolist() == [0, 1] * 4
+    assert other.name.startswith("pears.csv ") and other.name != table.name
+    for text, message in (
+        ("", "the first line must name at least two columns, each once"),
+        ("class\n1\n", "the first line must name at least two columns"),
+        ("a,a,class\n1,2,3\n", "each once, the class among them; it is 'a,a,class'"),
+        ("a,class\n1\n", "pears.csv, line 2 has not 2 cells, as the first line"),
+        ("a,class\n1,2,3\n", "pears.csv, line 2 has not 2 cells"),
+        ("a,class\n1,x\nred,x\n", "line 3: a is 'red'; give a finite number"),
+        ("a,class\n1,x\n1,y\n", "has 2 rows of 2 classes (column 'class'); a table"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            own_table(path, text)
+
+
 def test_mistakes_are_one_line(tmp_path):
     table = load_table("wine", "hue")
     for text, message in (

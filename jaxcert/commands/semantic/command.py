@@ -8,7 +8,7 @@ greatest range of the parameters is bracketed: proved up to `lower`, violated at
 `upper`. --grid checks every certified range on a dense grid, with code of its own; exit
 code 1 if a grid point contradicts it. Writes semantic.jsonl into --output, line by
 line, and what its proofs cover into semantic_scope.json; --resume continues and redoes
-nothing.
+nothing, and with a larger --timeout goes on with the brackets that are open.
 """
 
 from __future__ import annotations
