@@ -6,15 +6,19 @@ import json
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from cases import sampled
+from made_runs import CONFIG, arrays, record
 
 from jaxcert.checker.check import check_certificate
 from jaxcert.commands.certify import command as certify
-from jaxcert.report import BOX_KEYS, read_run
+from jaxcert.commands.certify.shards import Whole, merge
+from jaxcert.report import BOX_KEYS, RunFiles, read_run
 
 COUNT = 11  # batches of 4, 4 and 3: the last is padded to another size
 FLAGS = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport"
@@ -125,8 +129,8 @@ def test_certificates_are_put_together(run_certify, tmp_path):
     assert run_certify(*flags, "--merge", "--proofs").code == 0
     certified = [r for r in read_run(out).records if r["status"] == "certified"]
     assert len(certified) >= 2
-    for record in certified:
-        assert check_certificate(out / "proofs" / f"{record['input']}.npz").accepted
+    for one in certified:
+        assert check_certificate(out / "proofs" / f"{one['input']}.npz").accepted
 
 
 @pytest.mark.parametrize("slurm", sampled([True, False]))
@@ -261,3 +265,27 @@ def test_ctrl_c_and_the_time_limit_on_devices(
     assert ended.out.endswith("stopped by the time limit; continue with --resume\n")
     assert run_certify(*flags).code == 0 and calls == [4, 4, 3]
     same(alone, tmp_path)
+
+
+def test_what_a_shard_refines_is_merged_again(tmp_path):
+    wide = [record("0"), record("1")]
+    narrow = [record("0", 0.055, 0.0575), record("1")]
+    rows = arrays(wide), arrays(narrow)  # around the same inputs
+    chosen: Any = SimpleNamespace(names=("0", "1"))
+    whole = Whole(tmp_path, chosen, 2, None)
+    shard = tmp_path / "shards" / "0-of-1"
+    names = ("x", "lo", "hi", "witness", "witness_class")
+    for resume, found in ((False, wide), (True, narrow)):
+        with RunFiles(shard, resume, CONFIG) as files:
+            if resume:
+                own = zip(names, (a[:1] for a in rows[1]), strict=True)
+                files.refine(narrow[:1], **dict(own))
+            else:
+                files.append(wide, *rows[0])
+            files.finish()
+        with RunFiles(tmp_path, resume, CONFIG) as files:
+            merge(files, [read_run(shard)], whole)
+            files.finish()
+        merged = read_run(tmp_path)
+        assert merged.records == found
+        np.testing.assert_array_equal(merged.lo, rows[resume][1])

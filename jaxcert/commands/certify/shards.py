@@ -188,6 +188,12 @@ def merge(files: RunFiles, shards: Sequence[Run], whole: Whole) -> None:
       shards: see `read_shards`.
       whole: the run.
     """
+    # Before the lines: a certificate may prove more than is said, never less.
+    for shard in _shards_in(files.directory, whole.processes):
+        proofs = shard.folder(files.directory) / "proofs"
+        if proofs.is_dir():
+            with writing(files.directory):
+                shutil.copytree(proofs, files.directory / "proofs", dirs_exist_ok=True)
     names_of_all, batch = whole.chosen.names, whole.batch
     if not files.done:
         files.add_seconds(max(run.about.get("wall_seconds", 0.0) for run in shards))
@@ -207,11 +213,6 @@ def merge(files: RunFiles, shards: Sequence[Run], whole: Whole) -> None:
             and refines(own, held[own["input"]])
         ]
         files.refine([run.records[i] for i in narrower], **_arrays(run, narrower))
-    for shard in _shards_in(files.directory, whole.processes):
-        proofs = shard.folder(files.directory) / "proofs"
-        if proofs.is_dir():
-            with writing(files.directory):
-                shutil.copytree(proofs, files.directory / "proofs", dirs_exist_ok=True)
 
 
 def _arrays(run: Run, rows: Sequence[int]) -> dict[str, Any]:
