@@ -32,6 +32,7 @@ _MOST_MAPS = 10_000
 _TOGETHER = (
     (
         "tests/certificate/test_grown.py",
+        "tests/certificate/test_store.py",
         "tests/search/test_growth.py",
         "tests/test_recorded_answers.py",
     ),

@@ -234,6 +234,8 @@ def test_the_complete_oracle_is_exact_to_the_tolerance(run_certify, whole, tmp_p
         assert exact["apothem_lower"] <= crown["apothem_upper"]
 
 
+# What ONNX files compute is tested apart; and `verify` reads them always.
+@pytest.mark.campaign
 def test_checkpoint_and_onnx_agree(run_certify, tiny, whole, tmp_path):
     out = tmp_path / "out"
     arguments = f"--model={tiny.onnx}", "--batch_size=4", f"--inputs=0:{COUNT}"
@@ -507,8 +509,9 @@ def wait_for_lines(process: subprocess.Popen, out: Path, count: int) -> None:
 )
 def test_killed_in_mid_run(start, run_certify, calls, tmp_path, kind, oracle):
     out = tmp_path / "out"
+    # Batches are of the size for which other runs have compiled.
     flags = (
-        "--inputs=0:300", "--batch_size=1", "--noreport", f"--oracle={oracle}",
+        "--inputs=0:300", "--batch_size=4", "--noreport", f"--oracle={oracle}",
         f"--output={out}",
     )  # fmt: skip
     process = start(*flags)
@@ -534,12 +537,16 @@ def test_killed_in_mid_run(start, run_certify, calls, tmp_path, kind, oracle):
     same_answers(out, fresh)
 
 
-def test_exit_codes_of_the_process(start, tmp_path):
+@pytest.mark.campaign
+def test_what_a_process_without_a_terminal_prints(start, tmp_path):
     out = tmp_path / "out"
     ended = start("--inputs=0:2", "--batch_size=1", "--noreport", f"--output={out}")
     printed, said = ended.communicate(timeout=600)
     assert (ended.returncode, said) == (0, "")
     assert max(map(len, printed.splitlines())) <= 80 and "\x1b" not in printed
+
+
+def test_exit_code_of_a_process_that_is_asked_wrongly(start):
     wrong = start("--candidates=x")
     printed, said = wrong.communicate(timeout=600)
     assert wrong.returncode == 2 and printed == ""
@@ -557,7 +564,7 @@ def test_news_without_a_terminal(run_certify, monkeypatch, tmp_path):
 
 def test_bar_on_a_terminal(start, whole, tmp_path):
     master, slave = pty.openpty()
-    flags = f"--inputs=0:{COUNT}", "--batch_size=1", "--noreport"
+    flags = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport"
     process = start(*flags, f"--output={tmp_path / 'out'}", stdout=slave)
     os.close(slave)
     shown: list[bytes] = []

@@ -7,12 +7,14 @@ import io
 import json
 import re
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 from in_process import answered
 
 from jaxcert.box import Box
+from jaxcert.certification import CertifyOptions
 from jaxcert.checker.check import check_certificate
 from jaxcert.commands.tabular import run as tabular
 from jaxcert.commands.tabular.data import NO_UNIT, NOT_STATED, load_scale, load_table
@@ -117,19 +119,49 @@ def test_units_are_stated_or_said_to_be_unknown():
     assert load_table("wine").units[0] == "% vol"
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    output = tmp_path_factory.mktemp("tabular") / "out"
-    request, text = Request(**TWO, epochs=30, output=str(output)), io.StringIO()
+def made(output, **more):
+    """Returns a run: what was asked, where it is, and what it printed."""
+    request, text = Request(**TWO, epochs=30, output=str(output), **more), io.StringIO()
     with contextlib.redirect_stdout(text):
         assert compute(request) == 0
     return request, output, text.getvalue()
 
 
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A run whose boxes are proved by intervals before they grow: cheap to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        options = partial(CertifyOptions, attack=None)
+        patch.setattr(
+            tabular, "CertifyOptions", lambda oracle, **more: options("ibp", **more)
+        )
+        return made(tmp_path_factory.mktemp("tabular") / "out", dual=False)
+
+
+@pytest.mark.campaign
+def test_a_run_and_its_dual_boxes_are_proved_checked_and_said(tmp_path):
+    request, output, _ = whole = made(tmp_path / "out")
+    test_a_run_is_proved_checked_and_said(whole)
+    run, network = read_run(output), load_network(output / "network.npz")
+    table = load_table("wine", request.use)
+    lines = (output / "dual.jsonl").read_text().splitlines()
+    duals = {d["class"]: d for d in map(json.loads, lines)}
+    assert sorted(duals) == sorted(table.classes)
+    everything = tabular._predicted(network, table.x)
+    for label, name in enumerate(table.classes):
+        own = table.x[everything == label]
+        assert (own >= duals[name]["outer_lo"]).all()
+        assert (own <= duals[name]["outer_hi"]).all()
+    for row, record in enumerate(run.records):  # a sound box is inside the dual box
+        if record["status"] == "certified":
+            dual = duals[table.classes[record["predicted"]]]
+            assert (run.grown_lo[row] >= dual["outer_lo"]).all()
+            assert (run.grown_hi[row] <= dual["outer_hi"]).all()
+
+
 def test_a_run_is_proved_checked_and_said(done):
     request, output, text = done
     run, network = read_run(output), load_network(output / "network.npz")
-    table = load_table("wine", request.use)
     certified = [r for r in run.records if r["status"] == "certified"]
     assert certified and run.config["feature_names"] == [
         "alcohol (% vol)",
@@ -148,19 +180,6 @@ def test_a_run_is_proved_checked_and_said(done):
         report = check_certificate(path)
         assert report.accepted and report.faces.proved
         assert f"Class {record['predicted']} is guaranteed while" in text
-    lines = (output / "dual.jsonl").read_text().splitlines()
-    duals = {d["class"]: d for d in map(json.loads, lines)}
-    assert sorted(duals) == sorted(table.classes)
-    everything = tabular._predicted(network, table.x)
-    for label, name in enumerate(table.classes):
-        own = table.x[everything == label]
-        assert (own >= duals[name]["outer_lo"]).all()
-        assert (own <= duals[name]["outer_hi"]).all()
-    for row, record in enumerate(run.records):  # a sound box is inside the dual box
-        if record["status"] == "certified":
-            dual = duals[table.classes[record["predicted"]]]
-            assert (run.grown_lo[row] >= dual["outer_lo"]).all()
-            assert (run.grown_hi[row] <= dual["outer_hi"]).all()
     page = (output / "report.html").read_text()
     assert 'class="plane"' in page and "Distances are in rates" in page
 

@@ -44,7 +44,7 @@ LEAVES = dataclasses.replace(
     ),
 )  # fmt: skip
 MODES = {"signs": SIGNS, "inputs": INPUTS, "leaves": LEAVES}
-WIDE, FLAT = (3, 6, 6, 3), (2, 8, 2)
+WIDE, FLAT, ONE_LAYER = (3, 6, 6, 3), (2, 8, 2), (3, 6, 3)
 
 
 def network(sizes, seed: int):
@@ -162,13 +162,19 @@ def random_spec(rng, kind: str):
 
 # Every kind is compiled; classification is what certify is tested with.
 @pytest.mark.parametrize(
-    "asked", sampled(["signs mixed", "signs disjunction", "inputs mixed"])
+    ("asked", "sizes"),
+    [
+        ("signs mixed", ONE_LAYER),
+        pytest.param("signs mixed", WIDE, marks=pytest.mark.campaign),
+        pytest.param("signs disjunction", WIDE, marks=pytest.mark.campaign),
+        pytest.param("inputs mixed", WIDE, marks=pytest.mark.campaign),
+    ],
 )
-def test_verdicts_agree_with_a_milp(asked: str):
+def test_verdicts_agree_with_a_milp(asked: str, sizes: tuple[int, ...]):
     unknown, total, (mode, kind) = 0, 0, asked.split()
     for seed in range({"signs": 4, "inputs": 8}[mode]):
         rng = np.random.default_rng(1000 + seed)
-        params = network(WIDE, seed)
+        params = network(sizes, seed)
         lo, hi = random_box(rng, 3)
         c, clause, count = random_spec(rng, kind)
         spec = jc.Spec(c, np.zeros(len(c)), clause, count)

@@ -147,13 +147,9 @@ def test_brackets_hold_the_exact_face_and_are_closed(options):
     assert smaller >= 10 and empty >= 1
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
-    ("function", "options"),
-    [
-        pytest.param(f, BY_SIGNS, marks=pytest.mark.campaign),
-        pytest.param(f, BY_INPUT, marks=pytest.mark.campaign),
-        (tanh_net, BY_INPUT),
-    ],
+    ("function", "options"), [(f, BY_SIGNS), (f, BY_INPUT), (tanh_net, BY_INPUT)]
 )
 def test_no_point_of_a_dense_grid_lies_outside(function, options):
     domain = cube(2, 2.0)
@@ -172,10 +168,10 @@ def test_no_point_of_a_dense_grid_lies_outside(function, options):
     assert outside == 0 and smaller >= 10
 
 
-@pytest.mark.parametrize("oracle", sampled(["crown", "complete"]))
+@pytest.mark.parametrize("oracle", sampled(["ibp", "crown", "complete"]))
 def test_every_sound_box_lies_inside_the_dual_box(oracle: str):
     domain, rng, largest = cube(3), np.random.default_rng(0), 0.0
-    options = jc.CertifyOptions(oracle=oracle, batch_size=16)
+    options = jc.CertifyOptions(oracle=oracle, batch_size=16, attack=None)
     for seed in range(4):
         params = network(seed)
         x = rng.uniform(-1, 1, (16, 3))
