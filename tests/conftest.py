@@ -1,5 +1,6 @@
 """Makes what tests share importable, and keeps the process within its limits."""
 
+import gc
 import os
 import signal
 import sys
@@ -15,12 +16,13 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 import quickly  # noqa: E402
 
 # Compiling is what most tests take their time for: one cache for all workers, the
-# processes that tests start, and the next run; and programs that run a few times are
+# processes that tests start, and the next run, of what takes longer to compile than to
+# write and to find again; and programs that run a few times are
 # compiled quickly, some 8 times as fast, rather than well. What fusing and reordering
 # do to rounding is the subject of the tests that are marked `optimised`, which run with
 # --optimised, and of the cases that are compiled with `cases.AS_USERS_DO`.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("XLA_FLAGS", "" if "--optimised" in sys.argv else quickly.FLAGS)
 
 import jax  # noqa: E402  # after the settings that it reads
@@ -61,6 +63,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if not config.getoption("--optimised") or collection_path.suffix != ".py":
         return None
     return True if "mark.optimised" not in collection_path.read_text() else None
+
+
+def pytest_collection_finish() -> None:
+    """Looks for cycles less often: tracing makes millions of objects, few in cycles."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 10)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -597,6 +597,7 @@ def test_bar_on_a_terminal(start, whole, tmp_path):
 # Grown boxes
 
 
+@pytest.mark.campaign
 def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
     out = tmp_path / "out"
     ended = run_certify(

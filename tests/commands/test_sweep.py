@@ -181,7 +181,7 @@ def stopped(words: list[str], capsys, monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(Sweep, "run", interrupted)
         ended = ran(command, capsys, *words)
-    assert ended.code == 130 and "continue with --resume" in ended.out + ended.err
+    assert ended.code == 130 and "stopped by Ctrl-C" in ended.err
 
 
 def killed(words: list[str], lines: Path, environment) -> None:

@@ -160,6 +160,7 @@ def test_two_networks_at_equal_inputs(tmp_path, capsys):
     decided(capsys, tmp_path, networks, head, term, difference)
 
 
+@pytest.mark.campaign
 def test_one_network_at_two_inputs(tmp_path, capsys):
     """How much the output grows at most where one input grows: monotonicity."""
     net = write(tmp_path / "f.onnx", 6, {"x": 2})
