@@ -29,9 +29,11 @@ import jax  # noqa: E402  # after the settings that it reads
 
 _MOST_MAPS = 10_000
 
-# Files that ask about equal networks with equal options, and so share what is compiled
-# where one process runs them: a worker is handed them together.
+# Files, by how their names begin, that ask about equal networks with equal options, or
+# of the same certificates, and so share what is compiled or made where one process runs
+# them: a worker is handed them together.
 _TOGETHER = (
+    ("tests/checker/",),
     (
         "tests/certificate/test_grown.py",
         "tests/certificate/test_store.py",
@@ -79,7 +81,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return next((files[0] for files in _TOGETHER if file in files), file)
+            return next((some[0] for some in _TOGETHER if file.startswith(some)), file)
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 

@@ -182,12 +182,17 @@ def said(whole) -> list:
         "alcohol (% vol)",
         "flavanoids",
     ]
+    table = load_table("wine", request.use)
+    scale = load_scale(table, table.split(request.seed)[0], request.scale)
     random, reports = np.random.default_rng(0), []
     for row, record in enumerate(run.records):
         if record["status"] != "certified":
             continue
         lo, hi = run.grown_lo[row], run.grown_hi[row]
         assert (lo <= run.lo[row]).all() and (run.hi[row] <= hi).all()
+        moved = run.lo[row] > scale.domain.lo
+        radius = (run.x[row] - run.lo[row])[moved] / scale.rates.lower[moved]
+        np.testing.assert_allclose(radius, record["apothem_lower"], rtol=1e-6)
         points = lo + random.uniform(size=(2000, 2)) * (hi - lo)
         predicted = tabular._predicted(network, points)
         assert (predicted == record["predicted"]).all()
