@@ -70,7 +70,8 @@ def certified(f, oracle: str, seed: int) -> tuple:
 
 
 ASKED = {
-    "one": (maxout_and_abs, "complete", ONE),
+    "one": (maxout_and_abs, "crown", ONE),
+    "complete": (maxout_and_abs, "complete", ONE),
     "several": (maxout_and_abs, "complete", SEVERAL),
     "clip and pool": (clip_and_pool, "complete", SEVERAL),
     "crown": (maxout_and_abs, "crown", SEVERAL),

@@ -360,6 +360,7 @@ def test_what_is_proved_by_a_deadline_is_proved(limit):
         assert (part.lower == 0).all() and np.isinf(ranges.lower).all()
 
 
+@pytest.mark.campaign
 def test_a_full_stack_proves_less_and_nothing_false():
     params, x = network(7), images(7)
     labels = logits(params, x).argmax(axis=1)
