@@ -32,6 +32,7 @@ def test_no_relaxation_is_tighter_than_a_tighter_one(count: int):
     assert lost["triangle"] > 1.5 * lost["krelu"] > 0
 
 
+@pytest.mark.campaign
 def test_triples_are_between_pairs_and_the_exact_bound():
     rng = np.random.default_rng(1)
     layers = tuple(
@@ -72,6 +73,7 @@ def run(capsys, **options) -> Ended:
     return ran(command, capsys, **options)
 
 
+@pytest.mark.campaign
 def test_pictures_are_drawn(capsys, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(pictures, "_DIRECTIONS", 16)
     ended = run(capsys, output=str(tmp_path))
