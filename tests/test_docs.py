@@ -62,7 +62,7 @@ def pages() -> Iterator[object]:
         yield pytest.param(page, marks=marks, id=page.name)
 
 
-@pytest.mark.parametrize("page", pages())
+@pytest.mark.parametrize("page", [*pages()])
 def test_examples_print_what_they_say(page: Path):
     parts = [content for _, content in blocks(page) if ">>>" in content]
     text = "\n\n".join(parts)
