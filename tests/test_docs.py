@@ -61,7 +61,15 @@ COMMAND_LINES = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def pages() -> Iterator[object]:
+    """Yields all pages; of those that compile much, the README alone is always run."""
+    for page in PAGES:
+        long = page.name in ("index.md", "network.md")
+        marks = pytest.mark.campaign if long else ()
+        yield pytest.param(page, marks=marks, id=page.name)
+
+
+@pytest.mark.parametrize("page", [*pages()])
 def test_examples_print_what_they_say(page: Path):
     parts = [content for _, content in blocks(page) if ">>>" in content]
     text = "\n\n".join(parts)
@@ -179,6 +187,8 @@ def test_commands_run_as_they_are_printed(page: str, tiny: Tiny, tmp_path: Path)
     assert ran
 
 
+# `make docs` executes them, too.
+@pytest.mark.campaign
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, monkeypatch, capsys):
     monkeypatch.setenv("MPLBACKEND", "agg")

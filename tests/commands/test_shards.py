@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from cases import sampled
 from made_runs import CONFIG, arrays, record
 
 from jaxcert.checker.check import check_certificate
@@ -123,7 +124,7 @@ def test_a_shard_is_continued(run_certify, calls, alone, sharded):
 
 def test_certificates_are_put_together(run_certify, tmp_path):
     out = tmp_path / "out"
-    flags = "--inputs=0:4", "--batch_size=2", "--noreport", f"--output={out}"
+    flags = "--inputs=0:8", "--batch_size=4", "--noreport", f"--output={out}"
     for index in range(2):
         assert run_certify(*flags, *own(index), "--proofs").code == 0
     assert run_certify(*flags, "--merge", "--proofs").code == 0
@@ -133,21 +134,50 @@ def test_certificates_are_put_together(run_certify, tmp_path):
         assert check_certificate(out / "proofs" / f"{one['input']}.npz").accepted
 
 
-@pytest.mark.parametrize("slurm", sampled([True, False]))
-def test_two_processes_that_meet(start, run_certify, alone, tmp_path, slurm):
-    both = []
+def meeting(index: int, port: int, slurm: bool) -> tuple[list[str], dict[str, str]]:
+    """Returns flags and environment of one of two processes."""
+    if not slurm:
+        return [*own(index), f"--coordinator=localhost:{port}"], {}
+    return ["--distributed"], {
+        "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2", "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index),
+    }  # fmt: skip
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+MET = """
+import jax
+from jaxcert.commands.certify.request import Request
+from jaxcert.commands.certify.shards import this_shard
+print(this_shard(Request(distributed=True)), float(jax.numpy.ones(3).sum()))
+"""
+
+
+def test_two_processes_learn_who_they_are_and_compute_alone(environment):
+    port, both = free_port(), []
     for index in range(2):
-        flags = [*own(index), f"--coordinator=localhost:{port}"]
-        told: dict[str, str] = {}
-        if slurm:
-            flags, told = ["--distributed"], {
-                "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost",
-                "SLURM_NTASKS": "2", "SLURM_PROCID": str(index),
-                "SLURM_LOCALID": str(index),
-            }  # fmt: skip
+        _, told = meeting(index, port, slurm=True)
+        words = [sys.executable, "-c", MET]
+        both.append(
+            subprocess.Popen(
+                words, env=environment | told, stdout=subprocess.PIPE, text=True
+            )
+        )
+    printed = [process.communicate(timeout=300)[0] for process in both]
+    assert printed == ["0-of-2 3.0\n", "1-of-2 3.0\n"]
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("slurm", [True, False])
+def test_two_processes_that_meet(start, run_certify, alone, tmp_path, slurm):
+    port, both = free_port(), []
+    for index in range(2):
+        flags, told = meeting(index, port, slurm)
         both.append(start(*FLAGS, *flags, f"--output={tmp_path}", more=told))
     for index, process in enumerate(both):
         printed, said = process.communicate(timeout=300)
