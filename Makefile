@@ -34,7 +34,9 @@ format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-# Executes the notebooks and builds the documentation into out/site, without warnings.
+# Executes the notebooks and builds the documentation into out/site, without warnings;
+# `make docs EXECUTE=` shows the notebooks without what they print.
+EXECUTE := --execute
 NOTEBOOKS := $(wildcard docs/notebooks/*.py)
 
 docs: $(READY)
@@ -44,7 +46,7 @@ docs: $(READY)
 
 docs/notebooks/%.md: docs/notebooks/%.py
 	mkdir -p out
-	$(RUN) -m jupytext --to ipynb --execute --output out/$*.ipynb $<
+	$(RUN) -m jupytext --to ipynb $(EXECUTE) --output out/$*.ipynb $<
 	$(RUN) -m nbconvert --to markdown --output-dir docs/notebooks out/$*.ipynb
 
 $(READY): pyproject.toml

@@ -22,6 +22,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxcert.answer import Answer as Answer
+    from jaxcert.answer import load as load
     from jaxcert.api import certify as certify
     from jaxcert.api import dual_boxes as dual_boxes
     from jaxcert.api import grow as grow
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from jaxcert.certificate.folder import write_certificates as write_certificates
     from jaxcert.certificate.store import Written as Written
     from jaxcert.certification import Certification as Certification
-    from jaxcert.certification import load as load
+    from jaxcert.dual_answer import DualBoxes as DualBoxes
     from jaxcert.errors import InputError as InputError
     from jaxcert.errors import JaxcertError as JaxcertError
     from jaxcert.errors import UnsupportedError as UnsupportedError
@@ -69,7 +71,9 @@ else:
         "jaxcert.certificate.folder": ("write_certificates",),
         "jaxcert.certificate.store": ("Written",),
         "jaxcert.cache": ("use_compilation_cache",),
-        "jaxcert.certification": ("Certification", "load"),
+        "jaxcert.answer": ("Answer", "load"),
+        "jaxcert.certification": ("Certification",),
+        "jaxcert.dual_answer": ("DualBoxes",),
         "jaxcert.errors": ("InputError", "JaxcertError", "UnsupportedError"),
         "jaxcert.interop.onnx": ("load_onnx",),
         "jaxcert.options": ("CertifyOptions", "Outcome"),
@@ -106,9 +110,9 @@ else:
 
 
 __all__ = [
-    "AttackOptions", "Box", "Certification", "CertifyOptions", "CrownOptions",
-    "DualBox", "DualOptions", "Growth", "GrowthOptions", "InputError", "JaxcertError",
-    "Outcome", "Rates", "Reason", "Spec", "Status", "TightenOptions",
+    "Answer", "AttackOptions", "Box", "Certification", "CertifyOptions", "CrownOptions",
+    "DualBox", "DualBoxes", "DualOptions", "Growth", "GrowthOptions", "InputError",
+    "JaxcertError", "Outcome", "Rates", "Reason", "Spec", "Status", "TightenOptions",
     "UnsupportedError", "Verdict", "Written", "activations", "alpha_crown", "attack",
     "certify", "crown", "dual_boxes", "grow", "ibp", "load", "load_onnx",
     "register_rule", "use_compilation_cache", "verify", "write_certificates",

@@ -24,6 +24,7 @@ from jaxcert.checks import (
     checked_options,
 )
 from jaxcert.devices import local_devices, spread
+from jaxcert.dual_answer import DualBoxes
 from jaxcert.errors import InputError
 from jaxcert.limit import (
     TimeLimitError,
@@ -395,7 +396,7 @@ def dual_boxes(
     options: DualOptions | None = None,
     time_limit: float | None = None,
     progress: Progress | None = None,
-) -> list[DualBox]:
+) -> DualBoxes:
     """Returns, for every class, a box that contains all of the domain that is in it.
 
     Beyond the outer box no point is of the class: that is proved. Witnesses of the
@@ -417,7 +418,7 @@ def dual_boxes(
       progress: told after every class how many are done, and of how many.
 
     Returns:
-      A `DualBox` per class, in the order of the labels.
+      A `DualBox` per class, in the order of the labels, as one answer.
 
     Raises:
       InputError: the domain is empty, not finite, or does not fit the network; the
@@ -458,4 +459,5 @@ def dual_boxes(
             if progress is not None:
                 progress(len(found), len(wanted))
     rest = wanted[len(found) :]
-    return found + [DualBox.unknown(c, domain, options.tolerance) for c in rest]
+    unknown = [DualBox.unknown(c, domain, options.tolerance) for c in rest]
+    return DualBoxes((*found, *unknown))

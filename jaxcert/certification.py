@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxcert.answer import Answer, static
 from jaxcert.box import Box
 from jaxcert.branch.leaves import Proof
 from jaxcert.errors import InputError
@@ -26,13 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OBJECTIVE = "apothem"
-FORMAT = "jaxcert certification 1"
-"""Of the files that `Certification.save` writes."""
-
-_ARRAYS = (
-    "outcome", "label", "predicted", "lower", "upper", "witness", "witness_class",
-    "oracle_calls", "subproblems", "x", "suspect", "suspect_margin",
-)  # fmt: skip
+_WIDE = ("witness", "x", "suspect", "lo", "hi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +81,9 @@ def plain(array: Any) -> float | tuple[float, ...]:
     return float(flat[0]) if same else tuple(flat.tolist())
 
 
-def _static(default: Any) -> Any:
-    return dataclasses.field(default=default, metadata={"static": True})
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
-class Certification:
+class Certification(Answer):
     """The answer for every input: bracket of its apothem, proved box, witness.
 
     All arrays are numpy, float64, with a leading axis over the inputs (none if one
@@ -135,46 +126,27 @@ class Certification:
     witness_class: Int[np.ndarray, " n"]
     oracle_calls: Int[np.ndarray, " n"]
     subproblems: Int[np.ndarray, " n"]
-    recorded: np.ndarray | None = None
+    recorded: np.ndarray | None = dataclasses.field(
+        default=None, metadata={"saved": False}
+    )
     x: Float[np.ndarray, "n *d"] | None = None
     suspect: Float[np.ndarray, "n *d"] | None = None
     suspect_margin: Float[np.ndarray, " n"] | None = None
-    asked: Asked = _static(Asked())
+    asked: Asked = static(Asked())
 
-    @property
-    def single(self) -> bool:
-        """Whether it is the answer of one input, without a leading axis."""
-        return np.ndim(self.outcome) == 0
-
-    def __len__(self) -> int:
-        """How many inputs it answers.
-
-        Raises:
-          TypeError: it is the answer of one input, which has no axis to count.
-        """
-        if self.single:
-            raise TypeError("the answer is of one input: it has no length")
-        return len(self.outcome)
+    KIND = "certification"
+    _counted = "outcome"
 
     def __bool__(self) -> bool:
         raise TypeError(
             "an answer is no bool: ask .outcome == jc.Outcome.CERTIFIED, or .lower > 0"
         )
 
-    def __getitem__(self, index: Any) -> Certification:
-        """Returns the answer of one input, or of those of a slice, mask or index array.
+    def sentence(self) -> str:
+        """Returns what came out, in plain words."""
+        from jaxcert.report import sentence, summarise
 
-        Raises:
-          TypeError: it is the answer of one input.
-          IndexError: there is no such input.
-        """
-        if self.single:
-            raise TypeError("the answer is of one input: there is nothing to index")
-        return jax.tree.map(lambda v: np.asarray(v)[index], self)
-
-    def __iter__(self) -> Iterator[Certification]:
-        """Yields the answer of each input."""
-        return (self[row] for row in range(len(self)))
+        return sentence(summarise(self.records()), self.asked.tolerance)
 
     def __repr__(self) -> str:
         """Five lines: of how many inputs, what became of them, brackets, question."""
@@ -183,12 +155,6 @@ class Certification:
         many = self.many()
         shape = np.shape(many.witness)[1:]
         return described(many.records(), self.asked, shape, self.single, many.doubts())
-
-    def many(self) -> Certification:
-        """Returns the answer with an axis over the inputs, also if it is of one."""
-        if not self.single:
-            return self
-        return jax.tree.map(lambda v: np.asarray(v)[None], self)
 
     def doubts(self) -> dict[int, float]:
         """Returns the margins of the unconfirmed counterexamples, by input.
@@ -322,101 +288,22 @@ class Certification:
         )  # fmt: skip
         return write_page(run, Path(path))
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the answer to an .npz file, for `jaxcert.load`; returns its path.
+    @classmethod
+    def _understood(cls, told: Mapping[str, Any]) -> dict[str, Any]:
+        return {"asked": Asked(**super()._understood(told["asked"]))}
 
-        What it was recorded with (the network, branching trees) is not in it: for
-        proofs write certificates, with `jaxcert.write_certificates`.
-
-        Raises:
-          InputError: the file cannot be written, or is not called .npz.
-        """
-        from jaxcert.runs import strict_json
-        from jaxcert.runs.array_files import write_npz
-
-        target = Path(path)
-        if target.suffix != ".npz":
-            raise InputError(f"cannot save to {target}: name a file that ends in .npz")
-        arrays = {n: v for n in _ARRAYS if (v := getattr(self, n)) is not None}
-        arrays |= {"lo": np.asarray(self.box.lo), "hi": np.asarray(self.box.hi)}
-        asked = strict_json.encode(dataclasses.asdict(self.asked), "asked")
-        head = strict_json.dumps({"format": FORMAT, "asked": asked}, "head")
-        arrays["head"] = np.array(head)
-        write_npz(target, {n: np.asarray(v) for n, v in arrays.items()}, True)
-        return target
-
-
-def load(path: str | os.PathLike[str]) -> Certification:
-    """Returns the answer that `Certification.save` wrote.
-
-    A file proves nothing: whoever wrote it is believed. `jaxcert check` checks
-    certificates, which are files of their own.
-
-    Args:
-      path: the file.
-
-    Raises:
-      InputError: there is no such file, it is damaged, or of a version that is not
-        known here.
-
-    Example:
-      >>> import tempfile, jax.numpy as jnp, jaxcert as jc
-      >>> w = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-      >>> answer = jc.certify(lambda w, x: w @ x, w, jnp.array([[0.75, 0.25]]))
-      >>> path = answer.save(tempfile.mkdtemp() + "/answer.npz")
-      >>> jc.load(path).upper.round(3).tolist()
-      [0.25]
-    """
-    from jaxcert.runs import strict_json
-    from jaxcert.runs.array_files import read_npz
-    from jaxcert.runs.files import parse_json
-
-    remedy = "Write it again, with Certification.save"
-    arrays = read_npz(path, remedy)
-    try:
-        head = parse_json(str(arrays["head"]))
-        if head.get("format") != FORMAT:
-            raise ValueError(
-                f"its format is {head.get('format')!r}, this version reads {FORMAT!r}"
-            )
-        asked = strict_json.decode(head["asked"])
-        given: dict[str, Any]
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()}
-        arrays_of: dict[str, Any] = {n: arrays[n] for n in _ARRAYS if n in arrays}
-        box: Any = Box(arrays["lo"], arrays["hi"])  # type: ignore[arg-type]
-        answer = Certification(box=box, asked=Asked(**given), **arrays_of)
-        _check(answer)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise InputError(
-            f"{os.fspath(path)} holds no answer that this version can read ({reason}). "
-            f"{remedy}"
-        ) from error
-    if answer.single:
-        # numpy keeps arrays () apart from the numbers that answers of one input hold.
-        return jax.tree.map(lambda v: v[()], answer)
-    return answer
-
-
-def _check(answer: Certification) -> None:
-    """Raises ValueError where arrays do not fit, or brackets are disordered."""
-    shape = np.shape(answer.outcome)
-    for name in _ARRAYS:
-        value = getattr(answer, name)
-        if value is None:
-            continue
-        wide = name in ("witness", "x", "suspect")
-        expected = answer.witness.shape if wide else shape
-        if np.shape(value) != expected or value.dtype.kind not in "if":
-            raise ValueError(f"{name} is {value.dtype} of shape {np.shape(value)}")
-    for end in (answer.box.lo, answer.box.hi):
-        if np.shape(end) != answer.witness.shape:
-            raise ValueError(f"the box has shape {np.shape(end)}")
-    if len(shape) > 1 or answer.witness.shape[: len(shape)] != shape:
-        raise ValueError(f"outcome has shape {shape}")
-    if not np.isin(answer.outcome, [int(o) for o in Outcome]).all():
-        raise ValueError("outcome holds a value that is none")
-    if not np.all((answer.lower >= 0) & (answer.lower <= answer.upper)):
-        raise ValueError("a bracket is not ordered")
-    if not math.isfinite(answer.asked.required_margin):
-        raise ValueError("required_margin is no number")
+    def _check(self) -> None:
+        """Raises ValueError where arrays do not fit, or brackets are disordered."""
+        shape, wide = np.shape(self.outcome), self.witness.shape
+        for name, value in self._arrays().items():
+            expected = wide if name in _WIDE else shape
+            if np.shape(value) != expected or value.dtype.kind not in "if":
+                raise ValueError(f"{name} is {value.dtype} of shape {np.shape(value)}")
+        if len(shape) > 1 or wide[: len(shape)] != shape:
+            raise ValueError(f"outcome has shape {shape}")
+        if not np.isin(self.outcome, [int(o) for o in Outcome]).all():
+            raise ValueError("outcome holds a value that is none")
+        if not np.all((self.lower >= 0) & (self.lower <= self.upper)):
+            raise ValueError("a bracket is not ordered")
+        if not math.isfinite(self.asked.required_margin):
+            raise ValueError("required_margin is no number")

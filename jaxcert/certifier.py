@@ -93,6 +93,34 @@ class _Refuted:
     suspect: np.ndarray
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Known:
+    """Brackets that an earlier search left, numpy float64, n inputs.
+
+    Attributes:
+      lower: proved, (n,); 0 where nothing was.
+      box: of that apothem, leaves (n, *d); NaN where there is none.
+      upper: distances of the counterexamples, (n,); inf where there is none.
+      witness: these, (n, *d); NaN where there is none.
+    """
+
+    lower: np.ndarray
+    box: Box
+    upper: np.ndarray
+    witness: np.ndarray
+
+    def narrowed(
+        self, radius: np.ndarray, box: Box, upper: np.ndarray, witness: np.ndarray
+    ) -> tuple[np.ndarray, Box, np.ndarray, np.ndarray]:
+        """Returns the better of each end, and of what is known; radius -1: nothing."""
+        above, below = self.lower > np.maximum(radius, 0), self.upper < upper
+        return (
+            np.where(above, self.lower, radius), select(above, self.box, box),
+            np.where(below, self.upper, upper), select(below, self.witness, witness),
+        )  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recorded:
     """What an answer rests on, of one input: it needs no other words to go on from.
@@ -210,20 +238,27 @@ class Certifier:
         deadline: float = math.inf,
         *,
         strict: bool = False,
+        known: Known | None = None,
     ) -> tuple[Certification, Proof | None]:
         """Returns what `batch` does, and the proof.
 
         None without branch and bound, or where its options do not record them: then
         bounds proved every box, or nothing was kept of what did.
+
+        Args:
+          known: brackets to go on from, which are believed; no proof of their boxes
+            is recorded.
         """
         x, labels = self._checked(x, labels)
         count = len(x)
         size = self.options.padded(count)
         x = _padded(x, size)
+        known = jax.tree.map(partial(_padded, size=size), known)
         predicted = np.argmax(self._logits(x), axis=1).astype(np.int32)
         label = predicted if labels is None else _padded(labels, size).astype(np.int32)
         limit = deadline if strict else math.inf
-        result, proof = self._run(x, label, predicted, count, (deadline, limit))
+        limits = deadline, limit
+        result, proof = self._run(x, label, predicted, count, limits, known)
         asked = dataclasses.replace(self.asked, labelled=labels is not None)
         result = dataclasses.replace(result, asked=asked)
         return jax.tree.map(lambda v: v[:count], result), proof
@@ -235,6 +270,7 @@ class Certifier:
         predicted: np.ndarray,
         count: int,
         limits: tuple[float, float],
+        known: Known | None,
     ) -> tuple[Certification, Proof | None]:
         """Returns the answers and proofs; rows from `count` on are padding.
 
@@ -269,6 +305,8 @@ class Certifier:
             calls[rows] += refuted.calls
             upper[rows], witness[rows] = refuted.upper, refuted.witness
             suspect[rows] = refuted.suspect
+        if known is not None:
+            radius, box, upper, witness = known.narrowed(radius, box, upper, witness)
         subproblems, proof = none, None
         complete = self.options.oracle == "complete"
         answer = _in_time(branch, limit) if complete else None

@@ -1,5 +1,6 @@
 """Makes what tests share importable, and keeps the process within its limits."""
 
+import gc
 import os
 import signal
 import sys
@@ -15,23 +16,27 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments")]
 import quickly  # noqa: E402
 
 # Compiling is what most tests take their time for: one cache for all workers, the
-# processes that tests start, and the next run; and programs that run a few times are
+# processes that tests start, and the next run, of what takes longer to compile than to
+# write and to find again; and programs that run a few times are
 # compiled quickly, some 8 times as fast, rather than well. What fusing and reordering
 # do to rounding is the subject of the tests that are marked `optimised`, which run with
 # --optimised, and of the cases that are compiled with `cases.AS_USERS_DO`.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("XLA_FLAGS", "" if "--optimised" in sys.argv else quickly.FLAGS)
 
 import jax  # noqa: E402  # after the settings that it reads
 
 _MOST_MAPS = 10_000
 
-# Files that ask about equal networks with equal options, and so share what is compiled
-# where one process runs them: a worker is handed them together.
+# Files, by how their names begin, that ask about equal networks with equal options, or
+# of the same certificates, and so share what is compiled or made where one process runs
+# them: a worker is handed them together.
 _TOGETHER = (
+    ("tests/checker/",),
     (
         "tests/certificate/test_grown.py",
+        "tests/certificate/test_store.py",
         "tests/search/test_growth.py",
         "tests/test_recorded_answers.py",
     ),
@@ -62,6 +67,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if "mark.optimised" not in collection_path.read_text() else None
 
 
+def pytest_collection_finish() -> None:
+    """Looks for cycles less often: tracing makes millions of objects, few in cycles."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 10)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Hands out whole files, and those of `_TOGETHER` to one worker."""
@@ -70,7 +81,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return next((files[0] for files in _TOGETHER if file in files), file)
+            return next((some[0] for some in _TOGETHER if file.startswith(some)), file)
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 

@@ -163,7 +163,11 @@ class CertificateWriter:
 
     @float64()
     def write(
-        self, claim: Claim, proof: Proof | None, deadline: float = np.inf
+        self,
+        claim: Claim,
+        proof: Proof | None,
+        deadline: float = np.inf,
+        least: float = 0.0,
     ) -> Written:
         """Writes the certificate of one claim.
 
@@ -172,25 +176,28 @@ class CertificateWriter:
           proof: that of its input, clause j standing for the j-th other class; None
             if it was not recorded: then the bounds alone are tried.
           deadline: `time.monotonic()` after which no other proof is looked for.
+          least: apothem below which none is written: what was there stays.
 
         What the checker does not accept is proved once more by branch and bound, of
         this very box: bounds may rest on what no file records, and a leaf that was
         proved of a larger box need not have a bound of the smaller one, since CROWN's
         own slopes follow the ranges.
         """
-        written = self._write(claim, proof or self._unbranched(claim))
+        written = self._write(claim, proof or self._unbranched(claim), least)
         if written.path is None:
             proof = self._branched(claim, deadline)
-            written = written if proof is None else self._write(claim, proof)
+            written = written if proof is None else self._write(claim, proof, least)
         return written
 
     @float64()
-    def _write(self, claim: Claim, proof: Proof) -> Written:
+    def _write(self, claim: Claim, proof: Proof, least: float = 0.0) -> Written:
         path = self.folder / f"{file_stem(claim.name)}.npz"
         ranges = {f"range_slopes_{k}": v for k, v in proof.range_slopes.items()}
         cuts = _cut_arrays(proof)
         for share in _SHRINK[self._arithmetic]:
             smaller = self._shrunk(claim, share)
+            if share and smaller.lower < least:
+                break
             arrays = self._arrays(smaller, proof.leaves) | ranges | cuts
             content = self._header(smaller, 2 if cuts else 1)
             header = np.frombuffer(json.dumps(content).encode(), np.uint8)

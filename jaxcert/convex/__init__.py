@@ -6,7 +6,7 @@ once (Pfrommer et al., Asymmetric Certified Robustness via Feature-Convex Neural
 Networks, NeurIPS 2023). `docs/asymmetric.md` states what is proved.
 """
 
-from jaxcert.convex.certify import Radii as Radii
+from jaxcert.convex.answers import Radii as Radii
 from jaxcert.convex.certify import certified_radii as certified_radii
 from jaxcert.convex.classifier import ConvexClassifier as ConvexClassifier
 from jaxcert.convex.classifier import load_classifier as load_classifier

@@ -37,7 +37,6 @@ norm included, at the float64 input, over all of R^d.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
@@ -51,6 +50,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from jaxcert.checks import as_arrays
 from jaxcert.convex import networks
+from jaxcert.convex.answers import Radii
 from jaxcert.convex.classifier import ConvexClassifier, checked_inputs, in_batches
 from jaxcert.convex.features import Features
 from jaxcert.convex.networks import ConvexArchitecture
@@ -64,24 +64,6 @@ _LEAST = 2.0**-1022
 _PLAIN = 16
 # 1 / sqrt(var + epsilon) of a batch norm, and 1, are at most this.
 _MOST_NORM = networks.NORM_EPSILON**-0.5
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Radii:
-    """What is proved about a batch of inputs; numpy, float64.
-
-    Attributes:
-      norms: the exponents p, in the order that was asked for.
-      score: f(x) as float64 evaluates it.
-      lower: a proved lower bound of f(x).
-      radius: shape (n, norms): every x' with |x' - x|_p <= radius keeps the sensitive
-        class. 0 where nothing is proved, as for every input of the other class.
-    """
-
-    norms: tuple[float, ...]
-    score: Float[np.ndarray, " n"]
-    lower: Float[np.ndarray, " n"]
-    radius: Float[np.ndarray, "n norms"]
 
 
 def certified_radii(
@@ -123,7 +105,7 @@ def certified_radii(
             quotient = np.nextafter(lower / steepness, 0)
         proved = (lower > 0) & (steepness < math.inf)
         radius[:, column] = np.where(proved, quotient, 0)
-    return Radii(tuple(norms), score, lower, radius)
+    return Radii(score, lower, radius, tuple(norms))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,9 +1,9 @@
 """What a run writes and shows: its files, a table for the terminal, an HTML report."""
 
+from jaxcert.report.boxes import BOX_KEYS
 from jaxcert.report.files import RunFiles
 from jaxcert.report.page import write_report
 from jaxcert.report.stored import (
-    BOX_KEYS,
     GROWN_KEYS,
     RECORD_KEYS,
     STATUSES,

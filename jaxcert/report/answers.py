@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcert.report.charts import Picture
+from jaxcert.report.page import data_fact as data_fact
 from jaxcert.report.page import render, value_text, write_html
 from jaxcert.scope import Scope
 

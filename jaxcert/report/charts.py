@@ -52,6 +52,8 @@ SCHEMES = (
 
 
 LIGHT, DARK = SCHEMES
+_SHADES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_STYLES = ("-", "--", "-.", ":")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +168,45 @@ def accuracy(records: Sequence[Mapping[str, Any]], unit: str, scheme: Scheme) ->
     ax.set_xlabel(f"radius ({unit})")
     ax.set_ylabel("share of all inputs (%)")
     legend(ax, scheme, loc="upper right", reverse=True)
+    return fig
+
+
+def shares(
+    groups: Mapping[str, tuple[Sequence[float], int]],
+    labels: tuple[str, str],
+    scheme: Scheme,
+) -> Figure:
+    """Returns which share of each group has at least a radius, a line per group.
+
+    Args:
+      groups: radii by name, and out of how many.
+      labels: of the axes.
+      scheme: colours.
+    """
+    top = max((max(r, default=0.0) for r, _ in groups.values()), default=0.0) or 1.0
+    fig, ax = chart(scheme, 7.2, 4.2)
+    for index, (name, (found, count)) in enumerate(groups.items()):
+        radii = np.sort(np.array([0.0, *found]))
+        share = 100 * (len(found) - np.arange(len(radii))) / count
+        ax.step(
+            [*radii, radii[-1]], [*share, 0.0], where="post", label=name,
+            color=_SHADES[index % len(_SHADES)], lw=2.2,
+            linestyle=_STYLES[index % len(_STYLES)],
+        )  # fmt: skip
+    ax.set_xlim(0, 1.03 * top)
+    ax.set_ylim(0, 103)
+    ax.set_xlabel(labels[0])
+    ax.set_ylabel(labels[1])
+    legend(ax, scheme, loc="upper right")
+    return fig
+
+
+def counts(groups: Mapping[str, int], label: str, scheme: Scheme) -> Figure:
+    """Returns a bar per group, as high as its count."""
+    fig, ax = chart(scheme, 7.2, 4.2)
+    ax.bar(list(groups), list(groups.values()), color=scheme.proved)
+    ax.set_ylabel(label)
+    ax.yaxis.get_major_locator().set_params(integer=True)
     return fig
 
 

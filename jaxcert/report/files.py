@@ -6,15 +6,16 @@ Order of writing, for each chunk of inputs:
   2. one line per input appended to the journal `certificates.jsonl`, and flushed.
 The lines decide what counts as done; every line has its boxes on disk already. A kill
 after step 1 leaves boxes without lines, which are ignored and redone. A kill inside a
-line leaves a torn last line, which is dropped and redone. `close` and `finish` gather
-the parts in `boxes.npz` (renamed into place before the parts are deleted).
+line leaves a torn last line, which is dropped and redone. A refined answer is stored in
+the same way; of several lines of an input the last counts, with the newest boxes that
+agree with it. `close` and `finish` gather the parts in `boxes.npz` (renamed into place
+before the parts are deleted), and leave one line per input.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import math
 import os
 import platform
 import time
@@ -27,30 +28,39 @@ from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
 from jaxcert.report.agreement import check_agreement
-from jaxcert.report.stored import (
+from jaxcert.report.boxes import (
     BOX_KEYS,
     BOXES,
     GROWN_BOX_KEYS,
-    KIND,
     LINES,
     PARTS,
+    box_arrays,
+    check_rows,
+    floating,
+    missing_boxes,
+    part_paths,
+    read_boxes,
+)
+from jaxcert.report.stored import (
+    KIND,
     RECORD_KEYS,
     RUN,
     SCHEMA,
     SUMMARY,
-    check_once,
+    TIME_LIMIT,
     check_record,
-    missing_boxes,
-    part_paths,
+    check_refined,
+    input_of,
     read_about,
-    read_boxes,
     read_config,
     read_scope_of_run,
+    read_time_limit,
+    refines,
 )
 from jaxcert.report.summary import summarise
 from jaxcert.runs import strict_json
 from jaxcert.runs.array_files import write_npz
-from jaxcert.runs.files import Closing, write_whole, writing
+from jaxcert.runs.files import Closing, read_json, write_whole, writing
 from jaxcert.runs.journal import Journal, Lines
 from jaxcert.runs.scopes import SCOPE, tell_scope
 from jaxcert.scope import Scope
@@ -133,6 +143,37 @@ class RunFiles(Closing):
         """Names of the inputs that the run already answers."""
         return self._journal.by_key.keys()
 
+    @property
+    def time_limit(self) -> float:
+        """The longest time limit that open brackets were given, in seconds."""
+        return read_time_limit(self.directory)
+
+    def tell_time_limit(self, seconds: float) -> None:
+        """Says that brackets that are still open are so after a limit of `seconds`."""
+        if seconds > self.time_limit:
+            path = self.directory / RUN
+            held = read_json(path, "Choose another --output")
+            told = {**held, TIME_LIMIT: strict_json.encode(seconds, TIME_LIMIT)}
+            write_whole(path, strict_json.dumps(told, RUN, indent=1).encode() + b"\n")
+
+    def refine(self, records: Sequence[Mapping[str, Any]], **arrays: Any) -> None:
+        """Stores narrower brackets of inputs that are answered, as `append` does.
+
+        Until it returns, and after a kill before that, the earlier answers count.
+
+        Raises:
+          InputError: as `append`, or a bracket is not narrower than the one that is
+            there.
+        """
+        for record in records:
+            earlier = self._journal.by_key.get(record["input"])
+            if earlier is None or not refines(record, earlier):
+                raise InputError(
+                    f"input {record['input']!r}: no wider bracket is stored in "
+                    f"{self.directory} that this one refines"
+                )
+        self._store(records, set(), **arrays)
+
     def append(
         self,
         records: Sequence[Mapping[str, Any]],
@@ -159,12 +200,26 @@ class RunFiles(Closing):
             answers an input that is already answered; arrays that do not fit; or the
             files cannot be written.
         """
+        seen = set(self.done)
+        self._store(records, seen, x, lo, hi, witness, witness_class, grown)
+
+    def _store(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        seen: set[str],
+        x: np.ndarray,
+        lo: np.ndarray,
+        hi: np.ndarray,
+        witness: np.ndarray | None = None,
+        witness_class: np.ndarray | None = None,
+        grown: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        """Stores answers to inputs that are none of `seen`."""
         if self._closed:
             raise InputError(f"the run in {self.directory} is closed")
         if not records:
             return
         ordered = []
-        seen = set(self.done)
         for record in records:
             check_record(record)
             if record["input"] in seen:
@@ -176,11 +231,11 @@ class RunFiles(Closing):
             keys = (*RECORD_KEYS, *(["grown"] if "grown" in record else []))
             plain = {key: record[key] for key in keys}
             ordered.append(strict_json.encode(plain, f"record of {record['input']!r}"))
-        arrays = _box_arrays(records, x, lo, hi, witness, witness_class)
+        arrays = box_arrays(records, x, lo, hi, witness, witness_class)
         if grown is not None:
             pair = zip(GROWN_BOX_KEYS, grown, strict=True)
-            arrays |= {key: _floating(v) for key, v in pair}
-            _check_rows(arrays, GROWN_BOX_KEYS, x.shape)
+            arrays |= {key: floating(v) for key, v in pair}
+            check_rows(arrays, GROWN_BOX_KEYS, x.shape)
         part = self.directory / PARTS / f"boxes-{self._next_part:05d}.npz"
         write_npz(part, arrays, compressed=False)
         self._next_part += 1
@@ -208,19 +263,20 @@ class RunFiles(Closing):
         self._closed = True
         # From the disk, not from memory: an interrupt may have come between the two.
         lines = self._journal.reread()
-        check_once(self.directory / LINES, lines)
+        check_refined(self.directory / LINES, lines)
         self.notices += lines.notices
-        records = lines.records
-        arrays, missing = read_boxes(self.directory, [r["input"] for r in records])
+        records = lines.latest(input_of).records
+        config = strict_json.decode(self._config)
+        arrays, missing = read_boxes(self.directory, records, config)
         if missing:
             raise InputError(missing_boxes(self.directory, missing))
         if not any("grown" in r for r in records):
             arrays = {key: arrays[key] for key in BOX_KEYS}
         parts = part_paths(self.directory)
         write_npz(self.directory / BOXES, arrays, compressed=True)
+        self._journal.settle()
         with writing(self.directory / PARTS):
-            # Oldest first: of two answers to one input the newer is the right one, and
-            # must be the one that a kill in here leaves.
+            # Oldest first: the newest that agrees with the line is the right one.
             for path in parts:
                 path.unlink()
             if not any((self.directory / PARTS).iterdir()):
@@ -274,82 +330,32 @@ class RunFiles(Closing):
         """Returns which lines have no box, and says so; see `Journal`.
 
         Raises:
-          InputError: the run has other settings, two lines are of one input, or one
-            disagrees with its box.
+          InputError: the run has other settings, two lines are of one input and the
+            second does not refine the first, or one disagrees with its box.
         """
         self._check_config()
         about = read_about(self.directory)
         self._earlier_seconds = about.get("wall_seconds", 0.0)
         path = self.directory / LINES
-        check_once(path, lines)
-        names = [r["input"] for r in lines.records]
-        arrays, lost = read_boxes(self.directory, names)
+        check_refined(path, lines)
+        last, config = lines.latest(input_of), strict_json.decode(self._config)
+        arrays, lost = read_boxes(self.directory, last.records, config)
         missing = set(lost)
+        names = [record["input"] for record in last.records]
         boxed = [i for i, name in enumerate(names) if name not in missing]
         check_agreement(
             path,
-            [lines.numbers[i] for i in boxed],
-            [lines.records[i] for i in boxed],
+            [last.numbers[i] for i in boxed],
+            [last.records[i] for i in boxed],
             arrays,
-            strict_json.decode(self._config),
+            config,
         )
         if missing:
             lines.notices.append(
                 f"{len(missing)} of {len(names)} lines of {path} have no stored box; "
                 "they are dropped and redone"
             )
-        return [i for i, name in enumerate(names) if name in missing]
-
-
-def _box_arrays(
-    records: Sequence[Mapping[str, Any]],
-    x: np.ndarray,
-    lo: np.ndarray,
-    hi: np.ndarray,
-    witness: np.ndarray | None,
-    witness_class: np.ndarray | None,
-) -> dict[str, np.ndarray]:
-    """Returns the arrays of one part, checked and complete."""
-    x = _floating(x)
-    if witness is None:
-        witness = np.full_like(x, math.nan)
-    if witness_class is None:
-        witness_class = np.full(len(records), -1)
-    wrong = np.array([r["status"] == "misclassified" for r in records])
-    arrays = {
-        "input": np.array([r["input"] for r in records]),
-        "x": x,
-        "lo": _floating(lo).copy(),
-        "hi": _floating(hi).copy(),
-        "witness": _floating(witness),
-        "witness_class": np.asarray(witness_class, dtype=np.int64),
-    }
-    _check_rows(arrays, ("x", "lo", "hi", "witness"), (len(records), *x.shape[1:]))
-    if arrays["witness_class"].shape != (len(records),):
-        raise InputError(
-            f"witness_class has shape {arrays['witness_class'].shape}, must be "
-            f"{(len(records),)}: one class per record"
-        )
-    arrays["lo"][wrong] = math.nan
-    arrays["hi"][wrong] = math.nan
-    return arrays
-
-
-def _check_rows(
-    arrays: Mapping[str, np.ndarray], keys: Sequence[str], shape: tuple[int, ...]
-) -> None:
-    for key in keys:
-        if arrays[key].shape != shape:
-            raise InputError(
-                f"{key} has shape {arrays[key].shape}, must be {shape}: one row per "
-                "record"
-            )
-
-
-def _floating(array: Any) -> np.ndarray:
-    """Returns a floating array of the same values; integers become float64."""
-    array = np.asarray(array)
-    return array if np.issubdtype(array.dtype, np.floating) else array.astype(float)
+        return [i for i, r in enumerate(lines.records) if r["input"] in missing]
 
 
 def _brief(config: Mapping[str, Any], key: str) -> str:

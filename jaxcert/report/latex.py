@@ -27,6 +27,22 @@ def latex(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([_HEAD, *rows, r"\midrule", _row("all", records), _FOOT])
 
 
+def latex_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table of texts, for the package booktabs."""
+    lines = [" & ".join(map(_escaped, row)) + r" \\" for row in (heads, *rows)]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+            r"\toprule", lines[0], r"\midrule", *lines[1:], _FOOT,
+        ]
+    )  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    shown = {"-": "--", "inf": r"$\infty$"}.get(text)
+    return shown or "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
+
+
 def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
     states = [r["status"] for r in records]
     counts = [states.count(s) for s in ("certified", "misclassified", "unknown")]
@@ -38,6 +54,5 @@ def _row(name: str, records: Sequence[Mapping[str, Any]]) -> str:
         format_number(median(lower), "down"),
         format_number(mean(upper), "up"),
     )
-    shown = [{"-": "--", "inf": r"$\infty$"}.get(n, n) for n in numbers]
-    cells = [name, str(len(records)), *map(str, counts), *shown]
+    cells = [name, str(len(records)), *map(str, counts), *map(_escaped, numbers)]
     return " & ".join(cells) + r" \\"

@@ -48,7 +48,7 @@ _TILES = {
     "upper": "upper face",
     "slack-down": "slack downwards",
     "slack-up": "slack upwards",
-    "counterexample": "counterexample",
+    "counterexample": "counter\u00adexample",
     "change": "its change",
     "grown-lower": "grown: lower face",
     "grown-upper": "grown: upper face",
@@ -149,7 +149,7 @@ def write_page(
         others=_others(strips),
         images=pictures.image_shape(run.x.shape[1:]) is not None,
         grown=any(r.get("grown") for r in run.records),
-        edges=unit != pictures.MIXED,
+        edges=pictures.one_unit(run.config, run.x.shape[1:]),
         records=run.records,
         certificates=certificates,
         class_heads=CLASS_HEADS,
@@ -214,6 +214,15 @@ def _proofs(run: Run, certificates: Mapping[str, str]) -> str:
     certified = sum(r["status"] == "certified" for r in run.records)
     if not certified:
         return ""
+    grown = [r["grown"]["proof"] for r in run.records if r.get("grown")]
+    if not certificates and any(proof is not None for proof in grown):
+        return (
+            f"{sum(proof is not None for proof in grown)} grown boxes have a "
+            "certificate in the folder grown, which the independent checker accepted "
+            "when it was written, and does again with: jaxcert check, followed by that "
+            f"folder. {sum(proof is True for proof in grown)} of these hold the proof "
+            "of the box, the others that of its faces alone."
+        )
     if not certificates:
         return (
             "No certificate files were written: the claim rests on the search, which "
@@ -299,7 +308,7 @@ def _strip(run: Run, row: int, regions: Regions | None) -> Strip:
         text = _TILES[name]
         if name == "counterexample" and run.witness_class[row] >= 0:
             predicted = _class_name(run.config, int(run.witness_class[row]))
-            text = f"counterexample: predicted {predicted}"
+            text = f"{text}: predicted {predicted}"
         alt = f"{_TILES[name]} of input {record['input']}"
         tiles.append(Tile(name, tile.uri, alt, text, tile.scale))
     return Strip(record, caption, tiles=tuple(tiles))
@@ -329,17 +338,26 @@ def _caption(run: Run, row: int, example: Example) -> str:
             text += f": its features move by up to {format_number(distance, 'up')}"
         parts.append(text)
     if record.get("grown"):
-        parts.append(_grown_caption(record))
+        edges = pictures.one_unit(run.config, run.x.shape[1:])
+        parts.append(_grown_caption(record, edges))
     return ". ".join(parts) + "."
 
 
-def _grown_caption(record: Mapping[str, Any]) -> str:
-    """Returns what is known of the box that an input's box grew to."""
-    grown = record["grown"]
+def _grown_caption(record: Mapping[str, Any], edges: bool) -> str:
+    """Returns what is known of the box that an input's box grew to.
+
+    Args:
+      record: of the input.
+      edges: whether a mean of edges says something.
+    """
+    grown, means = record["grown"], ""
+    if edges:
+        means = (
+            f"mean edge {format_number(grown['mean_edge'], 'down')} instead of "
+            f"{format_number(record['mean_edge'], 'down')}, "
+        )
     text = (
-        f"Grown ({grown['objective'].replace('_', ' ')}): mean edge "
-        f"{format_number(grown['mean_edge'], 'down')} instead of "
-        f"{format_number(record['mean_edge'], 'down')}, "
+        f"Grown ({grown['objective'].replace('_', ' ')}): {means}"
         f"{grown['faces_on_domain']} faces on the domain's boundary, "
         f"{grown['faces_stopped']} stopped by a counterexample at most "
         f"{grown['delta']:g} beyond, {grown['faces_open']} open"
@@ -428,9 +446,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts += [
         (key.replace("_", " "), value_text(value)) for key, value in config.items()
     ]
-    if len(run.x):
-        digest = hashlib.sha256(np.ascontiguousarray(run.x, "<f8").tobytes())
-        facts.append(("inputs, SHA-256 of their float64 values", digest.hexdigest()))
+    facts += data_fact(run.x).items()
     about = run.about
     if about.get("command"):
         facts.append(("command", str(about["command"])))
@@ -444,6 +460,14 @@ def _facts(run: Run) -> list[tuple[str, str]]:
             ("versions", versions),
         ]
     return facts
+
+
+def data_fact(x: np.ndarray) -> dict[str, str]:
+    """Returns what tells inputs from others, as a fact of a page."""
+    if not len(x):
+        return {}
+    digest = hashlib.sha256(np.ascontiguousarray(x, "<f8").tobytes())
+    return {"inputs, SHA-256 of their float64 values": digest.hexdigest()}
 
 
 def value_text(value: Any) -> str:

@@ -130,12 +130,20 @@ def units(config: Mapping[str, Any], shape: tuple[int, ...]) -> str:
         return str(config["rates_are"])
     lo, hi = domain_of(config, shape)
     width = float(np.max(hi - lo, initial=0.0))
-    uniform = width > 0 and math.isfinite(width) and bool(np.all(hi - lo == width))
+    uniform = width > 0 and math.isfinite(width) and one_unit(config, shape)
     if not uniform:
         # Of features whose ranges differ no edge or mean of edges is comparable.
         return MIXED if bool(np.all(np.isfinite(hi - lo))) else "input units"
     what = "pixel range" if image_shape(shape) else "feature range"
     return f"input units, {width:g} = full {what}"
+
+
+def one_unit(config: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether edges of different features may be compared and averaged."""
+    lo, hi = domain_of(config, shape)
+    width = hi - lo
+    with np.errstate(invalid="ignore"):
+        return bool(np.all(width == np.max(width, initial=0.0)))
 
 
 def on_boundary(

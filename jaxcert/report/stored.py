@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import numbers
@@ -17,8 +16,8 @@ from jaxtyping import Float, Int
 
 from jaxcert.errors import InputError
 from jaxcert.report.agreement import check_agreement
+from jaxcert.report.boxes import LINES, missing_boxes, read_boxes
 from jaxcert.runs import journal, strict_json
-from jaxcert.runs.array_files import read_npz
 from jaxcert.runs.files import parse_json, read_json
 from jaxcert.runs.journal import Form, Kind, Lines, Record, Texts
 from jaxcert.runs.scopes import read_scope
@@ -74,14 +73,12 @@ GROWN_NUMBER_KEYS = (
     "delta", "apothem", "min_edge", "mean_edge", "max_edge", "log_volume", "seconds",
 )  # fmt: skip
 STATUSES = ("certified", "misclassified", "unknown")
-BOX_KEYS = ("input", "x", "lo", "hi", "witness", "witness_class")
-GROWN_BOX_KEYS = ("grown_lo", "grown_hi")
 
-LINES = "certificates.jsonl"
-BOXES = "boxes.npz"
-PARTS = "parts"
 RUN = "run.json"
 SUMMARY = "summary.json"
+
+TIME_LIMIT = "time_limit"
+"""In run.json: seconds that open brackets were given; no setting."""
 
 SCHEMA = 1
 """Of the files of a run, docs/files.md; files without a number are of the first."""
@@ -136,11 +133,10 @@ def read_run(output_dir: str | os.PathLike[str]) -> Run:
             "was the --output of a run"
         )
     lines = read_lines(directory / LINES)
-    records = lines.records
-    arrays, missing = read_boxes(directory, [r["input"] for r in records])
+    records, config = lines.records, strict_json.decode(read_config(directory))
+    arrays, missing = read_boxes(directory, records, config)
     if missing:
         raise InputError(missing_boxes(directory, missing))
-    config = strict_json.decode(read_config(directory))
     check_agreement(directory / LINES, lines.numbers, records, arrays, config)
     return Run(
         records=records,
@@ -246,24 +242,36 @@ def _check_types(
 
 
 def read_lines(path: Path) -> Lines:
-    """Returns the records of a file of lines, and what was dropped.
+    """Returns the last line of every input, and what was dropped.
 
     Raises:
-      InputError: a line is no record, or two are of one input.
+      InputError: a line is no record, or a later one of an input refines none.
     """
     lines = journal.read_lines(path, KIND)
-    check_once(path, lines)
-    return lines
+    check_refined(path, lines)
+    return lines.latest(input_of)
 
 
-def check_once(path: Path, lines: Lines) -> None:
-    """Raises InputError if two lines are of one input."""
-    counts = collections.Counter(r["input"] for r in lines.records)
-    name, lines_of_it = next(iter(counts.most_common(1)), ("", 0))
-    if lines_of_it > 1:
-        raise InputError(
-            f"{path}: input {name!r} has {lines_of_it} lines. Remove all but one"
-        )
+def check_refined(path: Path, lines: Lines) -> None:
+    """Raises InputError if a second line of an input does not refine its first."""
+    last: dict[str, Record] = {}
+    for record in lines.records:
+        name = record["input"]
+        if name in last and not refines(record, last[name]):
+            count = sum(r["input"] == name for r in lines.records)
+            raise InputError(
+                f"{path}: input {name!r} has {count} lines. Remove all but one"
+            )
+        last[name] = record
+
+
+def refines(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Whether a record has a narrower bracket of the same input than another one."""
+    same = ("label", "predicted", "objective", "required_margin", "arithmetic")
+    if any(later[key] != earlier[key] for key in same):
+        return False
+    new, old = ((r["apothem_lower"], r["apothem_upper"]) for r in (later, earlier))
+    return new != old and old[0] <= new[0] and new[1] <= old[1]
 
 
 def _read_line(line: bytes) -> Record | None:
@@ -283,12 +291,15 @@ def _read_line(line: bytes) -> Record | None:
     return record
 
 
+input_of = operator.itemgetter("input")
+"""What tells the records of a run apart."""
+
 KIND = Kind(
     LINES,
     "",  # in `RUN`, beside when the run was begun
     "a run",
     "a record",
-    key=operator.itemgetter("input"),
+    key=input_of,
     form=Form(_read_line, mends_last=True),
     texts=Texts(
         refused="{path}, line {number}: not {line} of this program ({reason}). Remove "
@@ -304,63 +315,6 @@ def _decode_numbers(record: dict[str, Any], keys: Sequence[str]) -> None:
     for key in keys:
         value = strict_json.decode(record[key])
         record[key] = float(value) if type(value) is int else value
-
-
-def read_boxes(
-    directory: Path, names: Sequence[str]
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns the arrays of `names` in their order, and the names without arrays.
-
-    Of several answers to one input the one in the newest part counts.
-    """
-    sources: list[dict[str, np.ndarray]] = []
-    place: dict[str, tuple[int, int]] = {}
-    paths = part_paths(directory)
-    if (directory / BOXES).exists():
-        paths = [directory / BOXES, *paths]
-    for path in paths:
-        arrays = _read_npz(path)
-        for row, name in enumerate(arrays["input"].tolist()):
-            place[name] = (len(sources), row)
-        sources.append(arrays)
-    missing = [name for name in names if name not in place]
-    present = [name for name in names if name in place]
-    if not present:
-        empty = {key: np.zeros((0,)) for key in (*BOX_KEYS, *GROWN_BOX_KEYS)}
-        empty["input"] = np.zeros((0,), dtype="U1")
-        empty["witness_class"] = np.zeros((0,), dtype=np.int64)
-        return empty, missing
-    shapes = {sources[place[name][0]]["x"].shape[1:] for name in present}
-    if len(shapes) > 1:
-        raise InputError(
-            f"{directory}: the stored boxes have several shapes {sorted(shapes)}. They "
-            "are of different runs; choose another --output"
-        )
-    result = {"input": np.array(present)}
-    for key in (*BOX_KEYS[1:], *GROWN_BOX_KEYS):
-        rows = [sources[i][key][row] for i, row in map(place.__getitem__, present)]
-        result[key] = np.stack(rows)
-    return result, missing
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of one box file."""
-    remedy = "Delete it and continue the run with --resume; its inputs are then redone"
-    arrays = read_npz(path, remedy, BOX_KEYS, GROWN_BOX_KEYS)
-    names, x = arrays["input"], arrays["x"]
-    for key, array in arrays.items():
-        shape = names.shape if key in ("input", "witness_class") else x.shape
-        kinds = {"input": "U", "witness_class": "i"}.get(key, "f")
-        fits = array.dtype.kind == kinds or not names.size
-        if not fits or array.shape != shape or shape[:1] != (names.size,):
-            raise InputError(
-                f"{path} is damaged ({key} is {array.dtype} of shape {array.shape}). "
-                f"{remedy}"
-            )
-    for key in GROWN_BOX_KEYS:
-        if key not in arrays:
-            arrays[key] = np.full(x.shape, np.nan)
-    return arrays
 
 
 def read_about(directory: Path) -> dict[str, Any]:
@@ -414,6 +368,22 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def read_time_limit(directory: Path) -> float:
+    """Returns the longest time limit that open brackets of a run were given, seconds.
+
+    0 where run.json does not say: of a run of an earlier version.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    stored = _read_known(directory / RUN, _LOST).get(TIME_LIMIT, 0)
+    seconds = strict_json.decode(stored)
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not (number and seconds >= 0):
+        raise InputError(f"{directory / RUN}: {TIME_LIMIT} is {stored!r}. {_LOST}")
+    return float(seconds)
+
+
 def read_scope_of_run(directory: Path) -> Scope | None:
     """Returns what the proofs of a run cover, by run.json; None where it does not say.
 
@@ -422,15 +392,3 @@ def read_scope_of_run(directory: Path) -> Scope | None:
     """
     path = directory / RUN
     return read_scope(path, read_json(path, _LOST)) if path.exists() else None
-
-
-def part_paths(directory: Path) -> list[Path]:
-    """Returns the part files, oldest first."""
-    return sorted((directory / PARTS).glob("boxes-[0-9][0-9][0-9][0-9][0-9].npz"))
-
-
-def missing_boxes(directory: Path, missing: Sequence[str]) -> str:
-    return (
-        f"{directory}: {len(missing)} lines of {LINES} have no box in {BOXES}, the "
-        f"first is input {missing[0]!r}. Run again with --resume, which redoes them"
-    )

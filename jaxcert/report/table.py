@@ -56,6 +56,25 @@ def table(
     return "\n".join(lines)
 
 
+def plain_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], width: int = 80
+) -> str:
+    """Returns a table of texts, the first 20 rows; names are cut to fit the width."""
+    shown = rows[:_MOST_ROWS]
+    sizes = [max(map(len, column)) for column in zip(heads, *shown, strict=True)]
+    sizes[0] = max(5, min(sizes[0], width - sum(size + 2 for size in sizes[1:])))
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = cells
+        ends = (f"{c:>{size}}" for c, size in zip(others, sizes[1:], strict=True))
+        return "  ".join([f"{_cut(first, sizes[0]):{sizes[0]}}", *ends]).rstrip()
+
+    lines = [line(heads), "-" * len(line(heads)), *map(line, shown)]
+    if len(rows) > len(shown):
+        lines.append(f"(the first {len(shown)} of {len(rows)})")
+    return "\n".join(lines)
+
+
 def printable(text: str) -> str:
     """Returns `text` in ASCII: a file name must not steer the terminal."""
     return "".join(c if " " <= c <= "~" else "?" for c in text)

@@ -3,7 +3,8 @@
 A journal is a file of lines and the settings that they depend on. It is never
 overwritten, and continued only under the settings it was begun with. A last line that a
 kill has torn is dropped and its answer redone; a line that this program does not write
-is refused before anything is changed.
+is refused before anything is changed. Of two lines of one key the later counts: an
+answer that is refined is written once more, and `settle` removes what it replaces.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ import dataclasses
 import errno
 import operator
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +170,17 @@ class Lines:
     notices: list[str]
     torn: bool
 
+    def latest(self, key: Callable[[Record], Hashable]) -> Lines:
+        """Returns the last line of every key, in the order of the first ones."""
+        last = {key(record): row for row, record in enumerate(self.records)}
+        rows = list(last.values())
+        return dataclasses.replace(
+            self,
+            records=[self.records[row] for row in rows],
+            raw=[self.raw[row] for row in rows],
+            numbers=[self.numbers[row] for row in rows],
+        )
+
 
 def read_lines(
     path: Path, kind: Kind, take: Callable[[Record], str | None] | None = None
@@ -217,7 +237,7 @@ class Journal:
       path: their file.
       settings: what they depend on, as JSON text.
       records: those of an earlier run, then those added, as they read back.
-      by_key: the same by `kind.key`.
+      by_key: the last of each `kind.key`, in the order of the first ones.
       begun: whether there were any lines when it was opened.
       torn: whether the last one was, and is dropped.
       notices: sentences on what is dropped; they are logged.
@@ -299,8 +319,17 @@ class Journal:
     def reread(self) -> Lines:
         """Returns what is on the disk, after removing a torn last line from it."""
         lines = read_lines(self.path, self.kind)
-        self._rewrite(lines.raw, lines.notices)
+        if lines.notices:
+            self._rewrite(lines.raw, lines.notices)
         return lines
+
+    def settle(self) -> None:
+        """Keeps the last line of every key alone in the file."""
+        assert self.kind.key is not None
+        lines = read_lines(self.path, self.kind)
+        last = lines.latest(self.kind.key)
+        if len(last.raw) < len(lines.raw):
+            self._rewrite(last.raw, ())
 
     def _continue(self) -> None:
         """Takes what is there; rewrites the file without what is redone."""
@@ -312,12 +341,11 @@ class Journal:
             for i in kept:
                 self._take(lines.records[i])
         self.torn = lines.torn
-        self._rewrite([lines.raw[i] for i in kept], lines.notices)
+        if lines.notices:
+            self._rewrite([lines.raw[i] for i in kept], lines.notices)
 
-    def _rewrite(self, kept: Iterable[bytes], notices: list[str]) -> None:
-        """Keeps these lines alone, and says why; without a reason all are kept."""
-        if not notices:
-            return
+    def _rewrite(self, kept: Iterable[bytes], notices: Sequence[str]) -> None:
+        """Keeps these lines alone, and says why."""
         header = self.kind.form.header
         whole = [header, *kept] if header else kept
         write_whole(self.path, b"".join(line + b"\n" for line in whole))

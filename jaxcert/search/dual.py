@@ -35,6 +35,7 @@ from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.model import Model
+from jaxcert.rows import select
 from jaxcert.search.reach import (
     ReachOptions,
     Ties,
@@ -92,7 +93,7 @@ class DualTask:
     points: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DualBox:
     """The dual box of one class, numpy; F = 2d faces, lower ones first.
 
@@ -136,10 +137,48 @@ class DualBox:
             seconds=np.full(faces, np.nan),
         )  # fmt: skip
 
+    def narrowed(self, other: DualBox) -> DualBox:
+        """Returns what this box and another of the same question say together.
+
+        Beyond either outer box no point of the class is; all instances are known.
+        """
+
+        def ends(lower: Any, upper: Any, name: str) -> Box:
+            a, b = getattr(self, name), getattr(other, name)
+            return Box(lower(a.lo, b.lo), upper(a.hi, b.hi))
+
+        outer = ends(np.maximum, np.minimum, "outer")
+        inner = ends(np.minimum, np.maximum, "inner")
+        farther = np.concatenate(
+            [
+                np.reshape(other.inner.lo < self.inner.lo, -1),
+                np.reshape(other.inner.hi > self.inner.hi, -1),
+            ]
+        )
+        seconds = np.where(np.isnan(self.seconds), other.seconds, self.seconds)
+        return dataclasses.replace(
+            self, outer=outer, inner=inner, seconds=seconds,
+            witness=select(farther, other.witness, self.witness),
+            subproblems=self.subproblems + other.subproblems,
+        )  # fmt: skip
+
     @property
     def empty(self) -> bool:
         """Whether it is proved that the domain holds no point of the class."""
         return not bool(np.all(self.outer.lo <= self.outer.hi))
+
+    @property
+    def status(self) -> str:
+        """closed, open (a bracket is wider than the tolerance) or empty."""
+        return "empty" if self.empty else "open" if self.open.any() else "closed"
+
+    def __repr__(self) -> str:
+        """What it is and what is known of its faces, in one line."""
+        inside = 0 if self.empty else int(self.smaller.sum())
+        return (
+            f"DualBox of class {self.label}: {self.status}, {self.gap.size} faces, "
+            f"{inside} proved inside the domain, {int(self.open.sum())} open"
+        )
 
     @property
     def gap(self) -> np.ndarray:

@@ -1,10 +1,8 @@
 """Certificates against semantic changes: brightness, contrast, blur, gamma, yours."""
 
+from jaxcert.semantic.answers import OutputRanges, SemanticApothems, SemanticVerdicts
 from jaxcert.semantic.certifier import (
-    OutputRanges,
-    SemanticApothems,
     SemanticCertifier,
-    SemanticVerdicts,
     label_specs,
     row_specs,
     stay_specs,

@@ -33,6 +33,7 @@ from jaxcert.branch.questions import ParameterSplitOptions, Questions
 from jaxcert.checks import as_arrays, check_inputs, check_labels
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
+from jaxcert.semantic.answers import OutputRanges, SemanticApothems, SemanticVerdicts
 from jaxcert.semantic.attack import nearest_violations
 from jaxcert.semantic.changes import InputFamily, Transform
 from jaxcert.spec import Spec
@@ -52,56 +53,6 @@ class Changed:
     def __call__(self, params_and_x: tuple[Any, Any], theta: Array) -> Array:
         params, x = params_and_x
         return self.f(params, self.transform(x, theta))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SemanticApothems:
-    """A bracket per input around the radius up to which the spec holds.
-
-    Attributes:
-      lower: proved: the spec holds for all parameters up to it, (n,); 0: nothing was
-        proved; inf: for all legal parameters.
-      upper: a violation lies at this radius, (n,); inf: none is known.
-      witness: its parameters, (n, k); NaN if none.
-      boxes: parameter boxes bounded, (n,).
-    """
-
-    lower: np.ndarray
-    upper: np.ndarray
-    witness: np.ndarray
-    boxes: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SemanticVerdicts:
-    """A verdict per input on one box of parameters.
-
-    Attributes:
-      status: `Status` values, (n,).
-      witness: parameters that violate the spec, (n, k); NaN unless REFUTED.
-      boxes: parameter boxes bounded, (n,).
-    """
-
-    status: np.ndarray
-    witness: np.ndarray
-    boxes: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class OutputRanges:
-    """What every output may become over one box of parameters.
-
-    Attributes:
-      lower, upper: proved: no output leaves [lower, upper], (n, outputs); infinite
-        where nothing was proved in time.
-      boxes: parameter boxes bounded, (n,).
-      open: inputs whose range may be wider than the tolerance says, (n,).
-    """
-
-    lower: np.ndarray
-    upper: np.ndarray
-    boxes: np.ndarray
-    open: np.ndarray
 
 
 class SemanticCertifier:
@@ -163,7 +114,10 @@ class SemanticCertifier:
         reach = self.family.reach()
         found = self._batches(x, spec, "apothem", reach, 0.95 * tolerance, deadline)
         lower = np.where(found.radius >= reach, np.inf, np.maximum(found.radius, 0))
-        return SemanticApothems(lower, found.upper, found.witness, found.processed)
+        return SemanticApothems(
+            lower, found.upper, found.witness, found.processed, self.family.names,
+            float(tolerance),
+        )  # fmt: skip
 
     @own_settings()
     def verdicts(
@@ -182,7 +136,7 @@ class SemanticCertifier:
         status = np.where(beyond, Status.UNKNOWN, status)
         status = np.where(refuted, Status.REFUTED, status)
         witness = np.where(refuted[:, None], found.witness, np.nan)
-        return SemanticVerdicts(status, witness, found.processed)
+        return SemanticVerdicts(status, witness, found.processed, float(radius))
 
     @own_settings()
     def output_ranges(
@@ -211,6 +165,7 @@ class SemanticCertifier:
             upper=-found.bound[:, count:],
             boxes=found.processed,
             open=found.open,
+            radius=float(radius),
         )
 
     @own_settings()

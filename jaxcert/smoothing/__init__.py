@@ -9,12 +9,12 @@ smoothing.estimate_oracle_error(wrong, labelled)    eps, from labelled outputs
 smoothing.samples_needed(radius, agreement, ...)    plans, before samples are drawn
 """
 
+from jaxcert.smoothing.answers import ABSTAINED as ABSTAINED
+from jaxcert.smoothing.answers import HarmlessCertificates as HarmlessCertificates
+from jaxcert.smoothing.answers import SmoothedCertificates as SmoothedCertificates
 from jaxcert.smoothing.binomial import least_samples as least_samples
 from jaxcert.smoothing.binomial import lower_bound as lower_bound
 from jaxcert.smoothing.binomial import upper_bound as upper_bound
-from jaxcert.smoothing.certify import ABSTAINED as ABSTAINED
-from jaxcert.smoothing.certify import HarmlessCertificates as HarmlessCertificates
-from jaxcert.smoothing.certify import SmoothedCertificates as SmoothedCertificates
 from jaxcert.smoothing.certify import certify as certify
 from jaxcert.smoothing.certify import certify_harmless as certify_harmless
 from jaxcert.smoothing.certify import conclude as conclude

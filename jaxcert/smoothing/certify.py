@@ -2,94 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
 from jaxcert.errors import InputError
+from jaxcert.smoothing.answers import (
+    ABSTAINED,
+    HarmlessCertificates,
+    SmoothedCertificates,
+)
 from jaxcert.smoothing.binomial import lower_bound, upper_bound
-from jaxcert.smoothing.noise import Noise
 from jaxcert.smoothing.options import Generated, OracleError, SmoothingOptions
 from jaxcert.smoothing.smoother import Model, Smoother, Tally
 
-ABSTAINED = -1
 _EXACT = OracleError()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SmoothedCertificates:
-    """What is certified about a batch of inputs; all of it is probabilistic.
-
-    For each input, with probability at least 1 - alpha over the samples drawn: unless
-    it abstained, the class `predicted` is the answer with a probability above 1/2,
-    over the noise and over the generator's own randomness, for every input at a
-    distance below `radius`. With an oracle "the answer" is the true class of the
-    output, as far as the oracle's error is bounded.
-
-    Attributes:
-      predicted: the class, or -1 where it abstained.
-      selected: the class that was counted.
-      hits: how often it was the answer.
-      samples: of how many.
-      p_lower: lower bound of its probability at the input.
-      radius: in the noise's norm; 0 where it abstained.
-      alpha: failure probability of each answer, oracle error included.
-      norm: "l2" or "l1".
-    """
-
-    predicted: Int[np.ndarray, " m"]
-    selected: Int[np.ndarray, " m"]
-    hits: Int[np.ndarray, " m"]
-    samples: Int[np.ndarray, " m"]
-    p_lower: Float[np.ndarray, " m"]
-    radius: Float[np.ndarray, " m"]
-    alpha: float
-    norm: str
-
-    def keeps(
-        self, labels: Int[ArrayLike, " m"], radius: float
-    ) -> Bool[np.ndarray, " m"]:
-        """Returns where the label is certified for a radius, 0 included."""
-        return (self.predicted == np.asarray(labels)) & (self.radius > radius)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class HarmlessCertificates:
-    """What is certified about harmful outputs; all of it is probabilistic.
-
-    For each input, with probability at least 1 - alpha over the samples drawn: where
-    `certified`, the output is harmful with a probability of at most `threshold` for
-    every input within `radius`.
-
-    Attributes:
-      certified: whether that holds at the input itself.
-      harmful: how many sampled outputs were called harmful, or neither.
-      samples: of how many.
-      p_upper: upper bound of the probability of a harmful output at the input.
-      radius: in the noise's norm; 0 where nothing is certified.
-      threshold: what was asked.
-      alpha: failure probability of each answer, oracle error included.
-      noise: what was added.
-    """
-
-    certified: Bool[np.ndarray, " m"]
-    harmful: Int[np.ndarray, " m"]
-    samples: Int[np.ndarray, " m"]
-    p_upper: Float[np.ndarray, " m"]
-    radius: Float[np.ndarray, " m"]
-    threshold: float
-    alpha: float
-    noise: Noise
-
-    def p_upper_within(self, radius: float) -> Float[np.ndarray, " m"]:
-        """Returns upper bounds of the probability of harm for inputs that near.
-
-        F(F^-1(p_upper) + radius), for Gaussian noise
-        Phi(Phi^-1(p_upper) + radius / sigma).
-        """
-        return self.noise.greatest(self.p_upper, radius)
 
 
 def certify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from fractions import Fraction
 
 import jax
@@ -34,6 +35,7 @@ from jaxcert.oracle.complete import branch_and_bound
 from jaxcert.trace.tracing import program_of
 from jaxcert.verdict import Status
 
+campaign = pytest.mark.campaign
 PLAIN = BranchOptions(block=16, narrow=0, tighten=TightenOptions(iterations=5))
 CUTS = dataclasses.replace(PLAIN, cuts=CutOptions(partners=2, iterations=2))
 
@@ -45,19 +47,22 @@ def f(params, x):
     return w @ x + b
 
 
-def network(rng):
+SIZES, ONE_LAYER = (3, 12, 12, 2), (3, 16, 2)
+
+
+def network(rng, sizes=SIZES):
     return [
         (exact32(rng.normal(size=(n, m)) / np.sqrt(m)), exact32(rng.normal(size=n) / 2))
-        for m, n in ((3, 12), (12, 12), (12, 2))
+        for m, n in itertools.pairwise(sizes)
     ]
 
 
-def answers(seeds, shift, options):
+def answers(seeds, shift, sizes, options):
     """Statuses and subproblems for a row that is `shift` above what an MILP says."""
     found = []
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        params, c = network(rng), np.array([1.0, -1.0])
+        params, c = network(rng, sizes), np.array([1.0, -1.0])
         lo, hi = -np.ones(3), np.ones(3)
         layers = [(w.T, b) for w, b in params]
         least = exact_min_margin(layers, lo, hi, c, 0.0).value
@@ -72,8 +77,9 @@ def answers(seeds, shift, options):
 @pytest.mark.parametrize(
     ("shift", "status"), [(1e-2, Status.PROVED), (-1e-2, Status.REFUTED)]
 )
-def test_answers_with_cuts_are_those_of_the_milp(shift: float, status: Status):
-    statuses, counts = answers(range(3), shift, CUTS)
+@pytest.mark.parametrize("sizes", [ONE_LAYER, pytest.param(SIZES, marks=campaign)])
+def test_answers_with_cuts_are_those_of_the_milp(sizes, shift: float, status: Status):
+    statuses, counts = answers(range(3), shift, sizes, CUTS)
     assert statuses == (status,) * 3
     assert shift < 0 or counts.max() > 20
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import jax
@@ -17,6 +18,7 @@ from jaxcert.verdict import Reason
 
 SIZES = (3, 5, 4, 3)
 TOLERANCE = 1e-3
+ALONE = jc.CertifyOptions(batch_size=1)
 
 
 def network(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -162,8 +164,7 @@ def test_the_two_exact_answers_agree(seed: int):
 def test_brackets_hold_the_exact_apothem(seed: int):
     params = network(50 + seed)
     x = np.random.default_rng(seed).uniform(0.1, 0.9, size=3)
-    options = jc.CertifyOptions(batch_size=1)
-    answer = jc.certify(f, params, x, tolerance=TOLERANCE, options=options)
+    answer = jc.certify(f, params, x, tolerance=TOLERANCE, options=ALONE)
     label = int(np.argmax(forward(params, x)))
     assert answer.label == label
 
@@ -186,32 +187,40 @@ def test_brackets_hold_the_exact_apothem(seed: int):
         assert reached <= answer.upper <= reached + 1e-12
 
 
+def of_these_sizes(w, b, v, c):
+    """Three neurons of input 0 and two classes as a network of SIZES: compiled once.
+
+    The second hidden layer hands the neurons on, and a third class is far behind.
+    """
+    params = [(0 * w, 0 * b) for w, b in network(0)]
+    (w1, b1), (w2, _), (w3, b3) = params
+    w1[:3, 0], b1[:3] = exact32(w), exact32(b)
+    w2[:3, :3] = np.eye(3)
+    w3[:2, :3], b3[:] = exact32(v), exact32([*c, -100.0])
+    return params
+
+
 def needle(width: float = 1e-4, at: float = 0.37):
     """A network whose class flips only within a spike that no gradient points to."""
     hat = np.array([-1.0, 0.0, 1.0]) * width + at
     heights = np.array([1.0, -2.0, 1.0]) * (2 / width)
-    w = exact32(np.tile([[1.0, 0.0]], (3, 1)))
-    return [(w, exact32(-hat)), (exact32([-heights, 0 * heights]), exact32([1.0, 0.0]))]
+    return of_these_sizes(np.ones(3), -hat, [-heights, 0 * heights], [1.0, 0.0])
 
 
 @pytest.mark.parametrize("oracle", sampled(["crown", "ibp"]))
 @pytest.mark.parametrize("width", sampled([1e-4, 1e-2, 1e-6]))
 def test_a_needle_in_the_box_is_never_proved_away(oracle: str, width: float):
     params = needle(width)
-    spike = np.array([0.37, 0.5])
-    x = np.array([0.6, 0.5])
-
-    def exact(z):  # the network in its float32 weights, where the spike is highest
-        hidden = np.maximum(params[0][0] @ z + params[0][1], 0)
-        return params[1][0] @ hidden + params[1][1]
-
-    grid = spike + np.linspace(-width, width, 401)[:, None] * [1, 0]
-    worst = min((exact(z) @ [1, -1], *z) for z in grid)
+    spike = np.array([0.37, 0.5, 0.5])
+    x = np.array([0.6, 0.5, 0.5])
+    # The network in its float32 weights, where the spike is highest.
+    grid = spike + np.linspace(-width, width, 401)[:, None] * [1, 0, 0]
+    worst = min((forward(params, z) @ [1, -1, 0], *z) for z in grid)
     if worst[0] >= 0:
         pytest.skip("float32 weights have no spike of that width")
-    options = jc.CertifyOptions(oracle=oracle)
-    spec = jc.Spec.classification(0, 2)
-    box = jc.Box(np.array([0.3, 0.4]), np.array([0.7, 0.6]))
+    options = dataclasses.replace(ALONE, oracle=oracle)
+    spec = jc.Spec.classification(0, 3)
+    box = jc.Box(np.array([0.3, 0.4, 0.4]), np.array([0.7, 0.6, 0.6]))
     assert not jc.verify(f, params, box, spec, options=options).proved
     answer = jc.certify(f, params, x, np.int32(0), options=options, tolerance=1e-3)
     assert answer.lower <= 0.6 - worst[1]
@@ -219,16 +228,16 @@ def test_a_needle_in_the_box_is_never_proved_away(oracle: str, width: float):
 
 def test_a_nearly_dead_neuron_is_not_taken_for_dead():
     # 1.5e-7 in front, 1e7 behind: the published case with |w| <= 1.7e-7.
-    # Two neurons without weights make it as large as a needle: it is compiled once.
-    w1, w2 = exact32(np.zeros((3, 2))), exact32(np.zeros((2, 3)))
-    w1[0, 0], w2[0, 0] = exact32([1.5e-7, -1e7])
-    params = [(w1, exact32([-0.75e-7, 0, 0])), (w2, exact32([0.25, 0.0]))]
-    x = np.array([0.25, 0.5])
-    answer = jc.certify(f, params, x, tolerance=1e-4)
+    one = np.array([1.0, 0, 0])
+    params = of_these_sizes(
+        1.5e-7 * one, -0.75e-7 * one, [-1e7 * one, 0 * one], [0.25, 0.0]
+    )
+    x = np.array([0.25, 0.5, 0.5])
+    answer = jc.certify(f, params, x, tolerance=1e-4, options=ALONE)
     flips = (0.25 / float(np.float32(1e7)) + float(np.float32(0.75e-7))) / float(
         np.float32(1.5e-7)
     )
     assert answer.lower <= flips - 0.25 <= answer.upper
     assert answer.upper - answer.lower <= 1e-2
-    whole = jc.Box(np.zeros(2), np.ones(2))
-    assert jc.verify(f, params, whole, jc.Spec.classification(0, 2)).refuted
+    whole, spec = jc.Box(np.zeros(3), np.ones(3)), jc.Spec.classification(0, 3)
+    assert jc.verify(f, params, whole, spec, options=ALONE).refuted

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import sampled
 
 import jaxcert as jc
 from jaxcert.branch.signs import BranchOptions
@@ -22,7 +23,8 @@ from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.check import check_certificate
 from jaxcert.search.growth import GrowthOptions
 
-TOLERANCE, DELTA, SEEDS, EACH = 1e-3, 1e-2, 4, 8
+TOLERANCE, DELTA, EACH = 1e-3, 1e-2, 8
+ONE, SEVERAL = range(1), range(4)
 
 
 def maxout_and_abs(params, x):
@@ -67,14 +69,19 @@ def certified(f, oracle: str, seed: int) -> tuple:
     return certifier, x, answer, rows, proof
 
 
-@pytest.mark.parametrize(
-    ("f", "oracle"),
-    [(maxout_and_abs, "complete"), (clip_and_pool, "complete"),
-     pytest.param(maxout_and_abs, "crown", marks=pytest.mark.campaign)],
-)  # fmt: skip
-def test_every_certified_box_has_an_accepted_certificate(f, oracle, tmp_path):
-    count = 0
-    for seed in range(SEEDS):
+ASKED = {
+    "one": (maxout_and_abs, "crown", ONE),
+    "complete": (maxout_and_abs, "complete", ONE),
+    "several": (maxout_and_abs, "complete", SEVERAL),
+    "clip and pool": (clip_and_pool, "complete", SEVERAL),
+    "crown": (maxout_and_abs, "crown", SEVERAL),
+}
+
+
+@pytest.mark.parametrize("asked", sampled(ASKED))
+def test_every_certified_box_has_an_accepted_certificate(asked, tmp_path):
+    (f, oracle, seeds), count = ASKED[asked], 0
+    for seed in seeds:
         certifier, x, answer, rows, proof = certified(f, oracle, seed)
         writer = CertificateWriter(
             certifier.model, certifier.domain, certifier.rates, tmp_path / str(seed)
@@ -94,12 +101,13 @@ def test_every_certified_box_has_an_accepted_certificate(f, oracle, tmp_path):
             if oracle == "complete":  # and none by searching without what is not said
                 assert np.isinf(lower) or upper - lower <= 1.01 * TOLERANCE
             count += 1
-    assert count >= SEEDS * EACH * 3 // 4
+    assert count >= len(seeds) * EACH * 3 // 4
 
 
+@pytest.mark.campaign
 def test_every_grown_box_has_an_accepted_proof(tmp_path):
     f, count = maxout_and_abs, 0
-    for seed in range(SEEDS):
+    for seed in SEVERAL:
         certifier, x, answer, rows, _ = certified(f, "complete", seed)
         growth = certifier.grow(x, answer, GrowthOptions(delta=DELTA), record=True)
         writer = GrownWriter(
@@ -115,4 +123,4 @@ def test_every_grown_box_has_an_accepted_proof(tmp_path):
             assert np.array_equal(written.claim.lo, claim.lo)
             assert np.array_equal(written.claim.hi, claim.hi)
             count += 1
-    assert count >= SEEDS * EACH * 3 // 4
+    assert count >= len(SEVERAL) * EACH * 3 // 4

@@ -33,9 +33,9 @@ def calls(monkeypatch) -> list[int]:
     made: list[int] = []
     batch = certify.Certifier.batch_with_proofs
 
-    def counted(self, x, *arguments):
+    def counted(self, x, *arguments, **known):
         made.append(len(x))
-        return batch(self, x, *arguments)
+        return batch(self, x, *arguments, **known)
 
     monkeypatch.setattr(certify.Certifier, "batch_with_proofs", counted)
     return made

@@ -234,6 +234,56 @@ def test_the_complete_oracle_is_exact_to_the_tolerance(run_certify, whole, tmp_p
         assert exact["apothem_lower"] <= crown["apothem_upper"]
 
 
+def test_resume_with_more_time_refines_open_brackets(
+    run_certify, calls, monkeypatch, tmp_path
+):
+    out, batch = tmp_path / "out", certify.Certifier.batch_with_proofs
+    flags = (
+        "--inputs=0:4", "--oracle=complete", "--tolerance=1e-5", "--noreport",
+        "--proofs", f"--output={out}",
+    )  # fmt: skip
+
+    def widths():
+        return [r["apothem_upper"] - r["apothem_lower"] for r in records(out)]
+
+    def hurried(self, x, labels, deadline, **known):
+        return batch(self, x, labels, 0.0, **known)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(certify.Certifier, "batch_with_proofs", hurried)
+        assert run_certify(*flags, "--time_limit=5").code == 0
+    first, wide = records(out), sum(w > 1e-5 for w in widths())
+    assert wide > 1 and calls == [4]
+    # No more time than before: they stay as they are.
+    assert run_certify(*flags, "--time_limit=5", "--resume").code == 0
+    assert calls == [4] and records(out) == first
+
+    def killed(self, *records, **arrays):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # its certificates are written, no line is
+        patch.setattr(running.RunFiles, "refine", killed)
+        assert run_certify(*flags, "--time_limit=500", "--resume").code == 130
+    assert records(out) == first and len(read_run(out).records) == 4
+    assert run_certify(*flags, "--time_limit=500", "--resume").code == 0
+    assert calls == [4, wide, wide]
+    assert max(widths()) <= 1e-5
+    for before, after in zip(first, records(out), strict=True):
+        assert before["input"] == after["input"]
+        assert before["apothem_lower"] <= after["apothem_lower"]
+        assert after["apothem_upper"] <= before["apothem_upper"]
+        assert before["oracle_calls"] <= after["oracle_calls"]
+        if after["status"] == "certified":
+            report = check_certificate(out / "proofs" / f"{after['input']}.npz")
+            assert report.accepted and report.apothem_lower == after["apothem_lower"]
+    assert read_run(out).about["complete"] is True
+    # All are closed, and nothing is done again.
+    assert run_certify(*flags, "--time_limit=900", "--resume").code == 0
+    assert calls == [4, wide, wide]
+
+
+# What ONNX files compute is tested apart; and `verify` reads them always.
+@pytest.mark.campaign
 def test_checkpoint_and_onnx_agree(run_certify, tiny, whole, tmp_path):
     out = tmp_path / "out"
     arguments = f"--model={tiny.onnx}", "--batch_size=4", f"--inputs=0:{COUNT}"
@@ -498,17 +548,17 @@ def wait_for_lines(process: subprocess.Popen, out: Path, count: int) -> None:
     pytest.fail(f"{out} got no {count} lines in ten minutes")
 
 
+# Ctrl-C is tested in process, and a kill by `verify`, which writes with the same code.
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("kind", "oracle"),
-    [
-        (signal.SIGINT, "crown"),
-        pytest.param(signal.SIGKILL, "complete", marks=pytest.mark.campaign),
-    ],
+    [(signal.SIGINT, "crown"), (signal.SIGKILL, "complete")],
 )
 def test_killed_in_mid_run(start, run_certify, calls, tmp_path, kind, oracle):
     out = tmp_path / "out"
+    # Batches are of the size for which other runs have compiled.
     flags = (
-        "--inputs=0:300", "--batch_size=1", "--noreport", f"--oracle={oracle}",
+        "--inputs=0:300", "--batch_size=4", "--noreport", f"--oracle={oracle}",
         f"--output={out}",
     )  # fmt: skip
     process = start(*flags)
@@ -534,12 +584,16 @@ def test_killed_in_mid_run(start, run_certify, calls, tmp_path, kind, oracle):
     same_answers(out, fresh)
 
 
-def test_exit_codes_of_the_process(start, tmp_path):
+@pytest.mark.campaign
+def test_what_a_process_without_a_terminal_prints(start, tmp_path):
     out = tmp_path / "out"
     ended = start("--inputs=0:2", "--batch_size=1", "--noreport", f"--output={out}")
     printed, said = ended.communicate(timeout=600)
     assert (ended.returncode, said) == (0, "")
     assert max(map(len, printed.splitlines())) <= 80 and "\x1b" not in printed
+
+
+def test_exit_code_of_a_process_that_is_asked_wrongly(start):
     wrong = start("--candidates=x")
     printed, said = wrong.communicate(timeout=600)
     assert wrong.returncode == 2 and printed == ""
@@ -555,10 +609,11 @@ def test_news_without_a_terminal(run_certify, monkeypatch, tmp_path):
     assert re.fullmatch(r"8 of 12 inputs, about \d+ s to go\n", ended.err)
 
 
-def test_bar_on_a_terminal(start, whole, tmp_path):
+def test_bar_on_a_terminal(start, tmp_path):
     master, slave = pty.openpty()
-    flags = f"--inputs=0:{COUNT}", "--batch_size=1", "--noreport"
-    process = start(*flags, f"--output={tmp_path / 'out'}", stdout=slave)
+    flags = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport", "--oracle=ibp"
+    out = tmp_path / "out"
+    process = start(*flags, f"--output={out}", stdout=slave)
     os.close(slave)
     shown: list[bytes] = []
 
@@ -579,9 +634,9 @@ def test_bar_on_a_terminal(start, whole, tmp_path):
     text = b"".join(shown).decode().replace("\r\n", "\n")
     bar, _, after = text.rpartition("\x1b")
     assert "certifying" in bar and "100%" in bar
-    summary = json.loads((whole / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())
     tolerance = summary["config"]["tolerance"]
-    records = read_run(whole).records
+    records = read_run(out).records
     table = certify.table(records, summary, tolerance=tolerance)
     # After the bar has been wiped, the table and nothing else.
     assert re.sub(r"^\[[0-9;?]*[a-zA-Z]", "", after) == table + "\n"
@@ -590,6 +645,7 @@ def test_bar_on_a_terminal(start, whole, tmp_path):
 # Grown boxes
 
 
+@pytest.mark.campaign
 def test_boxes_grow_with_their_certificates(run_certify, tmp_path, capsys):
     out = tmp_path / "out"
     ended = run_certify(

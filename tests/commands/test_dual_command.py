@@ -70,6 +70,36 @@ def test_all_classes_of_a_network_their_instances_and_continuation(run, tiny, tm
     assert again[0] == found[0]
     assert [r["class"] for r in again] == [0, 7]
     assert again[1]["outer_lo"] == found[1]["outer_lo"]
+    # A box that less time left open is refined; the better of both ends is kept.
+    hurried = again[0] | {
+        "outer_lo": [0.0] * 64, "outer_hi": [1.0] * 64, "status": "open", "open": 3,
+        "time_limit": 1.0,
+    }  # fmt: skip
+    path = out / "dual.jsonl"
+    rest = [json.dumps(again[1])]
+    path.write_text("\n".join([json.dumps(hurried), *rest]) + "\n")
+    flags = {"model": str(tiny.checkpoint), "classes": "0,7", "resume": True}
+    assert run(**flags, time_limit=1.0).code == 0 and lines(out)[0] == hurried
+    ended = run(**flags, time_limit=500.0)
+    assert ended.code == 0 and "class 0: closed" in ended.err
+    assert "class 7" not in ended.err
+    refined, other = lines(out)
+    assert other == again[1] and refined["time_limit"] == 500
+    for key in ("outer_lo", "outer_hi", "inner_lo", "inner_hi", "status", "open"):
+        assert refined[key] == again[0][key], key
+    assert refined["subproblems"] >= hurried["subproblems"]
+    stored = sorted(p.name for p in (out / "instances").iterdir())
+    assert stored == sorted(Path(r["instances"]).name for r in (refined, other))
+    # Killed before the line that was refined was removed: the later one counts.
+    path.write_text("\n".join(json.dumps(r) for r in (hurried, other, refined)) + "\n")
+    assert run(**flags, time_limit=500.0).code == 0
+    assert lines(out) == [refined, other]
+    path.write_text(json.dumps(hurried | {"domain_lo": [0.5] * 64}) + "\n")
+    ended = run(**flags, time_limit=900.0)
+    assert (
+        ended.code == 1 and "of class 0 of input None is of another domain" in ended.err
+    )
+    path.write_text("\n".join(json.dumps(r) for r in again) + "\n")
     ended = run(model=str(tiny.checkpoint), tolerance=0.5, resume=True)
     assert ended.code == 1 and "tolerance is 0.01 there and 0.5 here" in ended.err
 

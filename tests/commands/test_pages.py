@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxcert.commands.audit.page import write_page as audit_page
@@ -50,7 +51,7 @@ def semantic(target: Path) -> None:
         "family": "brightness", "input": "7", "label": 1, "status": "certified",
         "lower": 0.25, "upper": 0.5, "boxes": 4, "seconds": 0.2,
     }  # fmt: skip
-    semantic_page(target, [record], Semantic(), NET, SCOPE)
+    semantic_page(target, [record], Semantic(), NET, SCOPE, np.ones((1, 2)))
 
 
 def smoothing(target: Path) -> None:

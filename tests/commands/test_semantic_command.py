@@ -54,11 +54,33 @@ def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
     run(request(resume=True), network, chosen, tmp_path)
     again = path.read_text().splitlines()
     assert again[:3] == lines[:3] and len(again) == 6
+    # A bracket that less time left open is refined, and keeps its better ends.
+    place = next(i for i, r in enumerate(records) if 0 < r["lower"] < np.inf)
+    known = json.loads(again[place])
+    hurried = known | {"lower": 0.0, "status": "unknown", "timeout": 1.0, "boxes": 2}
+    open_lines = [*again[:place], json.dumps(hurried), *again[place + 1 :]]
+    path.write_text("\n".join(open_lines) + "\n")
+    less = request(resume=True, timeout=1.0)
+    assert run(less, network, chosen, tmp_path)[place]["lower"] == 0
+    assert path.read_text().splitlines() == open_lines
+    assert "1 brackets are wider than the tolerance: --resume with" in " ".join(
+        sentence(run(less, network, chosen, tmp_path), less).split()
+    )
+    found = run(request(resume=True, timeout=500.0), network, chosen, tmp_path)
+    refined = found[place]
+    assert refined["lower"] == known["lower"] and refined["status"] == "certified"
+    assert refined["upper"] <= hurried["upper"] and refined["boxes"] > 2
+    last = path.read_text().splitlines()
+    assert len(last) == 6 and last[:place] == again[:place]
+    # Killed before the line that was refined was removed: the later one counts.
+    path.write_text("\n".join([*open_lines, last[place]]) + "\n")
+    assert run(less, network, chosen, tmp_path) == found
+    assert path.read_text().splitlines() == last
     with pytest.raises(InputError, match="was written with another tolerance: resume"):
         run(request(tolerance=0.01, resume=True), network, chosen, tmp_path)
     with pytest.raises(InputError, match="already holds records .semantic.jsonl.. Con"):
         run(asked, network, chosen, tmp_path)
-    assert path.read_text().splitlines() == again
+    assert path.read_text().splitlines() == last
     unlabelled = dataclasses.replace(chosen, labels=None)
     with pytest.raises(InputError, match="the inputs have no labels"):
         run(asked, network, unlabelled, tmp_path)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from cases import sampled
+from made_runs import CONFIG, arrays, record
 
 from jaxcert.checker.check import check_certificate
 from jaxcert.commands.certify import command as certify
-from jaxcert.report import BOX_KEYS, read_run
+from jaxcert.commands.certify.shards import Whole, merge
+from jaxcert.report import BOX_KEYS, RunFiles, read_run
 
 COUNT = 11  # batches of 4, 4 and 3: the last is padded to another size
 FLAGS = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport"
@@ -119,31 +124,60 @@ def test_a_shard_is_continued(run_certify, calls, alone, sharded):
 
 def test_certificates_are_put_together(run_certify, tmp_path):
     out = tmp_path / "out"
-    flags = "--inputs=0:4", "--batch_size=2", "--noreport", f"--output={out}"
+    flags = "--inputs=0:8", "--batch_size=4", "--noreport", f"--output={out}"
     for index in range(2):
         assert run_certify(*flags, *own(index), "--proofs").code == 0
     assert run_certify(*flags, "--merge", "--proofs").code == 0
     certified = [r for r in read_run(out).records if r["status"] == "certified"]
     assert len(certified) >= 2
-    for record in certified:
-        assert check_certificate(out / "proofs" / f"{record['input']}.npz").accepted
+    for one in certified:
+        assert check_certificate(out / "proofs" / f"{one['input']}.npz").accepted
 
 
-@pytest.mark.parametrize("slurm", sampled([True, False]))
-def test_two_processes_that_meet(start, run_certify, alone, tmp_path, slurm):
-    both = []
+def meeting(index: int, port: int, slurm: bool) -> tuple[list[str], dict[str, str]]:
+    """Returns flags and environment of one of two processes."""
+    if not slurm:
+        return [*own(index), f"--coordinator=localhost:{port}"], {}
+    return ["--distributed"], {
+        "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2", "SLURM_PROCID": str(index), "SLURM_LOCALID": str(index),
+    }  # fmt: skip
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+MET = """
+import jax
+from jaxcert.commands.certify.request import Request
+from jaxcert.commands.certify.shards import this_shard
+print(this_shard(Request(distributed=True)), float(jax.numpy.ones(3).sum()))
+"""
+
+
+def test_two_processes_learn_who_they_are_and_compute_alone(environment):
+    port, both = free_port(), []
     for index in range(2):
-        flags = [*own(index), f"--coordinator=localhost:{port}"]
-        told: dict[str, str] = {}
-        if slurm:
-            flags, told = ["--distributed"], {
-                "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost",
-                "SLURM_NTASKS": "2", "SLURM_PROCID": str(index),
-                "SLURM_LOCALID": str(index),
-            }  # fmt: skip
+        _, told = meeting(index, port, slurm=True)
+        words = [sys.executable, "-c", MET]
+        both.append(
+            subprocess.Popen(
+                words, env=environment | told, stdout=subprocess.PIPE, text=True
+            )
+        )
+    printed = [process.communicate(timeout=300)[0] for process in both]
+    assert printed == ["0-of-2 3.0\n", "1-of-2 3.0\n"]
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("slurm", [True, False])
+def test_two_processes_that_meet(start, run_certify, alone, tmp_path, slurm):
+    port, both = free_port(), []
+    for index in range(2):
+        flags, told = meeting(index, port, slurm)
         both.append(start(*FLAGS, *flags, f"--output={tmp_path}", more=told))
     for index, process in enumerate(both):
         printed, said = process.communicate(timeout=300)
@@ -261,3 +295,27 @@ def test_ctrl_c_and_the_time_limit_on_devices(
     assert ended.out.endswith("stopped by the time limit; continue with --resume\n")
     assert run_certify(*flags).code == 0 and calls == [4, 4, 3]
     same(alone, tmp_path)
+
+
+def test_what_a_shard_refines_is_merged_again(tmp_path):
+    wide = [record("0"), record("1")]
+    narrow = [record("0", 0.055, 0.0575), record("1")]
+    rows = arrays(wide), arrays(narrow)  # around the same inputs
+    chosen: Any = SimpleNamespace(names=("0", "1"))
+    whole = Whole(tmp_path, chosen, 2, None)
+    shard = tmp_path / "shards" / "0-of-1"
+    names = ("x", "lo", "hi", "witness", "witness_class")
+    for resume, found in ((False, wide), (True, narrow)):
+        with RunFiles(shard, resume, CONFIG) as files:
+            if resume:
+                own = zip(names, (a[:1] for a in rows[1]), strict=True)
+                files.refine(narrow[:1], **dict(own))
+            else:
+                files.append(wide, *rows[0])
+            files.finish()
+        with RunFiles(tmp_path, resume, CONFIG) as files:
+            merge(files, [read_run(shard)], whole)
+            files.finish()
+        merged = read_run(tmp_path)
+        assert merged.records == found
+        np.testing.assert_array_equal(merged.lo, rows[resume][1])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import sampled
 from in_process import ran
 
 from jaxcert.commands.sweep import command, report
@@ -167,13 +168,24 @@ def counting(module, calls):
     return counted
 
 
-def test_a_killed_sweep_is_continued_and_redoes_nothing(environment, tmp_path, capsys):
-    out = tmp_path / "out"
-    words = [
-        "--dataset=digits", f"--output={out}", "--population=2", "--resume",
-        "--grid=width=8,12;lr=1e-3,3e-3;epochs=4;batch_size=256;train_eps=0.02;bound=ibp",
-    ]  # fmt: skip
-    lines = out / "sweep.jsonl"
+def stopped(words: list[str], capsys, monkeypatch) -> None:
+    """Runs a sweep in this process, and presses Ctrl-C when one group is done."""
+    run, groups = Sweep.run, []
+
+    def interrupted(self, group):
+        if groups:
+            raise KeyboardInterrupt
+        groups.append(group)
+        return run(self, group)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Sweep, "run", interrupted)
+        ended = ran(command, capsys, *words)
+    assert ended.code == 130 and "stopped by Ctrl-C" in ended.err
+
+
+def killed(words: list[str], lines: Path, environment) -> None:
+    """Runs a sweep in a process of its own, and kills it when one group is done."""
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), *words],
         env=environment,
@@ -187,6 +199,22 @@ def test_a_killed_sweep_is_continued_and_redoes_nothing(environment, tmp_path, c
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.parametrize("how", sampled(["stopped", "killed"]))
+def test_a_sweep_that_ended_early_is_continued_and_redoes_nothing(
+    environment, tmp_path, capsys, monkeypatch, how
+):
+    out = tmp_path / "out"
+    words = [
+        "--dataset=digits", f"--output={out}", "--population=2", "--resume",
+        "--grid=width=8,12;lr=1e-3,3e-3;epochs=4;batch_size=256;train_eps=0.02;bound=ibp",
+    ]  # fmt: skip
+    lines = out / "sweep.jsonl"
+    if how == "stopped":
+        stopped(words, capsys, monkeypatch)
+    else:
+        killed(words, lines, environment)
     before = lines.read_bytes()
     assert before.count(b"\n") == 2
     done = ran(command, capsys, *words)

@@ -7,12 +7,14 @@ import io
 import json
 import re
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 from in_process import answered
 
 from jaxcert.box import Box
+from jaxcert.certification import CertifyOptions
 from jaxcert.checker.check import check_certificate
 from jaxcert.commands.tabular import run as tabular
 from jaxcert.commands.tabular.data import NO_UNIT, NOT_STATED, load_scale, load_table
@@ -117,37 +119,40 @@ def test_units_are_stated_or_said_to_be_unknown():
     assert load_table("wine").units[0] == "% vol"
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    output = tmp_path_factory.mktemp("tabular") / "out"
-    request, text = Request(**TWO, epochs=30, output=str(output)), io.StringIO()
+def made(output, **more):
+    """Returns a run: what was asked, where it is, and what it printed."""
+    request, text = Request(**TWO, epochs=30, output=str(output), **more), io.StringIO()
     with contextlib.redirect_stdout(text):
         assert compute(request) == 0
     return request, output, text.getvalue()
 
 
-def test_a_run_is_proved_checked_and_said(done):
-    request, output, text = done
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A run that compiles little: intervals prove its boxes, which do not grow."""
+    grow, options = tabular.Grower.grow, partial(CertifyOptions, attack=None)
+
+    def late(self, names, x, answer, deadline):
+        return grow(self, names, x, answer, -np.inf)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            tabular, "CertifyOptions", lambda oracle, **more: options("ibp", **more)
+        )
+        patch.setattr(tabular.Grower, "grow", late)
+        patch.setattr(tabular, "write_regions", lambda *_: None)
+        return made(tmp_path_factory.mktemp("tabular") / "out", dual=False)
+
+
+@pytest.mark.campaign
+def test_a_run_and_its_dual_boxes_are_proved_checked_and_said(tmp_path):
+    request, output, _ = whole = made(tmp_path / "out")
+    for report in said(whole):
+        assert report.accepted and report.faces.proved
+    page = (output / "report.html").read_text()
+    assert 'class="plane"' in page
     run, network = read_run(output), load_network(output / "network.npz")
     table = load_table("wine", request.use)
-    certified = [r for r in run.records if r["status"] == "certified"]
-    assert certified and run.config["feature_names"] == [
-        "alcohol (% vol)",
-        "flavanoids",
-    ]
-    random = np.random.default_rng(0)
-    for row, record in enumerate(run.records):
-        if record["status"] != "certified":
-            continue
-        lo, hi = run.grown_lo[row], run.grown_hi[row]
-        assert (lo <= run.lo[row]).all() and (run.hi[row] <= hi).all()
-        points = lo + random.uniform(size=(2000, 2)) * (hi - lo)
-        predicted = tabular._predicted(network, points)
-        assert (predicted == record["predicted"]).all()
-        (path,) = (output / "grown").glob(f"row_{record['input'][4:]}-*.npz")
-        report = check_certificate(path)
-        assert report.accepted and report.faces.proved
-        assert f"Class {record['predicted']} is guaranteed while" in text
     lines = (output / "dual.jsonl").read_text().splitlines()
     duals = {d["class"]: d for d in map(json.loads, lines)}
     assert sorted(duals) == sorted(table.classes)
@@ -161,8 +166,41 @@ def test_a_run_is_proved_checked_and_said(done):
             dual = duals[table.classes[record["predicted"]]]
             assert (run.grown_lo[row] >= dual["outer_lo"]).all()
             assert (run.grown_hi[row] <= dual["outer_hi"]).all()
-    page = (output / "report.html").read_text()
-    assert 'class="plane"' in page and "Distances are in rates" in page
+
+
+def test_a_run_is_checked_and_said(done):
+    for report in said(done):
+        assert report.accepted and report.faces.proved and report.faces.open == 4
+
+
+def said(whole) -> list:
+    """Checks what a run says of its boxes; returns what the checker says of them."""
+    request, output, text = whole
+    run, network = read_run(output), load_network(output / "network.npz")
+    certified = [r for r in run.records if r["status"] == "certified"]
+    assert certified and run.config["feature_names"] == [
+        "alcohol (% vol)",
+        "flavanoids",
+    ]
+    table = load_table("wine", request.use)
+    scale = load_scale(table, table.split(request.seed)[0], request.scale)
+    random, reports = np.random.default_rng(0), []
+    for row, record in enumerate(run.records):
+        if record["status"] != "certified":
+            continue
+        lo, hi = run.grown_lo[row], run.grown_hi[row]
+        assert (lo <= run.lo[row]).all() and (run.hi[row] <= hi).all()
+        moved = run.lo[row] > scale.domain.lo
+        radius = (run.x[row] - run.lo[row])[moved] / scale.rates.lower[moved]
+        np.testing.assert_allclose(radius, record["apothem_lower"], rtol=1e-6)
+        points = lo + random.uniform(size=(2000, 2)) * (hi - lo)
+        predicted = tabular._predicted(network, points)
+        assert (predicted == record["predicted"]).all()
+        (path,) = (output / "grown").glob(f"row_{record['input'][4:]}-*.npz")
+        reports.append(check_certificate(path))
+        assert f"Class {record['predicted']} is guaranteed while" in text
+    assert "Distances are in rates" in (output / "report.html").read_text()
+    return reports
 
 
 def test_a_run_is_continued_and_redoes_nothing(done, capsys, monkeypatch):
@@ -198,6 +236,36 @@ def test_what_proofs_take_for_granted_is_said_and_recorded(
     ended = answered(lambda: compute(request), capsys)
     assert ended.code == 1 and "error: no further" in ended.err
     assert "warning: taken for granted: the moon is round" in ended.err
+
+
+def own_table(path, text):
+    path.write_text(text)
+    return load_table(str(path))
+
+
+def test_a_table_of_ones_own(tmp_path):
+    path = tmp_path / "pears.csv"
+    rows = [f"{k / 8}, {k % 3} ,{10 - k % 2},{k}" for k in range(8)]
+    table = own_table(path, "\n".join(["weight, ripe,class,age", *rows]))
+    assert table.features == ("weight", "ripe", "age")
+    assert table.classes == ("9", "10") and table.units == (NOT_STATED,) * 3
+    assert table.labels.tolist() == [1, 0] * 4 and table.x.shape == (8, 3)
+    assert table.x[3].tolist() == [0.375, 0.0, 3.0]
+    assert load_table(str(path), "age,weight").x[3].tolist() == [3.0, 0.375]
+    other = own_table(path, "\ufeffa,kind\n" + "1,ja\n2.5,nein\n" * 4)
+    assert other.classes == ("ja", "nein") and other.labels.tolist() == [0, 1] * 4
+    assert other.name.startswith("pears.csv ") and other.name != table.name
+    for text, message in (
+        ("", "the first line must name at least two columns, each once"),
+        ("class\n1\n", "the first line must name at least two columns"),
+        ("a,a,class\n1,2,3\n", "each once, the class among them; it is 'a,a,class'"),
+        ("a,class\n1\n", "pears.csv, line 2 has not 2 cells, as the first line"),
+        ("a,class\n1,2,3\n", "pears.csv, line 2 has not 2 cells"),
+        ("a,class\n1,x\nred,x\n", "line 3: a is 'red'; give a finite number"),
+        ("a,class\n1,x\n1,y\n", "has 2 rows of 2 classes (column 'class'); a table"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            own_table(path, text)
 
 
 def test_mistakes_are_one_line(tmp_path):

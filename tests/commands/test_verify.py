@@ -726,10 +726,10 @@ def one_line_error(done: Ended, message: str) -> None:
 
 
 def test_process(files, start, run):
+    """What it answers with time enough is tested where one is killed."""
     net, prop = f"--onnx={files}/net.onnx", f"--vnnlib={files}/sat.vnnlib"
     assert run(net, prop, "--timeout=soon").code == 2
     for arguments, code, out, message in (
-        ((net, prop, "--timeout=60"), 0, "sat\n((X_0 ", ""),
         ((net, prop, "--timeout=0.3"), 0, "timeout\n", ""),
         ((net,), 1, "", "belong together"),
     ):

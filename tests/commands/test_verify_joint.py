@@ -160,6 +160,7 @@ def test_two_networks_at_equal_inputs(tmp_path, capsys):
     decided(capsys, tmp_path, networks, head, term, difference)
 
 
+@pytest.mark.campaign
 def test_one_network_at_two_inputs(tmp_path, capsys):
     """How much the output grows at most where one input grows: monotonicity."""
     net = write(tmp_path / "f.onnx", 6, {"x": 2})
@@ -173,6 +174,7 @@ def test_one_network_at_two_inputs(tmp_path, capsys):
     decided(capsys, tmp_path, str(net), head, term, growth)
 
 
+@pytest.mark.campaign
 def test_a_network_equals_itself(tmp_path, capsys):
     net = write(tmp_path / "f.onnx", 7, {"x": 2})
     head = PAIR.format("equal-to") + bounds("X[0,0]", "X[0,1]")
@@ -187,7 +189,7 @@ def test_a_list_of_instances_may_name_networks(tmp_path, capsys):
         write(tmp_path / f"{name}.onnx", seed, {"x": 2})
     head = PAIR.format("isomorphic-to") + bounds("X[0,0]", "X[0,1]")
     head += "".join(f"(assert (== W[0,{i}] X[0,{i}]))\n" for i in range(2))
-    (tmp_path / "p.vnnlib").write_text(head + "(assert (>= (- Y[0,0] V[0,0]) 1))")
+    (tmp_path / "p.vnnlib").write_text(head + "(assert (>= (- Y[0,0] V[0,0]) 99))")
     csv = tmp_path / "instances.csv"
     csv.write_text("onnx,vnnlib,timeout_s,expected\n"
                    "\"[('f', 'f.onnx'), ('g', 'g.onnx')]\",p.vnnlib,300,unsat\n"

@@ -44,7 +44,9 @@ LEAVES = dataclasses.replace(
     ),
 )  # fmt: skip
 MODES = {"signs": SIGNS, "inputs": INPUTS, "leaves": LEAVES}
-WIDE, FLAT = (3, 6, 6, 3), (2, 8, 2)
+# How leaves are closed is tested in ../branch/test_signs.py.
+each_mode = pytest.mark.parametrize("mode", sampled(["signs", "leaves", "inputs"], 2))
+WIDE, FLAT, ONE_LAYER = (3, 6, 6, 3), (2, 8, 2), (3, 6, 3)
 
 
 def network(sizes, seed: int):
@@ -162,13 +164,19 @@ def random_spec(rng, kind: str):
 
 # Every kind is compiled; classification is what certify is tested with.
 @pytest.mark.parametrize(
-    "asked", sampled(["signs mixed", "signs disjunction", "inputs mixed"])
+    ("asked", "sizes"),
+    [
+        ("signs mixed", ONE_LAYER),
+        pytest.param("signs mixed", WIDE, marks=pytest.mark.campaign),
+        pytest.param("signs disjunction", WIDE, marks=pytest.mark.campaign),
+        pytest.param("inputs mixed", WIDE, marks=pytest.mark.campaign),
+    ],
 )
-def test_verdicts_agree_with_a_milp(asked: str):
+def test_verdicts_agree_with_a_milp(asked: str, sizes: tuple[int, ...]):
     unknown, total, (mode, kind) = 0, 0, asked.split()
     for seed in range({"signs": 4, "inputs": 8}[mode]):
         rng = np.random.default_rng(1000 + seed)
-        params = network(WIDE, seed)
+        params = network(sizes, seed)
         lo, hi = random_box(rng, 3)
         c, clause, count = random_spec(rng, kind)
         spec = jc.Spec(c, np.zeros(len(c)), clause, count)
@@ -204,7 +212,7 @@ def test_the_exact_answers_agree():
             )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 @pytest.mark.parametrize("scaled", sampled([False, True]))
 def test_verdicts_agree_with_rational_arithmetic(scaled: bool, mode: str):
     """Down to margins of 1e-14, and for weights of 1e-6 .. 1e6: no tolerance at all."""
@@ -337,7 +345,7 @@ UNIT = jc.Box(np.zeros(2), np.ones(2))
 SPEC = jc.Spec.classification(0, 2)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 def test_ties_and_constants(mode: str):
     constant = flat(np.zeros((1, 2)), [0.0], np.zeros((2, 1)), [1.0, 0.5])
     assert quick(constant, UNIT, SPEC, mode).proved
@@ -353,7 +361,7 @@ def test_ties_and_constants(mode: str):
     assert not quick(flat(*ramp, [0.0, 0]), UNIT, SPEC, mode).proved
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 @pytest.mark.parametrize("width", sampled([1e-4, 1e-2]))
 def test_needles_anywhere_are_found_or_unknown(width: float, mode: str):
     rng = np.random.default_rng(0)
@@ -375,7 +383,7 @@ def test_needles_anywhere_are_found_or_unknown(width: float, mode: str):
     assert found == 6
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 def test_duplicated_and_nearly_dead_neurons(mode: str):
     for seed in range(3):
         params = network(FLAT, seed)
@@ -405,7 +413,7 @@ def exact_value(params, z) -> list[Fraction]:
     return value
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 def test_rational_arithmetic_never_contradicts(mode: str):
     """Large weights that cancel: float32 has no idea of the margin's sign."""
     flipped = 0
@@ -508,7 +516,7 @@ def quick_affine(params, box, mode):
     return jc.verify(affine, params, box, SPEC, options=MODES[mode])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_mode
 @pytest.mark.parametrize("size", sampled([1e200, 1e30]))
 def test_overflow_proves_nothing_and_breaks_nothing(size: float, mode: str):
     # 1e30: float32 overflows, float64 does not. 1e200: both do.

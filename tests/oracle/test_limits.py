@@ -193,10 +193,10 @@ def test_a_full_stack_and_a_time_limit_are_reasons():
     least = float(np.min(values[:, 0] - values[:, 1]))
     # Too near to the least value to be proved with a few boxes.
     spec = jc.Spec.rows(np.array([[1.0, -1.0]]), np.array([1e-4 - least]))
-    tiny = InputSplitOptions(block=2, capacity=4)
-    verdict, _ = asked(tanh, params, box, spec, BranchOptions(inputs=tiny))
+    tiny = BranchOptions(inputs=InputSplitOptions(block=2, capacity=4))
+    verdict, _ = asked(tanh, params, box, spec, tiny)
     assert (verdict.status, verdict.reason) == (jc.Status.UNKNOWN, jc.Reason.ROOM)
-    verdict, work = asked(tanh, params, box, spec, deadline=-1.0)
+    verdict, work = asked(tanh, params, box, spec, tiny, deadline=-1.0)
     assert (verdict.status, verdict.reason) == (jc.Status.UNKNOWN, jc.Reason.TIME)
     assert work == 0
 

@@ -167,6 +167,14 @@ def test_a_line_agrees_with_its_certificate(tmp_path):
         proof_of(path, rec, x[0], lo[0], hi[0], **changes)
         with pytest.raises(InputError, match=f"line 1, input 'a b.csv': {text}"):
             RunFiles(tmp_path, True, CONFIG)
+    # Of an answer that was being refined when the run was killed.
+    further = {"apothem_lower": 0.055, "apothem_upper": 0.0575}
+    larger = {"lo": np.maximum(lo[0] - 0.005, 0), "hi": np.minimum(hi[0] + 0.005, 1)}
+    proof_of(path, rec, x[0], lo[0], hi[0], **further, arrays=larger)
+    assert read_run(tmp_path).records[0]["apothem_lower"] == 0.05
+    proof_of(path, rec, x[0], lo[0], hi[0], **further, arrays={"hi": hi[0] - 1e-9})
+    with pytest.raises(InputError, match="hi is another one in "):
+        read_run(tmp_path)
     path.write_bytes(b"PK")
     with pytest.raises(InputError, match="proofs/.* is damaged .*Remove it and line"):
         read_run(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import math
 import re
@@ -27,9 +28,10 @@ from made_runs import (
 from jaxcert.errors import InputError
 from jaxcert.report import (
     RunFiles,
+    read_run,
     write_report,
 )
-from jaxcert.report.page import _TILES, choose
+from jaxcert.report.page import _TILES, choose, write_page
 from jaxcert.report.pictures import MIXED, as_image, domain_of, image_shape, units
 from jaxcert.report.regions import Regions
 from jaxcert.report.summary import format_number
@@ -259,6 +261,19 @@ def test_report_of_grown_images(tmp_path, proof):
     assert ("certificate of its faces alone" in page) == (proof is False)
 
 
+def test_edges_of_features_in_different_units_are_not_averaged(tmp_path):
+    records = grown_records(True)
+    config = {**CONFIG, "rates_are": "standard deviations", "rates": [1.0, 2.0]}
+    with RunFiles(tmp_path, resume=False, config=config) as files:
+        files.append(records, *with_grown(records, (2,), config))
+        files.finish()
+    run = read_run(tmp_path)
+    for upper, shown in ((1.0, True), ([1.0, 30.0], False)):
+        own = dataclasses.replace(run, config={**run.config, "domain_upper": upper})
+        page = write_page(own, tmp_path / "page.html").read_text()
+        assert ("mean edge" in page) == shown
+
+
 def test_report_of_two_features_draws_the_plane(tmp_path):
     records = grown_records(True)
     config = {**CONFIG, "rates_are": "standard deviations", "rates": [1.0, 2.0]}
@@ -271,6 +286,8 @@ def test_report_of_two_features_draws_the_plane(tmp_path):
     Regions(axis, axis, classes, *everywhere).write(tmp_path)
     page = write_report(tmp_path).read_text()
     assert page.count('class="plane"') == 3 and "Distances are in rates" in page
+    assert "3 grown boxes have a certificate in the folder grown" not in page
+    assert page.count("grown boxes have a certificate") == 1
     (tmp_path / "regions.npz").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"regions.npz is damaged .* Delete it"):
         write_report(tmp_path)

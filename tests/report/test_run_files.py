@@ -24,8 +24,9 @@ from jaxcert.report import (
     RunFiles,
     read_run,
 )
-from jaxcert.report.stored import part_paths
+from jaxcert.report.boxes import part_paths
 from jaxcert.runs.files import writing
+from jaxcert.runs.journal import Journal
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -178,6 +179,102 @@ def test_a_line_without_its_box_is_redone(tmp_path):
     run = read_run(tmp_path)
     assert [r["input"] for r in run.records] == ["1", "0"]
     np.testing.assert_array_equal(run.x, rows[0][::-1])
+
+
+def refine_one(folder):
+    """Begins a run of two inputs and refines the first.
+
+    Returns the writer, still open as after a kill, and the records before and after.
+    """
+    old = [record("0"), record("1")]
+    new = [record("0", 0.055, 0.0575), record("1")]
+    before, after = arrays(old), arrays(new)  # around the same inputs
+    files = RunFiles(folder, False, CONFIG)
+    files.append(old, *before)
+    names = ("x", "lo", "hi", "witness", "witness_class")
+    own = dict(zip(names, (a[:1] for a in after), strict=True))
+    files.refine(new[:1], **own)
+    with pytest.raises(InputError, match="'0': no wider bracket is stored in "):
+        files.refine(old[:1], **own)
+    with pytest.raises(InputError, match="'2': no wider bracket is stored in "):
+        files.refine([record("2")], **own)
+    return files, (old, before), (new, after)
+
+
+def holds(folder, answers):
+    """Whether a run holds these answers, line by line and box by box."""
+    records, rows = answers
+    run = read_run(folder)
+    boxes = zip((run.x, run.lo, run.hi, run.witness), rows, strict=False)
+    same = all(np.array_equal(a, b) for a, b in boxes)
+    return same and run.records == records
+
+
+def test_a_refined_answer_counts_and_leaves_one_line(tmp_path):
+    files, _, new = refine_one(tmp_path)
+    path = tmp_path / "certificates.jsonl"
+    assert path.read_bytes().count(b"\n") == 3 and holds(tmp_path, new)
+    with RunFiles(tmp_path, True, CONFIG) as again:
+        assert list(again.done) == ["0", "1"] and not again.notices
+        assert holds(tmp_path, new)
+        again.finish()
+    assert path.read_bytes().count(b"\n") == 2 and holds(tmp_path, new)
+
+
+def test_a_kill_while_an_answer_is_refined_keeps_one_of_the_two(tmp_path, monkeypatch):
+    files, old, new = refine_one(tmp_path)
+    path = tmp_path / "certificates.jsonl"
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for length in (last, last + 1, len(whole) - 1):  # its boxes are there already
+        path.write_bytes(whole[:length])
+        assert holds(tmp_path, old)
+        assert RunFiles(tmp_path, True, CONFIG).done == {"0", "1"}
+        assert holds(tmp_path, old)
+    path.write_bytes(whole)
+    settle = Journal.settle
+
+    def killed(self, after):
+        settle(self) if after else None
+        raise KeyboardInterrupt
+
+    for after in (False, True):  # boxes.npz is written, the parts are not removed
+        monkeypatch.setattr(Journal, "settle", lambda self, a=after: killed(self, a))
+        with pytest.raises(KeyboardInterrupt):
+            RunFiles(tmp_path, True, CONFIG).finish()
+        assert part_paths(tmp_path) and holds(tmp_path, new)
+    monkeypatch.undo()
+    RunFiles(tmp_path, True, CONFIG).finish()
+    assert not part_paths(tmp_path) and holds(tmp_path, new)
+
+
+def test_a_second_line_that_refines_nothing_is_refused(tmp_path):
+    write(tmp_path, [record("0", 0.05, 0.06)])
+    path = tmp_path / "certificates.jsonl"
+    line = json.loads(path.read_text())
+    for changes in (
+        {},  # the same again
+        {"apothem_lower": 0.04},
+        {"apothem_lower": 0.055, "apothem_upper": 0.07},
+        {"apothem_lower": 0.055, "predicted": 2},
+    ):
+        path.write_text(f"{json.dumps(line)}\n{json.dumps(line | changes)}\n")
+        with pytest.raises(InputError, match="'0' has 2 lines. Remove all but one"):
+            read_run(tmp_path)
+
+
+def test_a_run_remembers_the_longest_time_limit(tmp_path):
+    with RunFiles(tmp_path, False, CONFIG) as files:
+        for seconds, told in ((5.0, 5.0), (2.0, 5.0), (math.inf, math.inf)):
+            files.tell_time_limit(seconds)
+            assert files.time_limit == told
+    path = tmp_path / "run.json"
+    for wrong in (-1, "x", True, None):
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"time_limit": wrong})
+        )
+        with pytest.raises(InputError, match="run.json: time_limit is "):
+            _ = files.time_limit
 
 
 def test_an_interrupt_leaves_a_whole_run_that_can_be_continued(tmp_path):

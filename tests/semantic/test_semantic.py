@@ -313,6 +313,19 @@ def test_a_verdict_that_needs_splits_does_not_miss_a_narrow_gap():
     assert verdicts.status[1] == Status.PROVED
 
 
+def test_specs_of_staying_hold_where_every_output_is_nearer_than_the_distance():
+    random = np.random.default_rng(0)
+    y, distance = random.normal(size=(4, CLASSES)), 0.25
+    spec = stay_specs(y, distance)
+    for i in range(4):
+        near = y[i] + random.uniform(-1.5, 1.5, size=(200, CLASSES)) * distance
+        near[0] = y[i]
+        rows = near @ np.asarray(spec.coefficients[i]).T + np.asarray(spec.offset[i])
+        within = (np.abs(near - y[i]) < distance).all(axis=1)
+        assert ((rows > 0).all(axis=1) == within).all() and 1 < within.sum() < 200
+
+
+@pytest.mark.campaign
 def test_outputs_stay_within_a_distance():
     params, x = network(7), images(7)
     y = logits(params, x)
@@ -347,6 +360,7 @@ def test_what_is_proved_by_a_deadline_is_proved(limit):
         assert (part.lower == 0).all() and np.isinf(ranges.lower).all()
 
 
+@pytest.mark.campaign
 def test_a_full_stack_proves_less_and_nothing_false():
     params, x = network(7), images(7)
     labels = logits(params, x).argmax(axis=1)
@@ -413,6 +427,8 @@ def test_mistakes_are_named():
         InputFamily(transform, ("b",), (0,), (1,), (0,), (1e-310,))
 
 
+# What it guards is tested of input boxes in ../branch/test_input_split.py.
+@pytest.mark.campaign
 def test_a_point_that_rounding_puts_beyond_a_jump_refutes_nothing():
     """floor(1 - 2^-70) is 0; computed, sin^2 + cos^2 is 1 at many points."""
 

@@ -136,6 +136,7 @@ def test_an_interrupted_count_goes_on_to_the_same_end():
         )
 
 
+@pytest.mark.campaign
 def test_no_point_within_a_radius_loses_its_class():
     params, x = random_mlp()
     sharp = {"w": 3 * params["w"], "v": params["v"]}

@@ -60,6 +60,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.campaign
 def test_a_run_is_complete_and_continues(run, tmp_path, monkeypatch):
     out, methods = tmp_path / "out", ("convex", "smoothing")
     ended = run()
@@ -189,6 +190,7 @@ def test_smoothing_of_a_linear_classifier_has_the_right_radius():
     np.testing.assert_allclose(method.scores(x) - 2, 5 * distance, atol=1.0)
 
 
+@pytest.mark.campaign
 def test_boxes_of_a_linear_classifier_have_the_right_radius():
     weight = np.array([3.0, -4.0])
     method = Boxes(linear(weight), "box", 60.0)

@@ -66,6 +66,7 @@ def test_the_oracle_names_a_class_for_nonsense():
     assert int(captions.judge(CAPTIONS[0][::-1])) == -1
 
 
+@pytest.mark.campaign
 def test_captions_are_certified_and_a_stopped_run_goes_on(run, tmp_path, monkeypatch):
     ended = run()
     assert ended.code == 0, ended.err

@@ -109,6 +109,7 @@ def test_cyclic_ends_where_a_bisection_by_hand_does(problem):
         np.testing.assert_allclose([found.lo, found.hi], ball(best), rtol=1e-14)
 
 
+@pytest.mark.campaign
 def test_bottom_up_ends_where_bisections_by_hand_do(problem):
     competitor = one_by_one(BottomUpDichotomic())
     for x, found in zip(XS, results(competitor, problem), strict=True):
@@ -148,12 +149,14 @@ def test_top_down_ends_with_a_sound_box_after_steps_of_delta(problem):
         assert np.max(found.hi - found.lo) > 0
 
 
+@pytest.mark.campaign
 def test_dual_bottom_up_holds_the_class_and_little_more(problem):
     for found in results(one_by_one(DualBottomUp()), problem):
         assert np.all(found.lo <= -1) and np.all(found.hi >= 1)
         assert np.all(found.lo >= -1 - DELTA) and np.all(found.hi <= 1 + DELTA)
 
 
+@pytest.mark.campaign
 def test_liu_ends_with_symmetric_sound_boxes_of_greater_volume_than_cubes(problem):
     whole, clipped = (results(Liu(clip), problem) for clip in (False, True))
     for x, found, inside in zip(XS, whole, clipped, strict=True):

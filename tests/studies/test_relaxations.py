@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import sampled
 from in_process import Ended, ran
 from studies.milp_reference.network import Mlp
 from studies.relaxations import command, pictures, runs
@@ -18,8 +19,9 @@ from jaxcert.bounds import hull
 EXACT = "exact"
 
 
-def test_no_relaxation_is_tighter_than_a_tighter_one():
-    comparisons = list(compare(40, seed=3))
+@pytest.mark.parametrize("count", sampled([8, 40]))
+def test_no_relaxation_is_tighter_than_a_tighter_one(count: int):
+    comparisons = list(compare(count, seed=3))
     assert [c.violations for c in comparisons] == [()] * len(comparisons)
     lost = {
         name: sum((c.bounds[EXACT] - c.bounds[name]).sum() for c in comparisons)
@@ -30,6 +32,7 @@ def test_no_relaxation_is_tighter_than_a_tighter_one():
     assert lost["triangle"] > 1.5 * lost["krelu"] > 0
 
 
+@pytest.mark.campaign
 def test_triples_are_between_pairs_and_the_exact_bound():
     rng = np.random.default_rng(1)
     layers = tuple(
@@ -70,6 +73,7 @@ def run(capsys, **options) -> Ended:
     return ran(command, capsys, **options)
 
 
+@pytest.mark.campaign
 def test_pictures_are_drawn(capsys, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(pictures, "_DIRECTIONS", 16)
     ended = run(capsys, output=str(tmp_path))

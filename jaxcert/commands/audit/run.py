@@ -23,6 +23,7 @@ from jaxcert.commands.options import Options, folder, option, seed
 from jaxcert.errors import InputError, JaxcertError
 from jaxcert.learning.models import load_network
 from jaxcert.network import Network
+from jaxcert.report.answers import data_fact
 from jaxcert.runs.journal import Record
 from jaxcert.runs.progress import progress
 from jaxcert.scope import scope_of
@@ -135,6 +136,8 @@ def audit(request: Request) -> int:
     print(table(done))
     print(summary(done, request.required_margin))
     facts = {"command": request.command("audit"), **vars_of(request)}
+    faces = data_fact(np.array([(claim.lo, claim.hi) for claim in claims]))
+    facts |= {name.replace("inputs", "boxes"): value for name, value in faces.items()}
     print(f"report: {write_page(output / 'report.html', done, facts, network, scope)}")
     if interrupted:
         print("stopped by Ctrl-C; continue with --resume")

@@ -5,7 +5,8 @@
 
 Writes certificates.jsonl, boxes.npz, summary.json and report.html into --output and
 prints a table. What the proofs cover and take for granted is in summary.json and in the
-report. Ctrl-C leaves valid files; --resume continues and redoes nothing.
+report. Ctrl-C leaves valid files; --resume continues and redoes nothing, and with a
+larger --time_limit goes on with the brackets that are open.
 Batches are spread over all devices; docs/scale.md tells how to use several processes.
 """
 
@@ -97,7 +98,7 @@ def main(request: Request) -> int:
             certifier, chosen, rows, devices, files, proofs, grower, request.arithmetic
         )
         interrupted = run.certify(request.time_limit or math.inf)
-        if not interrupted:
+        if files.done >= {chosen.names[i] for i in rows}:
             files.finish()
         if grower is not None:
             write_regions(certifier, output)

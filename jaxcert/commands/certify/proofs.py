@@ -29,6 +29,7 @@ class Proofs:
       seconds: writing them took, the check included.
       checking: seconds of each check.
       vacuous: how many of them say nothing, because the margin may be negative, say.
+      rejected: names of the inputs of which none was accepted.
     """
 
     writer: CertificateWriter
@@ -38,6 +39,7 @@ class Proofs:
     seconds: float = 0.0
     checking: list[float] = dataclasses.field(default_factory=list)
     vacuous: int = 0
+    rejected: set[str] = dataclasses.field(default_factory=set)
 
     @staticmethod
     def into(folder: Path, certifier: Certifier, arithmetic: str) -> Proofs:
@@ -50,40 +52,50 @@ class Proofs:
         x: np.ndarray,
         answer: Certification,
         proof: Proof | None,
+        least: np.ndarray | None = None,
     ) -> Certification:
         """Returns the answer as far as certificates were written and accepted.
 
         A box may have shrunk by a rounding. For `arithmetic` float32 an input whose
         certificate is rejected is unknown; for real it stays proved, with a warning.
+
+        Args:
+          names, x, answer, proof: of the inputs of a batch.
+          least: apothems below which certificates stay as they are, (n,); NaN where
+            they stay in any case. None: there are none yet.
         """
         begin = time.perf_counter()
         answer = jax.tree.map(np.array, answer)
-        for row in np.flatnonzero(answer.outcome == Outcome.CERTIFIED):
-            self._write_one(names[int(row)], x[row], answer, int(row), proof)
+        least = np.zeros(len(names)) if least is None else least
+        wanted = (answer.outcome == Outcome.CERTIFIED) & ~np.isnan(least)
+        for row in map(int, np.flatnonzero(wanted)):
+            claim = Claim.of_answer(names[row], x[row], row, answer)
+            own = None if proof is None else proof.of(row)
+            self._write_one(claim, answer, row, own, float(least[row]))
         self.seconds += time.perf_counter() - begin
         return answer
 
     def _write_one(
         self,
-        name: str,
-        x: np.ndarray,
+        claim: Claim,
         answer: Certification,
         row: int,
         proof: Proof | None,
+        least: float,
     ) -> None:
-        claim = Claim.of_answer(name, x, row, answer)
-        own = None if proof is None else proof.of(row)
-        written = self.writer.write(claim, own)
+        written = self.writer.write(claim, proof, least=least)
         assert written.report is not None  # there is an attempt at least
         if written.path is None:
+            self.rejected.add(claim.name)
             logging.warning(
                 "%s: the checker does not accept its certificate (%s); none is written",
-                name, written.report.reason,
+                claim.name, written.report.reason,
             )  # fmt: skip
             if self.arithmetic == "float32":
                 answer.outcome[row], answer.lower[row] = Outcome.UNKNOWN, 0.0
                 answer.box.lo[row], answer.box.hi[row] = np.nan, np.nan
             return
+        self.rejected.discard(claim.name)
         shape = answer.box.lo[row].shape
         answer.lower[row] = written.claim.lower
         answer.box.lo[row] = written.claim.lo.reshape(shape)

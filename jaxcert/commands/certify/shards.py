@@ -21,6 +21,7 @@ from jaxcert.commands.certify.request import Request
 from jaxcert.commands.inputs import Selection
 from jaxcert.errors import InputError
 from jaxcert.report import Run, RunFiles, read_run
+from jaxcert.report.stored import refines
 from jaxcert.runs.files import writing
 
 
@@ -182,32 +183,42 @@ def merge(files: RunFiles, shards: Sequence[Run], whole: Whole) -> None:
     """Stores the answers of all shards, in the order of a single process.
 
     Args:
-      files: of the run that is put together; what it holds is not stored again.
+      files: of the run that is put together; what it holds is not stored again,
+        unless its bracket was refined since.
       shards: see `read_shards`.
       whole: the run.
     """
-    names_of_all, batch = whole.chosen.names, whole.batch
-    if not files.done:
-        files.add_seconds(max(run.about.get("wall_seconds", 0.0) for run in shards))
-    rows = [{r["input"]: i for i, r in enumerate(run.records)} for run in shards]
-    for start in range(0, len(names_of_all), batch):
-        names = names_of_all[start : start + batch]
-        source = start // batch % len(shards)
-        run = shards[source]
-        mine = [rows[source][name] for name in names if name not in files.done]
-        files.append(
-            [run.records[i] for i in mine],
-            x=run.x[mine],
-            lo=run.lo[mine],
-            hi=run.hi[mine],
-            witness=run.witness[mine],
-            witness_class=run.witness_class[mine],
-        )
+    # Before the lines: a certificate may prove more than is said, never less.
     for shard in _shards_in(files.directory, whole.processes):
         proofs = shard.folder(files.directory) / "proofs"
         if proofs.is_dir():
             with writing(files.directory):
                 shutil.copytree(proofs, files.directory / "proofs", dirs_exist_ok=True)
+    names_of_all, batch = whole.chosen.names, whole.batch
+    if not files.done:
+        files.add_seconds(max(run.about.get("wall_seconds", 0.0) for run in shards))
+    rows = [{r["input"]: i for i, r in enumerate(run.records)} for run in shards]
+    held = {r["input"]: r for r in read_run(files.directory).records}
+    for start in range(0, len(names_of_all), batch):
+        names = names_of_all[start : start + batch]
+        source = start // batch % len(shards)
+        run = shards[source]
+        mine = [rows[source][name] for name in names]
+        new = [i for i in mine if run.records[i]["input"] not in held]
+        files.append([run.records[i] for i in new], **_arrays(run, new))
+        narrower = [
+            i
+            for i in mine
+            if (own := run.records[i])["input"] in held
+            and refines(own, held[own["input"]])
+        ]
+        files.refine([run.records[i] for i in narrower], **_arrays(run, narrower))
+
+
+def _arrays(run: Run, rows: Sequence[int]) -> dict[str, Any]:
+    """Returns boxes and witnesses of some rows, as `RunFiles.append` takes them."""
+    names = ("x", "lo", "hi", "witness", "witness_class")
+    return {name: getattr(run, name)[list(rows)] for name in names}
 
 
 def _checked(shard: Shard, whole: Whole, config: Mapping[str, Any]) -> Run:

@@ -8,8 +8,8 @@ Of every face there is a bracket: an instance of the class goes as far as its in
 and beyond the outer end none exists, proved. The first form takes all legal inputs, the
 second one those within a distance of each input. Boxes are appended to dual.jsonl as
 soon as they are known, and instances lie beside it; --resume continues and redoes
-nothing. --claimed_radius looks for instances farther away from their input than a
-published certificate allows.
+nothing, and with a larger --time_limit goes on with what is open. --claimed_radius
+looks for instances farther away from their input than a published certificate allows.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcert.dual_answer import STATES, DualBoxes
 from jaxcert.network import Network
 from jaxcert.report.answers import Answers, Rows, write_answers
 from jaxcert.report.summary import format_number
@@ -43,25 +44,13 @@ def write_page(
         for r in records
     ]  # fmt: skip
     states = [r["status"] for r in records]
-    told = ", ".join(f"{states.count(s)} {s}" for s in ("closed", "open", "empty"))
-    claim = (
-        "Claim: beyond the outer box of a class no point of the domain is of the "
-        "class; that is proved in float64 with a margin for rounding. A stored "
-        "instance of the class reaches each face of the inner box. Of an empty class "
-        "it is proved that the domain holds no point."
-    )
+    told = ", ".join(f"{states.count(s)} {s}" for s in STATES)
     page = Answers(
         title=f"Dual boxes: {network.name}",
         sentence=f"{len(records)} boxes: {told}.",
-        claims=(claim,),
+        claims=(DualBoxes.CLAIM,),
         facts={"network content hash": network.content_hash, **facts},
-        terms={
-            "on the domain": "Faces that are exactly the domain's: an instance lies "
-            "there.",
-            "smaller": "Faces that are proved to lie inside the domain.",
-            "open": "Faces whose outer and inner ends are farther apart than the "
-            "tolerance.",
-        },
+        terms=DualBoxes.TERMS,
         tables=(Rows("All boxes", _HEADS, rows),),
     )
     return write_answers(target, page.scoped(scope))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network
 from jaxcert.model import Model
 from jaxcert.network import Network
+from jaxcert.report.answers import data_fact
 from jaxcert.runs.files import write_whole
 from jaxcert.runs.journal import Record
 from jaxcert.runs.strict_json import dumps
@@ -156,6 +157,7 @@ def compute(request: Request) -> int:
     try:
         deadline = time.monotonic() + limit
         _compute_all(request, subject, chosen, parts, files, deadline)
+        files.settle()
         if time.monotonic() > deadline:
             stopped = "the time limit"
     except KeyboardInterrupt:
@@ -164,6 +166,8 @@ def compute(request: Request) -> int:
     wanted = sum(len(part.classes) for part in parts)
     print(table(records, subject.network.name, request.lowest))
     facts = {"command": request.command("dual"), "tolerance": request.tolerance}
+    if chosen is not None:
+        facts |= data_fact(chosen.x)
     page = output / "report.html"
     print(f"report: {write_page(page, records, facts, subject.network, scope)}")
     if request.claimed_radius and chosen is not None and not stopped:
@@ -284,8 +288,17 @@ def _compute_all(
         tolerance=request.tolerance, reach=ReachOptions(seed=request.seed)
     )
     points = np.zeros((0, *subject.network.input_shape)) if chosen is None else chosen.x
-    for part in parts:
-        todo = [c for c in part.classes if (part.name, c) not in files.journal.by_key]
+    limit, held = request.time_limit or math.inf, files.journal.by_key
+    rounds = [
+        (part, [c for c in part.classes if (part.name, c) not in held])
+        for part in parts
+    ]
+    # What less time left open is worked on again, after all that is new.
+    rounds += [
+        (part, [c for c in part.classes if _may_be_refined(held, part, c, limit)])
+        for part in parts
+    ]
+    for part, todo in rounds:
         if not todo or time.monotonic() >= deadline:
             continue
         begin = time.perf_counter()
@@ -293,7 +306,10 @@ def _compute_all(
         found = dual_boxes(subject.model, task, options, deadline)
         for box in found:
             seconds = time.perf_counter() - begin
-            record = _record(part, box, seconds)
+            if (earlier := held.get((part.name, box.label))) is not None:
+                box = files.box(earlier, part.domain, request.tolerance).narrowed(box)
+                seconds += earlier["seconds"]
+            record = {**_record(part, box, seconds), "time_limit": limit}
             files.append(record, {"instances": box.witness})
             logging.info(
                 "%sclass %d: %s after %.1f s", part.name and f"{part.name} ",
@@ -302,8 +318,15 @@ def _compute_all(
             begin = time.perf_counter()
 
 
+def _may_be_refined(
+    held: Mapping[Any, Record], part: Part, label: int, limit: float
+) -> bool:
+    """Whether a box is open, and was given less time than there is now."""
+    record = held.get((part.name, label), {})
+    return record.get("status") == "open" and limit > record.get("time_limit", 0.0)
+
+
 def _record(part: Part, box: DualBox, seconds: float) -> Record:
-    status = "empty" if box.empty else "open" if box.open.any() else "closed"
     arrays = {
         "domain_lo": box.domain.lo, "domain_hi": box.domain.hi,
         "outer_lo": box.outer.lo, "outer_hi": box.outer.hi,
@@ -312,7 +335,7 @@ def _record(part: Part, box: DualBox, seconds: float) -> Record:
     return {
         "input": part.name or None,
         "class": box.label,
-        "status": status,
+        "status": box.status,
         "faces": box.gap.size,
         "on_domain": int(box.on_domain.sum()),
         "smaller": 0 if box.empty else int(box.smaller.sum()),

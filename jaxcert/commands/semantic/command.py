@@ -8,7 +8,7 @@ greatest range of the parameters is bracketed: proved up to `lower`, violated at
 `upper`. --grid checks every certified range on a dense grid, with code of its own; exit
 code 1 if a grid point contradicts it. Writes semantic.jsonl into --output, line by
 line, and what its proofs cover into semantic_scope.json; --resume continues and redoes
-nothing.
+nothing, and with a larger --timeout goes on with the brackets that are open.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def main(request: Request) -> int:
     print(table(records, request))
     print(sentence(records, request))
     scope = read_scope(output / SCOPES, read_json(output / SCOPES, "Remove it"))
-    page = write_page(output / "report.html", records, request, network, scope)
+    page = write_page(
+        output / "report.html", records, request, network, scope, chosen.x
+    )
     print(f"report: {page}")
     return 1 if violations(records) else 0

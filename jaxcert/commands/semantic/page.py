@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxcert.commands.semantic.run import Request, sentence
 from jaxcert.network import Network
-from jaxcert.report.answers import Answers, Rows, write_answers
+from jaxcert.report.answers import Answers, Rows, data_fact, write_answers
 from jaxcert.report.summary import format_number
 from jaxcert.scope import Scope
 
@@ -21,8 +23,9 @@ def write_page(
     request: Request,
     network: Network,
     scope: Scope | None,
+    x: np.ndarray,
 ) -> Path:
-    """Writes the page; returns its path."""
+    """Writes the page; returns its path. `x` is what was certified, (n, *d)."""
     rows = [
         (
             r["family"], r["input"], str(r["label"]), r["status"],
@@ -46,6 +49,8 @@ def write_page(
             "network content hash": network.content_hash,
             "inputs": request.inputs,
             "tolerance": request.tolerance,
+            "seconds per batch, at most": request.timeout or None,
+            **data_fact(x),
         },
         terms={
             "change": "What is done to an image: brightness, contrast, blur, gamma.",

@@ -55,7 +55,12 @@ class Request(Options):
         1e-3, "Width of the brackets to reach.", above=0, below=math.inf
     )
     batch_size: int = option(32, "Inputs per call.", least=1, most=512)
-    timeout: float = option(0.0, "Seconds per batch; 0: no limit.", least=0)
+    timeout: float = option(
+        0.0,
+        "Seconds per batch, compilation included; 0: no limit. --resume with more "
+        "of them goes on with open brackets.",
+        least=0,
+    )
     grid: int = option(0, "Points per input of the grid check; 0: none.", least=0)
     seed: int = seed("the demo network")
     output: str = folder("out/semantic")
@@ -124,14 +129,52 @@ def run(
     ]
     scope = functools.reduce(Scope.joined, scopes)
     console.warn_of_assumptions(scope)
-    journal = Journal(stating(LINES), output, request.resume, settings)
+    kind = dataclasses.replace(stating(LINES), key=_key)
+    journal = Journal(kind, output, request.resume, settings)
     tell_scope(output / SCOPES, scope)
-    done = {(r["family"], r["input"]) for r in journal.records}
     for name, certifier in certifiers.items():
-        todo = [i for i, n in enumerate(chosen.names) if (name, n) not in done]
-        for record in _family(request, network, chosen, (name, certifier), todo):
+        held = [journal.by_key.get((name, n)) for n in chosen.names]
+        new = [i for i, earlier in enumerate(held) if earlier is None]
+        for record in _family(request, network, chosen, (name, certifier), new):
             journal.append(record)
-    return journal.records
+        again = [i for i, r in enumerate(held) if r and _may_be_refined(r, request)]
+        for record in _family(request, network, chosen, (name, certifier), again):
+            journal.append(_narrowed(journal.by_key[name, record["input"]], record))
+    journal.settle()
+    return list(journal.by_key.values())
+
+
+def _key(record: dict[str, Any]) -> tuple[str, str]:
+    return record["family"], record["input"]
+
+
+def _may_be_refined(record: dict[str, Any], request: Request) -> bool:
+    """Whether a bracket is open, and was given less time than there is now."""
+    given = record.get("timeout") or 0.0  # old lines do not say
+    return (
+        record["status"] != "misclassified"
+        and _gap(record) > request.tolerance
+        and (request.timeout or math.inf) > given
+    )
+
+
+def _narrowed(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """Returns a record with the better end of each of two brackets of one input."""
+    record = dict(later)
+    if earlier["lower"] > later["lower"]:
+        record["lower"] = earlier["lower"]
+        record |= {"grid": earlier["grid"]} if "grid" in earlier else {}
+    if earlier["upper"] <= later["upper"]:
+        record |= {key: earlier[key] for key in ("upper", "witness")}
+    if record["lower"] > record["upper"]:
+        raise AssertionError(
+            f"{_key(record)}: {earlier} and {later} contradict each other. This is a "
+            "bug of jaxcert: please report it with the network and the input"
+        )
+    record["status"] = _status(record["lower"], record["upper"])
+    for key in ("boxes", "seconds"):
+        record[key] = earlier[key] + later[key]
+    return record
 
 
 def _family(
@@ -172,6 +215,7 @@ def _family(
                 "witness": found.witness[row],
                 "boxes": int(found.boxes[row]),
                 "seconds": round(seconds, 6),
+                "timeout": request.timeout or math.inf,
             }
             if request.grid and lower > 0:
                 check = check_on_grid(
@@ -240,8 +284,17 @@ def sentence(records: Sequence[dict[str, Any]], request: Request) -> str:
         if not radii:
             continue
         radius = float(np.median(np.minimum(radii, family.reach())))
-        lines.append(f"{name}: half of the correctly classified inputs are proved for "
-                     f"{_range(family, radius)}.")  # fmt: skip
+        what = f"are proved for {_range(family, radius)}"
+        if not radius:
+            what = "have no range that is proved"
+        lines.append(f"{name}: half of the correctly classified inputs {what}.")
+    wide = sum(
+        _gap(r) > request.tolerance for r in records if r["status"] != "misclassified"
+    )
+    if wide:
+        further = ": --resume with a larger --timeout goes on with them"
+        text = f"{wide} brackets are wider than the tolerance"
+        lines.append(f"{text}{further if request.timeout else ''}.")
     checked = [r["grid"] for r in records if r.get("grid")]
     if checked:
         points = sum(g["points"] for g in checked)

@@ -27,6 +27,7 @@ from jaxcert.errors import InputError
 from jaxcert.learning.data import SPLITS
 from jaxcert.learning.models import checkpoint_metadata, load_network
 from jaxcert.network import Network
+from jaxcert.report.answers import data_fact
 from jaxcert.runs.journal import Journal, Record, named
 from jaxcert.smoothing import (
     Gaussian,
@@ -161,7 +162,10 @@ def smooth(request: Request) -> int:
         draw_accuracy(groups, norm, output / CHART)
         print(f"wrote {output / LINES} and {CHART}.png")
         facts = {"command": request.command("smoothing"), "radii": request.radii}
-        facts |= {s.title: s.network.content_hash for s in subjects}
+        facts |= {
+            f"{s.title}, network content hash": s.network.content_hash for s in subjects
+        }
+        facts |= data_fact(subjects[0].chosen.x)
         page = write_page(output / "report.html", groups, facts, said, norm)
         print(f"report: {page}")
     if stopped:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcert.report.charts import SCHEMES, Scheme, chart, legend
+from jaxcert.report.charts import SCHEMES, Scheme, shares
 from jaxcert.report.summary import format_number, format_percent, mean, median
 from jaxcert.smoothing import ABSTAINED
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 WIDTH = 80
-_SHADES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_STYLES = ("-", "--", "-.", ":")
 
 
 def kept(records: Sequence[Record], radius: float) -> int:
@@ -107,20 +105,8 @@ def accuracy(
     groups: Mapping[str, Sequence[Record]], norm: str, scheme: Scheme
 ) -> Figure:
     """Returns certified accuracy over the radius, a line per group."""
-    top = max((r["radius"] for rs in groups.values() for r in rs), default=0.0) or 1.0
-    fig, ax = chart(scheme, 7.2, 4.2)
-    for index, (name, records) in enumerate(groups.items()):
-        right = [r["radius"] for r in records if r["predicted"] == r["label"]]
-        radii = np.sort(np.array([0.0, *right]))
-        share = 100 * (len(right) - np.arange(len(radii))) / len(records)
-        ax.step(
-            [*radii, radii[-1]], [*share, 0.0], where="post", label=name,
-            color=_SHADES[index % len(_SHADES)], lw=2.2,
-            linestyle=_STYLES[index % len(_STYLES)],
-        )  # fmt: skip
-    ax.set_xlim(0, 1.03 * top)
-    ax.set_ylim(0, 103)
-    ax.set_xlabel(f"radius ({norm} norm)")
-    ax.set_ylabel("certified accuracy (%)")
-    legend(ax, scheme, loc="upper right")
-    return fig
+    radii = {
+        name: ([r["radius"] for r in found if r["predicted"] == r["label"]], len(found))
+        for name, found in groups.items()
+    }
+    return shares(radii, (f"radius ({norm} norm)", "certified accuracy (%)"), scheme)

@@ -45,6 +45,7 @@ from jaxcert.commands.sweep.run import Row, Sweep, check_row
 from jaxcert.commands.sweep.settings import Setting, grouped, settings
 from jaxcert.errors import InputError
 from jaxcert.learning.data import Dataset, training_data
+from jaxcert.report.answers import data_fact
 from jaxcert.runs.journal import Journal, rows
 
 
@@ -107,12 +108,16 @@ def main(request: Request) -> int:
         spent = time.monotonic() - begin
         rest = spent / done * (left - done)
         logging.info("%d of %d settings, about %.0f s to go", done, left, rest)
-    _finish(output, journal.records, wanted, request)
+    _finish(output, journal.records, wanted, request, test)
     return 0
 
 
 def _finish(
-    folder: Path, known: list[Row], wanted: list[Setting], request: Request
+    folder: Path,
+    known: list[Row],
+    wanted: list[Setting],
+    request: Request,
+    test: Dataset,
 ) -> None:
     ids = {setting.id for setting in wanted}
     found = [row for row in known if row["id"] in ids]
@@ -132,6 +137,7 @@ def _finish(
             )
             written.append("heat_map.png")
     facts = {"command": request.command("sweep"), "data set": request.dataset}
+    facts |= data_fact(test.images)
     write_page(folder / "report.html", found, facts, chosen)
     written.append("report.html")
     print(f"\nwrote {', '.join(written)} in {folder}")

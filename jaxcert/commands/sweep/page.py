@@ -74,7 +74,8 @@ def write_page(
         "Claim: of the certified share of the test images no change of any pixels by "
         f"at most {radius:g} each changes the class, whatever radius the network was "
         "trained with. Bounds are computed in float64 and have to exceed a slack for "
-        "rounding. There are no certificate files: `jaxcert certify` writes some."
+        "rounding. There are no certificate files; the command jaxcert certify writes "
+        "some, with --proofs."
     )
     page = Answers(
         title="Sweep of hyperparameters",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from jaxcert.errors import InputError
 from jaxcert.runs.files import read
 
 TABLES = ("breast_cancer", "wine")
+CLASS_COLUMNS = ("class", "label", "target")
+LEAST_ROWS = 8
 NOT_STATED, NO_UNIT = None, ""
 COLUMNS = ("feature", "unit", "lower", "upper", "rate")
 _TEST_SHARE = 0.25
@@ -76,26 +80,80 @@ class Scale:
 
 
 def load_table(name: str, use: str = "") -> Table:
-    """Returns a table that comes with scikit-learn, or some of its features.
+    """Returns a table that comes with scikit-learn or lies in a file, or a part of it.
+
+    Args:
+      name: one of `TABLES`, or the path of a CSV file: a line of names, then rows of
+        numbers and a class. The class is in the column of one of the names
+        `CLASS_COLUMNS`, or in the last one.
+      use: names of features, with commas; '' for all.
 
     Raises:
-      InputError: no such table or feature.
+      InputError: no such table or feature, or a file that is no such table.
     """
     if name not in TABLES:
-        raise InputError(f"unknown data {name!r}; choose one of {', '.join(TABLES)}")
-    from sklearn import datasets
-
-    data = getattr(datasets, f"load_{name}")()
-    features = tuple(str(f).replace("_", " ") for f in data.feature_names)
-    x = np.asarray(data.data, np.float64)
+        if not name.lower().endswith(".csv"):
+            raise InputError(
+                f"unknown data {name!r}; choose one of {', '.join(TABLES)}, or name a "
+                "file that ends in .csv"
+            )
+        table = _own_table(name)
+    else:
+        table = _published(name)
+    x, features, units = table.x, table.features, table.units
     chosen = [_place(word.strip(), features) for word in use.split(",") if word.strip()]
     if chosen:
         if len(set(chosen)) < len(chosen):
             raise InputError(f"use is {use!r}: a feature stands twice")
         x, features = x[:, chosen], tuple(features[i] for i in chosen)
+        units = tuple(units[i] for i in chosen)
+    return dataclasses.replace(table, x=x, features=features, units=units)
+
+
+def _published(name: str) -> Table:
+    from sklearn import datasets
+
+    data = getattr(datasets, f"load_{name}")()
+    features = tuple(str(f).replace("_", " ") for f in data.feature_names)
+    x, labels = np.asarray(data.data, np.float64), np.asarray(data.target, np.int32)
     classes = tuple(str(c).replace("_", " ") for c in data.target_names)
     units = tuple(_unit(f) for f in features)
-    return Table(name, x, np.asarray(data.target, np.int32), features, units, classes)
+    return Table(name, x, labels, features, units, classes)
+
+
+def _own_table(path: str) -> Table:
+    """Returns the table of a CSV file; classes in the order of their names."""
+    names, rows = _lines(path)
+    label = next((n for n in CLASS_COLUMNS if n in names), names[-1] if names else "")
+    features = tuple(name for name in names if name != label)
+    if len(set(names)) < len(names) or not features:
+        raise InputError(
+            f"{path}: the first line must name at least two columns, each once, the "
+            f"class among them; it is {','.join(names)!r}"
+        )
+    numbers, words = [], []
+    for line, row in rows:
+        where = f"{path}, line {line}"
+        if None in row.values() or None in row:
+            raise InputError(f"{where} has not {len(names)} cells, as the first line")
+        words.append(row[label].strip())
+        numbers.append([_number(row[f].strip(), f"{where}: {f}") for f in features])
+    classes = sorted(set(words))
+    if all(word.isdecimal() for word in classes):
+        classes.sort(key=int)
+    if len(classes) < 2 or len(words) < LEAST_ROWS:
+        raise InputError(
+            f"{path} has {len(words)} rows of {len(classes)} classes (column {label!r})"
+            f"; a table needs at least {LEAST_ROWS} rows and 2 classes"
+        )
+    labels = np.array([classes.index(word) for word in words], np.int32)
+    digest = hashlib.sha256(read(expand(path))).hexdigest()
+    # Other contents are another table, whose run is not continued.
+    name, x = f"{Path(path).name} {digest[:8]}", np.array(numbers, np.float64)
+    return Table(
+        name, x, labels, features,
+        (NOT_STATED,) * len(features), tuple(classes),
+    )  # fmt: skip
 
 
 def _place(word: str, features: tuple[str, ...]) -> int:
@@ -156,20 +214,27 @@ def load_scale(table: Table, training: np.ndarray, path: str) -> Scale:
     )
 
 
-def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
+def _lines(path: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Returns the names in the first line of a CSV file, and the rows with numbers."""
     try:
-        text = read(expand(path)).decode()
+        text = read(expand(path)).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text))
-    names = reader.fieldnames or ()
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    names = [str(name).strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    return names, [(reader.line_num, row) for row in reader]
+
+
+def _rows(path: str) -> list[tuple[int, dict[str, str]]]:
+    names, rows = _lines(path)
     strange = [name for name in names if name not in COLUMNS]
     if "feature" not in names or strange:
         raise InputError(
             f"{path}: the first line must name columns out of {', '.join(COLUMNS)}, "
-            f"and feature; it is {','.join(map(str, names))!r}"
+            f"and feature; it is {','.join(names)!r}"
         )
-    return [(reader.line_num, row) for row in reader]
+    return rows
 
 
 def _number(text: str, where: str) -> float:

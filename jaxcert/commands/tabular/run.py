@@ -55,7 +55,11 @@ DUAL, NETWORK, ONNX = "dual.jsonl", "network.npz", "network.onnx"
 class Request(Options):
     """The options of `jaxcert tabular`."""
 
-    dataset: str = option("wine", "The table; none is downloaded.", choices=TABLES)
+    dataset: str = option(
+        "wine",
+        f"{', '.join(TABLES)} (no download), or a CSV file: a line of names, then "
+        "numbers and a class, in the column class or the last.",
+    )
     use: str = option("", "Features to use, with commas; '' for all.")
     scale: str = option("", "A CSV file of units, ranges and rates.")
     inputs: str = option("0:5", "Which of the test rows.")
@@ -335,7 +339,7 @@ def _ball(x: np.ndarray, radius: float, scale: Scale) -> Box:
 def _dual_record(table: Table, box: DualBox) -> dict[str, Any]:
     return {
         "class": table.classes[box.label],
-        "status": "empty" if box.empty else "open" if box.open.any() else "closed",
+        "status": box.status,
         "outer_lo": box.outer.lo, "outer_hi": box.outer.hi,
         "inner_lo": box.inner.lo, "inner_hi": box.inner.hi,
         "subproblems": box.subproblems,

@@ -51,7 +51,7 @@ class Request(Options):
     beta: tuple[float, ...] = option((1.0, 0.0), "CROWN weight: before, after ramp.")
     pgd_steps: int = option(7, "Steps of the training attack.")
     sigma: float = option(0.0, "Scale of Gaussian noise on the images.")
-    batch_size: int = option(128, "Images per step.")
+    batch_size: int = option(128, "Images per step; all, where there are fewer.")
     learning_rate: float = option(1e-3, "Learning rate of Adam.")
     seed: int = option(0, "Seed of weights, order and attacks.")
     limit: int | None = option(
@@ -120,6 +120,8 @@ def main(request: Request) -> int:
     _check_writable(request.onnx_output, ".onnx")
     config = request.config()
     train_set, test_set = (request.data(split) for split in ("train", "test"))
+    fewer = min(config.batch_size, len(train_set.labels))
+    config = dataclasses.replace(config, batch_size=fewer)
     architecture = request.architecture(train_set)
     logging.info("training on %d images (%s)", len(train_set.labels), train_set.source)
     network, history = train(architecture, train_set, config, _log)

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxcert.commands.verify.instances import RESULTS, Instance, Key, Row
 from jaxcert.report.answers import Answers, Rows, write_answers
 
+_MOST_HASHES = 8
 _HEADS = ("network", "property", "result", "expected", "seconds")
+
+
+def _hashes(instances: Sequence[Instance]) -> dict[str, str]:
+    """Returns the SHA-256 of the first networks' files, as far as they are there."""
+    files = dict.fromkeys(path for i in instances for path in i.networks().values())
+    return {
+        f"{path.name}, SHA-256": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in list(files)[:_MOST_HASHES]
+        if path.is_file()
+    }
 
 
 def write_page(
@@ -35,7 +47,7 @@ def write_page(
         title="Benchmark of properties",
         sentence=f"{len(done)} of {len(instances)} instances answered: {told}.",
         claims=(claim,),
-        facts={"command": command},
+        facts={"command": command, **_hashes(done)},
         terms={
             "property": "A VNN-LIB file: a set of inputs, and what outputs are "
             "forbidden for them.",

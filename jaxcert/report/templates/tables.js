@@ -1,4 +1,5 @@
 // Sorts and searches the tables of this page; without it they are plain tables.
+const FEW = 12; // rows that are looked through faster than searched
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
@@ -30,11 +31,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
       body.append(...rows);
     });
   });
+  if (body.rows.length <= FEW) continue;
   const tools = document.createElement("div");
   tools.className = "tools";
   const field = document.createElement("input");
   field.type = "search";
-  field.placeholder = "search: a name, a class, unknown ...";
+  field.placeholder = "search for a name, a class, a status";
   field.setAttribute("aria-label", "search the table");
   const shown = document.createElement("output");
   const search = () => {
@@ -52,3 +54,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   tools.append(field, shown);
   table.closest(".wide").before(tools);
 }
+// What is printed is to be explained there, too.
+window.addEventListener("beforeprint", () => {
+  for (const terms of document.querySelectorAll("details")) terms.open = true;
+});
