@@ -17,10 +17,11 @@ from jaxtyping import ArrayLike
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp
 from jaxcert.box import Box, Family, Rates, distance_above
-from jaxcert.branch.brackets import ApothemAnswer, close_brackets
+from jaxcert.branch.brackets import ApothemAnswer
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Proof
 from jaxcert.branch.linear_program import is_piecewise_linear
+from jaxcert.branch.rounds import close_in_rounds
 from jaxcert.certification import (
     Asked,
     Certification,
@@ -529,7 +530,7 @@ class Certifier:
 
     def _close(self, task: ApothemTask, deadline: float) -> ApothemAnswer:
         branch = self.options.branch
-        return close_brackets(self.model, task, branch, deadline, self._judge)
+        return close_in_rounds(self.model, task, branch, deadline, self._judge)
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
         logits = self.model.outputs(x)

@@ -139,7 +139,7 @@ def test_certify_answers_what_is_known_when_time_is_over(stuck):
     sure, begin = ask(None, bounds), time.monotonic()
     in_time = ask(600.0, bounds)
     assert 0 < in_time.lower == sure.lower < in_time.upper == sure.upper < np.inf
-    stuck(jaxcert.certifier, "close_brackets")
+    stuck(jaxcert.certifier, "close_in_rounds")
     answer = ask(20.0, complete)  # bounds and attack are compiled already
     assert (answer.lower, answer.upper) == (sure.lower, sure.upper)
     stuck(jaxcert.certifier.stages, "search")

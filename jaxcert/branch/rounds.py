@@ -1,15 +1,17 @@
-"""Branch and bound of a single input, in rounds.
+"""Branch and bound in rounds.
 
-First over the signs of the whole network, which is all that most inputs need. Where
-that stalls the network is reduced to what the box leaves undecided, the ranges of its
-neurons are found by branch and bound of their own, then each row of the spec; and the
-search over signs goes on in the smaller network, with the narrower ranges.
+First over the signs of the whole network, of all inputs together, which is all that
+most of them need. Where that stalls, one input after the other: the network is reduced
+to what the box leaves undecided, the ranges of its neurons are found by branch and
+bound of their own, then each row of the spec; and the search over signs goes on in the
+smaller network, with the narrower ranges.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,7 @@ from jaxcert.branch.brackets import (
     close_brackets,
 )
 from jaxcert.branch.instances import ApothemTask
-from jaxcert.branch.neurons import branched_ranges, least_rows
+from jaxcert.branch.neurons import NeuronOptions, branched_ranges, least_rows
 from jaxcert.branch.reduced import Reduced, reduced
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
@@ -36,54 +38,104 @@ from jaxcert.witness.judge import Judge
 
 
 @float64()
-def close_bracket(
+def close_in_rounds(
     model: Model,
     task: ApothemTask,
     options: BranchOptions,
     deadline: float = np.inf,
     judge: Judge | None = None,
 ) -> ApothemAnswer:
-    """Returns what `close_brackets` does, of one input, which may take rounds.
+    """Returns what `close_brackets` does, which takes the same arguments.
 
-    Args:
-      model, options, deadline: as of `close_brackets`.
-      task: of a single input.
-      judge: of points that rounding leaves in doubt; made here if there is none.
+    Where time is limited, inputs that need rounds of their own share what is left.
     """
     judge, layout = judge or Judge(model), layout_of(model.program)
     options = options.resolved(layout)
     neurons = options.neurons
-    if neurons is None or options.record or not options.narrowing(layout):
+    plain = neurons is None or not neurons.rounds or options.record
+    if neurons is None or plain or not options.narrowing(layout):
         return close_brackets(model, task, options, deadline, judge)
-    first = begin(model, task, options)
+    first, most = begin(model, task, options), neurons.after * np.sum(task.wanted)
     answer = close_brackets(
-        model, task, options, deadline, judge, beginning=first, most=neurons.after
+        model, task, options, deadline, judge, beginning=first, most=most
     )
-    work, small = int(answer.processed[0]), None
+    rows = np.flatnonzero(answer.open)
+    for place, row in enumerate(rows):
+        now = time.monotonic()
+        if now >= deadline:
+            break
+        until = now + (float(deadline) - now) / (len(rows) - place)
+        mine, root = slice(row, row + 1), first.root
+        own = dataclasses.replace(task, **_rows(task, mine), **_found(answer, mine))
+        root = jax.tree.map(lambda v, mine=mine: v[mine], root)
+        closed = _by_rounds(model, own, neurons, options, root, until, judge)
+        answer = _with_row(answer, int(row), closed)
+    return answer
+
+
+def _rows(record: Any, rows: slice) -> dict[str, Any]:
+    """Returns the attributes of a task or an answer that have the inputs in front."""
+    scalars = ("tolerance", "full", "proof", *_FOUND)
+    named = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    wanted = {name: v for name, v in named.items() if name not in scalars}
+    return jax.tree.map(lambda v: np.asarray(v)[rows], wanted)
+
+
+_FOUND = ("lower", "upper", "witness")
+
+
+def _found(answer: ApothemAnswer, rows: slice) -> dict[str, Any]:
+    """Returns what a task takes over from an answer."""
+    return {name: np.asarray(getattr(answer, name))[rows] for name in _FOUND}
+
+
+def _with_row(answer: ApothemAnswer, row: int, closed: ApothemAnswer) -> ApothemAnswer:
+    """Returns the answer with what was found of one input since, that was open."""
+
+    def put(old: Any, new: Any) -> np.ndarray:
+        whole = np.array(old)
+        whole[row] = np.asarray(new)[0]
+        return whole
+
+    every = slice(None)
+    old, new = (_rows(a, every) | _found(a, every) for a in (answer, closed))
+    new["processed"] = new["processed"] + answer.processed[row]
+    full = answer.full or closed.full
+    return dataclasses.replace(answer, **jax.tree.map(put, old, new), full=full)
+
+
+def _by_rounds(
+    model: Model,
+    task: ApothemTask,
+    neurons: NeuronOptions,
+    options: BranchOptions,
+    root: Root,
+    deadline: float,
+    judge: Judge,
+) -> ApothemAnswer:
+    """Returns the bracket of a single input, as far as rounds close it."""
+    work, small, answer = 0, None, None
     spec = jax.tree.map(lambda v: np.asarray(v)[0], task.spec)
     for number, splits in enumerate(neurons.rounds):
-        if not answer.open[0] or time.monotonic() >= deadline:
-            break
-        task = dataclasses.replace(
-            task, lower=answer.lower, upper=answer.upper, witness=answer.witness
-        )
         radius, width, boxes = boxes_to_prove(task)
         box = jax.tree.map(lambda v: v[0], boxes)
-        small = _reduced_again(model, box, spec, first.root, small)
+        small = _reduced_again(model, box, spec, root, small)
         small, count = branched_ranges(neurons, small, box, splits, deadline)
         rows = small.maps[-1].combined(spec.coefficients, spec.offset)
-        depth = len(small.ranges)
         least, more = least_rows(
-            neurons, small, depth, box, rows, neurons.leaves, deadline
+            neurons, small, len(small.ranges), box, rows, neurons.leaves, deadline
         )
-        work += count + more
-        beginning = Beginning(radius, width, boxes, _root(small, spec, least))
         last = number == len(neurons.rounds) - 1
         answer = close_brackets(
             small.model, task, options, deadline, judge,
-            beginning=beginning, most=np.inf if last else neurons.after,
+            beginning=Beginning(radius, width, boxes, _root(small, spec, least)),
+            most=np.inf if last else neurons.after,
         )  # fmt: skip
-        work += int(answer.processed[0])
+        work += count + more + int(answer.processed[0])
+        if not answer.open[0] or time.monotonic() >= deadline:
+            break
+        task = dataclasses.replace(task, **_found(answer, slice(None)))
+    assert answer is not None  # there is a round at least
     return dataclasses.replace(answer, processed=np.array([work]))
 
 

@@ -14,7 +14,7 @@ from jaxcert.box import Box
 from jaxcert.branch.inputs import decide_by_input
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.linear_program import is_piecewise_linear
-from jaxcert.branch.rounds import close_bracket
+from jaxcert.branch.rounds import close_in_rounds
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.model import Model
@@ -66,7 +66,7 @@ def branch_and_bound(
         return found, processed
     one = jax.tree.map(lambda v: np.asarray(v)[None], (box, spec))
     task = ApothemTask.of_boxes(*one)
-    answer = close_bracket(model, task, options, deadline, judge)
+    answer = close_in_rounds(model, task, options, deadline, judge)
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None
     if answer.full:

@@ -114,7 +114,7 @@ def images(params, x):
 
 @pytest.mark.parametrize("shift", [1e-3, -1e-3])
 def test_a_box_of_few_varying_features_is_split_itself(shift: float, monkeypatch):
-    monkeypatch.setattr(complete, "close_bracket", None)  # signs are not split
+    monkeypatch.setattr(complete, "close_in_rounds", None)  # signs are not split
     params, box = wide_network(1)
     side = np.linspace(0, 1, 201)
     z = np.tile(box.lo, (201, 201, 1, 1))

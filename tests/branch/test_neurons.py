@@ -138,7 +138,7 @@ def test_rounds_decide_what_the_whole_network_does(seed, depth):
     other = np.array([rows[1] @ model.outputs(least.point[None])[0]])
     offset = np.array([-least.value + depth, -other[0] - 10.0])
     spec = jc.Spec(rows, offset, np.zeros(2, np.int32), 1)
-    answer = rounds.close_bracket(model, task_of(spec), AT_ONCE)
+    answer = rounds.close_in_rounds(model, task_of(spec), AT_ONCE)
     assert not answer.open[0]
     assert bool(answer.improved[0]) == (depth > 0)
     assert np.isfinite(answer.upper[0]) == (depth < 0)
@@ -166,10 +166,31 @@ def test_rounds_close_brackets_as_the_whole_network_does():
         reach=np.full(1, 3.0), wanted=np.ones(1, bool), tolerance=1e-3,
     )  # fmt: skip
     whole = dataclasses.replace(AT_ONCE, neurons=None)
-    one = rounds.close_bracket(model, task, AT_ONCE)
-    other = rounds.close_bracket(model, task, whole)
+    one = rounds.close_in_rounds(model, task, AT_ONCE)
+    other = rounds.close_in_rounds(model, task, whole)
     assert not one.open[0]
     assert not other.open[0]
     assert one.upper[0] - one.lower[0] <= 1e-3
     assert one.lower[0] <= other.upper[0]
     assert other.lower[0] <= one.upper[0]
+
+
+def test_inputs_of_a_batch_take_rounds_of_their_own():
+    """One holds, one is violated, one was not asked for; each answer is its own."""
+    params = random_network(SIZES, 2)
+    model, weights = Model(relu_network, params, (3,)), transposed(params)
+    row = np.array([1.0, -1.0, 0.0])
+    least = exact_min_margin(weights, BOX.lo, BOX.hi, row, 0.0).value
+    offsets = np.array([-least + 1e-3, -least - 1e-3, 0.0])
+    boxes = jc.Box(np.tile(BOX.lo, (3, 1)), np.tile(BOX.hi, (3, 1)))
+    spec = jc.Spec(
+        np.tile(row, (3, 1, 1)), offsets[:, None], np.zeros((3, 1), np.int32), 1
+    )
+    task = ApothemTask.of_boxes(boxes, spec, np.array([True, True, False]))
+    answer = rounds.close_in_rounds(model, task, AT_ONCE)
+    np.testing.assert_array_equal(answer.open, [False, False, False])
+    np.testing.assert_array_equal(answer.improved, [True, False, False])
+    np.testing.assert_array_equal(np.isfinite(answer.upper), [False, True, False])
+    assert np.all(answer.processed[:2] > 0)
+    assert answer.processed[2] == 0
+    assert row @ model.outputs(answer.witness[1:2])[0] + offsets[1] <= 0
