@@ -23,8 +23,8 @@ from jaxtyping import Array, Float, Int
 from jaxcert.bounds.backward import (
     Coefficients,
     Terms,
-    concretize_lower,
     independent_values,
+    least_over,
     pull_to_input,
 )
 from jaxcert.bounds.crown import meet
@@ -237,7 +237,7 @@ def subproblem_bound(
         jnp.sum(weights * problem.offset, axis=1),
         terms,
     )
-    bound = (concretize_lower(pulled, problem.box) + const)[0]
+    bound = least_over(pulled, const, problem.box)[0]
     coefficients = {
         node.output: at_outputs.get(
             node.output, jnp.zeros((1, *node.shape), weights.dtype)
@@ -293,4 +293,4 @@ def row_bounds(
     pulled, const, at_outputs = pull_to_input(
         layout.program, values, lines, ranges, *rows, terms
     )
-    return concretize_lower(pulled, box) + const, at_outputs
+    return least_over(pulled, const, box), at_outputs

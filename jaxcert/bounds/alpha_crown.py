@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcert.bounds.alpha import Layout, relaxations_of
-from jaxcert.bounds.backward import Coefficients, concretize_lower, pull_to_input
+from jaxcert.bounds.backward import Coefficients, least_over, pull_to_input
 from jaxcert.bounds.crown import (
     AffineBounds,
     CrownOptions,
@@ -53,7 +53,7 @@ class AlphaCrown:
         rows = {program.output: spec.coefficients}, spec.offset
         pulled, const, layers = self._optimised(program, params, box, rows)
         by_interval = interval_rows(program, layers.values, layers.boxes, spec)
-        optimised = concretize_lower(pulled, box) + const
+        optimised = least_over(pulled, const, box)
         return jnp.maximum(
             optimised, jnp.maximum(layers.lower_values(*rows), by_interval)
         )

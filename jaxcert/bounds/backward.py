@@ -89,6 +89,22 @@ def concretize_lower(rows: Float[Array, "rows *d"], box: Box) -> Float[Array, " 
     return _row_sum(jnp.where(rows > 0, rows * box.lo, rows * box.hi))
 
 
+def least_over(
+    rows: Float[Array, "rows *d"], const: Float[Array, " rows"], box: Box
+) -> Float[Array, " rows"]:
+    """Returns min over the box of each row and its constant; NaN where one overflows.
+
+    What overflows stays infinite, or becomes NaN, on its way to the input: as infinity
+    it would prove anything.
+    """
+    return without_infinity(concretize_lower(rows, box) + const)
+
+
+def without_infinity(least: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Returns lower bounds, NaN for infinity, which is that of nothing."""
+    return jnp.where(least == jnp.inf, jnp.nan, least)
+
+
 def pull_affine(
     program: Program, values: Values, rows: Coefficients, const: Float[Array, " rows"]
 ) -> tuple[Coefficients, Float[Array, " rows"]]:

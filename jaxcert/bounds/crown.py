@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float
 
 from jaxcert.bounds.backward import (
     Coefficients,
-    concretize_lower,
     follows_input,
     independent_values,
+    least_over,
     nonlinear_inputs,
     pull_affine,
     pull_to_input,
@@ -97,8 +97,8 @@ class AffineBounds:
     @own_settings()
     def concretize(self, box: Box) -> Box:
         """Returns the box of outputs, for a box inside the one of the bounds."""
-        lower = concretize_lower(self.lower_coefficients, box) + self.lower_offset
-        upper = concretize_lower(-self.upper_coefficients, box) - self.upper_offset
+        lower = least_over(self.lower_coefficients, self.lower_offset, box)
+        upper = least_over(-self.upper_coefficients, -self.upper_offset, box)
         return Box(lower, -upper)
 
 
@@ -123,7 +123,7 @@ class Layers:
 
     def lower_values(self, rows: Coefficients, const: Array) -> Array:
         pulled, const = self.lower(rows, const)
-        return concretize_lower(pulled, self.boxes[self.program.input]) + const
+        return least_over(pulled, const, self.boxes[self.program.input])
 
 
 def bound_layers(

@@ -10,7 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcert.bounds.backward import concretize_lower, pull_affine
+from jaxcert.bounds.backward import (
+    concretize_lower,
+    pull_affine,
+    without_infinity,
+)
 from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
@@ -82,7 +86,7 @@ def interval_rows(
     )
     for value, rows in coefficients.items():
         offset = offset + concretize_lower(rows, boxes[value])
-    return offset
+    return without_infinity(offset)
 
 
 def _rows_at_output(program: Program, spec: Spec) -> Array:

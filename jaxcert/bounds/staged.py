@@ -30,7 +30,7 @@ from jaxcert.bounds.ascent import climb
 from jaxcert.bounds.backward import (
     Coefficients,
     Planes,
-    concretize_lower,
+    least_over,
     pull_through,
 )
 from jaxcert.bounds.crown import bounded_again, matters, meet
@@ -167,7 +167,7 @@ class _Asked:
             rows, const = lax.cond(self.part >= number, through, skipped, rows, const)
         if program.input not in rows:
             return const
-        return concretize_lower(rows[program.input], known.boxes[program.input]) + const
+        return least_over(rows[program.input], const, known.boxes[program.input])
 
     def _units(self, shape: tuple[int, ...]) -> Array:
         units = jax.nn.one_hot(self.index, math.prod(shape), dtype=self.rows.dtype)

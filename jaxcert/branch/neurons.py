@@ -118,9 +118,10 @@ def least_values(
       cost: what a unit of each neuron's beta adds to the slack.
       rows: coefficients by value id, (B, *shape), float64.
       const: of each row.
-      splits: most of them, <= `options.leaves`.
+      splits: most of them; no more than `options.leaves`.
     """
     values32, values64 = model.values(jnp.float32), model.values(jnp.float64)
+    splits = jnp.minimum(splits, options.leaves)  # a leaf without room would be lost
 
     def problem_of(row: Coefficients, const: Array) -> Problem:
         return Problem(

@@ -29,7 +29,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcert.bounds.backward import concretize_lower, pull_to_input
+from jaxcert.bounds.backward import least_over, pull_to_input
 from jaxcert.bounds.forward import forward_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
@@ -85,7 +85,7 @@ def _rows(
         program, values, relaxations, boxes,
         {program.output: spec.coefficients}, spec.offset,
     )  # fmt: skip
-    by_lines = concretize_lower(pulled, box) + const
+    by_lines = least_over(pulled, const, box)
     by_interval = interval_rows(program, values, boxes, spec)
     return jnp.maximum(by_lines, by_interval), pulled, boxes
 

@@ -124,6 +124,9 @@ def reduced(
       ranges: of the inputs of ReLUs over it.
       rows: coefficients of the spec.
       charges: slack and cost of the network, as those of `Reduced`.
+
+    Raises:
+      OverflowError: a map is too large for float64.
     """
     slack, cost = charges
     lo, hi, free = (np.asarray(v) for v in _ends(layout, ranges))
@@ -136,6 +139,8 @@ def reduced(
     index = np.concatenate(places).astype(np.int32)
     found = jax.device_get(_maps(layout, model, box, ranges, index))
     counts = [own.size for own in layers]
+    if not all(np.isfinite(part).all() for part in found):
+        raise OverflowError("a map of the reduced network is not finite")
     maps = tuple(_by_layer(found, counts, places))
     live = _live(counts, places)
     # Padding is -1 everywhere.
@@ -189,7 +194,8 @@ def _maps(
         for node in program.nodes:
             operands = [local[i] for i in node.inputs]
             if not is_relu(node):
-                assert isinstance(node, AffineNode)
+                if not isinstance(node, AffineNode):
+                    raise TypeError(f"{node.name} is neither affine nor a ReLU")
                 local[node.output] = node.apply(local, *operands)
                 continue
             (z,) = operands

@@ -28,6 +28,7 @@ from jaxcert.branch.brackets import (
     close_brackets,
 )
 from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.branch.neurons import NeuronOptions, branched_ranges, least_rows
 from jaxcert.branch.reduced import Reduced, reduced
 from jaxcert.branch.signs import BranchOptions
@@ -42,7 +43,7 @@ def close_in_rounds(
     model: Model,
     task: ApothemTask,
     options: BranchOptions,
-    deadline: float = np.inf,
+    deadline: Any = np.inf,
     judge: Judge | None = None,
 ) -> ApothemAnswer:
     """Returns what `close_brackets` does, which takes the same arguments.
@@ -52,8 +53,8 @@ def close_in_rounds(
     judge, layout = judge or Judge(model), layout_of(model.program)
     options = options.resolved(layout)
     neurons = options.neurons
-    plain = neurons is None or not neurons.rounds or options.record
-    if neurons is None or plain or not options.narrowing(layout):
+    plain = not options.narrowing(layout) or not is_piecewise_linear(model.program)
+    if neurons is None or not neurons.rounds or options.record or plain:
         return close_brackets(model, task, options, deadline, judge)
     first, most = begin(model, task, options), neurons.after * np.sum(task.wanted)
     answer = close_brackets(
@@ -64,7 +65,9 @@ def close_in_rounds(
         now = time.monotonic()
         if now >= deadline:
             break
-        until = now + (float(deadline) - now) / (len(rows) - place)
+        # It may come forward where there is but one.
+        share = len(rows) - place
+        until = deadline if share == 1 else now + (float(deadline) - now) / share
         mine, root = slice(row, row + 1), first.root
         own = dataclasses.replace(task, **_rows(task, mine), **_found(answer, mine))
         root = jax.tree.map(lambda v, mine=mine: v[mine], root)
@@ -110,7 +113,7 @@ def _by_rounds(
     neurons: NeuronOptions,
     options: BranchOptions,
     root: Root,
-    deadline: float,
+    deadline: Any,
     judge: Judge,
 ) -> ApothemAnswer:
     """Returns the bracket of a single input, as far as rounds close it."""
@@ -119,7 +122,13 @@ def _by_rounds(
     for number, splits in enumerate(neurons.rounds):
         radius, width, boxes = boxes_to_prove(task)
         box = jax.tree.map(lambda v: v[0], boxes)
-        small = _reduced_again(model, box, spec, root, small)
+        # What is left of the network says nothing of points beyond.
+        within = dataclasses.replace(task.family, domain=jax.device_get(boxes))
+        task = dataclasses.replace(task, family=within)
+        try:
+            small = _reduced_again(model, box, spec, root, small)
+        except OverflowError:
+            return close_brackets(model, task, options, deadline, judge)
         small, count = branched_ranges(neurons, small, box, splits, deadline)
         rows = small.maps[-1].combined(spec.coefficients, spec.offset)
         least, more = least_rows(

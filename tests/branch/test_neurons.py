@@ -6,6 +6,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import random_network, relu_network, sampled
@@ -194,3 +195,62 @@ def test_inputs_of_a_batch_take_rounds_of_their_own():
     assert np.all(answer.processed[:2] > 0)
     assert answer.processed[2] == 0
     assert row @ model.outputs(answer.witness[1:2])[0] + offsets[1] <= 0
+
+
+def test_no_part_is_lost_where_there_is_no_room_for_it():
+    """More splits are asked for than parts can be kept."""
+    options = dataclasses.replace(AT_ONCE.neurons, leaves=4, rounds=(64,))
+    for seed in range(4):
+        params = random_network(SIZES, seed)
+        model, weights = Model(relu_network, params, (3,)), transposed(params)
+        small, _ = what_is_left(model)
+        row = np.array([[1.0, -1.0, 0.0]])
+        exact = exact_min_margin(weights, BOX.lo, BOX.hi, row[0], 0.0).value
+        rows = small.maps[-1].combined(row, np.array([-0.01 - exact]))
+        with float64():
+            least, _ = least_rows(options, small, 2, BOX, rows, 64)
+        assert least[0] <= -0.01 + 1e-6
+
+
+def test_witnesses_lie_where_the_reduced_network_is_the_network():
+    """Leaves are solved by programs that look for violations in the whole domain."""
+    params = random_network(SIZES, 1)
+    model = Model(relu_network, params, (3,))
+    x = np.array([[0.1, 0.2, -0.1]])
+    row = np.array([[1.0, -1.0, 0.0]])
+    far = 3 * np.ones(3)
+    reach = 0.25
+    task = ApothemTask(
+        family=jc.box.Family.many(
+            jc.Box.point(x), jc.Box(-far, far), jc.Rates(np.ones(3), np.ones(3))
+        ),
+        spec=jc.Spec(row[None], np.zeros((1, 1)), np.zeros((1, 1), np.int32), 1),
+        lower=np.zeros(1), upper=np.full(1, reach + 0.5),
+        witness=np.full((1, 3), np.nan), reach=np.full(1, reach),
+        wanted=np.ones(1, bool), tolerance=0.5,
+    )  # fmt: skip
+    seen = []
+    keep = rounds.close_brackets
+
+    def watched(model, task, *more, **named):
+        seen.append((task, named["beginning"].box))
+        return keep(model, task, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "close_brackets", watched)
+        rounds.close_in_rounds(model, task, AT_ONCE)
+    assert len(seen) > 1, "a round was taken"
+    for task, box in seen[1:]:
+        np.testing.assert_array_equal(np.asarray(task.family.domain.lo), box.lo)
+        np.testing.assert_array_equal(np.asarray(task.family.domain.hi), box.hi)
+
+
+def test_smooth_networks_take_no_rounds():
+    def f(params, x):
+        (w, b), (v, c), (u, e) = params
+        h = jax.nn.relu(w @ x + b)
+        return u @ (jax.nn.relu(v @ h + c) * jnp.tanh(h)) + e
+
+    model = Model(f, random_network(SIZES, 0), (3,))
+    answer = rounds.close_in_rounds(model, task_of(SPEC), AT_ONCE)
+    assert answer.open[0] or answer.improved[0] or np.isfinite(answer.upper[0])
