@@ -64,7 +64,7 @@ class NeuronOptions:
     after: int = 4096
     rounds: tuple[int, ...] = (256, 1024)
     leaves: int = 1024
-    bucket: int = 32
+    bucket: int = 64
     enough: float = 0.05
     ascent: AscentOptions = AscentOptions(iterations=3)
     root: int = 40
@@ -307,8 +307,9 @@ def least_rows(
       depth: number of the map whose place it takes: of the ReLU layers before it.
       rows: the map, n rows.
     """
-    model, count = small.model, len(rows.offset)
+    model, count = small.up_to(depth), len(rows.offset)
     layout = layout_of(model.program)
+    cost = small.cost[: layout.size]
     known, shape = Known(box, small.named(layout)), model.input_shape
     found, work = np.full(count, -np.inf), 0
     for first in range(0, count, options.bucket):
@@ -317,13 +318,10 @@ def least_rows(
         part = np.arange(first, min(first + options.bucket, count))
         index = np.resize(part, options.bucket)
         coefficients = {model.program.input: rows.input[index].reshape(-1, *shape)}
-        # Later layers have zeros: one program serves all.
-        for number, node in enumerate(layout.nodes):
-            blank = np.zeros((index.size, node.size))
-            own = rows.hidden[number][index] if number < depth else blank
-            coefficients[node.output] = own
+        for node, matrix in zip(layout.nodes, rows.hidden, strict=True):
+            coefficients[node.output] = matrix[index]
         least, steps = least_values(
-            layout, options, model, known, small.cost, coefficients,
+            layout, options, model, known, cost, coefficients,
             rows.offset[index], np.int32(splits),
         )  # fmt: skip
         found[part] = np.asarray(least)[: part.size]

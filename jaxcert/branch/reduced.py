@@ -101,10 +101,21 @@ class Reduced:
         ranges = (*self.ranges[:number], box, *self.ranges[number + 1 :])
         return dataclasses.replace(self, ranges=ranges)
 
+    def up_to(self, depth: int) -> Model:
+        """Returns the network's first ReLU layers, and one output that is 0.
+
+        All networks whose first layers have these sizes share its programs.
+        """
+        zeros = Map(
+            *jax.tree.map(lambda v: np.zeros_like(v[:1]), tuple(self.maps[depth]))
+        )
+        maps = (*self.maps[:depth], zeros)
+        return Model(network, maps, self.model.input_shape)
+
     def named(self, layout: Layout) -> Ranges:
-        """Returns the ranges by value id of the program."""
+        """Returns the ranges by value id of the program, or of its first layers."""
         values = [node.inputs[0] for node in layout.nodes]
-        return dict(zip(values, self.ranges, strict=True))
+        return dict(zip(values, self.ranges[: len(values)], strict=True))
 
 
 def reduced(
