@@ -22,7 +22,7 @@ from jaxtyping import Array, Int
 from jaxcert.bounds.alpha import Layout, Problem
 from jaxcert.box import Box, Family
 from jaxcert.branch.simplex import minimise
-from jaxcert.trace.program import AffineNode, Program, is_relu
+from jaxcert.trace.program import AffineNode, Node, Program, is_relu
 
 
 def is_piecewise_linear(program: Program) -> bool:
@@ -48,17 +48,17 @@ def affine_maps(
         full[node.output] = jnp.where(given != 0, given, by_range)
 
     def neurons_and_rows(flat: Array) -> tuple[Array, Array]:
-        local = {**values, program.input: flat.reshape(program.input_shape)}
         inputs = {}
-        for node in program.nodes:
-            operands = [local[i] for i in node.inputs]
+
+        def seen(node: Node, value: Array, operands: list[Array]) -> Array:
             if isinstance(node, AffineNode):
-                local[node.output] = node.apply(local, *operands)
-            else:
-                inputs[node.output] = operands[0]
-                on = full[node.output] > 0
-                local[node.output] = jnp.where(on, operands[0], 0.0)
-        rows = problem.rows @ local[program.output] + problem.offset
+                return value
+            inputs[node.output] = operands[0]
+            return jnp.where(full[node.output] > 0, operands[0], 0.0)
+
+        x = flat.reshape(program.input_shape)
+        y = program.evaluate_prepared(values, x, seen)
+        rows = problem.rows @ y + problem.offset
         return layout.join(inputs), rows
 
     origin = jnp.zeros(program.input_size)

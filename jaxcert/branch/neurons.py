@@ -164,8 +164,8 @@ def least_values(
         )
         starts = kinks(best.slope[neuron], at_outputs[neuron]).astype(jnp.float32)
         # NaN is the bound of nothing; a part of a part has no lower bound than that.
-        bound = jnp.where(jnp.isnan(bound), -jnp.inf, bound - charged)
-        bound = jnp.maximum(bound, leaf.bound)
+        bound = bound - charged
+        bound = jnp.maximum(jnp.where(jnp.isnan(bound), -jnp.inf, bound), leaf.bound)
         point = jnp.where(at_input > 0, known.box.lo, known.box.hi)
         value = value_at(point.astype(jnp.float32), row, const)
         neuron = neuron.astype(jnp.int32)
@@ -265,7 +265,7 @@ def branched_ranges(
       deadline: `time.monotonic()` after which no further bucket begins.
     """
     work = 0
-    # The range of the first layer is exact.
+    # The range of the first layer is exact, over the box that it was taken of.
     for number in range(1, len(small.ranges)):
         z = small.ranges[number]
         lo, hi = np.array(z.lo), np.array(z.hi)

@@ -29,7 +29,7 @@ from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.box import Box
 from jaxcert.devices import IN_HASTE
 from jaxcert.model import Model
-from jaxcert.trace.program import AffineNode, is_relu
+from jaxcert.trace.program import AffineNode, Node, is_relu
 
 
 class Map(NamedTuple):
@@ -106,10 +106,8 @@ class Reduced:
 
         All networks whose first layers have these sizes share its programs.
         """
-        zeros = Map(
-            *jax.tree.map(lambda v: np.zeros_like(v[:1]), tuple(self.maps[depth]))
-        )
-        maps = (*self.maps[:depth], zeros)
+        nothing = self.maps[depth].rows(np.zeros(1, int), np.zeros(1))
+        maps = (*self.maps[:depth], nothing)
         return Model(network, maps, self.model.input_shape)
 
     def named(self, layout: Layout) -> Ranges:
@@ -152,8 +150,9 @@ def reduced(
     counts = [own.size for own in layers]
     if not all(np.isfinite(part).all() for part in found):
         raise OverflowError("a map of the reduced network is not finite")
-    maps = tuple(_by_layer(found, counts, places))
-    live = _live(counts, places)
+    counted = zip(counts, places, strict=True)
+    live = np.concatenate([np.arange(len(p)) < n for n, p in counted])
+    maps = tuple(_by_layer(found, live, places))
     # Padding is -1 everywhere.
     faces = (np.where(live, v[index], -1.0) for v in (lo, hi))
     parts = np.cumsum([len(p) for p in places])[:-1]
@@ -168,11 +167,6 @@ def reduced(
 def _padded(count: int) -> int:
     """Returns a size of layer that few programs are compiled for."""
     return max(32, 1 << (count - 1).bit_length())
-
-
-def _live(counts: list[int], places: list[np.ndarray]) -> Bool[np.ndarray, " N"]:
-    parts = [np.arange(len(p)) < n for n, p in zip(counts, places, strict=True)]
-    return np.concatenate(parts)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
@@ -200,22 +194,22 @@ def _maps(
 
     def at(flat: Array, chosen: Array) -> Array:
         outputs = layout.parts(jnp.zeros(layout.size).at[index].add(chosen))
-        local = {**values, program.input: flat.reshape(program.input_shape)}
         inputs = {}
-        for node in program.nodes:
-            operands = [local[i] for i in node.inputs]
+
+        def seen(node: Node, value: Array, operands: list[Array]) -> Array:
+            if isinstance(node, AffineNode):
+                return value
             if not is_relu(node):
-                if not isinstance(node, AffineNode):
-                    raise TypeError(f"{node.name} is neither affine nor a ReLU")
-                local[node.output] = node.apply(local, *operands)
-                continue
-            (z,) = operands
-            inputs[node.output] = z
+                raise TypeError(f"{node.name} is neither affine nor a ReLU")
+            inputs[node.output] = operands[0]
             known = ranges[node.inputs[0]]
             free = node.activation.undecided(known.lo, known.hi)
-            decided = jnp.where(known.lo >= 0, z, 0.0)
-            local[node.output] = jnp.where(free, outputs[node.output], decided)
-        return jnp.concatenate([layout.join(inputs)[index], local[program.output]])
+            decided = jnp.where(known.lo >= 0, operands[0], 0.0)
+            return jnp.where(free, outputs[node.output], decided)
+
+        x = flat.reshape(program.input_shape)
+        y = program.evaluate_prepared(values, x, seen)
+        return jnp.concatenate([layout.join(inputs)[index], y])
 
     origin = jnp.zeros(program.input_size), jnp.zeros(index.size)
     return at(*origin), *jax.jacrev(at, argnums=(0, 1))(*origin)
@@ -223,12 +217,11 @@ def _maps(
 
 def _by_layer(
     maps: tuple[np.ndarray, np.ndarray, np.ndarray],
-    counts: list[int],
+    live: Bool[np.ndarray, " N"],
     places: list[np.ndarray],
 ) -> Iterator[Map]:
     """Gives the map of every layer, where padding is -1 and reaches nothing."""
     offset, at_input, at_hidden = (np.array(v) for v in maps)
-    live = _live(counts, places)
     dead = np.flatnonzero(~live)
     offset[dead], at_input[dead], at_hidden[dead] = -1.0, 0.0, 0.0
     at_hidden[:, dead] = 0.0

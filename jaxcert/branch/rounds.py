@@ -69,7 +69,7 @@ def close_in_rounds(
         share = len(rows) - place
         until = deadline if share == 1 else now + (float(deadline) - now) / share
         mine, root = slice(row, row + 1), first.root
-        own = dataclasses.replace(task, **_rows(task, mine), **_found(answer, mine))
+        own = dataclasses.replace(task, **(_rows(task, mine) | _found(answer, mine)))
         root = jax.tree.map(lambda v, mine=mine: v[mine], root)
         closed = _by_rounds(model, own, neurons, options, root, until, judge)
         answer = _with_row(answer, int(row), closed)
@@ -78,18 +78,16 @@ def close_in_rounds(
 
 def _rows(record: Any, rows: slice) -> dict[str, Any]:
     """Returns the attributes of a task or an answer that have the inputs in front."""
-    scalars = ("tolerance", "full", "proof", *_FOUND)
+    scalars = ("tolerance", "full", "proof")
     named = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
     wanted = {name: v for name, v in named.items() if name not in scalars}
     return jax.tree.map(lambda v: np.asarray(v)[rows], wanted)
 
 
-_FOUND = ("lower", "upper", "witness")
-
-
 def _found(answer: ApothemAnswer, rows: slice) -> dict[str, Any]:
     """Returns what a task takes over from an answer."""
-    return {name: np.asarray(getattr(answer, name))[rows] for name in _FOUND}
+    named = _rows(answer, rows)
+    return {name: named[name] for name in ("lower", "upper", "witness")}
 
 
 def _with_row(answer: ApothemAnswer, row: int, closed: ApothemAnswer) -> ApothemAnswer:
@@ -100,8 +98,7 @@ def _with_row(answer: ApothemAnswer, row: int, closed: ApothemAnswer) -> Apothem
         whole[row] = np.asarray(new)[0]
         return whole
 
-    every = slice(None)
-    old, new = (_rows(a, every) | _found(a, every) for a in (answer, closed))
+    old, new = (_rows(each, slice(None)) for each in (answer, closed))
     new["processed"] = new["processed"] + answer.processed[row]
     full = answer.full or closed.full
     return dataclasses.replace(answer, **jax.tree.map(put, old, new), full=full)
