@@ -182,6 +182,15 @@ class Certification(Answer):
         kept = np.atleast_1d(np.asarray(self.recorded, object))
         return [one.proof for one in kept]
 
+    def record_arrays(self) -> dict[str, np.ndarray]:
+        """Returns what runs store beside `records`: boxes and counterexamples."""
+        return {
+            "lo": np.asarray(self.box.lo),
+            "hi": np.asarray(self.box.hi),
+            "witness": self.witness,
+            "witness_class": self.witness_class,
+        }
+
     def records(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Returns a record per input, as `certificates.jsonl` has them.
 

@@ -191,15 +191,7 @@ class Run:
             grown = boxes.lo, boxes.hi
             for record, own in zip(records, boxes.records, strict=True):
                 record["grown"] = own
-        self.files.append(
-            records,
-            x=x,
-            lo=np.asarray(answer.box.lo),
-            hi=np.asarray(answer.box.hi),
-            witness=answer.witness,
-            witness_class=answer.witness_class,
-            grown=grown,
-        )
+        self.files.append(records, **answer.record_arrays(), x=x, grown=grown)
 
     def _store_refined(self, part: _Part, earlier: Earlier, deadline: float) -> None:
         """Stores the brackets that are narrower than they were, with their boxes."""
@@ -232,15 +224,7 @@ class Run:
                 grown[0][larger], grown[1][larger] = boxes.lo, boxes.hi
                 for i, its in zip(larger, boxes.records, strict=True):
                     records[i]["grown"] = its
-        self.files.refine(
-            records,
-            x=x,
-            lo=np.asarray(answer.box.lo),
-            hi=np.asarray(answer.box.hi),
-            witness=answer.witness,
-            witness_class=answer.witness_class,
-            grown=grown,
-        )
+        self.files.refine(records, **answer.record_arrays(), x=x, grown=grown)
 
     def _records(
         self, names: Sequence[str], answer: Certification, seconds: float

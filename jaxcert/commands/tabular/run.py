@@ -228,15 +228,7 @@ def _certify(
             record | {"seconds": seconds, "grown": own}
             for record, own in zip(answer.records(names), grown.records, strict=True)
         ]
-        files.append(
-            records,
-            x=x,
-            lo=np.asarray(answer.box.lo),
-            hi=np.asarray(answer.box.hi),
-            witness=answer.witness,
-            witness_class=answer.witness_class,
-            grown=(grown.lo, grown.hi),
-        )
+        files.append(records, **answer.record_arrays(), x=x, grown=(grown.lo, grown.hi))
         logging.info("%d of %d rows", start + len(part), len(rows))
 
 
