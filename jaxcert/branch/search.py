@@ -217,9 +217,15 @@ class Chunks:
         """Returns the search after the next chunk."""
         before = _progress(search)
         with self._pace.chunk() as steps:
-            search = jax.block_until_ready(self._advance(search, steps))
+            search = jax.block_until_ready(self._advance(_typed(search), steps))
         self._moved = _progress(search) != before
         return search
+
+
+def _typed(search: Search) -> Search:
+    """Returns the search without weak types: what a chunk hands back has none, and the
+    next one would be compiled again."""
+    return jax.tree.map(lambda v: lax.convert_element_type(v, v.dtype), search)
 
 
 def _progress(search: Search) -> tuple[int, int]:
