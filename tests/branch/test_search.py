@@ -34,12 +34,12 @@ def test_chunks_share_one_program(module, monkeypatch):
         return run(*arguments, **named)
 
     monkeypatch.setattr(module, "run_chunk", watched)
-    model = Model(relu_network, random_network((2, 8, 2), 0), (2,))
-    box = jc.Box(np.zeros(2), np.ones(2))
-    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 99)] * 2), -1).reshape(-1, 2)
+    model = Model(relu_network, random_network((2, 16, 2), 1), (2,))
+    box = jc.Box(np.full(2, -3.0), np.full(2, 3.0))
+    grid = np.stack(np.meshgrid(*[np.linspace(-3, 3, 99)] * 2), -1).reshape(-1, 2)
     row = np.array([[1.0, -1.0]])
     least = (model.outputs(grid) @ row[0]).min()
-    spec = jax.tree.map(np.asarray, jc.Spec.disjunction(row, np.array([1e-4 - least])))
+    spec = jax.tree.map(np.asarray, jc.Spec.disjunction(row, np.array([0.01 - least])))
     verdict, count = branch_and_bound(model, box, spec, OPTIONS[module])
     assert verdict.status == jc.Status.PROVED and count > 4
     assert len(types) > 2
