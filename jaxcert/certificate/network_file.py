@@ -1,4 +1,4 @@
-"""The network file of certificates: affine maps and ReLUs, written down exactly.
+"""The network file of certificates: affine maps and activations, written down exactly.
 
 A certificate speaks of the network as it stands in this file, named by its SHA-256. The
 format is stated in `jaxcert/checker/network.py`, which reads it without any other part
@@ -20,14 +20,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcert.branch.linear_program import is_piecewise_linear
+from jaxcert.checker.curves import CURVES
 from jaxcert.errors import UnsupportedError
 from jaxcert.runs.files import write_atomically
+from jaxcert.trace import activations
 from jaxcert.trace.equations import Values
-from jaxcert.trace.program import AffineNode, Program
+from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program, is_relu
 
 # Elements of one matrix that is written down; conv layers of small networks fit.
 _MATRIX_LIMIT = 1 << 27
+# What the checker has under the name of a smooth activation.
+_SMOOTH = {
+    made: made.name
+    for made in (
+        activations.TANH, activations.LOGISTIC, activations.EXP, activations.SOFTPLUS
+    )
+    if made.name in CURVES
+}  # fmt: skip
 # Matrices with a smaller share of nonzero elements are stored sparsely.
 _SPARSE = 0.4
 
@@ -75,9 +84,10 @@ def network_file(
       arithmetic: of the certificates, real or float32.
 
     Raises:
-      UnsupportedError: it is not made of affine maps and ReLUs, or is too large; or the
-        arithmetic is float32 and it computes weights with rounding: float32 runs
-        differ in these.
+      UnsupportedError: it has other operations than affine maps, ReLUs and the smooth
+        activations that the checker knows, or is too large; or the arithmetic is
+        float32 and it has one of these, or computes weights with rounding: float32
+        runs differ in these.
     """
     if program.noisy:
         raise UnsupportedError(
@@ -90,10 +100,19 @@ def network_file(
             "computes weights from them, which every float32 run rounds in its own "
             "way. Compute them once and store the results, or claim real arithmetic"
         )
-    if not is_piecewise_linear(program):
+    activated = [node for node in program.nodes if not isinstance(node, AffineNode)]
+    strange = sorted({node.name for node in activated if _op(node) is None})
+    if strange:
         raise UnsupportedError(
-            "certificates exist for networks of affine maps and ReLUs alone; this one "
-            "has other operations. Its answers are proved, but by jaxcert only"
+            f"certificates exist for networks of affine maps, ReLUs, "
+            f"{', '.join(_SMOOTH.values())}; this one has other operations: "
+            f"{', '.join(strange)}. Its answers are proved, but by jaxcert only"
+        )
+    smooth = not all(map(is_relu, activated))
+    if arithmetic == "float32" and smooth:
+        raise UnsupportedError(
+            "certificates of float32 arithmetic exist for affine maps and ReLUs alone; "
+            "this network has smooth activations. Claim real arithmetic"
         )
     values = program.prepare(params, jnp.float64)
     arrays: dict[str, np.ndarray] = {}
@@ -114,7 +133,7 @@ def network_file(
             )
         else:
             nodes.append(
-                {"op": "relu", "size": node.size, "input": number[node.inputs[0]]}
+                {"op": _op(node), "size": node.size, "input": number[node.inputs[0]]}
             )
         number[node.output] = len(nodes)
     if number[program.output] != len(nodes):
@@ -123,12 +142,19 @@ def network_file(
     header = json.dumps(
         {
             "format": "jaxcert network",
-            "version": 1,
+            "version": 2 if smooth else 1,
             "input_shape": list(program.input_shape),
             "nodes": nodes,
         }
     ).encode()
     return NetworkFile(header, arrays, _sha256(header, arrays))
+
+
+def _op(node: Node) -> str | None:
+    """Returns what the file calls an activation; None if it has no name for it."""
+    if is_relu(node):
+        return "relu"
+    return _SMOOTH.get(node.activation) if isinstance(node, ActivationNode) else None
 
 
 def _without_identities(

@@ -19,6 +19,7 @@ import numpy as np
 BLOCK = 2**22  # numbers in one block of rows, at most
 LARGEST = 2.0**150  # of a value
 _TINY = 2.0**-800  # above every sum of underflows, of 2^-1022 per operation
+_GRID = 2**160  # fractions that no rational number is equal to are multiples of 1 / it
 
 
 class Arithmetic:
@@ -45,6 +46,24 @@ class Arithmetic:
     def down(self, x):
         """Returns <= every number that one operation may have rounded to x."""
         return -self.up(-x)
+
+    def above(self, x, n: int):
+        """Returns >= every number >= 0 that n operations may have rounded to x.
+
+        They add, multiply and divide such numbers, or subtract two that are given, and
+        each is off by a factor within 1 +- u: so all are by (1 - u)^-n <= 1 + 2 n u at
+        most, and 2 u are left for the rounding of this product. If rational, x is
+        rounded up, since fractions would grow without end.
+        """
+        if self.exact:
+            return each(lambda v: Fraction(math.ceil(v * _GRID), _GRID), x)
+        return x * (1 + (n + 1) * 2.0**-52)
+
+    def below(self, x, n: int):
+        """Returns <= every number >= 0 that n such operations may have rounded to x."""
+        if self.exact:
+            return each(lambda v: Fraction(math.floor(v * _GRID), _GRID), x)
+        return x * (1 - (n + 1) * 2.0**-52)
 
     def dot(self, a, b):
         """Returns a @ b as computed."""

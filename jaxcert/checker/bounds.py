@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import curves
 from .arithmetic import LARGEST, Arithmetic
 from .network import Network
 from .reading import need
@@ -49,29 +50,34 @@ class Bounds:
     def enclose(self, box, signs, slopes=None):
         """Returns what holds in K parts, of boxes (1 or K, n) and signs (K, N).
 
-        `lo` <= v <= `hi` (1 or K, size of v) of all values; `lines` of every ReLU; and
-        `empty` (K,), of which parts it is certain that they hold no point.
+        `lo` <= v <= `hi` (1 or K, size of v) of all values; `lines` of every
+        activation, by value; and `empty` (K,), of which parts it is certain that they
+        hold no point.
 
         Input ranges of ReLUs are met with back-substituted bounds if there are slopes
-        for them; in a part of the box always, unless they are affine images of the
-        input, whose ranges are exact.
+        for them; those of smooth activations, and in a part of the box all, always,
+        unless they are affine images of the input, whose ranges are exact.
         """
         b, root, slopes = self.b, self.root, slopes or {}
-        made = SimpleNamespace(box=box, lo=[box[0]], hi=[box[1]], lines=[])
+        made = SimpleNamespace(box=box, lo=[box[0]], hi=[box[1]])
+        made.lines = dict(root.lines) if root else {}
         made.empty = np.zeros(len(signs), bool)
         for value, node in enumerate(self.net.nodes, 1):
-            if node.relu >= 0:
+            known = root and node.direct and box is self.box
+            if known and node.relu < 0:
+                lo, hi = root.lo[value], root.hi[value]  # and `lines` are the root's
+            elif not node.affine:
                 v = node.terms[0][0]
                 lo, hi = made.lo[v], made.hi[v]
-                if node.relu in slopes or (root and not node.direct):
+                again = bool(root or node.curve) and not node.direct
+                if again or node.relu in slopes:
                     lo, hi = self.tightened(made, node, slopes.get(node.relu))
-                lo, hi = self.cut(lo, hi, signs[:, node.part])
+                if node.relu >= 0:
+                    lo, hi = self.cut(lo, hi, signs[:, node.part])
                 made.lo[v], made.hi[v] = lo, hi
                 made.empty |= (lo > hi).any(axis=1)
-                made.lines.append(self.lines(lo, hi))
-                lo, hi = np.maximum(lo, b.zero), np.maximum(hi, b.zero)
-            elif root and node.direct and box is self.box:
-                lo, hi = root.lo[value], root.hi[value]
+                made.lines[value] = self.lines(lo, hi, node.curve)
+                lo, hi = curves.activated(b, node.curve, lo, hi)
             else:
                 lo = hi = node.offset[None]
                 for v, w, _ in node.terms:
@@ -89,8 +95,8 @@ class Bounds:
         return made
 
     def reach_of(self, node):
-        """Returns what stands in `reach` for an affine node, for a ReLU nothing."""
-        if node.relu >= 0:
+        """Returns what stands in `reach` for an affine node, else nothing."""
+        if not node.affine:
             return []
         total = abs(node.offset)
         for v, _, w in node.terms:
@@ -99,14 +105,15 @@ class Bounds:
 
     def signed(self, signs):
         """Returns `enclose` of the whole box, but with `lines` of the root's ranges."""
-        made = SimpleNamespace(box=self.box, lines=[], empty=np.zeros(len(signs), bool))
-        for node in self.net.nodes:
+        made = SimpleNamespace(box=self.box, lines=dict(self.root.lines))
+        made.empty = np.zeros(len(signs), bool)
+        for value, node in enumerate(self.net.nodes, 1):
             if node.relu >= 0:
                 v = node.terms[0][0]
                 lo, hi = self.root.lo[v], self.root.hi[v]
                 lo, hi = self.cut(lo, hi, signs[:, node.part])
                 made.empty |= (lo > hi).any(axis=1)
-                made.lines.append(self.lines(lo, hi))
+                made.lines[value] = self.lines(lo, hi)
         return made
 
     def parts(self, signs, refine: bool):
@@ -130,14 +137,16 @@ class Bounds:
         lo = np.where(signs > 0, np.maximum(lo, self.b.zero), lo)
         return lo, np.where(signs < 0, np.minimum(hi, self.b.zero), hi)
 
-    def lines(self, lo, hi):
+    def lines(self, lo, hi, curve=None):
         """Returns lines that bound max(z, 0) for lo <= z <= hi, arrays like these.
 
         `open`: whether 0 is inside. Where it is not, max(z, 0) is `upper` z, 1 or 0
         times z. Where it is, by convexity max(z, 0) <= upper z + height if that holds
         at lo and at hi: height >= max(-upper lo, hi - upper hi); and max(z, 0) >= s z
-        for any s in [0, 1], of which `lower` is one.
+        for any s in [0, 1], of which `lower` is one. Of a curve: see `curves.lines`.
         """
+        if curve:
+            return curves.lines(self.b, curve, lo, hi)
         b, open_ = self.b, ~((lo >= 0) | (hi <= 0))  # a NaN is undecided, and stays
         left, right = np.where(open_, lo, -b.one), np.where(open_, hi, b.one)
         upper = b.number(np.clip((right / (right - left)).astype(np.float64), 0.0, 1.0))
@@ -154,7 +163,7 @@ class Bounds:
         """Returns the ranges of z met, where undecided, with bounds of z_i and -z_i."""
         b, v, line = self.b, node.terms[0][0], None
         lo, hi = made.lo[v].copy(), made.hi[v].copy()
-        part, neuron = np.nonzero((lo < 0) & (hi > 0))
+        part, neuron = np.nonzero((lo < hi) if node.curve else (lo < 0) & (hi > 0))
         for some in self.blocks(len(part), 2):
             p, i = part[some], neuron[some]
             n, unit = len(p), np.eye(node.size)[i]
@@ -185,12 +194,15 @@ class Bounds:
             node, a = self.net.nodes[last - 1], held.pop(last, None)
             if a is None:
                 continue
-            if node.relu >= 0:
-                v, at = node.terms[0][0], node.part
-                line, beta = (x if x is None else x[:, at] for x in (slopes, betas))
-                lines = self.of_rows(made.lines[node.relu], part, line)
-                through = (cuts or {}).get(node.relu, self.through_relu)
-                a, cost = through(a, lines, beta, self.size[v])
+            if not node.affine:
+                v, lines, at = node.terms[0][0], made.lines[last], node.part
+                if node.curve:
+                    a, cost = self.through_curve(a, lines, part, self.size[v])
+                else:
+                    line, beta = (x if x is None else x[:, at] for x in (slopes, betas))
+                    lines = self.of_rows(lines, part, line)
+                    through = (cuts or {}).get(node.relu, self.through_relu)
+                    a, cost = through(a, lines, beta, self.size[v])
                 passed, costs = [(v, a)], [cost]
             else:
                 costs = [b.charge(a, self.reach[last], node.size)]
@@ -238,30 +250,14 @@ class Bounds:
             return made, b.up(cost + b.bound(-below, height[0]))
         return made, b.up(cost + b.bound(-below, height, b.along))
 
-    def float32_errors(self):
-        """Returns e >= |y evaluated in float32 - y| for the logits, over the box.
+    def through_curve(self, a, lines, part, size):
+        """Returns a' and cost with a @ g(z) >= a' @ z - cost, of a smooth activation.
 
-        Input and weights are rounded first. A node of n summands makes of the error e
-        of its inputs |w| e + gamma_n (|w| |v| + |offset|) + n 2^-124, with u = 2^-24.
+        By the lower line where a > 0, by the upper one where a < 0; the ends of lines
+        have either sign, and so has the cost.
         """
-        b, tiny, u = self.b, self.b.number(2.0**-124), self.b.number(2.0**-24)
-        errors = [b.up(b.up(self.size[0] * u) + tiny)]
-        need(self.size[0] < 2.0**127, "arithmetic is float32: an input overflows")
-        for node in self.net.nodes:
-            if node.relu >= 0:
-                errors.append(errors[node.terms[0][0]])
-                continue
-            carried, total = b.number(np.zeros(node.size)), abs(node.offset)
-            n = b.number(sum((np.count_nonzero(w, 1) for _, w, _ in node.terms), 2))
-            for v, w, absolute in node.terms:
-                normal = (w == 0) | (absolute >= 2.0**-126)
-                need(normal, "arithmetic is float32: a weight is subnormal")
-                need(absolute < 2.0**127, "arithmetic is float32: a weight overflows")
-                error = b.up(errors[v] + tiny)  # subnormal values may count as 0
-                carried = b.up(carried + b.bound(absolute, error))
-                total = b.up(total + b.bound(absolute, b.up(self.size[v] + error)))
-            x = n * u  # gamma_n = x / (1 - x) <= x (1 + 2 x)
-            need((x < 0.25) & (total < 2.0**127), "arithmetic is float32: overflow")
-            local = b.up(total * b.up(x * b.up(2 * x + b.one)))
-            errors.append(b.up(b.up(carried + local) + b.up(n * tiny)))
-        return errors[-1]
+        b, some = self.b, np.zeros(1, int) if len(lines.low) == 1 else part
+        made = a * np.where(a > 0, lines.lower[some], lines.upper[some])
+        ends = np.where(a > 0, lines.low[some], lines.high[some])
+        cost = b.up(b.charge(made, size) - b.along(a, ends))
+        return made, b.up(cost + b.charge(a, abs(ends), a.shape[1], b.along))

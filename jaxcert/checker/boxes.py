@@ -44,6 +44,7 @@ import numpy as np
 from .arithmetic import Arithmetic, excess
 from .bounds import Bounds
 from .claim import Expected, Report, Status, free_features, span, vacuous
+from .float32 import float32_errors
 from .network import beside
 from .reading import Rejected, need, read, take, unpacked, whole
 
@@ -132,7 +133,7 @@ class Certificate:
         shapes |= {"leaf_target": ("i4", leaves[:1]), "leaf_signs": ("i1", leaves)}
         shapes |= dict.fromkeys(("leaf_slopes", "leaf_betas"), ("f4", leaves))
         self.slopes = {}
-        for node in net.nodes:
+        for node in net.relus:
             if (name := f"range_slopes_{node.relu}") in a:
                 shapes[name] = ("u1", (2, node.size, node.part.start))
                 self.slopes[node.relu] = a[name]
@@ -227,7 +228,7 @@ class Certificate:
         bounds = Bounds(b, self.net, arrays["lo"], arrays["hi"], self.slopes)
         errors = b.number(np.zeros(self.classes))
         if self.arithmetic == "float32":
-            errors = bounds.float32_errors()
+            errors = float32_errors(bounds)
         for made, leaves, part in bounds.parts(signs, self.refine):
             for some in bounds.blocks(len(leaves)):
                 rows, p = leaves[some], part[some]

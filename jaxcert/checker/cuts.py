@@ -65,7 +65,7 @@ class CutCertificate(Certificate):
         }
         super().form()
         self.layers: dict[int, Any] = {}
-        for node in self.net.nodes:
+        for node in self.net.relus:
             neurons = found.get(f"cut_neurons_{node.relu}")
             if neurons is not None:
                 self.layers[node.relu] = self.layer(node, neurons, found)

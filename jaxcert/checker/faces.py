@@ -28,6 +28,7 @@ import numpy as np
 from .arithmetic import BLOCK, LARGEST, Arithmetic, excess
 from .boxes import Certificate
 from .claim import Expected, Faces, Status
+from .curves import activated
 from .network import Network
 from .reading import need, take, whole
 
@@ -132,9 +133,9 @@ def violations(b: Arithmetic, net: Network, points, label: int, margin: float):
     lo, hi = [z], [z]
     sane = np.all(abs(z) < LARGEST, axis=0)
     for node in net.nodes:
-        if node.relu >= 0:
+        if not node.affine:
             v = node.terms[0][0]
-            low, high = np.maximum(lo[v], b.zero), np.maximum(hi[v], b.zero)
+            low, high = activated(b, node.curve, lo[v], hi[v])
         else:
             low = high = node.offset[:, None] + b.number(np.zeros((1, len(points))))
             for v, w, _ in node.terms:

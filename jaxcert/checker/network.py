@@ -1,13 +1,13 @@
-"""The network that a certificate speaks of: affine maps and ReLUs.
+"""The network that a certificate speaks of: affine maps, ReLUs and smooth activations.
 
 Value 0 is the input, node k makes value k+1 from earlier ones, the last value holds the
 logits; values are flat vectors. The file (version 1) has
   `header`, JSON as uint8: {"format": "jaxcert network", "version": 1,
     "input_shape": [...], "nodes": [{"op": "affine", "size": n, "terms": [TERM...],
-    "offset": NAME or null} or {"op": "relu", "size": n, "input": v}, ...]}, where TERM
-    has an "input" v and a "kind": "dense" with "weight" (n, size of v); "index" with
-    "index" int32 (n,), y_i = v[index_i], or 0 for -1; "sparse" with CSR "data",
-    "column", "start";
+    "offset": NAME or null} or {"op": "relu", "size": n, "input": v}, ...]}, in version
+    2 also "op": NAME of a smooth activation (`curves.py`); TERM has an "input" v and a
+    "kind": "dense" with "weight" (n, size of v); "index" with "index" int32 (n,), y_i =
+    v[index_i], or 0 for -1; "sparse" with CSR "data", "column", "start";
   the arrays that it names.
 Its sha256 is taken over the header, then over all other members in the order of names:
 f"{name}|{dtype.str}|{shape}", and the bytes of the array.
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import Arithmetic
+from .curves import CURVES
 from .reading import NAME, need, read, take, unpacked, whole
 
 NUMBERS = 2**25  # at most, in all matrices
@@ -37,13 +38,13 @@ NUMBERS = 2**25  # at most, in all matrices
 class Network:
     """The network of a file's bytes, as nodes that make the values 1, 2, ...
 
-    value = sum over terms (v, w, |w|) of w @ v, plus offset; or max(v, 0) of one term.
-    A ReLU is number `relu` and has the neurons `part`, for an affine node that is -1.
+    value = sum over terms (v, w, |w|) of w @ v, plus offset; or an activation of one
+    term: a `curve`, or the ReLU number `relu` of the neurons `part`; None and -1 else.
     `direct` says that all v are affine images of the input.
     """
 
     def __init__(self, raw: bytes, exact: bool) -> None:
-        b, (text, head, arrays) = Arithmetic(exact), unpacked(raw, "network")
+        b, (text, head, arrays) = Arithmetic(exact), unpacked(raw, "network", 2)
         digest = hashlib.sha256(text)
         for name, array in sorted(arrays.items()):
             digest.update(f"{name}|{array.dtype.str}|{array.shape}".encode())
@@ -54,33 +55,37 @@ class Network:
         self.nodes: list[Any] = []
         direct, used, most = [True], self.sizes[0], NUMBERS >> 3 if exact else NUMBERS
         for k, spec in enumerate(head["nodes"]):
-            what, relu = f"network: node {k}", spec.get("op") == "relu"
-            need(relu or spec.get("op") == "affine", f"{what}: op {spec.get('op')!r}")
+            what, op = f"network: node {k}", str(spec.get("op"))
+            curve = CURVES.get(op) if head["version"] > 1 else None
+            affine, known = op == "affine", op in ("affine", "relu") or bool(curve)
+            need(known, f"{what}: op {op[:40]!r}")
             size = whole(spec.get("size"), 1, NUMBERS, f"{what}: size")
-            node = SimpleNamespace(size=size, terms=[], relu=-1, direct=True)
+            node = SimpleNamespace(size=size, terms=[], affine=affine, curve=curve)
+            node.direct, node.relu, node.part = True, -1, None
             used += size
-            for term in [spec] if relu else spec["terms"]:
+            for term in spec["terms"] if affine else [spec]:
                 v = whole(term.get("input"), 0, k + 1, f"{what}: input")
-                used += 0 if relu else size * self.sizes[v]
+                used += size * self.sizes[v] if affine else 0
                 need(used <= most, f"{what}: more than {most} weights")
-                w = b.zero if relu else _matrix(term, size, self.sizes[v], arrays)
-                w = b.number(w)
-                node.terms.append((v, w, abs(w)))
+                w = _matrix(term, size, self.sizes[v], arrays) if affine else b.zero
+                node.terms.append((v, b.number(w), abs(b.number(w))))
                 node.direct &= direct[v]
             need(used <= most, f"{what}: more than {most} numbers")
-            if relu:
-                need(size == self.sizes[v], f"{what}: its input has another size")
+            same = affine or size == self.sizes[v]
+            need(same, f"{what}: its input has another size")
+            if op == "relu":
                 node.relu = sum(other.relu >= 0 for other in self.nodes)
                 node.part = slice(self.neurons, self.neurons + size)
                 self.neurons += size
-            else:
+            elif affine:
                 offset = np.zeros(size if node.terms else 0)
                 if spec["offset"] is not None or not node.terms:
                     offset = take(arrays, spec["offset"], "f4 f8", (size,))
                 node.offset = b.number(offset)
             self.nodes.append(node)
             self.sizes.append(size)
-            direct.append(node.direct and not relu)
+            direct.append(node.direct and affine)
+        self.relus = [node for node in self.nodes if node.relu >= 0]
 
 
 network_of = functools.lru_cache(maxsize=4)(Network)  # by the bytes themselves
@@ -93,8 +98,7 @@ def beside(path, head, expected: str | None, exact: bool) -> tuple[bytes, Networ
     """
     words = head["network"]
     name, sha256 = str(words.get("file")), str(words.get("sha256"))
-    good = bool(re.fullmatch(NAME, name))
-    need(good, f"the network file's name is {name[:40]!r}")
+    need(bool(re.fullmatch(NAME, name)), f"the network file's name is {name[:40]!r}")
     wrong = f"it speaks of another network, {sha256[:16]!r}, not of"
     need(expected in (None, sha256), f"{wrong} {str(expected)[:16]!r}")
     raw = read(os.path.join(os.path.dirname(os.fspath(path)), name))

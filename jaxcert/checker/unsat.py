@@ -94,7 +94,7 @@ class Unsat:
             "leaf_betas": ("f4", (leaves, net.neurons)),
         }  # fmt: skip
         self.slopes = [{} for _ in range(boxes)]
-        for box, node in itertools.product(range(boxes), net.nodes):
+        for box, node in itertools.product(range(boxes), net.relus):
             if (name := f"range_slopes_{box}_{node.relu}") in a:
                 shapes[name] = ("u1", (2, node.size, node.part.start))
                 self.slopes[box][node.relu] = a[name]

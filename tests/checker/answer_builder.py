@@ -78,9 +78,16 @@ def row_text(c, d: float) -> str:
     return f"(<= (+ {terms} {d!r}) 0)"
 
 
-def answer(layers: Layers, boxes, clauses, arrays, claim: str = "unsat") -> Answer:
+def answer(
+    layers: Layers,
+    boxes,
+    clauses,
+    arrays,
+    claim: str = "unsat",
+    ops: tuple[str, ...] = ("relu",),
+) -> Answer:
     """Returns an answer about clauses (box, C, d), whose trees are in the arrays."""
-    network = stored_network(layers)
+    network = stored_network(layers, ops=ops)
     conjunctions = [
         f"(and {box_text(*boxes[k])} "
         + " ".join(row_text(c, v) for c, v in zip(rows, d.tolist(), strict=True))

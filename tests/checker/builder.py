@@ -63,10 +63,23 @@ class Case:
         return self.certificate.write(folder / name)
 
 
-def logits(layers: Layers, x: np.ndarray) -> np.ndarray:
-    """Returns the outputs at points (..., d), in float64."""
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "relu": lambda z: np.maximum(z, 0),
+    "tanh": np.tanh,
+    "logistic": lambda z: 1 / (1 + np.exp(-z)),
+    "exp": np.exp,
+    "softplus": lambda z: np.logaddexp(0, z),
+}
+
+
+def logits(
+    layers: Layers, x: np.ndarray, ops: tuple[str, ...] = ("relu",)
+) -> np.ndarray:
+    """Returns the outputs at points (..., d), in float64; activations in turn."""
     for depth, (w, offset) in enumerate(layers):
-        x = (np.maximum(x, 0) if depth else x) @ w.T.astype(np.float64) + offset
+        if depth:
+            x = ACTIVATIONS[ops[(depth - 1) % len(ops)]](x)
+        x = x @ w.T.astype(np.float64) + offset
     return x
 
 
@@ -81,8 +94,14 @@ def random_layers(random: np.random.Generator, sizes: tuple[int, ...]) -> Layers
     ]
 
 
-def stored_network(layers: Layers, kinds: tuple[str, ...] = ("dense",)) -> Stored:
+def stored_network(
+    layers: Layers,
+    kinds: tuple[str, ...] = ("dense",),
+    ops: tuple[str, ...] = ("relu",),
+) -> Stored:
     """Returns the network file, its weights in turn as the kinds of terms say.
+
+    Activations are in turn as the ops say.
 
     An "index" term in front reverses and adds the features, and the network's first
     weights are those that undo it.
@@ -117,9 +136,10 @@ def stored_network(layers: Layers, kinds: tuple[str, ...] = ("dense",)) -> Store
             {"op": "affine", "size": len(w), "terms": [term], "offset": f"b{depth}"}
         )
         if depth < len(layers) - 1:
-            nodes.append({"op": "relu", "size": len(w), "input": len(nodes)})
-    shape = [layers[0][0].shape[1]]
-    head = {"format": "jaxcert network", "version": 1, "input_shape": shape}
+            op = ops[depth % len(ops)]
+            nodes.append({"op": op, "size": len(w), "input": len(nodes)})
+    shape, newest = [layers[0][0].shape[1]], 2 if set(ops) - {"relu"} else 1
+    head = {"format": "jaxcert network", "version": newest, "input_shape": shape}
     return Stored(head | {"nodes": nodes}, arrays)
 
 
@@ -375,13 +395,13 @@ def replaced(stored: Stored, **head) -> None:
 
 def same_lines(bounds, root):
     """Returns the float64 lines of a root, for bounds in any arithmetic."""
-    lines = [
-        SimpleNamespace(
+    lines = {
+        value: SimpleNamespace(
             open=of.open,
             **{
                 k: bounds.b.number(getattr(of, k)) for k in ("upper", "lower", "height")
             },
         )
-        for of in root.lines
-    ]
+        for value, of in root.lines.items()
+    }
     return SimpleNamespace(box=bounds.box, lines=lines)

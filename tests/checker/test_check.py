@@ -23,6 +23,7 @@ from jaxcert.checker.arithmetic import Arithmetic, excess
 from jaxcert.checker.bounds import Bounds
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Status
+from jaxcert.checker.float32 import float32_errors
 from jaxcert.checker.network import network_of
 
 
@@ -98,7 +99,7 @@ def test_ranges_contain_every_value(cases, name, exact, tmp_path):
     for value, lo, hi in zip(values, bounds.root.lo, bounds.root.hi, strict=True):
         assert np.all(lo.astype(float) - slack <= value)
         assert np.all(value <= hi.astype(float) + slack)
-    errors = bounds.float32_errors().astype(float)
+    errors = float32_errors(bounds).astype(float)
     single = x.astype(np.float32)
     for depth, (w, offset) in enumerate(case.layers):
         single = (np.maximum(single, 0) if depth else single) @ w.T + offset

@@ -230,7 +230,7 @@ def test_it_imports_numpy_and_the_standard_library_only():
 def test_it_is_short():
     """What has to be read to believe it: no blank lines, no docstrings."""
     common = {"reading", "arithmetic", "network", "bounds"}
-    box = common | {"boxes"}
+    box, special = common | {"boxes"}, {"curves", "float32"}
     answer = common | {"vnnlib", "clauses", "tree", "answers", "unsat"}
     total = Counter()
     for path in FILES:
@@ -242,6 +242,7 @@ def test_it_is_short():
                 if ast.get_docstring(node) is not None:
                     lines -= set(range(first.lineno, (first.end_lineno or 0) + 1))
         assert len(lines) <= 200, path.name
-        for kind, names in (("box", box), ("answer", answer)):
+        kinds = {"box": box, "answer": answer, "special": special}
+        for kind, names in kinds.items():
             total[kind] += len(lines) * (path.stem in names)
-    assert total["box"] <= 580 and total["answer"] <= 900
+    assert total["box"] <= 585 and total["answer"] <= 900 and total["special"] <= 155

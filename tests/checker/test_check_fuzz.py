@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from answer_builder import Answer, answer, trees
-from builder import Layers, random_layers
+from builder import Layers, logits, random_layers
 from exact import exact_min_margin
 
 from jaxcert.checker.check import check_certificate
@@ -61,10 +61,15 @@ def signs_of_leaves(nodes, n: int, neurons: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def random_claim(random, layers: Layers, box, clause, t: float) -> Answer:
+def random_claim(
+    random, layers: Layers, box, clause, t: float, ops: tuple[str, ...] = ("relu",)
+) -> Answer:
     """Returns a random proof that max_r (C y + d)_r > t all over the box."""
     (c, d), n = clause, len(box[0])
-    sizes = [len(b) for _, b in layers[:-1]]
+    kinds = [ops[k % len(ops)] for k in range(len(layers) - 1)]
+    sizes = [
+        len(b) for (_, b), op in zip(layers[:-1], kinds, strict=True) if op == "relu"
+    ]
     neurons = sum(sizes)
     lemmas = [
         (random.integers(-1, 2, neurons) * (random.uniform(size=neurons) < 0.2)).astype(
@@ -99,7 +104,49 @@ def random_claim(random, layers: Layers, box, clause, t: float) -> Answer:
         if random.uniform() < 0.5:
             shape = 2, sizes[k], int(first[k])
             arrays[f"range_slopes_0_{k}"] = random.integers(0, 129, shape, np.uint8)
-    return answer(layers, [box], [(0, c, d - t)], arrays)
+    return answer(layers, [box], [(0, c, d - t)], arrays, ops=ops)
+
+
+SMOOTH = [("tanh",), ("logistic", "relu"), ("relu", "softplus"), ("exp", "tanh")]
+
+
+def sampled_minimum(random, layers: Layers, ops, lo, hi, c, d) -> float:
+    """Returns the least value of c y + d that is found: the minimum, or a bit more."""
+    x = random.uniform(lo, hi, (4000, len(lo)))
+    x[::4] = np.where(random.integers(0, 2, x[::4].shape) == 0, lo, hi)
+    for scale in (0.1, 0.02, 0.004, 8e-4, 1e-4):
+        best = x[np.argsort(logits(layers, x, ops) @ c)[:40]]
+        near = np.repeat(best, 50, axis=0) + scale * random.uniform(
+            lo - hi, hi - lo, (2000, len(lo))
+        )
+        x = np.concatenate([best, np.clip(near, lo, hi)])
+    return float((logits(layers, x, ops) @ c).min() + d)
+
+
+def fuzz_smooth(seeds, tmp_path, certificates: int) -> Counter:
+    """Returns what `fuzz` does, of smooth networks; samples refute what is false."""
+    found: Counter = Counter()
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        ops = SMOOTH[seed % 4]
+        sizes = [(2, 4, 2), (2, 3, 3, 2), (3, 4, 3, 2)][seed % 3]
+        layers = random_layers(random, sizes)
+        centre, radius = random.normal(size=sizes[0]), random.choice([0.0, 0.05, 0.4])
+        lo, hi = centre - radius, centre + radius
+        c, d = random.normal(size=(1, sizes[-1])), random.normal(size=1)
+        least = sampled_minimum(random, layers, ops, lo, hi, c[0], d[0])
+        for _ in range(certificates):
+            # Of the evaluation here; a claim that is not far off may be true.
+            away = float(random.choice([1e-12, 1e-4, 1e-2, 0.3]))
+            false = random.uniform() < 0.6
+            t = least + (away if false else -away)
+            made = random_claim(random, layers, (lo, hi), (c, d), t, ops)
+            report = check_certificate(made.write(tmp_path))
+            bad_form = "damaged" in report.reason or "array" in report.reason
+            assert not bad_form, report.reason
+            found[false, report.status] += 1
+            assert not (false and report.holds), f"seed {seed}: {t} > {least}"
+    return found
 
 
 def fuzz(seeds, tmp_path, certificates: int) -> Counter:
@@ -136,8 +183,20 @@ def test_no_accepted_bound_is_above_the_minimum(tmp_path):
     assert found[False, Status.ACCEPTED] > 5 and found[True, Status.REJECTED] > 60
 
 
+def test_no_accepted_bound_of_a_smooth_network_is_above_the_minimum(tmp_path):
+    found = fuzz_smooth(range(12), tmp_path, certificates=5)
+    assert found[False, Status.ACCEPTED] > 8 and found[True, Status.REJECTED] > 20
+
+
 @pytest.mark.campaign
 def test_no_accepted_bound_is_above_the_minimum_of_many(tmp_path):
     found = fuzz(range(100, 300), tmp_path, certificates=30)
     print(found)
     assert found[False, Status.ACCEPTED] > 300 and found[True, Status.REJECTED] > 3000
+
+
+@pytest.mark.campaign
+def test_no_accepted_bound_of_many_smooth_networks_is_above_the_minimum(tmp_path):
+    found = fuzz_smooth(range(100, 400), tmp_path, certificates=20)
+    print(found)
+    assert found[False, Status.ACCEPTED] > 300 and found[True, Status.REJECTED] > 2000
