@@ -232,7 +232,12 @@ class CertificateWriter:
         return dataclasses.replace(claim, lower=lower, lo=lo, hi=hi)
 
     def _branched(self, claim: Claim, deadline: float = np.inf) -> Proof | None:
-        """Returns the proof of a box by branch and bound; None if it is not found."""
+        """Returns the proof of a box by branch and bound; None if it is not found.
+
+        Without ReLUs there are no signs to split.
+        """
+        if self._layout.size == 0:
+            return None
         faces: Any = [face.reshape(self._shape) for face in (claim.lo, claim.hi)]
         spec = Spec.classification(
             claim.label, self._model.num_outputs, self._margin, np.float64
