@@ -11,12 +11,14 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rich
 from in_process import answered
 
 from jaxcert.bounds.multineuron import CutOptions
@@ -609,12 +611,8 @@ def test_news_without_a_terminal(run_certify, monkeypatch, tmp_path):
     assert re.fullmatch(r"8 of 12 inputs, about \d+ s to go\n", ended.err)
 
 
-def test_bar_on_a_terminal(start, tmp_path):
+def test_bar_on_a_terminal(run_certify, monkeypatch, tmp_path):
     master, slave = pty.openpty()
-    flags = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport", "--oracle=ibp"
-    out = tmp_path / "out"
-    process = start(*flags, f"--output={out}", stdout=slave)
-    os.close(slave)
     shown: list[bytes] = []
 
     def collect() -> None:
@@ -627,10 +625,15 @@ def test_bar_on_a_terminal(start, tmp_path):
 
     reader = threading.Thread(target=collect)
     reader.start()
-    _, said = process.communicate(timeout=600)
+    out = tmp_path / "out"
+    with open(slave, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        patch.setattr(rich, "_console", None)  # made for the first output it is asked
+        flags = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport"
+        ended = run_certify(*flags, f"--output={out}")
     reader.join()
     os.close(master)
-    assert (process.returncode, said) == (0, "")
+    assert (ended.code, ended.err) == (0, "")
     text = b"".join(shown).decode().replace("\r\n", "\n")
     bar, _, after = text.rpartition("\x1b")
     assert "certifying" in bar and "100%" in bar
