@@ -30,7 +30,7 @@ from jaxcert.learning.train import METHODS, TrainConfig, train
 ROOT = Path(__file__).resolve().parents[1]
 MLP = Architecture("mlp", (8, 8, 1), hidden=(32, 32))
 CNN = Architecture(
-    "cnn", (8, 8, 1), hidden=(16,), channels=(8,), batch_norm=True, pool="avg"
+    "cnn", (8, 8, 1), hidden=(8,), channels=(4,), batch_norm=True, pool="avg"
 )
 EPSILON = 0.05
 CONFIG = TrainConfig(
@@ -134,7 +134,9 @@ def test_batches_do_not_change_an_evaluation(digits, trained):
 
 @pytest.mark.parametrize("method", sampled(["crown_ibp", "standard"]))
 def test_convolution_and_batch_norm(digits, method):
-    config = dataclasses.replace(CONFIG, method=method, epochs=6, ramp_epochs=3)
+    config = dataclasses.replace(
+        CONFIG, method=method, epochs=4, ramp_epochs=2, learning_rate=1e-2
+    )
     network, history = train(CNN, digits[0], config)
     assert history[-1].accuracy > history[0].accuracy
     moved = np.asarray(network.params["norms"][0]["mean"])
