@@ -270,6 +270,21 @@ def outward(distance: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.nextafter(distance * (1 + 2.0**-51), jnp.inf)
 
 
+def distances(family: Family, points: Float[np.ndarray, "n *d"]) -> np.ndarray:
+    """Returns `family.distance` of points, shape (n,), computed on the host.
+
+    Nothing is compiled for how many they are.
+
+    Args:
+      family: one, leaves (*d,), or one of each point, leaves (n, *d); numpy float64.
+      points: float64.
+    """
+    core, rates = family.core, family.rates
+    sides: Any = ((core.lo, points, rates.lower), (points, core.hi, rates.upper))
+    down, up = (_steps_of_side(*(np.asarray(v) for v in side)) for side in sides)
+    return np.maximum(down, up).reshape(len(points), -1).max(axis=1)
+
+
 def distance_above(core: Box, rates: Rates, z: Float[np.ndarray, "*d"]) -> float:
     """Returns the least float64 number that is no less than the exact distance of z.
 
@@ -280,20 +295,23 @@ def distance_above(core: Box, rates: Rates, z: Float[np.ndarray, "*d"]) -> float
     """
     sides: Any = ((core.lo, z, rates.lower), (z, core.hi, rates.upper))
     most = Fraction(0)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for large, small, rate in sides:
-            large, small, rate = (
-                np.asarray(v, np.float64).reshape(-1) for v in (large, small, rate)
-            )
-            step = np.where(large > small, (large - small) / rate, 0)
-            if np.isinf(step).any():
-                return float("inf")
-            # Only those within rounding of the greatest can be the exact greatest.
-            for i in np.flatnonzero((step > 0) & (step >= step.max() * (1 - 2.0**-48))):
-                exact = Fraction(large[i]) - Fraction(small[i])
-                most = max(most, exact / Fraction(rate[i]))
+    for side in sides:
+        large, small, rate = (np.asarray(v, np.float64).reshape(-1) for v in side)
+        step = _steps_of_side(large, small, rate)
+        if np.isinf(step).any():
+            return float("inf")
+        # Only those within rounding of the greatest can be the exact greatest.
+        for i in np.flatnonzero((step > 0) & (step >= step.max() * (1 - 2.0**-48))):
+            exact = Fraction(large[i]) - Fraction(small[i])
+            most = max(most, exact / Fraction(rate[i]))
     found = float(most)
     return found if Fraction(found) >= most else float(np.nextafter(found, np.inf))
+
+
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
+def _steps_of_side(large: Any, small: Any, rate: Any) -> np.ndarray:
+    """Returns (large - small) / rate where that is above 0, and 0 elsewhere; numpy."""
+    return np.where(large > small, (large - small) / rate, 0.0)
 
 
 def _time(slack: Array, rate: Array) -> Array:

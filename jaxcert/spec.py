@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -75,12 +76,7 @@ class Spec:
                 "state rows of your own with Spec.rows for a single output"
             )
         _check_class("label", label, num_classes)
-        label = jnp.asarray(label)
-        others = jnp.arange(num_classes - 1)
-        others = others + (others >= label).astype(others.dtype)
-        eye = jnp.eye(num_classes, dtype=dtype)
-        offset = jnp.full((num_classes - 1,), -1.0, dtype) * required_margin
-        return Spec.rows(eye[label][None] - eye[others], offset.astype(dtype))
+        return Spec.rows(*_margins(label, num_classes, required_margin, dtype))
 
     @staticmethod
     def targeted(
@@ -209,6 +205,22 @@ class Spec:
         any row gives NaN, which is not > 0.
         """
         return jnp.min(self.clauses(rows))
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "dtype"))
+def _margins(
+    label: Int[ArrayLike, ""],
+    num_classes: int,
+    required_margin: Float[ArrayLike, ""],
+    dtype: Any,
+) -> tuple[Array, Array]:
+    """Returns rows and offsets of `Spec.classification`; one program, not some 20."""
+    label = jnp.asarray(label)
+    others = jnp.arange(num_classes - 1)
+    others = others + (others >= label).astype(others.dtype)
+    eye = jnp.eye(num_classes, dtype=dtype)
+    offset = jnp.full((num_classes - 1,), -1.0, dtype) * required_margin
+    return eye[label][None] - eye[others], offset.astype(dtype)
 
 
 def _of_sets(

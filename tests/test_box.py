@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxcert.box import Box, Family, Rates
+from jaxcert.box import Box, Family, Rates, distances
 
 DOMAIN = Box.unit((3,))
 X = jnp.array([0.5, 0.25, 0.75])
@@ -119,6 +119,22 @@ def test_a_face_of_rate_zero_is_never_reached():
     assert jnp.isposinf(rates.distance(X, X - jnp.array([0.125, 0, 0])))
     assert rates.distance(X, X + jnp.array([0.125, 0, 0.5])) == 0.25
     assert rates.reach(X, DOMAIN) == 0.75
+
+
+def test_distances_on_the_host_are_those_on_the_device():
+    rng = np.random.default_rng(0)
+    core, far = rng.uniform(-1, 1, (2, 40, 3)), rng.uniform(1, 2, (40, 3))
+    rates = Rates(*rng.integers(0, 3, (2, 40, 3)).astype(float))
+    points = np.where(rng.random((40, 3)) < 0.5, core[0], rng.uniform(-4, 4, (40, 3)))
+    each = Family(Box(core[0], core[0] + far), Box(-5 * far, 5 * far), rates)
+    one = jax.tree.map(lambda v: v[0], each)
+    with jax.enable_x64(True):
+        of_each = jax.vmap(Family.distance)(each, points)
+        of_one = jax.vmap(one.distance)(points)
+    np.testing.assert_array_equal(distances(each, points), of_each)
+    np.testing.assert_array_equal(distances(one, points), of_one)
+    assert np.isinf(of_each).any() and (np.asarray(of_each) == 0).any()
+    assert (np.isfinite(of_each) & (np.asarray(of_each) > 0)).any()
 
 
 def test_boxes_are_pytrees_that_batch():

@@ -19,6 +19,7 @@ from jaxcert.bounds.alpha import (
     charged_bound,
     narrowed,
 )
+from jaxcert.box import distances
 from jaxcert.branch.instances import ApothemTask, Instances, Known
 from jaxcert.branch.linear_program import (
     LeafProof,
@@ -134,7 +135,7 @@ def settle_leaves(
                 point = nearest_violation(maps, fixed, family, 0.0, deadline)
             if point is not None:
                 points[k] = family.domain.project(point.reshape(shape))
-                away = float(family.distance(points[k]))
+                away = float(distances(family, points[k][None])[0])
                 has_point[k] = away < state.upper[j]
                 if not tie:
                     radius[j] = min(radius[j], away - float(instances.width))

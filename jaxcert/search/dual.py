@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxcert.bounds.alpha import layout_of
 from jaxcert.bounds.crown import CrownOptions
-from jaxcert.box import Box, Family, Rates
+from jaxcert.box import Box, Family, Rates, distances
 from jaxcert.branch.brackets import close_brackets
 from jaxcert.branch.cells import Reach, SplitTask, Stopwatch, not_class, split_domain
 from jaxcert.branch.inputs import InputSplitOptions
@@ -429,8 +429,8 @@ def _face_task(
     everywhere = jax.tree.map(lambda v: np.broadcast_to(v, shape), domain)
     family = Family(Box(*core), everywhere, Rates(*rates))
     known = np.asarray(reach.point)[faces]
-    upper = np.asarray(jax.vmap(Family.distance)(family, known))
     unknown = np.isnan(known).reshape(count, -1).any(axis=1)
+    upper = distances(family, known)
     return ApothemTask(
         family=family,
         spec=jax.tree.map(lambda v: np.repeat(np.asarray(v)[None], count, 0), spec),

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack, slack_of
 from jaxcert.bounds.staged import Staged
-from jaxcert.box import Box, Family
+from jaxcert.box import Box, Family, distances
 from jaxcert.model import Model
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
@@ -237,7 +237,7 @@ class Judge:
             near.append(nearby(z, family.domain, values.margin[i], values.gradient[i]))
         points = np.concatenate(near)
         points = np.clip(points, family.domain.lo, family.domain.hi)
-        distance = np.asarray(jax.vmap(family.distance)(jnp.asarray(points)))
+        distance = distances(family, points)
         possible = np.isfinite(distance)
         return self.first(spec, points[possible], order=distance[possible])
 
