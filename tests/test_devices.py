@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cases import sampled
 
 from jaxcert import devices as own
 from jaxcert.devices import deciding_device, float64, local_devices, spread
@@ -23,11 +22,18 @@ from jaxcert.devices import deciding_device, float64, local_devices, spread
 THREE = local_devices()[:1] * 3
 
 
-@pytest.mark.parametrize("count", sampled([3, 8]))
-def test_many_devices_answer_as_one_does(count: int):
+@pytest.mark.parametrize(
+    ("oracle", "count"),
+    [
+        ("crown", 3),
+        pytest.param("crown", 8, marks=pytest.mark.campaign),
+        pytest.param("complete", 2, marks=pytest.mark.campaign),
+    ],
+)
+def test_many_devices_answer_as_one_does(oracle: str, count: int):
     """Simulated devices: equal to the last bit, and no collective."""
     script = Path(__file__).with_name("on_eight_devices.py")
-    words = [sys.executable, script, str(count)]
+    words = [sys.executable, script, oracle, str(count)]
     ended = subprocess.run(words, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 

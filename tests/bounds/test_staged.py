@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BY_NAME, CASES, OUTPUTS, nested_boxes, points_of
+from cases import BY_NAME, CASES, OUTPUTS, nested_boxes, points_of, sampled
 
 import jaxcert as jc
 from jaxcert.bounds.crown import CrownOptions, bound_layers
@@ -62,7 +62,7 @@ def asked(name: str) -> tuple[Model, list[jc.Box]]:
     return Model(case.f, case.params, case.shape), chosen
 
 
-@pytest.mark.parametrize("name", ["deep", *NAMES])
+@pytest.mark.parametrize("name", ["deep", *sampled(NAMES, 4)])
 def test_bounds_in_steps_are_those_of_crown_and_enclose_all_points(name: str):
     with jax.enable_x64(True):
         model, boxes = asked(name)

@@ -126,7 +126,7 @@ def directions(p: float, size: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("grid", sampled([1, 0, 4]))
-@pytest.mark.parametrize("features", [Shift, ShiftAbs])
+@pytest.mark.parametrize("features", sampled([ShiftAbs, Shift]))
 def test_exact_arithmetic_confirms_the_radii(grid, features):
     """At kinks too: on the grid many pre-activations are exactly 0."""
     architecture = MLP

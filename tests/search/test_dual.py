@@ -258,7 +258,9 @@ def tying(behind: float = 0.0):
     ]
 
 
-@pytest.mark.parametrize("options", [BY_SIGNS, BY_INPUT], ids=["signs", "input"])
+@pytest.mark.parametrize(
+    "options", sampled([BY_INPUT, BY_SIGNS]), ids=["input", "signs"]
+)
 def test_where_two_classes_tie_a_point_is_of_both(options):
     limit = time.monotonic() + (300 if options is BY_INPUT else 5)
     for box in run(tying(), cube(3), [0, 1], options, deadline=limit):

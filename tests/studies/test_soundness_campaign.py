@@ -110,6 +110,8 @@ def test_the_script_ends_with_1_where_a_group_has_violations(tmp_path, capsys):
                                str(violations)]  # fmt: skip
 
 
+# Bounds are asked about needles in ../branch/test_exact.py.
+@pytest.mark.campaign
 def test_planted_spikes_are_not_proved_by_bounds():
     asker = exact_polygons.Asker(planted.SPIKED["deep"])
     rng, lo, hi = np.random.default_rng(0), np.zeros(3), np.ones(3)
@@ -234,7 +236,9 @@ FEW = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", sampled(FEW))
+# Oracles are asked about casts in ../trace/test_precision.py.
+@pytest.mark.campaign
+@pytest.mark.parametrize("kind", FEW)
 def test_a_few_networks_of_every_kind_show_no_violation(kind: str):
     tally = FEW[kind](np.random.default_rng(0))
     violations, left = tally.judged()
@@ -341,7 +345,7 @@ def test_polygons_of_every_piecewise_layer_lie_below_all_points():
 
 
 @pytest.mark.parametrize(
-    "family", ["piecewise", "products", "smooth", "image", "folded"]
+    "family", sampled(["piecewise", "products", "smooth", "image", "folded"], 2)
 )
 def test_judges_agree_with_each_other_and_with_jax(family: str):
     for seed in range(4):

@@ -57,7 +57,7 @@ def residual():
     return builder.build("residual", (1, 6, 6))
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("kind", sampled(["cnn", "mlp"]))
 def test_a_loaded_checkpoint_is_the_same_function(tmp_path, kind):
     from flax import nnx
 
@@ -101,7 +101,7 @@ def test_bounds_of_jaxcert_pass_their_check(residual, method):
     assert row["problem"] is None and row["worst_difference"] < 1e-5
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", sampled([2, 3]))
 def test_a_batch_is_spread_over_all_devices(mlp, count, monkeypatch):
     case = case_of(mlp, "crown")
     alone, device = jaxcert(case)(), jax.local_devices()[0]

@@ -150,7 +150,7 @@ def test_what_low_precision_moves_is_proved_for_no_other_class(case):
     assert not bool(jc.verify(f, {}, box, other, options=options).proved)
 
 
-@pytest.mark.parametrize("case", sampled(EACH, 2), ids="-".join)
+@pytest.mark.parametrize("case", sampled(EACH), ids="-".join)
 def test_what_low_precision_moves_is_certified_for_no_other_class(case):
     name, oracle = case
     g, at, threshold = CASES[name]
