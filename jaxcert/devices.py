@@ -30,6 +30,7 @@ those of a library either way."""
 if jaxlib.__version__.startswith("0.10."):  # unknown to later ones, an error there
     IN_HASTE["xla_cpu_use_fusion_emitters"] = False
 
+
 # Answers per device that may wait for one of an earlier part.
 _AHEAD = 4
 # The matrix products that a device's float types are compared by.
@@ -37,6 +38,30 @@ _SIDE, _PRODUCTS = 1024, 3
 
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
+
+
+def jit_in_haste(
+    compute: Callable[..., Answer], *, static_argnames: tuple[str, ...] = ("program",)
+) -> Callable[..., Answer]:
+    """Returns a function compiled in haste where its network does not convolve.
+
+    There is no library for convolutions in float64: what XLA makes of them in haste
+    takes some hundred times as long.
+
+    Args:
+      compute: its first argument is a Program, or has it as `program`.
+      static_argnames: as of `jax.jit`.
+    """
+    hasty = jax.jit(compute, static_argnames=static_argnames, compiler_options=IN_HASTE)
+    thorough = jax.jit(compute, static_argnames=static_argnames)
+
+    @functools.wraps(compute)
+    def run(first: Any, *arguments: Any, **named: Any) -> Answer:
+        program = getattr(first, "program", first)
+        chosen = thorough if program.convolves else hasty
+        return chosen(first, *arguments, **named)
+
+    return run
 
 
 def is_accelerator() -> bool:

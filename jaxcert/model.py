@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxcert.checks import as_arrays
-from jaxcert.devices import IN_HASTE, float64
+from jaxcert.devices import float64, jit_in_haste
 from jaxcert.errors import InputError
 from jaxcert.trace.equations import Values
 from jaxcert.trace.pinned import own_settings, pinned
@@ -124,6 +124,6 @@ def _outputs(model: Model, x: Any) -> Any:
     return evaluate(model.values(x.dtype), x)
 
 
-@functools.partial(jax.jit, static_argnames=("program",), compiler_options=IN_HASTE)
+@jit_in_haste
 def _prepared(program: Program, weights: Any) -> Values:
     return program.prepare(weights, np.float64)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -201,3 +202,21 @@ def test_a_cpu_is_not_timed(monkeypatch):
     monkeypatch.setattr(own, "product_seconds", lambda device: pytest.fail("timed"))
     with float64(), float64(share=1.0):
         assert jax.numpy.ones(1).dtype == np.float64
+
+
+def test_networks_that_convolve_are_not_compiled_in_haste(monkeypatch):
+    hasty = []
+
+    def jit(compute, **named):
+        def run(*arguments):
+            hasty.append("compiler_options" in named)
+            return compute(*arguments)
+
+        return run
+
+    monkeypatch.setattr(jax, "jit", jit)
+    run = own.jit_in_haste(lambda first, x: x + 1)
+    for convolves in (True, False):
+        program = types.SimpleNamespace(convolves=convolves)
+        assert run(program, 1) == run(types.SimpleNamespace(program=program), 1) == 2
+    assert hasty == [False, False, True, True]

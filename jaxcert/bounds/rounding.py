@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 
 from jaxcert.bounds.signs import Signs, known_signs
 from jaxcert.box import Box
-from jaxcert.devices import IN_HASTE
+from jaxcert.devices import jit_in_haste
 from jaxcert.trace.equations import Values
 from jaxcert.trace.program import (
     ActivationNode,
@@ -308,7 +308,5 @@ def float64_slack(
     return jnp.max(carried + unit * (1 + local)) + lost
 
 
-slack_of = jax.jit(
-    float64_slack, static_argnames=("program", "noise"), compiler_options=IN_HASTE
-)
+slack_of = jit_in_haste(float64_slack, static_argnames=("program", "noise"))
 """`float64_slack` of one box, by a program that all who ask share."""

@@ -36,7 +36,7 @@ from jaxcert.bounds.backward import (
 from jaxcert.bounds.crown import bounded_again, matters, meet
 from jaxcert.bounds.ibp import interval_rows, node_interval
 from jaxcert.box import Box
-from jaxcert.devices import IN_HASTE
+from jaxcert.devices import jit_in_haste
 from jaxcert.spec import Spec
 from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
@@ -78,7 +78,7 @@ class Enclosure:
     lines: dict[int, Relaxation]
 
 
-@functools.partial(jax.jit, static_argnames=("program",), compiler_options=IN_HASTE)
+@jit_in_haste
 def _enclosed(
     program: Program, values: Values, box: Box, known: dict[int, Box]
 ) -> Enclosure:
@@ -369,6 +369,4 @@ class Staged:
         return np.asarray(least)
 
 
-_interval_rows = jax.jit(
-    interval_rows, static_argnames=("program",), compiler_options=IN_HASTE
-)
+_interval_rows = jit_in_haste(interval_rows)

@@ -137,7 +137,8 @@ def bounded(
         if method != "ibp":
             options = StagedOptions() if method == "alpha" else None
             rows = np.maximum(rows, staged.rows(spec, options))
-        bound, slack = np.asarray(spec.margin(jnp.asarray(rows))), np.inf
+        bound: Any = np.asarray(spec.margin(jnp.asarray(rows)))
+        slack: Any = np.inf
         if bound > 0:
             slack = slack_of(
                 program, values, staged.boxes, spec.coefficients, noise=False
