@@ -32,6 +32,7 @@ from jaxcert.checker.answers import property_text
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.bounds import Bounds
 from jaxcert.checker.check import check_certificate
+from jaxcert.checker.claim import AnswerReport
 from jaxcert.checker.clauses import Clauses
 from jaxcert.checker.network import network_of
 from jaxcert.devices import float64
@@ -148,6 +149,7 @@ def write_answer(
     write_atomically(temporary, packed.getvalue())
     try:
         report = check_certificate(temporary)
+        assert isinstance(report, AnswerReport)
         if not report.holds:
             refused = f"the checker does not accept it: {report.reason}"
             return WrittenAnswer(None, refused, finding=finding)

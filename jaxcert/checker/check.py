@@ -13,6 +13,7 @@ from .claim import AnyReport, Expected
 from .cuts import CutCertificate
 from .faces import GrownCertificate
 from .reading import members
+from .smoothed import SmoothedCertificate
 
 
 def check_certificate(
@@ -34,8 +35,10 @@ def check_certificate(
 
 def _of_its_kind(
     path, expected: Expected, exact: bool
-) -> Certificate | AnswerCertificate:
+) -> Certificate | AnswerCertificate | SmoothedCertificate:
     names = members(path)
+    if "hits" in names:
+        return SmoothedCertificate(path, expected, exact)
     if not names & {"x", "lo"}:
         return AnswerCertificate(path, expected, exact)
     kind = GrownCertificate if "face_by" in names else CutCertificate

@@ -190,7 +190,48 @@ class AnswerReport(Finding):
         )
 
 
-AnyReport = Report | AnswerReport
+@dataclass(frozen=True)
+class SmoothedReport(Finding):
+    """What was found of smoothed answers.
+
+    Attributes:
+      answers, told: how many there are, and how many have a radius above 0.
+      noise, norm, scale: what was added, and the norm of the radii.
+      alpha, oracle_alpha: the most chance that an answer is false, and that the oracle
+        errs more often than the file says.
+      radius: of those that have one.
+    """
+
+    answers: int = 0
+    told: int = 0
+    noise: str = ""
+    norm: str = ""
+    scale: float = math.nan
+    alpha: float = math.nan
+    oracle_alpha: float = math.nan
+    radius: Span = (math.nan, math.nan)
+    faces: None = None
+
+    @property
+    def claim(self) -> str:
+        """The whole claim in words; empty of a rejected file."""
+        if not self.holds:
+            return ""
+        ends = [_rounded(end, "FLOOR") for end in self.radius]
+        chance = _exact(self.alpha)
+        if self.oracle_alpha:
+            chance += f" + {_exact(self.oracle_alpha)}"
+        return (
+            f"{self.told} of {self.answers} answers: a class has a probability above "
+            f"1/2 for all inputs nearer than a radius, {ends[0]} .. {ends[1]} "
+            f"({self.norm} norm), under {self.noise} noise of scale "
+            f"{_exact(self.scale)}; each is false with a chance of {chance} at most if "
+            f"the samples were drawn as stated, which is not checked; network "
+            f"{self.network_sha256[:16]}"
+        )
+
+
+AnyReport = Report | AnswerReport | SmoothedReport
 
 
 @dataclass(frozen=True)
@@ -221,6 +262,12 @@ class Expected:
         need(not asked, f"the caller expects a box with {asked}, this is an answer")
         good = self.arithmetic in (None, "real")
         need(good, f"arithmetic is real, the caller expects {self.arithmetic}")
+
+    def demand_smoothed(self) -> None:
+        """Rejects smoothed answers if anything but their network is expected."""
+        asked = [name for name, v in vars(self).items() if v is not None]
+        asked = [name for name in asked if name != "network"]
+        need(not asked, f"the caller expects {asked}, these are smoothed answers")
 
     def demand(self, margin: float, arithmetic: str, features) -> None:
         """Rejects a claim that is another one; `features` are arrays by name."""

@@ -54,6 +54,12 @@ def test_a_run_prints_and_writes_what_was_counted(run, tmp_path):
     right = sum(r["predicted"] == r["label"] and r["radius"] > 0.1 for r in found)
     row = next(line for line in lines if line.startswith("tiny 0.1 "))
     assert float(row.split()[5].rstrip("%")) == pytest.approx(100 * right / 8, abs=0.1)
+    told = sum(r["radius"] > 0 for r in found)
+    assert f"{told} of {told} radii follow from their counts" in text
+    (path,) = (tmp_path / "out/proofs").iterdir()
+    with np.load(path) as file:
+        assert file["hits"].tolist() == hits.tolist()
+        assert json.loads(file["header"].tobytes())["scale"] == float(np.float32(0.1))
     assert (tmp_path / "out/accuracy.png").read_bytes()[1:4] == b"PNG"
     assert not (tmp_path / "out/counts.npz").exists()
 

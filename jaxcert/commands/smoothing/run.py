@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from jaxcert.certificate.smoothed import write_smoothed
 from jaxcert.checks import check_labels
 from jaxcert.commands import console
 from jaxcert.commands.inputs import Selection, select_inputs
@@ -28,11 +29,13 @@ from jaxcert.learning.data import SPLITS
 from jaxcert.learning.models import checkpoint_metadata, load_network
 from jaxcert.network import Network
 from jaxcert.report.answers import data_fact
+from jaxcert.runs.files import file_stem
 from jaxcert.runs.journal import Journal, Record, named
 from jaxcert.smoothing import (
     Gaussian,
     Laplace,
     Noise,
+    SmoothedCertificates,
     Smoother,
     SmoothingOptions,
     Stopping,
@@ -160,6 +163,7 @@ def smooth(request: Request) -> int:
         said = statement(request.alpha, norm, inputs, request.union)
         print(said)
         draw_accuracy(groups, norm, output / CHART)
+        print(_proofs(subjects, groups, request, output / "proofs"))
         print(f"wrote {output / LINES} and {CHART}.png")
         facts = {"command": request.command("smoothing"), "radii": request.radii}
         facts |= {
@@ -287,6 +291,33 @@ def _record(
         "earlier": {str(k): int(hits[at]) for k, hits in counted.earlier.items()},
         "seconds": counted.seconds,
     }
+
+
+def _proofs(
+    subjects: list[Subject],
+    groups: Mapping[str, list[Record]],
+    request: Request,
+    folder: Path,
+) -> str:
+    """Writes a file of answers per network; returns what the checker says of them."""
+    held = told = 0
+    for subject in subjects:
+        records = groups.get(subject.title, [])
+        options = request.options(subject.scale, len(subject.chosen.names))
+        names = ("predicted", "selected", "hits", "samples", "p_lower", "radius")
+        columns = {name: np.array([r[name] for r in records]) for name in names}
+        found = SmoothedCertificates(
+            **columns, alpha=options.alpha, norm=options.noise.norm
+        )
+        path = folder / f"{file_stem(subject.title)}.npz"
+        report = write_smoothed(path, found, options, subject.network.content_hash)
+        if not report.holds:
+            logging.warning("%s: not accepted: %s", path, report.reason)
+        held, told = held + report.told, told + int((found.radius > 0).sum())
+    return (
+        f"{held} of {told} radii follow from their counts by the independent checker "
+        f"(in {folder.name}).\nThat the samples were drawn as said is not checked."
+    )
 
 
 def _fewer_samples(subject: Subject, records: list[Record], request: Request) -> str:
