@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import mpmath
 import numpy as np
 import pytest
-from builder import ACTIVATIONS, logits, random_layers, stored_network
+from builder import (
+    ACTIVATIONS,
+    Case,
+    Stored,
+    change,
+    logits,
+    random_layers,
+    stored_network,
+)
 
 from jaxcert.checker import curves
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.bounds import Bounds
+from jaxcert.checker.check import check_certificate
+from jaxcert.checker.claim import Status
 from jaxcert.checker.curves import CURVES
 from jaxcert.checker.float32 import float32_errors
 from jaxcert.checker.network import network_of
@@ -231,3 +243,116 @@ def test_other_operations_are_rejected(version, op, reason, tmp_path):
     raw = stored.write(tmp_path / "n.npz").read_bytes()
     with pytest.raises(Rejected, match=reason):
         network_of(raw, False)
+
+
+def smooth_box(ops: tuple[str, ...] = ("tanh", "logistic")) -> Case:
+    """Returns a certificate of a box of a smooth network, which has no multipliers."""
+    random = np.random.default_rng(6)
+    made = random_layers(random, (3, 5, 4, 2))
+    x = random.uniform(0.3, 0.7, 3)
+    y = logits(made, x, ops)
+    label, radius = int(y.argmax()), 0.05
+    network = stored_network(made, ops=ops)
+    reach = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)])
+    corners = logits(made, x + radius * reach, ops)
+    margin = (corners[:, label] - corners[:, 1 - label]).min()
+    none = np.zeros((1, 0), np.float32)
+    arrays = {
+        "x": x, "lo": x - radius, "hi": x + radius, "domain_lo": np.zeros(3),
+        "domain_hi": np.ones(3), "rate_lo": np.ones(3), "rate_hi": np.ones(3),
+        "leaf_target": np.array([1 - label], np.int32), "leaf_slopes": none,
+        "leaf_signs": none.astype(np.int8), "leaf_betas": none,
+    }  # fmt: skip
+    head = {
+        "format": "jaxcert certificate", "version": 1, "input": "0",
+        "network": {
+            "sha256": network.sha256, "file": f"network-{network.sha256[:16]}.npz"
+        },
+        "arithmetic": "real", "label": label, "apothem_lower": radius * (1 - 1e-9),
+        "required_margin": float(margin) - 0.02, "apothem_upper": None,
+        "refine": False,
+    }  # fmt: skip
+    return Case(made, network, Stored(head, arrays))
+
+
+@functools.cache
+def box() -> Case:
+    return smooth_box()
+
+
+def with_ops(*ops: str) -> Callable[[Case], Case]:
+    """Returns what makes the certificate one of a network of other activations."""
+
+    def changed(case: Case) -> Case:
+        network = stored_network(case.layers, ops=ops)
+        words = {"sha256": network.sha256, "file": f"network-{network.sha256[:16]}.npz"}
+        stored = case.certificate.copy()
+        stored.head["network"] = words
+        return Case(case.layers, network, stored)
+
+    return changed
+
+
+def with_weights(case: Case) -> Case:
+    """Returns the certificate beside another network under its network's name."""
+    network = case.network.copy()
+    network.arrays["w1"] = network.arrays["w1"] * np.float32(1.001)
+    return Case(case.layers, network, case.certificate)
+
+
+def farther(factor: float) -> Callable[[Stored], None]:
+    def alter(stored: Stored) -> None:
+        a = stored.arrays
+        for name in ("lo", "hi"):
+            a[name] = np.clip(a["x"] + factor * (a[name] - a["x"]), 0, 1)
+        stored.head["apothem_lower"] *= factor
+
+    return alter
+
+
+WRONG: dict[str, tuple[Callable[[Case], Case], str]] = {
+    "another activation": (with_ops("tanh", "tanh"), "bound .* is not >"),
+    "one more like it": (with_ops("logistic", "tanh"), "bound .* is not >"),
+    "relu": (with_ops("relu", "relu"), "has shape"),
+    "another network": (with_weights, "speaks of another network"),
+    "a wider box": (lambda c: change(c, farther(4.0)), "bound .* is not >"),
+    "a greater margin": (
+        lambda c: change(
+            c, lambda s: s.head.update(required_margin=s.head["required_margin"] + 0.03)
+        ),
+        "bound .* is not >",
+    ),
+    "float32": (
+        lambda c: change(c, lambda s: s.head.update(arithmetic="float32")),
+        "smooth activations have no bound",
+    ),
+    "slopes of its own": (
+        lambda c: change(
+            c, lambda s: s.arrays.update(leaf_slopes=np.ones((1, 9), np.float32))
+        ),
+        "array 'leaf_slopes' has shape",
+    ),
+    "no leaf": (
+        lambda c: change(
+            c,
+            lambda s: s.arrays.update(
+                {k: v[:0] for k, v in s.arrays.items() if k.startswith("leaf_")}
+            ),
+        ),
+        "leave a part of the box out",
+    ),
+}
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_box_of_a_smooth_network_is_accepted(exact, tmp_path):
+    path = box().write(tmp_path)
+    report = check_certificate(path, exact=exact)
+    assert report.accepted and report.leaves == 1, report.reason
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mutation_of_it_is_rejected_with_its_cause(name, tmp_path):
+    alter, reason = WRONG[name]
+    report = check_certificate(alter(box()).write(tmp_path))
+    assert report.status is Status.REJECTED and re.search(reason, report.reason), report
