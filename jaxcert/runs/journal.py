@@ -105,6 +105,7 @@ class Kind:
       line: one of them: "a verdict".
       redone: what is done again where one is torn: "its box".
       keys: what a line states, no more and no less; (): not all state the same.
+      newer: what a line may state beside `keys`: lines of earlier versions do not.
       key: of a record, what tells it from the others; None: nothing does.
       under: where every line says the settings, the name under which; "": beside what
         else it states.
@@ -118,6 +119,7 @@ class Kind:
     line: str
     redone: str = "it"
     keys: tuple[str, ...] = ()
+    newer: tuple[str, ...] = ()
     key: Callable[[Record], Hashable] | None = None
     under: str = ""
     form: Form = Form()
@@ -306,15 +308,35 @@ class Journal:
 
         They are taken as a continued run would read them.
         """
-        form, under = self.kind.form, self.kind.under
+        lines = [self._line(record) for record in records]
+        append(self.path, b"".join(line + b"\n" for line in lines))
+        for line in lines:
+            if (record := self.kind.form.read(line)) is not None:
+                self._take(record)
+
+    def replace(self, record: Mapping[str, Any]) -> None:
+        """Stores a record in the place of the one of its key, which must be there.
+
+        A kill leaves one of the two.
+        """
+        assert self.kind.key is not None
+        line, of = self._line(record), self.kind.key
+        stored = self.kind.form.read(line)
+        assert stored is not None
+        key, lines = of(stored), read_lines(self.path, self.kind)
+        known = [of(each) for each in lines.records]
+        lines.raw[known.index(key)] = line
+        self._rewrite(lines.raw, ())
+        self.records = [stored if of(r) == key else r for r in self.records]
+        self.by_key[key] = stored
+
+    def _line(self, record: Mapping[str, Any]) -> bytes:
+        """Returns a record as a line, with the settings where every line says them."""
+        under = self.kind.under
         stated = {under: self._config} if under else self._config
         if self.kind.settings:
             stated = {}
-        lines = [form.write({**record, **stated}) for record in records]
-        append(self.path, b"".join(line + b"\n" for line in lines))
-        for line in lines:
-            if (record := form.read(line)) is not None:
-                self._take(record)
+        return self.kind.form.write({**record, **stated})
 
     def reread(self) -> Lines:
         """Returns what is on the disk, after removing a torn last line from it."""
@@ -356,7 +378,7 @@ class Journal:
     def _take(self, record: Record) -> str | None:
         """Keeps a record that was read; returns why it is dropped instead, if it is."""
         kind = self.kind
-        if kind.keys and set(record) != set(kind.keys):
+        if kind.keys and set(record) - set(kind.newer) != set(kind.keys):
             raise ValueError("other keys")
         if not kind.settings:
             stored = dict(record[kind.under]) if kind.under else record

@@ -17,7 +17,7 @@ from tiny import diamond_network
 from jaxcert.commands.audit import command, decide
 from jaxcert.commands.audit import run as audit
 from jaxcert.commands.audit.boxes import published_claims
-from jaxcert.commands.audit.files import KEYS
+from jaxcert.commands.audit.files import KEYS, TIMEOUT
 from jaxcert.commands.audit.table import table
 from jaxcert.errors import InputError
 from jaxcert.learning.models import export_onnx, save_checkpoint
@@ -108,7 +108,7 @@ def test_verdicts(run, tmp_path):
         "0 of the 2 points found have a margin <= -1",
     ]
     for record in lines(out):
-        assert set(record) == set(KEYS)
+        assert set(record) == {*KEYS, TIMEOUT}
         assert (record["witness_class"] is None) == (record["verdict"] == "sound")
         assert record["predicted"] is None and record["label_from"] == "center"
         assert record["holds_input"] is None
@@ -210,9 +210,42 @@ def test_what_the_time_does_not_suffice_for_is_unknown(run, tmp_path):
     assert "0 of 1 boxes contain an adversarial example, 0 proved sound, 1 unknown" in (
         done.out
     )
-    # Answered is answered, also by "unknown".
-    run(boxes=boxes, resume=True)
-    assert verdicts(tmp_path / "out") == {"outside": "unknown"}
+
+
+def test_unknown_boxes_are_asked_again_with_more_time(run, tmp_path, asked):
+    names, out = ["inside", "corners", "outside"], tmp_path / "out"
+    boxes = save(tmp_path / "boxes.npz", names)
+    run(boxes=boxes, timeout=1e-9)
+    known = {"inside": "unknown", "corners": "broken", "outside": "unknown"}
+    assert asked == names and verdicts(out) == known
+    before = (out / "audit.jsonl").read_bytes()
+    # No more time than before: unknown is an answer.
+    done = run(boxes=boxes, resume=True, timeout=1e-9)
+    assert asked == names and "3 boxes are done already" in done.err
+    assert (out / "audit.jsonl").read_bytes() == before
+    done = run(boxes=boxes, resume=True, timeout=50)
+    assert asked[3:] == ["inside", "outside"]
+    assert "2 boxes are unknown; they get more time" in done.err
+    assert verdicts(out) == {"inside": "sound", "corners": "broken", "outside": "sound"}
+    assert (out / "audit.jsonl").read_bytes().splitlines()[1] in before.splitlines()
+    with np.load(out / "witnesses.npz") as found:
+        assert found["input"].tolist() == ["corners"]
+    assert run(boxes=boxes, resume=True, timeout=99).code == 0 and len(asked) == 5
+
+
+def test_an_audit_of_an_earlier_version_is_continued(run, tmp_path, asked):
+    """Its lines do not state what time the box was given: those that are open had 0."""
+    boxes, out = save(tmp_path / "boxes.npz", ["inside", "outside"]), tmp_path / "out"
+    assert run(boxes=boxes, timeout=1e-9).code == 0
+    old = [{k: v for k, v in line.items() if k != TIMEOUT} for line in lines(out)]
+    path = out / "audit.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert run(boxes=boxes, resume=True).code == 0
+    assert asked == ["inside", "outside"] * 2
+    assert verdicts(out) == {"inside": "sound", "outside": "sound"}
+    path.write_text(path.read_text().replace(TIMEOUT, "limit"))
+    done = run(boxes=boxes, resume=True)
+    assert done.code == 1 and "not a verdict of this program (other keys)" in done.err
 
 
 @pytest.mark.parametrize("witness", [[0.1, 0.1], [5.0, 5.0]])

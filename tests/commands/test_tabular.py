@@ -209,7 +209,7 @@ def test_a_run_is_continued_and_redoes_nothing(done, capsys, monkeypatch):
     def refuse(*arguments, **words):
         raise AssertionError("certified again")
 
-    monkeypatch.setattr(tabular.Certifier, "batch", refuse)
+    monkeypatch.setattr(tabular.Certifier, "batch_with_proofs", refuse)
     monkeypatch.setattr(tabular, "write_regions", lambda *_: None)
     before = (output / "certificates.jsonl").read_bytes()
     again = Request(**{**request.record(), "resume": True, "dual": False})
@@ -219,6 +219,41 @@ def test_a_run_is_continued_and_redoes_nothing(done, capsys, monkeypatch):
     other = Request(**{**request.record(), "resume": True, "epochs": 5})
     ended = answered(lambda: compute(other), capsys)
     assert ended.code == 1 and "epochs is 30 there and 5 here" in ended.err
+
+
+# Both searches compile; that runs are refined is tested in test_certify.py as well.
+@pytest.mark.campaign
+def test_a_longer_limit_refines_open_brackets(tmp_path, monkeypatch):
+    batch, asked = tabular.Certifier.batch_with_proofs, []
+
+    def noted(self, x, labels, deadline, **known):
+        asked.append(len(x))
+        return batch(self, x, labels, 0.0 if len(asked) == 1 else deadline, **known)
+
+    monkeypatch.setattr(tabular.Certifier, "batch_with_proofs", noted)
+    request, output, _ = made(tmp_path / "out", dual=False, time_limit=200.0)
+    before = read_run(output).records
+    widths = [r["apothem_upper"] - r["apothem_lower"] for r in before]
+    wide = [r["input"] for r, w in zip(before, widths, strict=True) if w > 1e-3]
+    assert wide and asked == [2]
+
+    def again(seconds):
+        words = {**request.record(), "resume": True, "time_limit": seconds}
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            assert compute(Request(**words)) == 0
+        return read_run(output).records, text.getvalue()
+
+    assert again(200.0)[0] == before and asked == [2]
+    after, text = again(400.0)
+    assert asked == [2, len(wide)] and after != before
+    for old, new in zip(before, after, strict=True):
+        assert new["apothem_upper"] - new["apothem_lower"] <= 1e-3
+        assert old["apothem_lower"] <= new["apothem_lower"] <= old["apothem_upper"]
+        if old["input"] not in wide:
+            assert new == old
+    for report in said((request, output, text)):
+        assert report.accepted
+    assert again(800.0)[0] == after and asked == [2, len(wide)]
 
 
 def test_what_proofs_take_for_granted_is_said_and_recorded(

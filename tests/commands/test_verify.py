@@ -21,6 +21,7 @@ from in_process import Ended, ran
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.commands.verify import answer as answering
 from jaxcert.commands.verify import command
+from jaxcert.commands.verify.instances import Row
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import Property, load_vnnlib
 from jaxcert.oracle import decide
@@ -451,6 +452,47 @@ def test_timeouts_of_the_list_and_of_the_flag(run, files, tmp_path):
     done = run(instances=instances, output=tmp_path / "b.csv", timeout=60)
     assert done.code == 0
     assert [row["result"] for row in rows(tmp_path / "b.csv")] == ["sat"]
+
+
+def test_timeouts_are_asked_again_with_more_time(run, files, tmp_path):
+    instances = write_list(files / "again.csv", ["unsat", "sat", "rows_unsat"])
+    output = tmp_path / "r.csv"
+    wanted = {"instances": instances, "output": output, "resume": True, "proofs": True}
+    assert run(**wanted, only="rows_").code == 0
+    assert run(**wanted, timeout=1e-4).code == 0
+    first = rows(output)
+    assert [row["result"] for row in first] == ["unsat", "timeout", "timeout"]
+    before = output.read_bytes()
+    # No more time than before: a timeout is an answer.
+    done = run(**wanted, timeout=1e-4)
+    assert output.read_bytes() == before and "3 instances are done already" in done.err
+    done = run(**wanted)
+    assert done.code == 0 and "2 ran out of time; they get more" in done.err
+    found = rows(output)
+    assert [row["vnnlib"] for row in found] == [row["vnnlib"] for row in first]
+    assert found[0] == first[0]
+    assert [row["result"] for row in found[1:]] == ["unsat", "sat"]
+    # Counterexamples and proofs go by the rows, which stay where they were.
+    folder = tmp_path / "r_counterexamples"
+    assert [path.name for path in folder.iterdir()] == ["003.txt"]
+    assert done.out.splitlines()[-1] == (
+        "3 answers: 3 with a checked proof in r_proofs"
+    )
+    before = output.read_bytes()
+    assert run(**wanted, timeout=900).code == 0 and output.read_bytes() == before
+
+
+def test_what_an_instance_says_after_its_time():
+    ended = Row("timeout", 5.0)
+    assert ended.may_end_in(5.1) and not ended.may_end_in(5.0)
+    assert not Row("unknown", 1.0).may_end_in(9.0)  # it ended for another reason
+    assert not Row("error: killed for memory", 1.0).may_end_in(9.0)
+    said = {
+        text: Row(text, 6.0).says_more_than(ended)
+        for text in ("sat", "unsat", "unknown", "timeout", "error")
+    }
+    assert [text for text, more in said.items() if not more] == ["error"]
+    assert not Row("timeout", 4.0).says_more_than(ended)
 
 
 def test_contradictions_and_unsolved(run, files, tmp_path):

@@ -26,9 +26,11 @@ KEYS = (
     "max_edge", "subproblems", "seconds", "content_hash",
 )  # fmt: skip
 """What a line states. Class and margin of a trivial box are those of its point."""
+TIMEOUT = "timeout"
+"""What a line states beside: the most seconds that the box was given."""
 
 KIND = Kind(
-    "audit.jsonl", "audit.json", "an audit", "a verdict", "its box", KEYS,
+    "audit.jsonl", "audit.json", "an audit", "a verdict", "its box", KEYS, (TIMEOUT,),
     operator.itemgetter("input"), texts=Texts(second="the second one on {}"),
 )  # fmt: skip
 
@@ -87,6 +89,8 @@ class AuditFiles(Closing):
     def append(self, record: Record, found: Mapping[str, np.ndarray] | None) -> None:
         """Stores a verdict; when it returns, it survives a kill.
 
+        It takes the place of an earlier one on the same box.
+
         Args:
           record: with the name of the box under `input`.
           found: for a broken box, its row of witnesses.npz without the name.
@@ -98,7 +102,8 @@ class AuditFiles(Closing):
             write_npz(part, row, compressed=True)
             self._next_part += 1
             self._with_witness.add(record["input"])
-        self.journal.append(record)
+        known = record["input"] in self.records
+        (self.journal.replace if known else self.journal.append)(record)
 
     @functools.cached_property
     def _with_witness(self) -> set[str]:

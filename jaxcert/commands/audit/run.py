@@ -16,7 +16,7 @@ from jaxcert.checks import check_labels
 from jaxcert.commands import console
 from jaxcert.commands.audit.boxes import Claim, clipped, published_claims, read_claims
 from jaxcert.commands.audit.decide import Auditor
-from jaxcert.commands.audit.files import AuditFiles
+from jaxcert.commands.audit.files import TIMEOUT, AuditFiles
 from jaxcert.commands.audit.page import write_page
 from jaxcert.commands.audit.table import summary, table
 from jaxcert.commands.options import Options, folder, option, seed
@@ -119,9 +119,13 @@ def audit(request: Request) -> int:
     auditor = Auditor(network, request.required_margin, attack)
     output, interrupted = console.expand(request.output), False
     with AuditFiles(output, request.resume, config, scope) as files:
-        todo = [c for c in claims if _is_open(c, files)]
-        if len(todo) < len(claims):
-            logging.info("%d boxes are done already", len(claims) - len(todo))
+        todo = [c for c in claims if _is_new(c, files)]
+        again = [c for c in claims if _has_more_time(c, files, request.timeout)]
+        if done := len(claims) - len(todo) - len(again):
+            logging.info("%d boxes are done already", done)
+        if again:
+            logging.info("%d boxes are unknown; they get more time", len(again))
+        todo += again
         try:
             seconds, verdicts = _SECONDS_PER_LINE, collections.Counter[str]()
             with progress("auditing", "boxes", len(todo), seconds) as show:
@@ -171,8 +175,16 @@ def _claims(request: Request, network: Network) -> list[Claim]:
     return claims
 
 
-def _is_open(claim: Claim, files: AuditFiles) -> bool:
-    """Returns whether the audit lacks a verdict on a box.
+def _has_more_time(claim: Claim, files: AuditFiles, seconds: float) -> bool:
+    """Returns whether a box is unknown, and was given less time than `seconds`."""
+    record = files.records.get(claim.name)
+    if record is None or record["verdict"] != "unknown":
+        return False
+    return seconds > record.get(TIMEOUT, 0.0)
+
+
+def _is_new(claim: Claim, files: AuditFiles) -> bool:
+    """Returns whether the audit lacks a line on a box.
 
     Raises:
       InputError: it has one on another box of the same name.
@@ -225,6 +237,7 @@ def _audit_one(
         "subproblems": found.subproblems,
         "seconds": round(time.monotonic() - begin, 6),
         "content_hash": claim.content_hash,
+        TIMEOUT: request.timeout,
     }
     if found.witness is None:
         return record, None

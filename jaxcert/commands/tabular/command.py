@@ -12,7 +12,8 @@ where units, legal ranges and rates are known better; by default the legal range
 observed one, and the rate is the standard deviation.
 
 Certificates go to OUTPUT/grown (see check.py), the network to OUTPUT/network.npz and
-.onnx; --resume continues and redoes nothing.
+.onnx; --resume continues and redoes nothing, and with a larger --time_limit goes on
+with the brackets that are open.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 
 from jaxcert.box import Box
 from jaxcert.certification import CertifyOptions
@@ -20,6 +19,8 @@ from jaxcert.checks import check_inputs
 from jaxcert.commands import console
 from jaxcert.commands.certify.grow import Grower
 from jaxcert.commands.certify.regions import write_regions
+from jaxcert.commands.certify.run import Run
+from jaxcert.commands.inputs import Selection
 from jaxcert.commands.options import Options, folder, option, seed
 from jaxcert.commands.tabular.data import TABLES, Scale, Table, load_scale, load_table
 from jaxcert.commands.tabular.text import (
@@ -28,6 +29,7 @@ from jaxcert.commands.tabular.text import (
     range_name,
     units_sentence,
 )
+from jaxcert.devices import local_devices
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.data import Dataset
@@ -113,24 +115,32 @@ def compute(request: Request) -> int:
         options=CertifyOptions(oracle="complete", batch_size=8),
     )
     options = GrowthOptions(request.grow, request.delta)  # type: ignore[arg-type]
-    deadline = time.monotonic() + request.time_limit
     scope = scope_of(certifier.model.program, network.types)
     console.warn_of_assumptions(scope)
     config = _config(request, table, scale, network)
+    selection = Selection(
+        table.name, names, table.x[chosen], table.labels[chosen], table.classes
+    )
     with RunFiles(
         output, request.resume, config, {}, scope, request.command("tabular")
     ) as files:
         grower = Grower.into(output / "grown", certifier, options)
-        todo = np.array([n not in files.done for n in names], bool)
-        _certify(certifier, grower, table, chosen[todo], files, deadline)
-        files.finish()
+        run = Run(
+            certifier, selection, np.arange(len(names)), local_devices(), files,
+            None, grower, "real",
+        )  # fmt: skip
+        stopped = run.certify(request.time_limit)
+        if files.done >= set(names):
+            files.finish()
     _print_boxes(table, scale, output)
     print(f"\n{grower.summary()}")
-    if request.dual:
+    if request.dual and stopped != "Ctrl-C":
         _print_duals(certifier, table, scale, output, request)
     write_regions(certifier, output)
     print(f"\nreport: {write_report(output)}")
-    return 0
+    if stopped:
+        print(f"stopped by {stopped}; continue with --resume")
+    return 130 if stopped == "Ctrl-C" else 0
 
 
 def _network(
@@ -206,30 +216,6 @@ def _trained(request: Request, table: Table, training: np.ndarray) -> Network:
 def _predicted(network: Network, x: np.ndarray) -> np.ndarray:
     logits = jax.vmap(network.apply, (None, 0))(network.params, x)
     return np.argmax(np.asarray(logits), axis=1)
-
-
-def _certify(
-    certifier: Certifier,
-    grower: Grower,
-    table: Table,
-    rows: np.ndarray,
-    files: RunFiles,
-    deadline: float,
-) -> None:
-    size = certifier.options.batch_size
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        names, x = [f"row {i}" for i in part], table.x[part]
-        begin = time.perf_counter()
-        answer = certifier.batch(x, table.labels[part], deadline)
-        seconds = (time.perf_counter() - begin) / len(part)
-        grown = grower.grow(names, x, answer, deadline)
-        records = [
-            record | {"seconds": seconds, "grown": own}
-            for record, own in zip(answer.records(names), grown.records, strict=True)
-        ]
-        files.append(records, **answer.record_arrays(), x=x, grown=(grown.lo, grown.hi))
-        logging.info("%d of %d rows", start + len(part), len(rows))
 
 
 def _config(

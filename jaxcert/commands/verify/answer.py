@@ -178,9 +178,17 @@ def _benchmark(request: Request) -> int:
     proofs = Proofs(results, request.proof_timeout) if request.proofs else None
     with _worker(request) as worker:
         todo = [i for i in chosen if i.key not in results.rows]
-        done = [i for i in chosen if i.key in results.rows]
-        if len(todo) < len(chosen):
-            logging.info("%d instances are done already", len(chosen) - len(todo))
+        again = [
+            i for i in chosen
+            if i.key in results.rows and results.rows[i.key].may_end_in(i.timeout)
+        ]  # fmt: skip
+        todo += again
+        asked = {i.key for i in todo}
+        done = [i for i in chosen if i.key not in asked]
+        if done:
+            logging.info("%d instances are done already", len(done))
+        if again:
+            logging.info("%d ran out of time; they get more", len(again))
         try:
             if proofs is not None:
                 for instance in done:
@@ -189,7 +197,9 @@ def _benchmark(request: Request) -> int:
                 row, counterexample, scope = _answer(instance, worker)
                 if scope is not None:
                     results.tell(instance.onnx, scope)
-                path = results.append(instance.key, row, counterexample)
+                earlier, path = results.rows.get(instance.key), None
+                if earlier is None or row.says_more_than(earlier):
+                    path = results.append(instance.key, row, counterexample)
                 logging.info(
                     "%d/%d %s: %s in %.2f s%s%s", number, len(todo),
                     " ".join(instance.key), row.result, row.seconds,

@@ -12,8 +12,9 @@ networks (VNN-LIB 2.0), which are named as the property declares them; networks 
 float type the property declares. The last form answers a whole benchmark, writes onnx,
 vnnlib, result and seconds row by row, beside it counterexamples and, in
 NAME_scopes.json, what proofs of each network cover and take for granted, and prints a
-summary; --resume continues, and exit code 3 says that an answer contradicts the
-`expected` column. A FILE that does not exist is looked for as FILE.gz.
+summary; --resume continues, and asks again about rows that say `timeout` where the
+limit is longer now. Exit code 3 says that an answer contradicts the `expected` column.
+A FILE that does not exist is looked for as FILE.gz.
 
 --proofs writes a proof of every answer into NAME_proofs, one file per row, which only
 stays if the independent checker accepts it; `python jaxcert/checker results.csv` checks

@@ -74,6 +74,16 @@ class Row:
         """The result without a reason, one of RESULTS."""
         return self.result.partition(":")[0]
 
+    def may_end_in(self, seconds: float) -> bool:
+        """Whether its instance ran out of time, and sooner than after `seconds`."""
+        return self.kind == "timeout" and self.seconds < seconds
+
+    def says_more_than(self, timeout: Row) -> bool:
+        """Whether it says more of an instance than a row that ran out of time."""
+        if self.kind == "timeout":
+            return self.seconds > timeout.seconds
+        return self.kind != "error"
+
 
 def named_files(text: str, folder: Path = Path()) -> dict[str, Path]:
     """Returns the files of networks by name: one without, as "", or several with.
@@ -228,9 +238,11 @@ class ResultsFile:
     def append(self, key: Key, row: Row, counterexample: str) -> Path | None:
         """Stores an answer; returns where the counterexample lies, if there is one.
 
-        Counterexample 7 is that of the seventh row below the header.
+        It takes the place of an earlier one to the same instance. Counterexample 7 is
+        that of the seventh row below the header.
         """
-        path = self._counterexample(len(self.rows) + 1)
+        known = key in self.rows
+        path = self._counterexample(self.number(key) if known else len(self.rows) + 1)
         with writing(path):
             if counterexample:
                 path.parent.mkdir(exist_ok=True)
@@ -238,13 +250,18 @@ class ResultsFile:
             else:
                 # Of an older run with the same name; no answer of this one.
                 path.unlink(missing_ok=True)
-        self._journal.append({"key": key, "row": row})
+        record = {"key": key, "row": row}
+        (self._journal.replace if known else self._journal.append)(record)
         self.rows[key] = row
         return path if counterexample else None
 
+    def number(self, key: Key) -> int:
+        """Returns which row answers an instance, from 1."""
+        return list(self.rows).index(key) + 1
+
     def counterexample(self, key: Key) -> str:
         """Returns the counterexample of an answered instance; empty without one."""
-        path = self._counterexample(list(self.rows).index(key) + 1)
+        path = self._counterexample(self.number(key))
         with writing(path):
             return path.read_text() if path.exists() else ""
 

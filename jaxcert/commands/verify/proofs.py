@@ -76,8 +76,7 @@ class Proofs:
 
     def path(self, instance: Instance) -> Path:
         """Returns where the proof of an answered instance is."""
-        number = list(self._results.rows).index(instance.key) + 1
-        return self.folder / f"{number:03d}.npz"
+        return self.folder / f"{self._results.number(instance.key):03d}.npz"
 
     def forget(self, instance: Instance) -> None:
         """Removes the file of an older run with the same name."""
