@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+TESTS := $(VENV)/.tests
+# What is imported is compiled then: all that is installed would take longer.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -e
 
 # What is compiled once need not be in every process.
 unexport PYTHONDONTWRITEBYTECODE
@@ -16,21 +19,21 @@ certify: $(READY)
 	  --output=out/digits --resume
 
 # Compiled quickly; and what depends on how it is compiled, as users' programs are.
-test: $(READY)
+test: $(TESTS)
 	$(RUN) -m pytest -n 2 --dist loadfile
 	$(RUN) -m pytest -n 2 --dist loadfile --optimised
 
 # With the campaigns, which take long.
-test-all: $(READY)
+test-all: $(TESTS)
 	$(RUN) -m pytest -n 2 --dist loadfile -m ''
 	$(RUN) -m pytest -n 2 --dist loadfile -m '' --optimised
 
-lint: $(READY)
+lint: $(TESTS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-format: $(READY)
+format: $(TESTS)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
@@ -40,7 +43,7 @@ EXECUTE := --execute
 NOTEBOOKS := $(wildcard docs/notebooks/*.py)
 
 docs: $(READY)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(RUN) $(INSTALL) '.[docs]'
 	$(MAKE) $(NOTEBOOKS:.py=.md)
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
@@ -52,5 +55,9 @@ docs/notebooks/%.md: docs/notebooks/%.py
 $(READY): pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo 'creating $(VENV) and installing what jaxcert needs, about a minute ...'
-	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[onnx,test]'
+	$(RUN) $(INSTALL) '.[onnx]'
 	touch $(READY)
+
+$(TESTS): $(READY)
+	$(RUN) $(INSTALL) '.[onnx,test]'
+	touch $(TESTS)
