@@ -4,61 +4,26 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
-import itertools
 import os
 import re
 import runpy
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from absl import flags
-from markdown_it import MarkdownIt
-from PIL import Image
-from tiny import Tiny
+from pages import COMMAND_LINES, PAGES, ROOT, SHARED, blocks
 
 import jaxcert as jc
 from jaxcert.commands.__main__ import COMMANDS
 from jaxcert.commands.options import flags_of, read
-from jaxcert.learning.data import load_dataset
 from jaxcert.report.boxes import BOX_KEYS
 from jaxcert.report.stored import RECORD_KEYS, SCHEMA
 
-ROOT = Path(jc.__file__).parents[1]
-PAGES = [
-    ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")),
-]  # fmt: skip
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.py"))
-SHARED = ROOT.parent / "shared" / "data"
-SHELL = ("make ", "git ", "cd ", "pip ", "python ", "python3 ", "jaxcert ", "srun ",
-         ".venv/bin/", "PYTHONPATH=")  # fmt: skip
-
-
-def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """Yields (language, content) of the blocks of code in a page."""
-    for token in MarkdownIt().parse(page.read_text()):
-        if token.type in ("fence", "code_block"):
-            yield token.info, token.content
-
-
-def lines(content: str) -> list[str]:
-    """Returns the command lines of a block, those that are continued joined."""
-    joined = re.sub(r"\\\n\s*", "", content)
-    return [line.partition("    #")[0].strip() for line in joined.splitlines() if line]
-
-
-COMMAND_LINES = [
-    (page.name, line)
-    for page in PAGES
-    for _, content in blocks(page)
-    for line in lines(content)
-    if content.startswith(SHELL) and line != "..."
-]
 
 
 def pages() -> Iterator[object]:
@@ -113,7 +78,7 @@ def test_commands_are_ones_that_are_there(page: str, line: str):
         own = f"jaxcert.commands.{name}.command"
         module = own if name in COMMANDS else f"studies.{name}.command"
     else:
-        assert words[:2] in (["python", "-c"], ["python", "jaxcert/checker"]), line
+        assert words[:2] == ["python", "jaxcert/checker"], line
         return
     if name == "check":
         return
@@ -128,63 +93,6 @@ def test_commands_are_ones_that_are_there(page: str, line: str):
         return
     if "..." not in line:
         read(request, values)
-
-
-# Lines that need a data set, another tool, a cluster or what they leave out; and those
-# of `make`, which starts this test.
-_ELSEWHERE = re.compile(r"mnist|sweep|smoothing|throughput|^(make|git|cd|python3) |pip")
-EXECUTED = {
-    page: [own for name, own in COMMAND_LINES if name == page]
-    for page in ("README.md", "index.md", "commands.md", "data.md", "tabular.md")
-}
-
-
-def named_in_pages(folder: Path, tiny: Tiny, page: str) -> None:
-    """Writes the files that the command lines of a page name."""
-    shutil.copy(tiny.onnx, folder / "NET.onnx")
-    digits = load_dataset("digits", "test")
-    images, labels = digits.images[:4], digits.labels[:4]
-    parts = ("train", "test") if page == "data.md" else ("",)
-    for part, (row, label) in itertools.product(parts, enumerate(labels)):
-        own = folder / "PHOTOS" / part / str(label)
-        own.mkdir(parents=True, exist_ok=True)
-        pixels = np.uint8(np.round(255 * images[row, ..., 0]))
-        Image.fromarray(pixels).save(own / f"{row}.png")
-    near = {"lo": np.maximum(images - 0.01, 0), "hi": np.minimum(images + 0.01, 1)}
-    np.savez(folder / "BOXES.npz", x=images, **near)
-    names = [f"(declare-const X_{k} Real)" for k in range(64)]
-    names += [f"(declare-const Y_{k} Real)" for k in range(10)]
-    ends = zip(near["lo"][0].ravel(), near["hi"][0].ravel(), strict=True)
-    box = [
-        f"(assert (>= X_{k} {lo:.9f})) (assert (<= X_{k} {hi:.9f}))"
-        for k, (lo, hi) in enumerate(ends)
-    ]
-    box.append(f"(assert (>= Y_{(labels[0] + 1) % 10} Y_{labels[0]}))")
-    (folder / "PROPERTY.vnnlib").write_text("\n".join(names + box))
-    (folder / "instances.csv").write_text("NET.onnx,PROPERTY.vnnlib,60\n")
-    rows = [f"{k % 7},{k % 5},{'ripe' if k % 7 > 3 else 'green'}" for k in range(60)]
-    (folder / "TABLE.csv").write_text("\n".join(["weight,age,class", *rows]))
-
-
-@pytest.mark.campaign
-@pytest.mark.parametrize("page", EXECUTED)
-def test_commands_run_as_they_are_printed(page: str, tiny: Tiny, tmp_path: Path):
-    named_in_pages(tmp_path, tiny, page)
-    ran = 0
-    for line in EXECUTED[page]:
-        if _ELSEWHERE.search(line) or "..." in line:
-            continue
-        words = shlex.split(line.removeprefix(".venv/bin/"))
-        assert words[0] == "jaxcert", line
-        program = [sys.executable, "-m", "jaxcert.commands", *words[1:]]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            program, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr[-2000:]}"
-        assert "Traceback" not in done.stderr
-        ran += 1
-    assert ran
 
 
 # `make docs` executes them, too.
