@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib.util
 import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from absl import flags
 from pages import COMMAND_LINES, PAGES, ROOT, SHARED, blocks
+from tiny import Tiny
 
 import jaxcert as jc
 from jaxcert.commands.__main__ import COMMANDS
@@ -49,8 +56,70 @@ def test_python_is_written_so_that_it_runs():
     for page in PAGES:
         for language, content in blocks(page):
             assert language in ("", "text"), f"{page.name}: a block of {language}"
+            if "jc." in content and ">>>" not in content:
+                assert page.name == "network.md", content
             if not language and ">>>" not in content:
                 assert not re.search(r"^(import|from) ", content, re.M), content
+
+
+def parts_of(module: Any, kept: Callable[[Any], bool]) -> tuple[Any, Any]:
+    """Returns what Equinox's `partition` does, of a module that is a pytree."""
+    one, other = (
+        jax.tree.map(lambda v, want=want: v if kept(v) == want else None, module)
+        for want in (True, False)
+    )
+    return one, other
+
+
+def whole_of(*trees: Any) -> Any:
+    """Returns what Equinox's `combine` does."""
+
+    def known(*leaves: Any) -> Any:
+        return next((leaf for leaf in leaves if leaf is not None), None)
+
+    return jax.tree.map(known, *trees, is_leaf=lambda v: v is None)
+
+
+@jax.tree_util.register_pytree_node_class
+class Layer:
+    """A callable module as Equinox makes them: its function is a leaf, too."""
+
+    def __init__(self, weight: Any, function: Any) -> None:
+        self.leaves = weight, function
+
+    def __call__(self, x: Any) -> Any:
+        weight, function = self.leaves
+        return weight @ function(x)
+
+    def tree_flatten(self) -> tuple[Any, None]:
+        return self.leaves, None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, leaves: Any) -> Layer:
+        return cls(*leaves)
+
+
+def test_blocks_of_other_packages_run(tiny: Tiny, tmp_path, monkeypatch):
+    """Equinox is none of our own, so that its two functions stand in for it."""
+    texts = [text for language, text in blocks(ROOT / "docs/network.md") if language]
+    (equinox,) = (text for text in texts if "eqx." in text)
+    (onnx,) = (text for text in texts if "load_onnx" in text)
+    fast = functools.partial(jc.certify, options=jc.CertifyOptions("ibp", attack=None))
+    found: list[jc.Certification] = []
+    library = types.SimpleNamespace(
+        certify=lambda *given: found.append(fast(*given)), load_onnx=jc.load_onnx
+    )
+    parts = types.SimpleNamespace(
+        partition=parts_of, combine=whole_of, is_array=lambda v: not callable(v)
+    )
+    model = Layer(np.array([[1.0, 0.0], [0.0, 1.0]]), jax.nn.relu)
+    names = {"jc": library, "eqx": parts, "model": model, "x": np.array([0.75, 0.25])}
+    exec(equinox, names)
+    assert round(float(found[-1].lower), 2) == 0.25
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny.onnx, "net.onnx")
+    exec(onnx, {"jc": library, "x": np.full((2, 8, 8, 1), 0.5)})
+    assert len(found[-1]) == 2
 
 
 @pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=lambda text: text[:60])
