@@ -217,6 +217,27 @@ def test_terms_are_in_the_glossary():
         assert f"**{term}.**" in text
 
 
+def test_contributing_says_how_a_rule_is_added_and_soundness_tested():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    heads = re.findall(r"^## (.*)$", text, re.M)
+    assert "How a rule is added" in heads and "How soundness is tested" in heads
+    for path in re.findall(r"`((?:jaxcert|tests)/[\w/.]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_limits_are_said():
+    """Devices with what was run on them and when; and what no JAX function may hold."""
+    readme = (ROOT / "README.md").read_text()
+    for what in ("`scan`", "`while`", "sorting", "Fourier", "inverses", "integers"):
+        assert what in readme.partition("## Limits")[2]
+    scale = (ROOT / "docs" / "scale.md").read_text()
+    assert (
+        "measured on CPUs" in scale and "BUILD_NOTES.md says on which devices" in scale
+    )
+    devices = (ROOT / "BUILD_NOTES.md").read_text().partition("## Devices")[2]
+    assert re.search(r"20\d\d-\d\d-\d\d", devices.partition("\n## ")[0])
+
+
 def test_the_version_is_one():
     version = re.search(
         r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import math
 import re
 import sys
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
+from absl.testing import flagsaver
 
 from jaxcert.commands import console
 from jaxcert.commands.__main__ import COMMANDS, main
@@ -18,6 +21,7 @@ from jaxcert.commands.options import REQUIRED, Options, flags_of, help_of, optio
 from jaxcert.errors import InputError
 
 ROOT = Path(__file__).parents[2]
+FONTS = "generated new fontManager"
 OWN = [name for name in COMMANDS if name != "check"]
 STUDIES = sorted(p.parent.name for p in ROOT.glob("experiments/studies/*/command.py"))
 MODULES = {name: f"jaxcert.commands.{name}.command" for name in OWN} | {
@@ -156,3 +160,25 @@ def test_commands_that_are_written_down_have_their_flags():
         assert not unknown, f"{where}: {name} has no {sorted(unknown)}"
         seen += bool(flags)
     assert seen > 30
+
+
+def test_commands_keep_what_they_compile_and_tell_no_news_of_libraries(
+    monkeypatch, capsys, caplog
+):
+    kept: list[bool] = []
+    monkeypatch.setattr(console, "use_compilation_cache", lambda: kept.append(True))
+
+    def main() -> int:
+        logging.getLogger("matplotlib.font_manager").info(FONTS)
+        logging.getLogger("absl").info("what this command does")
+        assert kept
+        return 0
+
+    logging.getLogger("matplotlib").setLevel(logging.NOTSET)
+    with flagsaver.flagsaver(logtostderr=True), caplog.at_level(logging.INFO):
+        try:
+            assert console.guarded(main)(["command"]) == 0
+        finally:
+            logging.root.removeHandler(absl_logging.get_absl_handler())
+    said = capsys.readouterr().err
+    assert FONTS not in said and said.endswith("what this command does\n")

@@ -17,7 +17,7 @@ from jaxcert.report import (
     summarise,
     table,
 )
-from jaxcert.report.summary import format_number, format_percent
+from jaxcert.report.summary import format_number, format_percent, telling_radii
 
 
 def test_summary_against_numbers_done_by_hand():
@@ -91,6 +91,14 @@ def test_the_headline_is_true_of_the_inputs_that_it_counts():
     for lower in (1e-7, 3e-3, 0.0999, 0.1, 0.3, 7.0, 5e4):
         radius = summarise([record("0", lower, 2 * lower)])["radius"]
         assert lower / 2.5 < radius <= lower and f"{radius:e}"[0] in "125"
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.03, 40.0])
+def test_radii_of_certified_accuracy_lie_among_the_proved_ends(scale):
+    ends = scale * np.array([0.4, 0.9, 1.0])
+    first, *radii, beyond = telling_radii([{"apothem_lower": end} for end in ends])
+    assert first == 0 and max(radii) <= scale < beyond and len(radii) > 3
+    assert all(f"{radius:.0e}"[0] in "125" for radius in (*radii, beyond))
 
 
 def test_infinite_apothems_are_said_in_words():
