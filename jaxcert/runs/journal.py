@@ -105,12 +105,12 @@ class Kind:
       line: one of them: "a verdict".
       redone: what is done again where one is torn: "its box".
       keys: what a line states, no more and no less; (): not all state the same.
-      newer: what a line may state beside `keys`: lines of earlier versions do not.
       key: of a record, what tells it from the others; None: nothing does.
       under: where every line says the settings, the name under which; "": beside what
         else it states.
       form: of a line.
       texts: of the messages.
+      newer: what a line may state beside `keys`: lines of earlier versions do not.
     """
 
     lines: str
@@ -119,11 +119,11 @@ class Kind:
     line: str
     redone: str = "it"
     keys: tuple[str, ...] = ()
-    newer: tuple[str, ...] = ()
     key: Callable[[Record], Hashable] | None = None
     under: str = ""
     form: Form = Form()
     texts: Texts = Texts()
+    newer: tuple[str, ...] = ()
 
 
 def rows(name: str) -> Kind:

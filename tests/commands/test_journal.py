@@ -59,6 +59,25 @@ def test_a_run_is_continued(tmp_path):
     assert json.loads((tmp_path / "new/run/n.json").read_text())["limit"] == 10
 
 
+def test_a_record_is_replaced_in_its_place(tmp_path):
+    kind = Kind(
+        "n.jsonl", "n.json", "a list", "a name", keys=("id",), newer=("loss",),
+        key=lambda record: record["id"],
+    )  # fmt: skip
+    journal = Journal(kind, tmp_path, False, CONFIG)
+    journal.append({"id": "a"}, {"id": "b"}, {"id": "c"})
+    journal.replace({"id": "b", "loss": np.inf})
+    expected = [{"id": "a"}, {"id": "b", "loss": np.inf}, {"id": "c"}]
+    for each in (journal, Journal(kind, tmp_path, True, CONFIG)):
+        assert each.records == expected == list(each.by_key.values())
+    assert journal.path.read_bytes().count(b"\n") == 3
+    with pytest.raises(ValueError):
+        journal.replace({"id": "d"})
+    with pytest.raises(InputError, match="other keys"):
+        journal.path.write_text('{"id": "a", "gain": 1}\n')
+        Journal(kind, tmp_path, True, CONFIG)
+
+
 def test_a_line_is_on_the_disk_before_it_is_taken(tmp_path, monkeypatch):
     journal, seen = Names(tmp_path), []
     fsync = os.fsync

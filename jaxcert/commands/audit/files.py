@@ -30,8 +30,9 @@ TIMEOUT = "timeout"
 """What a line states beside: the most seconds that the box was given."""
 
 KIND = Kind(
-    "audit.jsonl", "audit.json", "an audit", "a verdict", "its box", KEYS, (TIMEOUT,),
+    "audit.jsonl", "audit.json", "an audit", "a verdict", "its box", KEYS,
     operator.itemgetter("input"), texts=Texts(second="the second one on {}"),
+    newer=(TIMEOUT,),
 )  # fmt: skip
 
 

@@ -121,8 +121,8 @@ def audit(request: Request) -> int:
     with AuditFiles(output, request.resume, config, scope) as files:
         todo = [c for c in claims if _is_new(c, files)]
         again = [c for c in claims if _has_more_time(c, files, request.timeout)]
-        if done := len(claims) - len(todo) - len(again):
-            logging.info("%d boxes are done already", done)
+        if answered := len(claims) - len(todo) - len(again):
+            logging.info("%d boxes are done already", answered)
         if again:
             logging.info("%d boxes are unknown; they get more time", len(again))
         todo += again
