@@ -16,7 +16,7 @@ from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.data import load_dataset
 from jaxcert.learning.dataset import Dataset, as_unit
-from jaxcert.learning.image_folder import holds_images, load_images
+from jaxcert.learning.image_folder import class_words, holds_images, load_images
 from jaxcert.learning.inputs import load_inputs, parse_selection
 from jaxcert.learning.models import (
     checkpoint_metadata,
@@ -96,7 +96,11 @@ def select_inputs(
 
 def _own_images(path: Path, network: Network, scale: float | None) -> Selection:
     """Returns the images of a folder, as the network takes them."""
-    found = load_images(path)
+    # Of a data set with a part to train on, a number is one class in both parts.
+    other = {"test": "train", "train": "test"}.get(path.name)
+    beside = path.with_name(other) if other else None
+    known = class_words(beside) if beside is not None and beside.is_dir() else ()
+    found = load_images(path, known)
     classes = found.class_names
     if classes is not None and len(classes) > network.num_outputs:
         raise InputError(

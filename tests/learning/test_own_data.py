@@ -95,15 +95,17 @@ def test_grey_and_coloured_images_agree_in_channels(tmp_path):
 
 
 def test_a_folder_of_images_is_an_input(folder, caplog):
-    chosen = select_inputs(str(folder / "test"), network(outputs=2), "-", "-", None)
+    chosen = select_inputs(str(folder / "test"), network(outputs=3), "-", "-", None)
     assert chosen.names == ("cat/9.png", "cow/1.png", "cow/2.PNG")
-    assert chosen.labels.tolist() == [0, 1, 1] and chosen.class_names == ("cat", "cow")
+    # The classes are those that it was trained on, too: dogs are of number 2.
+    assert chosen.labels.tolist() == [0, 1, 1]
+    assert chosen.class_names == ("cat", "cow", "dog")
     np.testing.assert_allclose(chosen.x, PIXELS[2:5] / 255, atol=1e-7)
     bytes_ = select_inputs(
-        str(folder / "test"), network(outputs=2), "-", "-", None, scale=1.0
+        str(folder / "test"), network(outputs=3), "-", "-", None, scale=1.0
     )
     np.testing.assert_array_equal(bytes_.x, PIXELS[2:5])
-    with pytest.raises(InputError, match="has 2 classes, the network 5: which is"):
+    with pytest.raises(InputError, match="has 3 classes, the network 5: which is"):
         select_inputs(str(folder / "test"), network(outputs=5), "-", "-", None)
 
 
