@@ -14,27 +14,16 @@ import os
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .against import Comparison, compare, proved
+from .arguments import parser
 from .check import check_certificate
 from .claim import AnyReport, Expected, Status
 from .results import Results
 
-_EPILOG = """\
-A path is a certificate or a folder; of a folder, all certificates in it, or in its
-`proofs` and `grown`, are checked. Each needs its network file beside it. Of a results
-file NAME.csv every row that says sat or unsat is checked, by its file in NAME_proofs.
-One line per file states the whole claim, then comes a summary. Exit codes:
-  0  all are accepted, and there is at least one
-  1  one is REJECTED, or the box of one is NOT PROVED
-  2  a path holds no certificate, or the command line is wrong
-  3  all hold, but one is VACUOUS: it says nothing (a margin below 0, no free feature,
-     rates 0, a box that is a point)
-Of a grown box every face is checked as well: it lies on the domain's boundary, or a
-counterexample stops it, or it is open; an open face is no mistake.
-"""
 _SAY = {Status.UNPROVED: "NOT PROVED", Status.VACUOUS: "VACUOUS"}
 
 
@@ -141,6 +130,25 @@ def answers(table: Results, reports: Sequence[AnyReport]) -> str:
     return f"{text}; {left} rows without an answer" if left else text
 
 
+def contradictions(path: Path, found: Comparison, as_json: bool) -> Iterator[str]:
+    """Yields what to print of another tool's answers."""
+    for number, names, says, known in found.contradicted:
+        words = [*map(_one_line, (path, *names)), says, known]
+        if as_json:
+            keys = ("file", "onnx", "vnnlib", "says", "proved")
+            yield json.dumps(dict(zip(keys, words, strict=True)) | {"line": number})
+        else:
+            yield "CONTRADICTED {0}, line {5}: {1} {2}: {3}, proved {4}".format(
+                *words, number
+            )
+    if not as_json:
+        without = found.answers - found.agree - len(found.contradicted)
+        yield (
+            f"{_one_line(path)}: {found.answers} answers: {found.agree} proved, "
+            f"{len(found.contradicted)} contradicted, {without} without a proof"
+        )
+
+
 def _tables(words: argparse.Namespace) -> list[Results]:
     folder = words.benchmark and words.benchmark.expanduser()
     return [
@@ -162,7 +170,7 @@ def exit_code(reports: Sequence[AnyReport]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Checks what the arguments name; returns the exit code."""
-    words = _parser().parse_args(argv)
+    words = parser().parse_args(argv)
     expected = Expected(
         words.network, words.margin, tuple(words.domain) if words.domain else None,
         words.rates, words.arithmetic, words.vnnlib,
@@ -188,7 +196,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 told(path, report)
             if not words.json:
                 print(answers(table, reports[first:]), flush=True)
-        return exit_code(reports)
+        known = proved(one for table in tables for one in table.accepted)
+        wrong = False
+        for other in words.against:
+            compared = compare(other.expanduser(), known)
+            for text in contradictions(other, compared, words.json):
+                print(text, flush=True)
+            wrong |= bool(compared.contradicted)
+        return exit_code(reports) or (4 if wrong else 0)
     except BrokenPipeError:
         # The reader of stdout has gone; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -199,52 +214,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="check",
-        description="Checks robustness certificates; numpy and the standard library "
-        "alone, no code of the search that found them.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("paths", metavar="PATH", nargs="+", type=Path,
-        help="a certificate, the folder of a run, or a results file")  # fmt: skip
-    add("--exact", action="store_true", help="compute in rational numbers, slowly")
-    add("--json", action="store_true", help="print one JSON object per file instead")
-    insist = parser.add_argument_group(
-        "what the caller insists on", "a claim that is another one is rejected"
-    )
-    add = insist.add_argument
-    add("--network", metavar="HASH", type=_sha256,
-        help="the sha256 of the network, in full")  # fmt: skip
-    add("--margin", type=_number, help="the required margin must be at least this")
-    add("--domain", nargs=2, type=_number, metavar=("LO", "HI"),
-        help="the domain of every feature must be exactly this")  # fmt: skip
-    add("--rates", type=_number, help="the rate of every face must be exactly this")
-    add("--arithmetic", choices=("real", "float32"))
-    add("--vnnlib", metavar="FILE", type=Path,
-        help="the property that is answered, .vnnlib or .vnnlib.gz")  # fmt: skip
-    add("--benchmark", metavar="FOLDER", type=Path,
-        help="of a results file: read the VNN-LIB files that its rows name, in this "
-        "folder, and not the copies beside the proofs")  # fmt: skip
-    return parser
-
-
-def _sha256(word: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", word.lower()):
-        raise argparse.ArgumentTypeError(f"{word!r} is no sha256: write 64 hex digits")
-    return word.lower()
-
-
-def _number(word: str) -> float:
-    number = float(word)
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{word!r} is not finite")
-    return number
 
 
 def _one_line(text: object) -> str:

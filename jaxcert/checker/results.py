@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from .against import Instance, instance
 from .check import check_certificate
 from .claim import AnswerReport, AnyReport, Expected, Status
 from .reading import read
@@ -23,7 +24,10 @@ _COLUMNS = ["onnx", "vnnlib", "result", "seconds"]
 
 
 class Results:
-    """The rows of a results file; `decided` of `rows` many say sat or unsat."""
+    """The rows of a results file; `decided` of `rows` many say sat or unsat.
+
+    `accepted` are the instances and answers that `reports` found accepted.
+    """
 
     def __init__(self, path: Path, folder: Path | None) -> None:
         """Reads the rows; raises OSError.
@@ -34,6 +38,7 @@ class Results:
             copies beside the proofs instead.
         """
         self.folder, self.networks = folder, dict[str, tuple[str, int]]()
+        self.accepted: list[tuple[Instance, str]] = []
         self.proofs = path.with_name(f"{path.stem}_proofs")
         text = read(path).decode("utf-8-sig")
         head, *rows = [row for row in csv.reader(text.splitlines()) if row] or [[]]
@@ -59,7 +64,10 @@ class Results:
                 report = check_certificate(path, expected=expected, exact=exact)
             else:
                 report = AnswerReport(Status.REJECTED, "there is no proof of it", 0.0)
-            yield path, self.of_row(number, onnx, result, report)
+            report = self.of_row(number, onnx, result, report)
+            if report.accepted:
+                self.accepted.append((instance(onnx, vnnlib), result))
+            yield path, report
 
     def original(self, vnnlib: str) -> Path:
         """Returns where the VNN-LIB file of a row is, gzipped or not."""

@@ -13,6 +13,7 @@ import pytest
 from answer_builder import ANSWERS, Answer, box_text, declared, row_text
 
 from jaxcert.checker import command
+from jaxcert.checker.against import instance, proved
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Expected, Status
 from jaxcert.checker.reading import Rejected
@@ -145,6 +146,49 @@ def _row(folder: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+OTHERS = """\
+acas,./onnx/halved.onnx,./vnnlib/1.vnnlib.gz,0.1,unsat,2.5
+acas,./onnx/witness.onnx,./vnnlib/3.vnnlib,0.1,holds,2.5
+acas,few.onnx,4.vnnlib,0.1,sat,9
+
+acas,None.onnx,2.vnnlib,0.1,sat,9
+acas,few.onnx,4.vnnlib,0.1,timeout,9
+"""
+
+
+def test_answers_of_others_are_compared_with_what_is_proved(answers, tmp_path, capsys):
+    path, other = benchmark(answers, tmp_path), tmp_path / "other tool.csv"
+    other.write_text(OTHERS)
+    given = [str(path), "--against", str(other)]
+    assert command.main(given) == 4
+    *_, first, second, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("CONTRADICTED") and "other tool.csv, line 2: " in first
+    assert first.endswith(": witness.onnx 3.vnnlib: unsat, proved sat")
+    assert second.endswith(", line 3: few.onnx 4.vnnlib: sat, proved unsat")
+    assert last.endswith("4 answers: 1 proved, 2 contradicted, 1 without a proof")
+    assert command.main([*given, "--json"]) == 4
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["line"] for row in lines if "line" in row] == [2, 3]
+    # What is not accepted contradicts nobody, and has a code that is worse.
+    (tmp_path / "found_proofs/003.npz").unlink()
+    assert command.main(given) == 1
+    out = capsys.readouterr().out
+    assert "1 proved, 1 contradicted, 2 without a proof" in out
+    # A results file is such a file too, and what it says itself is no contradiction.
+    assert command.main([str(path), "--against", str(path)]) == 1
+    assert "0 contradicted" in capsys.readouterr().out
+    other.write_text("acas,few.onnx,sat\n")
+    assert command.main(given) == 2
+    assert "line 1: it has 3 columns, not 6" in capsys.readouterr().err
+
+
+def test_names_that_mean_two_instances_say_nothing():
+    one, two = instance("a/x.onnx", "b\\p.vnnlib.gz"), instance("x.onnx", "q.vnnlib")
+    assert one == ("x.onnx", "p.vnnlib")
+    known = proved([(one, "sat"), (two, "unsat"), (one, "unsat"), (two, "unsat")])
+    assert known == {two: "unsat"}
 
 
 def test_what_is_no_results_file_is_an_error(tmp_path, capsys):
