@@ -140,7 +140,7 @@ def test_no_multipliers_of_cuts_make_a_violated_problem_vanish():
     Every output is -1, so nothing can be proved. The box is one point, and the cut says
     of it what is true of the exact z alone: computed, z is beyond it by rounding.
     """
-    lifted = 0
+    lifted, decided = 0, jax.jit(charged_bound, static_argnames="layout")
     for seed in range(6):
         params, x, _ = cancelling(seed, 2.0**20)
         exact = [Fraction(v) for v in x]
@@ -173,7 +173,7 @@ def test_no_multipliers_of_cuts_make_a_violated_problem_vanish():
                 idle = jnp.zeros(layout.size)
                 for size in np.geomspace(1.0, 1e30, 31):
                     at_cut = {node.output: jnp.full((1, 1), size)}
-                    bound, charged, _ = charged_bound(
+                    bound, charged, _ = decided(
                         layout, values, problem, idle.astype(jnp.int8),
                         Multipliers(idle, idle, nothing, at_cut), idle,
                     )  # fmt: skip
