@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from jaxcert.api import dual_boxes as dual_boxes
     from jaxcert.api import grow as grow
     from jaxcert.api import verify as verify
+    from jaxcert.ball import Ball as Ball
     from jaxcert.bounds.alpha_crown import alpha_crown as alpha_crown
     from jaxcert.bounds.crown import CrownOptions as CrownOptions
     from jaxcert.bounds.crown import crown as crown
@@ -67,6 +68,7 @@ else:
         "jaxcert.bounds.ibp": ("ibp",),
         "jaxcert.bounds.tighten": ("TightenOptions",),
         "jaxcert.trace.rules": ("register_rule",),
+        "jaxcert.ball": ("Ball",),
         "jaxcert.box": ("Box", "Rates"),
         "jaxcert.certificate.folder": ("write_certificates",),
         "jaxcert.certificate.store": ("Written",),
@@ -110,10 +112,11 @@ else:
 
 
 __all__ = [
-    "Answer", "AttackOptions", "Box", "Certification", "CertifyOptions", "CrownOptions",
-    "DualBox", "DualBoxes", "DualOptions", "Growth", "GrowthOptions", "InputError",
-    "JaxcertError", "Outcome", "Rates", "Reason", "Spec", "Status", "TightenOptions",
-    "UnsupportedError", "Verdict", "Written", "activations", "alpha_crown", "attack",
-    "certify", "crown", "dual_boxes", "grow", "ibp", "load", "load_onnx",
-    "register_rule", "use_compilation_cache", "verify", "write_certificates",
+    "Answer", "AttackOptions", "Ball", "Box", "Certification", "CertifyOptions",
+    "CrownOptions", "DualBox", "DualBoxes", "DualOptions", "Growth", "GrowthOptions",
+    "InputError", "JaxcertError", "Outcome", "Rates", "Reason", "Spec", "Status",
+    "TightenOptions", "UnsupportedError", "Verdict", "Written", "activations",
+    "alpha_crown", "attack", "certify", "crown", "dual_boxes", "grow", "ibp", "load",
+    "load_onnx", "register_rule", "use_compilation_cache", "verify",
+    "write_certificates",
 ]  # fmt: skip

@@ -13,15 +13,22 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
-from jaxcert.box import Box, Rates
+from jaxcert.ball import Ball, Region
+from jaxcert.box import Box, Norm, Rates
 from jaxcert.certification import Certification, CertifyOptions, Progress
 from jaxcert.certifier import Certifier, recorded_question
 from jaxcert.checks import (
+    LARGEST,
+    SLOWEST,
     as_inputs,
     as_labels,
     check_inputs,
     check_labels,
+    check_no_cuts,
+    checked_norm,
+    checked_number,
     checked_options,
+    checked_rates,
 )
 from jaxcert.devices import local_devices, spread
 from jaxcert.dual_answer import DualBoxes
@@ -60,6 +67,7 @@ def certify(
     input_shape: tuple[int, ...] | None = None,
     domain: Box | tuple[ArrayLike, ArrayLike] | None = None,
     rates: Rates | ArrayLike | None = None,
+    norm: Norm = "linf",
     tolerance: float = 1e-4,
     required_margin: float = 0.0,
     options: CertifyOptions | None = None,
@@ -88,6 +96,10 @@ def certify(
       domain: legal inputs, a Box or (lower, upper); default [0, 1]^d.
       rates: how fast each face moves with the radius: Rates, or one number or array
         for both sides; default 1.
+      norm: how the moves of several features count together: with "linf" each may use
+        up the radius, which is a box; with "l1" they share it by their sum, with "l2"
+        by the root of the sum of squares. Then `lower` is the radius of a proved ball,
+        within the domain, and there is no box.
       tolerance: how finely each end of the bracket is searched, in radius units.
       required_margin: m, asks margin > m; default 0.
       options: oracle, candidates, batch size, attack.
@@ -124,7 +136,7 @@ def certify(
     keep = None if labels is None else as_labels(labels)
     single, shape = find_input(f, params, x, keep, input_shape)
     certifier = Certifier(
-        f, params, domain, shape, rates=rates, tolerance=tolerance,
+        f, params, domain, shape, rates=rates, norm=norm, tolerance=tolerance,
         required_margin=required_margin, options=options,
     )  # fmt: skip
     x = x[None] if single else x
@@ -167,6 +179,35 @@ def certify(
             stacklevel=3,
         )
     return jax.tree.map(lambda v: v[0], joined) if single else joined
+
+
+def _checked_region(region: Any) -> Region:
+    """Returns a box or a ball in numpy float64; a ball of radius 0 as a box.
+
+    Raises:
+      InputError: it is neither, ragged, not finite or empty.
+    """
+    if not isinstance(region, Ball):
+        return _checked_box(region)
+    checked_norm(region.rates.norm, ("l1", "l2"))
+    domain = _checked_box(region.domain, "domain of the ball")
+    center: Any = as_inputs(region.center)
+    if center.shape != domain.lo.shape:
+        raise InputError(
+            f"the ball has a centre of shape {center.shape} and a domain of "
+            f"{domain.lo.shape}: give both the shape of one input"
+        )
+    check_inputs(center[None], domain, ["at the centre of the ball"])
+    radius = checked_number("the radius of the ball", region.radius)
+    if not (radius == 0 or SLOWEST <= radius <= LARGEST):
+        raise InputError(
+            f"the radius of the ball is {radius}; it must be 0, or at least "
+            f"{SLOWEST:g} and at most {LARGEST:g}"
+        )
+    rates = checked_rates(region.rates, center.shape, region.rates.norm)
+    if radius == 0:
+        return Box.point(center)
+    return Ball(center, np.float64(radius), domain, rates)
 
 
 def _checked_box(box: Any, name: str = "box") -> Box:
@@ -233,7 +274,7 @@ def _check_fit(f: Callable, params: Any, shape: tuple[int, ...], spec: Spec) -> 
 def verify(
     f: Callable[[Any, Any], Any],
     params: Any,
-    box: Box,
+    box: Region,
     spec: Spec,
     *,
     options: CertifyOptions | None = None,
@@ -241,6 +282,8 @@ def verify(
     progress: Progress | bool | None = None,
 ) -> Verdict:
     """Returns PROVED, REFUTED with a witness, or UNKNOWN for one box and one spec.
+
+    Instead of a box it may be a `Ball`, in which the witness then lies exactly.
 
     The bounds are asked first, then the attack; both in float64, each with a margin for
     rounding. Points that lie within it are judged exactly: a tie is a counterexample.
@@ -252,8 +295,8 @@ def verify(
       f: any JAX function of params and one input that returns a vector; taken as it
         is now, see `certify`.
       params: its weights.
-      box: the set of inputs, of the shape of one input.
-      spec: what must hold for every output over the box.
+      box: the set of inputs, a Box or a Ball of the shape of one input.
+      spec: what must hold for every output over it.
       options: oracle and attack.
       time_limit: seconds after which the answer is UNKNOWN, with the bound that is
         known by then. A compilation that runs then is left behind in a thread
@@ -277,20 +320,22 @@ def verify(
     """
     deadline = deadline_after(time_limit)
     options = checked_options(options, CertifyOptions)
-    box, spec64 = _checked_box(box), checked_spec(spec)
-    f = pinned(f)
-    _check_fit(f, params, box.lo.shape, spec64)
-    model = Model(f, params, box.lo.shape)
+    region, spec64 = _checked_region(box), checked_spec(spec)
+    if isinstance(region, Ball):
+        check_no_cuts(region.rates.norm, options.branch.cuts)
+    f, shape = pinned(f), np.shape(region.center)
+    _check_fit(f, params, shape, spec64)
+    model = Model(f, params, shape)
     bounds = "crown" if options.oracle == "crown" else "ibp"
     branch = options.branch if options.oracle == "complete" else None
     effort = Effort(bounds, options.attack, branch)  # type: ignore[arg-type]
-    known = [unknown(np.asarray(box.lo))]
+    known = [unknown(np.zeros(shape))]
     until, stages = np.array(deadline), effort.stages
 
     def work() -> Verdict:
         with own_settings():
             found = decide(
-                model, box, spec64, effort, until, told=known.append, stage=begins
+                model, region, spec64, effort, until, told=known.append, stage=begins
             )
         return found.verdict
 

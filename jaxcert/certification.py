@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OBJECTIVE = "apothem"
+OBJECTIVES = {"linf": OBJECTIVE, "l1": "l1 radius", "l2": "l2 radius"}
+"""What brackets are about, by norm: lines of runs say it, and reports speak so."""
 _WIDE = ("witness", "x", "suspect", "lo", "hi")
 
 
@@ -43,6 +45,7 @@ class Asked:
       domain_lower, domain_upper: legal inputs; one number, or one per feature.
       rates: how fast the faces move: None for 1, one number or one per feature; None
         also where the two sides differ, and `one_sided` is true.
+      norm: whose balls are asked about: "linf" for boxes, "l1" or "l2".
       one_sided: whether the two faces of a feature move at different rates.
       stopped: what ended the search early: "", "the time limit" or "Ctrl-C".
     """
@@ -58,13 +61,15 @@ class Asked:
     domain_upper: float | tuple[float, ...] = 1.0
     rates: float | tuple[float, ...] | None = None
     one_sided: bool = False
+    norm: str = "linf"
     stopped: str = ""
 
     def config(self) -> dict[str, Any]:
         """Returns it as the settings of a run, for reports."""
         kept = {
             "model": self.network, "model_hash": self.content_hash,
-            "objective": OBJECTIVE, "oracle": self.oracle, "arithmetic": "real",
+            "objective": OBJECTIVES[self.norm],
+            "oracle": self.oracle, "arithmetic": "real",
             "required_margin": self.required_margin, "tolerance": self.tolerance,
             "domain_lower": self.domain_lower, "domain_upper": self.domain_upper,
         }  # fmt: skip
@@ -96,10 +101,11 @@ class Certification(Answer):
       predicted: the class that the network predicts at x.
       lower: proved lower end of the bracket around the apothem optimum: the box has
         this apothem. 0 if nothing was proved; inf if all faces reach the domain's
-        boundary.
+        boundary. With the norm "l1" or "l2" it is the radius of the ball that is
+        proved, within the domain, and inf if that is all of the domain.
       upper: upper end of the bracket: distance of the witness; inf if there is none;
         0 for a misclassified input.
-      box: the proved box; NaN if there is none.
+      box: the proved box; NaN if there is none, as with the norms "l1" and "l2".
       witness: a point whose margin is not above the required one; NaN if none.
       witness_class: the class that wins at the witness, or ties with the label there;
         -1 if none.
@@ -213,7 +219,7 @@ class Certification(Answer):
             "label": int(self.label[row]) if self.asked.labelled else None,
             "predicted": int(self.predicted[row]),
             "status": Outcome(self.outcome[row]).name.lower(),
-            "objective": OBJECTIVE,
+            "objective": OBJECTIVES[self.asked.norm],
             "apothem_lower": float(self.lower[row]),
             "apothem_upper": float(self.upper[row]),
             **edge_measures(Box(self.box.lo[row], self.box.hi[row])),

@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
+from jaxcert.ball import enclosing
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp
-from jaxcert.box import Box, Family, Rates, distance_above
+from jaxcert.box import Box, Family, Norm, Rates, distance_above
 from jaxcert.branch.brackets import ApothemAnswer
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Proof
@@ -34,7 +35,9 @@ from jaxcert.checks import (
     LARGEST,
     check_inputs,
     check_labels,
+    check_no_cuts,
     checked_domain,
+    checked_norm,
     checked_number,
     checked_options,
     checked_rates,
@@ -153,6 +156,7 @@ class Certifier:
         input_shape: tuple[int, ...],
         *,
         rates: Rates | ArrayLike | None = None,
+        norm: Norm = "linf",
         tolerance: float = 1e-4,
         required_margin: float = 0.0,
         options: CertifyOptions | None = None,
@@ -175,7 +179,9 @@ class Certifier:
         self.tolerance, self.required_margin = tolerance, required_margin
         self.model = Model(f, params, input_shape)
         self.domain = checked_domain(domain, input_shape)
-        self.rates = checked_rates(rates, input_shape)
+        self.norm = checked_norm(norm)
+        self.rates = checked_rates(rates, input_shape, self.norm)
+        check_no_cuts(self.norm, self.options.branch.cuts)
         self._judge = Judge(self.model)
         shape = self.model.program.output_shape
         if len(shape) != 1 or shape[0] < 2:
@@ -205,6 +211,7 @@ class Certifier:
             domain_upper=plain(self.domain.hi),
             rates=None if own == 1.0 else own,
             one_sided=not both,
+            norm=self.norm,
         )
 
     def batch(
@@ -315,7 +322,8 @@ class Certifier:
             radius, upper, witness = answer.lower, answer.upper, answer.witness
             subproblems, proof = answer.processed, answer.proof
             improved = expand(answer.improved, x)
-            box = jax.tree.map(partial(np.where, improved), answer.box, box)
+            own = enclosing(answer.box) if self.norm == "linf" else box
+            box = jax.tree.map(partial(np.where, improved), own, box)
         upper = self._distances(x, upper, witness)
         winner = self._witness_class(x, label, witness)
         doubtful = kept & np.isinf(upper)
@@ -447,6 +455,11 @@ class Certifier:
         Raises:
           InputError: wrong shapes, or a network with other activations than ReLU.
         """
+        if self.norm != "linf":
+            raise InputError(
+                f"the answer is about {self.norm} balls, and only boxes grow: certify "
+                'with norm="linf"'
+            )
         x, _ = self._checked(x, None)
         if found.label.shape != x.shape[:1]:
             raise InputError(
@@ -635,7 +648,10 @@ class Certifier:
         x, box, upper = found.x, found.box, found.upper
         wrong = found.predicted != found.label
         lower = np.maximum(found.radius, 0)
-        full = (found.radius >= 0) & self._at_boundary(box)
+        if self.norm == "linf":
+            full = (found.radius >= 0) & self._at_boundary(box)
+        else:
+            full = found.radius >= _reach(x, self.domain, self.rates)
         lower = np.where(full, np.inf, lower)
         contradiction = ~wrong & (lower > upper)
         if np.any(contradiction):
@@ -647,7 +663,8 @@ class Certifier:
             )
         outcome = np.where(lower > 0, Outcome.CERTIFIED, Outcome.UNKNOWN)
         outcome = np.where(wrong, Outcome.MISCLASSIFIED, outcome)
-        no_box = expand(outcome != Outcome.CERTIFIED, x)
+        boxed = (outcome == Outcome.CERTIFIED) & (self.norm == "linf")
+        no_box = expand(~boxed, x)
         gone = expand(wrong, x)
         return Certification(
             outcome=outcome.astype(np.int32),
@@ -747,9 +764,17 @@ def _in_time(stage: Callable[[], Found], limit: float) -> Found | None:
 
 
 def _reach(x: np.ndarray, domain: Box, rates: Rates) -> np.ndarray:
-    """Returns the radius at which the ball of every input fills the domain."""
+    """Returns the radius at which the ball of every input fills the domain.
+
+    Of another norm than "linf", rounded up by more than it may be wrong.
+    """
     axes = tuple(range(1, x.ndim))
     with np.errstate(divide="ignore", invalid="ignore"):
         down = np.where(rates.lower > 0, (x - domain.lo) / rates.lower, 0)
         up = np.where(rates.upper > 0, (domain.hi - x) / rates.upper, 0)
-    return np.maximum(down, up).max(axis=axes)
+    most = np.maximum(down, up)
+    if rates.norm == "linf":
+        return most.max(axis=axes)
+    share = 1 + 4 * (most[0].size + 8) * np.finfo(most.dtype).eps
+    power = 1 if rates.norm == "l1" else 2
+    return share * (most**power).sum(axis=axes) ** (1 / power)

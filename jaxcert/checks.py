@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jaxcert.box import Box, Rates
+from jaxcert.box import NORMS, Box, Norm, Rates
 from jaxcert.errors import InputError
 
 Options = TypeVar("Options")
 
-_SLOWEST = 1e-30
+SLOWEST = 1e-30
+"""Least rate or radius that is taken, but for 0."""
 LARGEST = 3e38
 """Largest magnitude that is taken: float32, in which searches run, ends above it."""
 
@@ -261,17 +262,46 @@ def checked_domain(
     return Box(lo, hi)  # type: ignore[arg-type]
 
 
-def checked_rates(rates: Rates | ArrayLike | None, shape: tuple[int, ...]) -> Rates:
-    """Returns the rates as arrays of the input's shape, numpy float64.
+def checked_norm(norm: Any, among: Sequence[Norm] = NORMS) -> Norm:
+    """Returns the norm.
+
+    Raises:
+      InputError: it is none of these.
+    """
+    if norm not in among:
+        names = ", ".join(repr(name) for name in among)
+        raise InputError(f"norm is {norm!r}; choose one of {names}")
+    return norm
+
+
+def check_no_cuts(norm: str, cuts: object) -> None:
+    """Raises InputError where branch and bound over balls is to make cuts."""
+    if norm != "linf" and cuts is not None:
+        raise InputError(
+            f"cuts are made over boxes, not over balls of norm {norm!r}: leave "
+            "BranchOptions.cuts out"
+        )
+
+
+def checked_rates(
+    rates: Rates | ArrayLike | None, shape: tuple[int, ...], norm: Norm = "linf"
+) -> Rates:
+    """Returns the rates as arrays of the input's shape, numpy float64, with the norm.
 
     A number, or an array, is the rate of both faces.
 
     Raises:
-      InputError: wrong shape, negative or not finite, all zero, or tiny.
+      InputError: wrong shape, negative or not finite, all zero, or tiny; of another
+        norm.
     """
     ends: Any = (1.0, 1.0) if rates is None else (rates, rates)
     if isinstance(rates, Rates):
         ends = rates.lower, rates.upper
+        if rates.norm not in ("linf", norm):
+            raise InputError(
+                f"the rates are of norm {rates.norm!r}, where {norm!r} is asked: pass "
+                f"norm={rates.norm!r}"
+            )
     elif isinstance(rates, tuple | dict | str):
         raise InputError(
             f"rates must be Rates, got {type(rates).__name__}: pass jc.Rates(lower, "
@@ -287,9 +317,9 @@ def checked_rates(rates: Rates | ArrayLike | None, shape: tuple[int, ...]) -> Ra
     both = np.stack([low, high])
     if not np.isfinite(both).all() or (both < 0).any() or not (both > 0).any():
         raise InputError("rates must be finite and >= 0, and not all of them 0")
-    if (slow := both[(both > 0) & (both < _SLOWEST)]).size:
+    if (slow := both[(both > 0) & (both < SLOWEST)]).size:
         raise InputError(
-            f"a rate is {slow[0]:g}: rates above 0 must be at least {_SLOWEST:g}, or "
+            f"a rate is {slow[0]:g}: rates above 0 must be at least {SLOWEST:g}, or "
             "radii overflow"
         )
-    return Rates(low, high)  # type: ignore[arg-type]
+    return Rates(low, high, norm)  # type: ignore[arg-type]

@@ -8,12 +8,14 @@ HiGHS (about 1e-6 of the numbers' size).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
 import scipy.sparse
+
+from jaxcert.ball import Ball
 
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -105,13 +107,28 @@ def brute_force_min_margin(
     inputs: no big-M, no relaxation, no bounds.
     """
     lo, hi = np.asarray(lo, np.float64).ravel(), np.asarray(hi, np.float64).ravel()
+    best = Minimum(np.inf, np.full(len(lo), np.nan))
+    for halves, limits, cost, constant in _pieces(weights, len(lo), c, d):
+        result = scipy.optimize.linprog(
+            cost, A_ub=halves, b_ub=limits, bounds=np.stack([lo, hi], axis=1)
+        )
+        if result.status == 0 and result.fun + constant < best.value:
+            best = Minimum(float(result.fun + constant), result.x)
+    return best
+
+
+def _pieces(weights: Layers, n: int, c: np.ndarray, d: float) -> Iterator[tuple]:
+    """Yields (A, b, e, f) per activation pattern: the margin is e @ x + f if A x <= b.
+
+    Raises:
+      ValueError: there are more than 8 neurons.
+    """
     widths = [len(bias) for _, bias in weights[:-1]]
     if sum(widths) > 8:
         raise ValueError(f"{sum(widths)} neurons are too many for brute force")
-    best = Minimum(np.inf, np.full(len(lo), np.nan))
     for pattern in itertools.product((0.0, 1.0), repeat=sum(widths)):
-        slope, offset = np.eye(len(lo)), np.zeros(len(lo))
-        halves, limits, used = [np.zeros((0, len(lo)))], [np.zeros(0)], 0
+        slope, offset = np.eye(n), np.zeros(n)
+        halves, limits, used = [np.zeros((0, n))], [np.zeros(0)], 0
         for weight, bias in weights[:-1]:
             slope, offset = weight.T @ slope, weight.T @ offset + bias
             on = np.array(pattern[used : used + len(bias)])
@@ -122,12 +139,62 @@ def brute_force_min_margin(
             slope, offset = on[:, None] * slope, on * offset
         weight, bias = weights[-1]
         slope, offset = weight.T @ slope, weight.T @ offset + bias
-        result = scipy.optimize.linprog(
-            c @ slope,
-            A_ub=np.concatenate(halves),
-            b_ub=np.concatenate(limits),
-            bounds=np.stack([lo, hi], axis=1),
-        )
-        if result.status == 0 and result.fun + c @ offset + d < best.value:
-            best = Minimum(float(result.fun + c @ offset + d), result.x)
+        yield np.concatenate(halves), np.concatenate(limits), c @ slope, c @ offset + d
+
+
+def brute_force_over_ball(
+    weights: Layers, ball: Ball, c: np.ndarray, d: float
+) -> Minimum:
+    """Returns the least margin over a ball of rates 1, by at most 8 neurons' patterns.
+
+    Over an l1 ball a pattern is one LP, in which x - center is a difference of two
+    vectors >= 0. An l2 ball is what the half-spaces that touch it have in common: those
+    are added where the last optimum lies outside, until it does so by what HiGHS may
+    err by alone.
+    """
+    n = np.size(ball.center)
+    best = Minimum(np.inf, np.full(n, np.nan))
+    for halves, limits, cost, constant in _pieces(weights, n, c, d):
+        x = least_in_ball(cost, halves, limits, ball)
+        if x is not None:
+            value = float(cost @ x + constant)
+            best = min(best, Minimum(value, x), key=lambda m: m.value)
     return best
+
+
+def least_in_ball(
+    cost: np.ndarray, halves: np.ndarray, limits: np.ndarray, ball: Ball
+) -> np.ndarray | None:
+    """Returns the x with least `cost @ x` and `halves @ x <= limits`, or None."""
+    center, n, radius = np.ravel(ball.center), len(cost), float(ball.radius)
+    lo, hi = np.ravel(ball.domain.lo) - center, np.ravel(ball.domain.hi) - center
+    limits = limits - halves @ center
+    if ball.rates.norm == "l2":
+        step = _least_in_l2(cost, halves, limits, radius, np.stack([lo, hi], 1))
+        return None if step is None else center + step
+    result = scipy.optimize.linprog(
+        np.r_[cost, -cost],
+        A_ub=np.vstack([np.hstack([halves, -halves]), np.ones(2 * n)]),
+        b_ub=np.append(limits, radius),
+        bounds=[(0, v) for v in (*hi, *-lo)],
+    )
+    return None if result.status else center + result.x[:n] - result.x[n:]
+
+
+def _least_in_l2(
+    cost: np.ndarray,
+    halves: np.ndarray,
+    limits: np.ndarray,
+    radius: float,
+    bounds: np.ndarray,
+) -> np.ndarray | None:
+    for _ in range(200):
+        result = scipy.optimize.linprog(cost, A_ub=halves, b_ub=limits, bounds=bounds)
+        if result.status != 0:
+            return None
+        far = np.linalg.norm(result.x)
+        if far <= radius + 4e-7:
+            return result.x
+        halves = np.vstack([halves, result.x / far])
+        limits = np.append(limits, radius)
+    raise RuntimeError("the half-spaces do not come together")

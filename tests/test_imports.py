@@ -128,7 +128,7 @@ def test_nothing_but_writers_of_certificates_imports_the_checker():
 # Downward only: each room may use those before it.
 ROOMS = (
     {"errors", "verdict", "rows"},
-    {"box", "cache", "checks", "devices", "memory", "shapes", "spec"},
+    {"ball", "box", "cache", "checks", "devices", "memory", "shapes", "spec"},
     {"trace"},
     {"limit", "model", "network", "scope"},
     {"bounds"},

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxcert.ball import Region
 from jaxcert.bounds.backward import (
     Coefficients,
     Terms,
@@ -46,9 +47,15 @@ Ranges = dict[int, Box]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layout:
-    """All ReLU neurons of a program in one flat vector, in the order of its nodes."""
+    """All ReLU neurons of a program in one flat vector, in the order of its nodes.
+
+    Attributes:
+      program: the program.
+      joint: whether its inputs are those of a ball; see `independent_values`.
+    """
 
     program: Program
+    joint: bool = False
 
     @functools.cached_property
     def nodes(self) -> tuple[ActivationNode, ...]:
@@ -58,7 +65,7 @@ class Layout:
     @functools.cached_property
     def improvable(self) -> tuple[ActivationNode, ...]:
         """The ReLU nodes whose input's range is not exact anyway."""
-        exact = independent_values(self.program)
+        exact = independent_values(self.program, joint=self.joint)
         return tuple(node for node in self.nodes if node.inputs[0] not in exact)
 
     @property
@@ -93,16 +100,18 @@ class Layout:
         return tuple(dict.fromkeys(ids))
 
 
-@functools.lru_cache(maxsize=64)
-def layout_of(program: Program) -> Layout:
+def layout_of(program: Program, *, joint: bool = False) -> Layout:
     """Returns the layout of a program, the same one every time."""
-    return Layout(program)
+    return _layout(program, joint)
+
+
+_layout = functools.lru_cache(maxsize=64)(Layout)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One clause over one box.
+    """One clause over one box or ball.
 
     Attributes:
       box: the inputs.
@@ -113,7 +122,7 @@ class Problem:
       cuts: inequalities on several neurons, by output id of their ReLU.
     """
 
-    box: Box
+    box: Region
     ranges: Ranges
     rows: Float[Array, "rows outputs"] | Coefficients
     offset: Float[Array, " rows"]
@@ -278,7 +287,7 @@ def charged_bound(
 def row_bounds(
     layout: Layout,
     values: Values,
-    box: Box,
+    box: Region,
     ranges: Ranges,
     rows: tuple[Coefficients, Array],
     slopes: dict[int, Array],

@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcert.bounds.alpha import Layout, relaxations_of
+from jaxcert.ball import Ball, Region, enclosing, of_jax
+from jaxcert.bounds.alpha import layout_of, relaxations_of
 from jaxcert.bounds.backward import Coefficients, least_over, pull_to_input
 from jaxcert.bounds.crown import (
     AffineBounds,
@@ -21,7 +22,6 @@ from jaxcert.bounds.crown import (
 from jaxcert.bounds.cuts import cast_floats
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.tighten import Known, TightenOptions, ascend_rows, tighten_layers
-from jaxcert.box import Box
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings
 from jaxcert.trace.program import Program
@@ -36,20 +36,23 @@ class AlphaCrown:
     options: TightenOptions = TightenOptions()
 
     @own_settings()
-    def __call__(self, params: Any, box: Box) -> AffineBounds:
+    def __call__(self, params: Any, box: Region) -> AffineBounds:
         """Returns affine functions that enclose f(params, z) for every z of the box."""
-        program = program_as_given(self.f, params, box.lo)
-        rows = output_rows(program, box.lo.dtype)
+        box = of_jax(box)
+        like = enclosing(box).lo
+        program = program_as_given(self.f, params, like)
+        rows = output_rows(program, like.dtype)
         pulled, const, _ = self._optimised(program, params, box, rows)
         return AffineBounds.of_both_sides(pulled, const)
 
     @own_settings()
-    def lower_rows(self, params: Any, box: Box, spec: Spec) -> Float[Array, " rows"]:
-        """Returns a lower bound over the box of every row of the spec.
+    def lower_rows(self, params: Any, box: Region, spec: Spec) -> Float[Array, " rows"]:
+        """Returns a lower bound over the box, or ball, of every row of the spec.
 
         The greatest of the optimised, the CROWN and the interval bound of each row.
         """
-        program = program_as_given(self.f, params, box.lo)
+        box = of_jax(box)
+        program = program_as_given(self.f, params, enclosing(box).lo)
         rows = {program.output: spec.coefficients}, spec.offset
         pulled, const, layers = self._optimised(program, params, box, rows)
         by_interval = interval_rows(program, layers.values, layers.boxes, spec)
@@ -62,14 +65,15 @@ class AlphaCrown:
         self,
         program: Program,
         params: Any,
-        box: Box,
+        box: Region,
         rows: tuple[Coefficients, Float[Array, " rows"]],
     ) -> tuple[Float[Array, "rows *d"], Float[Array, " rows"], Layers]:
         """Returns rows over the input, below the given ones, and the layers of CROWN.
 
         Slopes are optimised in float32; what they prove is computed in the box's type.
         """
-        layout, dtype = Layout(program), box.lo.dtype
+        layout = layout_of(program, joint=isinstance(box, Ball))
+        dtype = enclosing(box).lo.dtype
         values = program.prepare(params, dtype)
         values32 = program.prepare(params, jnp.float32)
         layers = bound_layers(program, values, box, CrownOptions())

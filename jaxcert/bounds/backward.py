@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcert.ball import Ball, Region
 from jaxcert.box import Box
 from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
@@ -90,14 +91,16 @@ def concretize_lower(rows: Float[Array, "rows *d"], box: Box) -> Float[Array, " 
 
 
 def least_over(
-    rows: Float[Array, "rows *d"], const: Float[Array, " rows"], box: Box
+    rows: Float[Array, "rows *d"], const: Float[Array, " rows"], region: Region
 ) -> Float[Array, " rows"]:
-    """Returns min over the box of each row and its constant; NaN where one overflows.
+    """Returns min over a set of each row and its constant; NaN where one overflows.
 
     What overflows stays infinite, or becomes NaN, on its way to the input: as infinity
     it would prove anything.
     """
-    return without_infinity(concretize_lower(rows, box) + const)
+    if isinstance(region, Ball):
+        return without_infinity(region.least(rows) + const)
+    return without_infinity(concretize_lower(rows, region) + const)
 
 
 def without_infinity(least: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -284,11 +287,16 @@ def _row_sum(terms: Array) -> Array:
     return jnp.matmul(flat, ones, precision=lax.Precision.HIGHEST)
 
 
-def independent_values(program: Program) -> set[int]:
+def independent_values(program: Program, *, joint: bool = False) -> set[int]:
     """Returns the values whose interval enclosure is already exact per element.
 
     Along separable nodes the elements stay independent of each other; one affine node
     that mixes independent elements still has an exact range, element by element.
+
+    Args:
+      program: the program.
+      joint: the inputs are those of a ball, which bounds features together: what mixes
+        them has no exact range.
     """
     independent = {program.input}
     exact: set[int] = set()
@@ -298,7 +306,10 @@ def independent_values(program: Program) -> set[int]:
         (source,) = node.inputs
         separable = isinstance(node, ActivationNode) or node.separable
         if source in independent:
-            (independent if separable else exact).add(node.output)
+            if separable:
+                independent.add(node.output)
+            elif not joint:
+                exact.add(node.output)
         elif source in exact and separable:
             exact.add(node.output)
     return independent | exact

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxcert.ball import Ball, Region, enclosing, of_jax
 from jaxcert.bounds.backward import (
     Coefficients,
     follows_input,
@@ -95,8 +96,9 @@ class AffineBounds:
         return AffineBounds(rows[:count], const[:count], -rows[count:], -const[count:])
 
     @own_settings()
-    def concretize(self, box: Box) -> Box:
-        """Returns the box of outputs, for a box inside the one of the bounds."""
+    def concretize(self, box: Region) -> Box:
+        """Returns the box of outputs, for a box or ball inside that of the bounds."""
+        box = of_jax(box)
         lower = least_over(self.lower_coefficients, self.lower_offset, box)
         upper = least_over(-self.upper_coefficients, -self.upper_offset, box)
         return Box(lower, -upper)
@@ -108,6 +110,7 @@ class Layers:
 
     program: Program
     values: Values
+    region: Region
     boxes: dict[int, Box]
     relaxations: dict[int, Relaxation]
 
@@ -123,15 +126,16 @@ class Layers:
 
     def lower_values(self, rows: Coefficients, const: Array) -> Array:
         pulled, const = self.lower(rows, const)
-        return least_over(pulled, const, self.boxes[self.program.input])
+        return least_over(pulled, const, self.region)
 
 
 def bound_layers(
-    program: Program, values: Values, box: Box, options: CrownOptions
+    program: Program, values: Values, region: Region, options: CrownOptions
 ) -> Layers:
-    """Returns ranges and relaxations of all layers over the box."""
-    layers = Layers(program, values, {program.input: box}, {})
-    boxes, asked = layers.boxes, bounded_again(program)
+    """Returns ranges and relaxations of all layers over a box or a ball."""
+    layers = Layers(program, values, region, {program.input: enclosing(region)}, {})
+    joint = isinstance(region, Ball)
+    boxes, asked = layers.boxes, bounded_again(program, joint=joint)
     for node in program.nodes:
         for value in asked.get(node.output, ()):
             if options.intermediate == "crown":
@@ -145,13 +149,15 @@ def bound_layers(
 
 
 @functools.lru_cache(maxsize=64)
-def bounded_again(program: Program) -> dict[int, tuple[int, ...]]:
+def bounded_again(
+    program: Program, *, joint: bool = False
+) -> dict[int, tuple[int, ...]]:
     """Returns the values in front of nonlinear nodes that back-substitution bounds.
 
     By output id of these nodes, in their order. Left out is what cannot gain: exact
-    ranges, and functions of what has been bounded so.
+    ranges, and functions of what has been bounded so; see `independent_values`.
     """
-    done, asked = independent_values(program), {}
+    done, asked = independent_values(program, joint=joint), {}
     for node in program.nodes:
         values = [v for v in dict.fromkeys(nonlinear_inputs(node)) if v not in done]
         if values:
@@ -270,23 +276,25 @@ def row_source(
 
 
 def _spec_rows(
-    f: Callable, options: CrownOptions, params: Any, box: Box, spec: Spec
+    f: Callable, options: CrownOptions, params: Any, region: Region, spec: Spec
 ) -> tuple[Array, dict[int, Box]]:
-    program = program_as_given(f, params, box.lo)
-    values = program.prepare(params, box.lo.dtype)
-    layers = bound_layers(program, values, box, options)
+    like = enclosing(region).lo
+    program = program_as_given(f, params, like)
+    values = program.prepare(params, like.dtype)
+    layers = bound_layers(program, values, region, options)
     by_interval = interval_rows(program, values, layers.boxes, spec)
     rows = layers.lower_values({program.output: spec.coefficients}, spec.offset)
     return jnp.maximum(rows, by_interval), layers.boxes
 
 
 def _affine_bounds(
-    f: Callable, options: CrownOptions, params: Any, box: Box
+    f: Callable, options: CrownOptions, params: Any, region: Region
 ) -> AffineBounds:
-    program = program_as_given(f, params, box.lo)
-    rows = output_rows(program, box.lo.dtype)
-    values = program.prepare(params, box.lo.dtype)
-    layers = bound_layers(program, values, box, options)
+    like = enclosing(region).lo
+    program = program_as_given(f, params, like)
+    rows = output_rows(program, like.dtype)
+    values = program.prepare(params, like.dtype)
+    layers = bound_layers(program, values, region, options)
     return AffineBounds.of_both_sides(*layers.lower(*rows))
 
 
@@ -338,12 +346,13 @@ class Crown:
     options: CrownOptions = CrownOptions()
 
     @own_settings()
-    def __call__(self, params: Any, box: Box) -> AffineBounds:
+    def __call__(self, params: Any, box: Region) -> AffineBounds:
         """Returns affine functions that enclose f(params, z) for every z of the box."""
+        box = of_jax(box)
         return _differentiable_bounds(self.f, self.options, params, box)
 
-    def lower_rows(self, params: Any, box: Box, spec: Spec) -> Float[Array, " rows"]:
-        """Returns a lower bound over the box of every row of the spec.
+    def lower_rows(self, params: Any, box: Region, spec: Spec) -> Float[Array, " rows"]:
+        """Returns a lower bound over the box, or ball, of every row of the spec.
 
         The greater of the CROWN bound and of the interval bound of each row.
         """
@@ -351,9 +360,10 @@ class Crown:
 
     @own_settings()
     def rows_and_boxes(
-        self, params: Any, box: Box, spec: Spec
+        self, params: Any, box: Region, spec: Spec
     ) -> tuple[Float[Array, " rows"], dict[int, Box]]:
         """Returns `lower_rows` and the range of every value of the program."""
+        box = of_jax(box)
         return _differentiable_rows(self.f, self.options, params, box, spec)
 
 
@@ -361,11 +371,11 @@ def crown(f: Callable[[Any, Any], Any], options: CrownOptions | None = None) -> 
     """Returns the CROWN bounds of `f(params, x)`.
 
     `crown(f)(params, box)` is an `AffineBounds`; `crown(f).lower_rows(params, box,
-    spec)` bounds every row of a Spec from below. Both are for one box: batch with
-    `jax.vmap`, compile with `jax.jit`, differentiate with respect to box or params with
-    `jax.grad`. Computed in the float type of the box, without outward rounding. f is
-    taken as it is called here: where JAX has 64-bit types enabled, params and constants
-    in float64 are that; elsewhere they are float32.
+    spec)` bounds every row of a Spec from below. Both are for one box, or one `Ball`:
+    batch with `jax.vmap`, compile with `jax.jit`, differentiate with respect to box or
+    params with `jax.grad`. Computed in the float type of the box, without outward
+    rounding. f is taken as it is called here: where JAX has 64-bit types enabled,
+    params and constants in float64 are that; elsewhere they are float32.
 
     Source: Zhang et al., "Efficient neural network robustness certification with
     general activation functions", NeurIPS 2018; the lower slope of an unstable ReLU is

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxcert.ball import Region, enclosing, of_jax
 from jaxcert.bounds.backward import (
     concretize_lower,
     pull_affine,
@@ -107,21 +108,23 @@ class Ibp:
     f: Callable[[Any, Any], Any]
 
     @own_settings()
-    def __call__(self, params: Any, box: Box) -> Box:
-        """Returns a Box that encloses f(params, z) for every z of the box."""
+    def __call__(self, params: Any, box: Region) -> Box:
+        """Returns a Box that encloses f(params, z) for every z of the box or ball."""
+        box = enclosing(of_jax(box))
         program = program_as_given(self.f, params, box.lo)
         values = program.prepare(params, box.lo.dtype)
         return propagate(program, values, box)[program.output]
 
-    def lower_rows(self, params: Any, box: Box, spec: Spec) -> Float[Array, " rows"]:
-        """Returns a lower bound over the box of every row of the spec."""
+    def lower_rows(self, params: Any, box: Region, spec: Spec) -> Float[Array, " rows"]:
+        """Returns a lower bound over the box or ball of every row of the spec."""
         return self.rows_and_boxes(params, box, spec)[0]
 
     @own_settings()
     def rows_and_boxes(
-        self, params: Any, box: Box, spec: Spec
+        self, params: Any, box: Region, spec: Spec
     ) -> tuple[Float[Array, " rows"], dict[int, Box]]:
         """Returns `lower_rows` and the range of every value of the program."""
+        box = enclosing(of_jax(box))
         program = program_as_given(self.f, params, box.lo)
         values = program.prepare(params, box.lo.dtype)
         boxes = propagate(program, values, box)
@@ -133,10 +136,10 @@ def ibp(f: Callable[[Any, Any], Any]) -> Ibp:
 
     `ibp(f)(params, box)` encloses the outputs over the box in a Box;
     `ibp(f).lower_rows(params, box, spec)` bounds every row of a Spec from below. Both
-    are for one box: batch with `jax.vmap`, compile with `jax.jit`. Bounds are computed
-    in the float type of the box, without outward rounding. f is taken as it is called
-    here: where JAX has 64-bit types enabled, params and constants in float64 are that;
-    elsewhere they are float32.
+    are for one box, or the box around a `Ball`: batch with `jax.vmap`, compile with
+    `jax.jit`. Bounds are computed in the float type of the box, without outward
+    rounding. f is taken as it is called here: where JAX has 64-bit types enabled,
+    params and constants in float64 are that; elsewhere they are float32.
 
     Source: Gowal et al., "On the effectiveness of interval bound propagation", 2018.
 

@@ -25,6 +25,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxcert.ball import Ball, Region, enclosing
 from jaxcert.bounds.alpha import with_slope
 from jaxcert.bounds.ascent import climb
 from jaxcert.bounds.backward import (
@@ -72,18 +73,19 @@ class StagedOptions:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Enclosure:
-    """Ranges of all values over a box, and the lines of all activations."""
+    """Ranges of all values over a box or ball, and the lines of all activations."""
 
+    region: Region
     boxes: dict[int, Box]
     lines: dict[int, Relaxation]
 
 
 @jit_in_haste
 def _enclosed(
-    program: Program, values: Values, box: Box, known: dict[int, Box]
+    program: Program, values: Values, region: Region, known: dict[int, Box]
 ) -> Enclosure:
     """Returns what intervals say, met with ranges that are known already."""
-    boxes, lines = {program.input: box}, {}
+    boxes, lines = {program.input: enclosing(region)}, {}
     for node in program.nodes:
         if isinstance(node, ActivationNode):
             z = boxes[node.inputs[0]]
@@ -93,16 +95,20 @@ def _enclosed(
             more = known[node.output]
             found = Box(*meet(found.lo, found.hi, more.lo, more.hi))
         boxes[node.output] = found
-    return Enclosure(boxes, lines)
+    return Enclosure(region, boxes, lines)
 
 
 @functools.lru_cache(maxsize=64)
-def _segments(program: Program) -> tuple[tuple[int, tuple[Node, ...]], ...]:
+def _segments(
+    program: Program, joint: bool
+) -> tuple[tuple[int, tuple[Node, ...]], ...]:
     """Returns the nodes in parts, each up to a value that is bounded, and that value.
 
-    The last part ends at the output.
+    The last part ends at the output. For `joint` see `independent_values`.
     """
-    asked = {v for values in bounded_again(program).values() for v in values}
+    asked = {
+        v for values in bounded_again(program, joint=joint).values() for v in values
+    }
     parts, nodes = [], []
     for node in program.nodes:
         nodes.append(node)
@@ -142,7 +148,7 @@ class _Asked:
         Parts behind the one where rows begin are left out as they run: their lines may
         be no numbers yet.
         """
-        parts = _segments(program)
+        parts = _segments(program, isinstance(known.region, Ball))
         rows: Coefficients = {}
         if not parts:  # f(x) is x
             rows[program.input] = self.rows.reshape((-1, *program.input_shape))
@@ -167,7 +173,7 @@ class _Asked:
             rows, const = lax.cond(self.part >= number, through, skipped, rows, const)
         if program.input not in rows:
             return const
-        return least_over(rows[program.input], const, known.boxes[program.input])
+        return least_over(rows[program.input], const, known.region)
 
     def _units(self, shape: tuple[int, ...]) -> Array:
         units = jax.nn.one_hot(self.index, math.prod(shape), dtype=self.rows.dtype)
@@ -263,23 +269,26 @@ def _ascended(
 
 
 class Staged:
-    """Bounds of one box, layer by layer; must be used where float64 is enabled.
+    """Bounds of one box or ball, layer by layer; to be used where float64 is enabled.
 
     Args:
       program: the program.
       values: its prepared parameter values, float64.
-      box: float64, not empty.
+      region: float64, not empty.
       deadline: `time.monotonic()` after which no further layer is bounded.
     """
 
     def __init__(
-        self, program: Program, values: Values, box: Box, deadline: float = np.inf
+        self, program: Program, values: Values, region: Region, deadline: float = np.inf
     ) -> None:
         self._program, self._values, self._deadline = program, values, deadline
-        self._box = jax.tree.map(jnp.asarray, box)
+        self._region = jax.tree.map(jnp.asarray, region)
+        joint = isinstance(region, Ball)
+        self._asked = bounded_again(program, joint=joint)
+        self._parts = _segments(program, joint)
         shapes = {node.output: node.shape for node in program.nodes}
         self._known = {}
-        for value in dict.fromkeys(sum(bounded_again(program).values(), ())):
+        for value in dict.fromkeys(sum(self._asked.values(), ())):
             far = jnp.asarray(np.full(shapes[value], np.inf))
             self._known[value] = Box(-far, far)
         self.enclosure = self._enclosed()
@@ -290,16 +299,16 @@ class Staged:
         return self.enclosure.boxes
 
     def _enclosed(self) -> Enclosure:
-        return _enclosed(self._program, self._values, self._box, self._known)
+        return _enclosed(self._program, self._values, self._region, self._known)
 
     def _late(self) -> bool:
         return time.monotonic() >= self._deadline
 
     def tighten(self, options: StagedOptions | None = None) -> None:
         """Bounds all layers by CROWN, or by slopes and planes optimised for them."""
-        numbers = {v: k for k, (v, _) in enumerate(_segments(self._program))}
+        numbers = {v: k for k, (v, _) in enumerate(self._parts)}
         for node in self._program.nodes:
-            for value in bounded_again(self._program).get(node.output, ()):
+            for value in self._asked.get(node.output, ()):
                 box = self.boxes[value]
                 index = np.flatnonzero(np.asarray(matters(node, box)))
                 if len(index) and not self._late():
@@ -334,7 +343,7 @@ class Staged:
     def rows(self, spec: Spec, options: StagedOptions | None = None) -> np.ndarray:
         """Returns lower bounds of the rows of a spec, numpy float64."""
         coefficients, offset = (np.asarray(v) for v in (spec.coefficients, spec.offset))
-        found, last = [], len(_segments(self._program)) - 1
+        found, last = [], len(self._parts) - 1
         for start in range(0, len(offset), 2 * _BUCKET):
             part = coefficients[start : start + 2 * _BUCKET]
             room = 2 * _BUCKET - len(part)
@@ -360,7 +369,7 @@ class Staged:
         if options is None:
             least = _least(self._program, self._values, self.enclosure, asked)
         else:
-            last = part == len(_segments(self._program)) - 1
+            last = part == len(self._parts) - 1
             times = options.iterations if last else options.layers
             least = _ascended(
                 self._program, options, self._values, self.enclosure, asked,

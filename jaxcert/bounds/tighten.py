@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcert.ball import Region, enclosing
 from jaxcert.bounds.alpha import Layout, Ranges, row_bounds
 from jaxcert.bounds.ascent import climb
 from jaxcert.bounds.backward import Coefficients
@@ -60,7 +61,7 @@ class Known:
       cuts: inequalities on several neurons, by output id of their ReLU.
     """
 
-    box: Box
+    box: Region
     ranges: Ranges
     cuts: dict[int, Cuts] = dataclasses.field(default_factory=dict)
 
@@ -83,7 +84,7 @@ def tighten_layers(
     layout: Layout,
     values32: Values,
     values64: Values,
-    box: Box,
+    box: Region,
     ranges: Ranges,
     options: TightenOptions,
 ) -> Ranges:
@@ -226,7 +227,7 @@ def recorded_ranges(
     layout: Layout,
     values32: Values,
     values64: Values,
-    box: Box,
+    box: Region,
     ranges: Ranges,
     options: TightenOptions,
 ) -> tuple[Ranges, dict[int, Array]]:
@@ -235,7 +236,7 @@ def recorded_ranges(
     It starts from intervals, and from no hint of what nodes were made of, which the
     checker does not know; the slopes are optimised under the given `ranges`.
     """
-    enclosures = propagate(layout.program, values64, box, use_hint=False)
+    enclosures = propagate(layout.program, values64, enclosing(box), use_hint=False)
     intervals = {i: enclosures[i] for i in ranges}
     slopes = _recorded_slopes(layout, values32, box, ranges, intervals, options)
     return _by_slopes(layout, values64, box, intervals, slopes), slopes
@@ -244,7 +245,7 @@ def recorded_ranges(
 def _recorded_slopes(
     layout: Layout,
     values32: Values,
-    box: Box,
+    box: Region,
     ranges: Ranges,
     intervals: Ranges,
     options: TightenOptions,
@@ -286,7 +287,11 @@ def _undecided(node: ActivationNode, ranges: Ranges) -> Array:
 
 
 def _by_slopes(
-    layout: Layout, values: Values, box: Box, ranges: Ranges, slopes: dict[int, Array]
+    layout: Layout,
+    values: Values,
+    box: Region,
+    ranges: Ranges,
+    slopes: dict[int, Array],
 ) -> Ranges:
     """Returns ranges met with the bounds that recorded slopes give, layer by layer."""
     ranges = dict(ranges)
@@ -313,7 +318,7 @@ def _by_slopes(
 
 
 def refine_undecided(
-    layout: Layout, values: Values, box: Box, ranges: Ranges
+    layout: Layout, values: Values, box: Region, ranges: Ranges
 ) -> Ranges:
     """Returns ranges where every undecided neuron is bounded again by CROWN."""
     ranges = dict(ranges)
@@ -328,7 +333,7 @@ def refine_undecided(
 def refine_ranges(
     layout: Layout,
     values: Values,
-    box: Box,
+    box: Region,
     ranges: Ranges,
     score: Float[Array, " N"],
     count: int,

@@ -20,12 +20,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array
 
+from jaxcert.ball import Region, enclosing
 from jaxcert.bounds.alpha import (
     Layout,
     Multipliers,
     Ranges,
     default_slopes,
-    layout_of,
     row_bounds,
 )
 from jaxcert.bounds.ascent import AscentOptions, ascend
@@ -35,7 +35,7 @@ from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.multineuron import cutter
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.bounds.tighten import recorded_ranges, tighten_layers
-from jaxcert.box import Box, distance_above
+from jaxcert.box import distance_above
 from jaxcert.branch.instances import (
     ApothemTask,
     Instances,
@@ -85,14 +85,14 @@ def roots(
     layout: Layout,
     options: BranchOptions,
     model: Model,
-    box: Box,
+    box: Region,
     spec: Spec,
 ) -> Root:
     """Returns what the search starts from, per input."""
     program = layout.program
 
-    def one(box: Box, spec: Spec) -> Any:
-        values = model.values(box.lo.dtype)
+    def one(box: Region, spec: Spec) -> Any:
+        values = model.values(enclosing(box).lo.dtype)
         layers = bound_layers(program, values, box, CrownOptions())
         by_interval = interval_rows(program, values, layers.boxes, spec)
         rows = layers.lower_values({program.output: spec.coefficients}, spec.offset)
@@ -136,7 +136,8 @@ class ApothemAnswer:
 
     Attributes:
       lower: proved radius (the one given, where nothing more was proved), (J,).
-      box: the box of that radius where more was proved, rounded outward, (J, *d).
+      box: the box of that radius where more was proved, rounded outward, or the ball,
+        (J, *d).
       improved: where more was proved, (J,).
       upper, witness: the nearest counterexample, (J,) and (J, *d).
       processed: subproblems bounded per input, (J,).
@@ -146,7 +147,7 @@ class ApothemAnswer:
     """
 
     lower: np.ndarray
-    box: Box
+    box: Region
     improved: np.ndarray
     upper: np.ndarray
     witness: np.ndarray
@@ -165,11 +166,11 @@ class Beginning(NamedTuple):
 
     radius: np.ndarray
     width: float
-    box: Box
+    box: Region
     root: Root
 
 
-def boxes_to_prove(task: ApothemTask) -> tuple[np.ndarray, float, Box]:
+def boxes_to_prove(task: ApothemTask) -> tuple[np.ndarray, float, Region]:
     """Returns the radius of every input, how far it is below a witness, and the box."""
     # Finite: inf - inf would close the inputs that have no witness.
     width = min(0.95 * task.tolerance, 1e300)
@@ -183,7 +184,7 @@ def boxes_to_prove(task: ApothemTask) -> tuple[np.ndarray, float, Box]:
 @float64()
 def begin(model: Model, task: ApothemTask, options: BranchOptions) -> Beginning:
     """Returns where `close_brackets` begins."""
-    layout = layout_of(model.program)
+    layout = task.layout(model.program)
     radius, width, box = boxes_to_prove(task)
     root = roots(layout, options.resolved(layout), model, box, task.spec)
     return Beginning(radius, width, box, root)
@@ -212,7 +213,7 @@ def close_brackets(
       most: subproblems after which no further chunk begins.
     """
     suspects = _Suspects(judge or Judge(model), task)
-    layout = layout_of(model.program)
+    layout = task.layout(model.program)
     options = options.resolved(layout)
     radius, width, box, root = beginning or begin(model, task, options)
     open_clauses = ~(np.asarray(root.clauses) > np.asarray(root.slack)[:, None])
@@ -324,7 +325,7 @@ def _ascend_roots(
     options: AscentOptions,
     model: Model,
     instances: Instances,
-    box: Box,
+    box: Region,
     multipliers: Multipliers,
     instance: Array,
     count: int,

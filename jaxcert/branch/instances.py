@@ -14,13 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges
+from jaxcert.ball import Ball, Region, region_of
+from jaxcert.bounds.alpha import Layout, Multipliers, Problem, Ranges, layout_of
 from jaxcert.bounds.cuts import Cuts
 from jaxcert.box import Box, Family, Rates
 from jaxcert.branch.leaves import Leaves
 from jaxcert.branch.search import Search
 from jaxcert.memory import room_for, tree_bytes
 from jaxcert.spec import Spec
+from jaxcert.trace.program import Program
 
 # Most memory for the stack, and most subproblems on it; it holds at least 4 blocks.
 _STACK_BYTES = 1 << 29
@@ -32,7 +34,7 @@ class ApothemTask:
     """What branch and bound starts from, numpy float64, J inputs.
 
     Attributes:
-      family: the boxes of every input, leaves (J, *d).
+      family: the boxes or balls of every input, leaves (J, *d).
       spec: one per input, leaves (J, ...); every clause has the same number of rows.
       lower: radius already proved, (J,).
       upper: distance of the nearest witness, inf if none, (J,).
@@ -50,6 +52,35 @@ class ApothemTask:
     reach: np.ndarray
     wanted: np.ndarray
     tolerance: float
+
+    def layout(self, program: Program) -> Layout:
+        """Returns the layout of a program over the sets of this task."""
+        return layout_of(program, joint=self.family.rates.norm != "linf")
+
+    @staticmethod
+    def of_ball(ball: Ball, spec: Spec) -> ApothemTask:
+        """Returns the task of proving one ball, of a radius > 0, and no smaller one.
+
+        `improved` of its answer says whether it was proved; the first witness ends it,
+        of which its distance from the centre says whether it lies in the ball.
+
+        Args:
+          ball, spec: numpy float64.
+        """
+        core, domain, rates, specs = jax.tree.map(
+            lambda v: np.asarray(v)[None],
+            (Box.point(ball.center), ball.domain, ball.rates, spec),
+        )
+        return ApothemTask(
+            family=Family(core, domain, rates),
+            spec=specs,
+            lower=np.zeros(1),
+            upper=np.full(1, np.inf),
+            witness=np.full(core.lo.shape, np.nan),
+            reach=np.asarray(ball.radius, np.float64)[None],
+            wanted=np.ones(1, bool),
+            tolerance=1e300,  # nothing is asked of radii below
+        )
 
     @staticmethod
     def of_boxes(
@@ -111,7 +142,7 @@ class Instances:
     offset: Float[Array, "I rows"]
     cuts: dict[int, Cuts] = dataclasses.field(default_factory=dict)
 
-    def problem(self, index: Int[Array, "*n"], boxes: Box) -> Problem:
+    def problem(self, index: Int[Array, "*n"], boxes: Region) -> Problem:
         """Returns the problems of instances, leaves (*n, ...), `boxes` per input."""
         owner = self.owner[index]
 
@@ -154,7 +185,7 @@ class Known:
     """What a search over signs has learned.
 
     Attributes:
-      box: the box that is being proved for every input, (J, *d).
+      box: the box or ball that is being proved for every input, (J, *d).
       radius: its radius, (J,).
       upper: distance of the nearest witness, inf if none, (J,).
       witness: (J, *d).
@@ -169,7 +200,7 @@ class Known:
       proved_count: rows of it.
     """
 
-    box: Box
+    box: Region
     radius: Float[Array, " J"]
     upper: Float[Array, " J"]
     witness: Float[Array, "J *d"]
@@ -185,12 +216,14 @@ class Known:
 
 
 @jax.jit
-def ball(family: Family, radius: Float[Array, " J"]) -> Box:
-    """Returns the boxes of these radii, rounded outward and clipped to the domain.
+def ball(family: Family, radius: Float[Array, " J"]) -> Region:
+    """Returns the sets of these radii, clipped to the domain; boxes rounded outward.
 
     The family has leaves (J, ...).
     """
-    return jax.vmap(lambda family, r: family.box(r, outward=True))(family, radius)
+    return jax.vmap(lambda family, r: region_of(family, r, outward=True))(
+        family, radius
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +248,7 @@ def start(
     instances: Instances,
     room: Room,
     radius: np.ndarray,
-    box: Box,
+    box: Region,
     slopes: Any,
     task: ApothemTask,
 ) -> tuple[Instances, Search]:

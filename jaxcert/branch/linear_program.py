@@ -67,12 +67,12 @@ def affine_maps(
     return jacobian[0], neurons, jacobian[1], rows, layout.join(full)
 
 
-def _finite(maps: tuple[np.ndarray, ...]) -> bool:
+def finite(maps: tuple[np.ndarray, ...]) -> bool:
     """A network that overflows has no linear program."""
     return all(bool(np.isfinite(m).all()) for m in maps)
 
 
-def _limits(deadline: Any) -> dict[str, float]:
+def time_left(deadline: Any) -> dict[str, float]:
     """Returns HiGHS's options that end it at the deadline."""
     left = float(deadline) - time.monotonic()
     return {} if math.isinf(left) and left > 0 else {"time_limit": max(left, 0.0)}
@@ -92,7 +92,7 @@ def nearest_violation(
     from scipy import sparse
     from scipy.optimize import linprog
 
-    if not _finite(maps) or time.monotonic() >= deadline:
+    if not finite(maps) or time.monotonic() >= deadline:
         return None
     neurons, neuron_offset, rows, row_offset, _ = maps
     low, high = np.ravel(family.rates.lower), np.ravel(family.rates.upper)
@@ -120,7 +120,7 @@ def nearest_violation(
     goal[-1] = 1
     result = linprog(
         goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs",
-        options=_limits(deadline),
+        options=time_left(deadline),
     )  # fmt: skip
     return result.x[:count] if result.status == 0 else None
 
@@ -160,7 +160,7 @@ def proving_multipliers(
     """
     from scipy.optimize import linprog
 
-    if not _finite(maps) or time.monotonic() >= deadline:
+    if not finite(maps) or time.monotonic() >= deadline:
         return None
     neurons, neuron_offset, rows, row_offset, _ = maps
     chosen = np.flatnonzero(fixed)
@@ -196,7 +196,7 @@ def proving_multipliers(
     # It takes but a few steps; what presolve does takes longer than they.
     result = linprog(
         goal, A_ub=below, b_ub=limit, bounds=np.stack([lowest, highest], axis=1),
-        method="highs", options={"presolve": False, **_limits(deadline)},
+        method="highs", options={"presolve": False, **time_left(deadline)},
     )  # fmt: skip
     if result.status != 0:
         return None

@@ -27,6 +27,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxcert.ball import lowest
 from jaxcert.bounds.alpha import (
     Layout,
     Multipliers,
@@ -166,7 +167,7 @@ def least_values(
         # NaN is the bound of nothing; a part of a part has no lower bound than that.
         bound = bound - charged
         bound = jnp.maximum(jnp.where(jnp.isnan(bound), -jnp.inf, bound), leaf.bound)
-        point = jnp.where(at_input > 0, known.box.lo, known.box.hi)
+        point = lowest(known.box, at_input)
         value = value_at(point.astype(jnp.float32), row, const)
         neuron = neuron.astype(jnp.int32)
         tries = leaf.tries + ~leaf.splittable

@@ -50,10 +50,12 @@ def close_in_rounds(
 
     Where time is limited, inputs that need rounds of their own share what is left.
     """
-    judge, layout = judge or Judge(model), layout_of(model.program)
+    judge, layout = judge or Judge(model), task.layout(model.program)
     options = options.resolved(layout)
     neurons = options.neurons
     plain = not options.narrowing(layout) or not is_piecewise_linear(model.program)
+    # A network is reduced over a box.
+    plain |= layout.joint
     if neurons is None or not neurons.rounds or options.record or plain:
         return close_brackets(model, task, options, deadline, judge)
     first, most = begin(model, task, options), neurons.after * np.sum(task.wanted)

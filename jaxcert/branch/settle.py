@@ -1,4 +1,4 @@
-"""Solving parked leaves on the host by linear programming."""
+"""Solving parked leaves on the host by linear programming, and its like over balls."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxcert.ball import Ball, region_of
 from jaxcert.bounds.alpha import (
     Layout,
     Multipliers,
@@ -20,13 +21,12 @@ from jaxcert.bounds.alpha import (
     narrowed,
 )
 from jaxcert.box import distances
+from jaxcert.branch import ball_program, linear_program
 from jaxcert.branch.instances import ApothemTask, Instances, Known
 from jaxcert.branch.linear_program import (
     LeafProof,
     affine_maps,
     is_piecewise_linear,
-    nearest_violation,
-    proving_multipliers,
 )
 from jaxcert.branch.search import Search
 from jaxcert.branch.signs import BranchOptions, resume_leaves
@@ -94,6 +94,8 @@ def settle_leaves(
     shape = task.family.core.lo.shape[1:]
     points = np.zeros((capacity, *shape))
     has_point, wanted = np.zeros(capacity, bool), np.zeros(capacity, bool)
+    of_box = task.family.rates.norm == "linf"
+    nearest = (linear_program if of_box else ball_program).nearest_violation
     solvable = is_piecewise_linear(layout.program) and _has_room(layout)
     room = int(search.count) + capacity <= search.capacity
     for k in range(count):
@@ -121,18 +123,20 @@ def settle_leaves(
         def proof(
             j: int = j, maps: Any = maps, fixed: Any = fixed, family: Any = family
         ) -> LeafProof | None:
-            box = family.box(max(radius[j], 0.0), outward=True)
-            return proving_multipliers(maps, fixed, box, deadline)
+            region = region_of(family, max(radius[j], 0.0), outward=True)
+            if isinstance(region, Ball):
+                return ball_program.proving_multipliers(maps, fixed, region, deadline)
+            return linear_program.proving_multipliers(maps, fixed, region, deadline)
 
         found = proof()
         # Only a leaf that the box violates needs the slower search for where.
         if found is None or found.bound <= 2 * slack:
-            point = nearest_violation(maps, fixed, family, slack, deadline)
+            point = nearest(maps, fixed, family, slack, deadline)
             tie = point is None
             if tie:
                 # Where no point is beyond the slack one may still be exactly at 0: it
                 # becomes a suspect, and lowers no radius before it was judged.
-                point = nearest_violation(maps, fixed, family, 0.0, deadline)
+                point = nearest(maps, fixed, family, 0.0, deadline)
             if point is not None:
                 points[k] = family.domain.project(point.reshape(shape))
                 away = float(distances(family, points[k][None])[0])

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxcert.ball import lowest
 from jaxcert.bounds.alpha import (
     Layout,
     Multipliers,
@@ -184,8 +185,7 @@ def step(
         state,
         processed=state.processed.at[owner].add(valid.astype(jnp.int32)),
     )
-    box = problem.box
-    points = jnp.where(at_input > 0, box.lo, box.hi)
+    points = jax.vmap(lowest)(problem.box, at_input)
     state = share_witnesses(
         layout, values64, instances, state, popped.instance, points, survives
     )
@@ -315,7 +315,8 @@ def share_witnesses(
         family = jax.tree.map(lambda v: v[owner], instances.family)
         close = jax.vmap(nearer)(family, points, rows, offset, slack)
         distance = jax.vmap(Family.distance)(family, close)
-        distance = jnp.where(found, outward(distance), jnp.inf)
+        distance = outward(distance, close[0].size)
+        distance = jnp.where(found, distance, jnp.inf)
         count = state.upper.size
         least = jax.ops.segment_min(distance, owner, count)
         wins = found & (distance <= least[owner]) & (distance < state.upper[owner])

@@ -72,6 +72,11 @@ def write_certificates(
     certifier, x, answer = recorded_question(answer)
     count = len(x)
     names = _checked_names(names, count)
+    if grown is not None and certifier.norm != "linf":
+        raise InputError(
+            f"the answer is about {certifier.norm} balls, and boxes grew from another "
+            "one: pass the answer that jc.grow was given"
+        )
     if grown is not None and len(grown.points) != count:
         raise InputError(
             f"grown has {len(grown.points)} boxes, the answer {count} inputs: pass "

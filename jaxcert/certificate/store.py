@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxcert.ball import Ball, Region, enclosing
 from jaxcert.bounds.alpha import Layout, Multipliers, default_slopes, layout_of
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.tighten import TightenOptions, recorded_ranges
@@ -58,8 +59,9 @@ class Claim:
     Attributes:
       name: of the input; the file is called after it.
       label: the class that every point of the box keeps.
-      x, lo, hi: the input and its box, (d,).
-      lower: the apothem that is claimed; inf if all faces are the domain's.
+      x, lo, hi: the input and its box, (d,); of a ball, no box (NaN).
+      lower: the apothem that is claimed; inf if all faces are the domain's. Of a ball,
+        its radius; inf if it is all of the domain.
       upper: distance of the witness; inf if there is none.
       witness: (d,), or NaN.
     """
@@ -137,7 +139,8 @@ class CertificateWriter:
           UnsupportedError: see `network_file`.
           OSError: the folder cannot be written.
         """
-        self._layout = layout_of(model.program)
+        self._norm = rates.norm
+        self._layout = layout_of(model.program, joint=self._norm != "linf")
         self._model = model
         self._shape = model.input_shape
         self._domain, self._rates = domain, rates
@@ -199,7 +202,8 @@ class CertificateWriter:
             if share and smaller.lower < least:
                 break
             arrays = self._arrays(smaller, proof.leaves) | ranges | cuts
-            content = self._header(smaller, 2 if cuts else 1)
+            kind = 2 if cuts else 5 if "ball" in arrays else 1
+            content = self._header(smaller, kind)
             header = np.frombuffer(json.dumps(content).encode(), np.uint8)
             packed = io.BytesIO()
             np.savez_compressed(packed, header=header, **arrays)  # type: ignore[arg-type]
@@ -225,25 +229,48 @@ class CertificateWriter:
         if share == 0 or not np.isfinite(claim.lower):
             return claim
         lower = claim.lower * (1 - share)
+        if self._norm != "linf":
+            return dataclasses.replace(claim, lower=lower)
         x: Any = claim.x.reshape(self._shape)
         box = Box.ball(x, lower, self._domain, self._rates, outward=True)
         lo, hi = (np.asarray(face, np.float64).reshape(-1) for face in (box.lo, box.hi))
         lo, hi = np.maximum(lo, claim.lo), np.minimum(hi, claim.hi)
         return dataclasses.replace(claim, lower=lower, lo=lo, hi=hi)
 
+    def _region(self, claim: Claim) -> Region:
+        """Returns what the claim is about, in the shape of one input."""
+        shape, full = self._shape, self._norm != "linf" and claim.lower == np.inf
+        if full:
+            return self._fixed_at(claim.x.reshape(shape))
+        if self._norm == "linf":
+            faces: Any = [face.reshape(shape) for face in (claim.lo, claim.hi)]
+            return Box(*faces)
+        x: Any = claim.x.reshape(shape)
+        radius: Any = np.float64(claim.lower)
+        return Ball(x, radius, self._domain, self._rates)
+
+    def _fixed_at(self, x: np.ndarray) -> Box:
+        """Returns the domain with the sides of rate 0 at x."""
+        lo = np.where(self._rates.lower > 0, self._domain.lo, x)
+        hi = np.where(self._rates.upper > 0, self._domain.hi, x)
+        return Box(lo, hi)  # type: ignore[arg-type]
+
     def _branched(self, claim: Claim, deadline: float = np.inf) -> Proof | None:
-        """Returns the proof of a box by branch and bound; None if it is not found.
+        """Returns the proof of a claim by branch and bound; None if it is not found.
 
         Without ReLUs there are no signs to split.
         """
         if self._layout.size == 0:
             return None
-        faces: Any = [face.reshape(self._shape) for face in (claim.lo, claim.hi)]
+        region = self._region(claim)
         spec = Spec.classification(
             claim.label, self._model.num_outputs, self._margin, np.float64
         )
-        one = jax.tree.map(lambda v: np.asarray(v)[None], (Box(*faces), spec))
-        task = ApothemTask.of_boxes(*one)
+        if isinstance(region, Ball):
+            task = ApothemTask.of_ball(region, spec)
+        else:
+            one = jax.tree.map(lambda v: np.asarray(v)[None], (region, spec))
+            task = ApothemTask.of_boxes(*one)
         deadline = min(deadline, time.monotonic() + _BRANCH_SECONDS)
         answer = close_brackets(self._model, task, self._branch, deadline)
         return answer.proof.of(0) if answer.proof is not None else None
@@ -251,12 +278,9 @@ class CertificateWriter:
     def _unbranched(self, claim: Claim) -> Proof:
         """Returns range slopes, and one leaf without signs for every other class."""
         layout = self._layout
-        box = Box(
-            jnp.asarray(claim.lo.reshape(self._shape)),
-            jnp.asarray(claim.hi.reshape(self._shape)),
-        )
+        region = jax.tree.map(jnp.asarray, self._region(claim))
         slopes, default = jax.device_get(
-            _range_slopes(layout, self._branch.tighten, self._model, box)
+            _range_slopes(layout, self._branch.tighten, self._model, region)
         )
         number = {node.output: k for k, node in enumerate(layout.nodes)}
         count = layout.program.output_shape[0] - 1
@@ -274,8 +298,10 @@ class CertificateWriter:
         target, signs = others[leaves.clause], leaves.signs.astype(np.int8)
         slope = np.clip(leaves.multipliers.slope, 0, 1)
         split = np.maximum(leaves.multipliers.split, 0)
+        region = self._region(claim)
+        box = enclosing(region)
         faces: dict[str, Any] = {
-            "x": claim.x, "lo": claim.lo, "hi": claim.hi,
+            "x": claim.x, "lo": box.lo, "hi": box.hi,
             "domain_lo": self._domain.lo, "domain_hi": self._domain.hi,
             "rate_lo": self._rates.lower, "rate_hi": self._rates.upper,
         }  # fmt: skip
@@ -288,6 +314,8 @@ class CertificateWriter:
         }
         if np.isfinite(claim.upper):
             arrays["witness"] = np.asarray(claim.witness, np.float64)
+        if self._norm != "linf":
+            arrays["ball"] = np.array([int(self._norm[1:])], np.int32)
         return arrays | {
             "leaf_target": target.astype(np.int32),
             "leaf_signs": signs,
@@ -333,7 +361,7 @@ def _cut_arrays(proof: Proof) -> dict[str, np.ndarray]:
 
 @functools.partial(jax.jit, static_argnames=("layout", "options"))
 def _range_slopes(
-    layout: Layout, options: TightenOptions, model: Model, box: Box
+    layout: Layout, options: TightenOptions, model: Model, box: Region
 ) -> tuple[dict[int, Array], Array]:
     """Returns recorded slopes for a box that was never branched, and CROWN's slopes."""
     program = layout.program

@@ -52,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
         help="the domain of every feature must be exactly this")  # fmt: skip
     add("--rates", type=_number, help="the rate of every face must be exactly this")
     add("--arithmetic", choices=("real", "float32"))
+    add("--norm", choices=("linf", "l1", "l2"),
+        help="boxes (linf), or balls of one norm")  # fmt: skip
     add("--vnnlib", metavar="FILE", type=Path,
         help="the property that is answered, .vnnlib or .vnnlib.gz")  # fmt: skip
     add("--benchmark", metavar="FOLDER", type=Path,

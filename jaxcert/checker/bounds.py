@@ -29,15 +29,15 @@ _PARTS = 2**17  # numbers in one value of the parts that are enclosed at once
 
 
 class Bounds:
-    """Bounds of a network over the box [lo, hi].
+    """Bounds of a network over the box [lo, hi], or a ball that it contains.
 
     `root`: what `enclose` returns of the whole box, without signs, as one part.
     Over the whole box, too, size[v] >= |v|, and reach[v] >= |offset| + |w| @ size, of
     all terms.
     """
 
-    def __init__(self, b: Arithmetic, net: Network, lo, hi, slopes) -> None:
-        self.b, self.net = b, net
+    def __init__(self, b: Arithmetic, net: Network, lo, hi, slopes, ball=None) -> None:
+        self.b, self.net, self.least = b, net, ball.least if ball else b.least
         self.box = b.number(lo)[None], b.number(hi)[None]
         self.size: list[Any] = [np.maximum(*map(abs, self.box))[0]]
         need(self.size[0] < LARGEST, "a value of the box is too large")
@@ -219,7 +219,7 @@ class Bounds:
             return constant, b.number(np.zeros((len(constant), self.net.sizes[0])))
         a, (lo, hi) = held[0], made.box
         if len(lo) == 1:
-            return b.down(constant + b.least(a, lo[0], hi[0])), a
+            return b.down(constant + self.least(a, lo[0], hi[0])), a
         return b.down(constant + b.least(a, lo[part], hi[part], b.along)), a
 
     def of_rows(self, lines, part, slopes):

@@ -19,7 +19,8 @@ The file (version 1; `reading.py` says of what kind files are) has
     leaf_betas float32 (L, N), >= 0 and only where a sign is;
   range_slopes_<k> uint8 (2, n, M), 128ths, which may bound the inputs of ReLU k from
     below and from above.
-Version 2 also has cuts (`cuts.py`); a grown box also has faces (`faces.py`).
+Version 2 also has cuts (`cuts.py`), version 5 is of a ball instead of the box
+(`balls.py`); a grown box also has faces (`faces.py`).
 
 The proof. Ranges of all values enclose the network over the box (`Bounds.enclose`). A
 leaf assumes signs; the leaves of a class form a binary tree and so cover the box
@@ -76,6 +77,7 @@ class Certificate:
     """A certificate and its network; the methods reject what they cannot confirm."""
 
     newest = 1  # version of the format
+    norm = "linf"
     report = Report
     required_margin: float
     apothem_lower: float | None
@@ -149,7 +151,7 @@ class Certificate:
         need((slopes >= 0) & (slopes <= 1), "leaf_slopes is outside [0, 1]")
         need(a["leaf_betas"] >= 0, "leaf_betas is negative")
         need((a["leaf_betas"] == 0) | (signs != 0), "leaf_betas has no sign")
-        self.expected.demand(self.required_margin, self.arithmetic, a)
+        self.expected.demand(self.required_margin, self.arithmetic, a, self.norm)
 
     def box(self) -> None:
         """domain_lo <= lo <= x <= hi <= domain_hi, and the box contains the ball:
@@ -180,17 +182,25 @@ class Certificate:
         """
         if self.apothem_upper is None:
             return
-        a, w, x, u = self.a, self.a["witness"], self.a["x"], self.apothem_upper
+        a, w, u = self.a, self.a["witness"], self.apothem_upper
         inside = (a["domain_lo"] <= w) & (w <= a["domain_hi"])
         need(inside, "the witness is outside the domain")
-        for high, low, rate in ((x, w, a["rate_lo"]), (w, x, a["rate_hi"])):
-            near = excess(high, low, u, rate) <= 0
-            need(near, "the witness is farther than apothem_upper")
+        need(self.near(w, u), "the witness is farther than apothem_upper")
         bounds = Bounds(self.b, self.net, w, w, {})
         row, margin = self.rows(np.delete(np.arange(self.classes), self.label), -1.0)
         part, last = np.zeros(len(row), int), len(self.net.nodes)
         found, _ = bounds.lower_bounds(last, row, margin, bounds.root, part)
         need(bool((found >= 0).any()), "the witness does not violate the margin")
+
+    def near(self, w, u: float):
+        """Returns whether x - w <= u rate_lo and w - x <= u rate_hi."""
+        a, x = self.a, self.a["x"]
+        sides = ((x, w, a["rate_lo"]), (w, x, a["rate_hi"]))
+        return np.all([excess(h, low, u, rate) <= 0 for h, low, rate in sides], axis=0)
+
+    def bounds(self) -> Bounds:
+        """Returns the bounds over what is claimed."""
+        return Bounds(self.b, self.net, self.a["lo"], self.a["hi"], self.slopes)
 
     def cover(self) -> None:
         """The leaves of every other class form a binary tree of signs:
@@ -225,7 +235,7 @@ class Certificate:
         b, last, arrays = self.b, len(self.net.nodes), self.a
         target, signs = arrays["leaf_target"], arrays["leaf_signs"]
         slopes, betas = arrays["leaf_slopes"], arrays["leaf_betas"] * signs
-        bounds = Bounds(b, self.net, arrays["lo"], arrays["hi"], self.slopes)
+        bounds = self.bounds()
         errors = b.number(np.zeros(self.classes))
         if self.arithmetic == "float32":
             errors = float32_errors(bounds)

@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import os
 
 from .answers import AnswerCertificate
+from .balls import BallCertificate
 from .boxes import Certificate, report_on
 from .claim import AnyReport, Expected
 from .cuts import CutCertificate
@@ -41,5 +42,9 @@ def _of_its_kind(
         return SmoothedCertificate(path, expected, exact)
     if not names & {"x", "lo"}:
         return AnswerCertificate(path, expected, exact)
-    kind = GrownCertificate if "face_by" in names else CutCertificate
+    kind: type[Certificate] = CutCertificate
+    if "ball" in names:
+        kind = BallCertificate
+    elif "face_by" in names:
+        kind = GrownCertificate
     return kind(path, expected, exact)

@@ -94,6 +94,7 @@ class Report(Finding):
       arithmetic: real or float32.
       domain_lo, domain_hi, rates: of the features.
       features, free: how many features there are, and how many may move at all.
+      norm: "linf" for a box; "l1" or "l2" for a ball, whose radius the apothem is.
       apothem_lower: least distance of a face that may move; inf if all of them lie on
         the domain's boundary, NaN if the box is not proved.
       apothem_upper: distance of the counterexample; inf if none is stored.
@@ -110,6 +111,7 @@ class Report(Finding):
     rates: Span = (math.nan, math.nan)
     features: int = 0
     free: int = 0
+    norm: str = "linf"
     apothem_lower: float = math.nan
     apothem_upper: float = math.nan
     leaves: int = 0
@@ -246,6 +248,7 @@ class Expected:
       rates: of every face, exactly.
       arithmetic: real or float32.
       vnnlib: the VNN-LIB file that is answered, .vnnlib or .vnnlib.gz.
+      norm: linf for boxes, l1 or l2.
     """
 
     network: str | None = None
@@ -254,11 +257,12 @@ class Expected:
     rates: float | None = None
     arithmetic: str | None = None
     vnnlib: str | os.PathLike[str] | None = None
+    norm: str | None = None
 
     def demand_answer(self) -> None:
         """Rejects an answer to a property if a box is expected."""
-        box = {"margin": self.margin, "domain": self.domain, "rates": self.rates}
-        asked = [name for name, value in box.items() if value is not None]
+        box = ("margin", "domain", "rates", "norm")
+        asked = [name for name in box if getattr(self, name) is not None]
         need(not asked, f"the caller expects a box with {asked}, this is an answer")
         good = self.arithmetic in (None, "real")
         need(good, f"arithmetic is real, the caller expects {self.arithmetic}")
@@ -269,9 +273,10 @@ class Expected:
         asked = [name for name in asked if name != "network"]
         need(not asked, f"the caller expects {asked}, these are smoothed answers")
 
-    def demand(self, margin: float, arithmetic: str, features) -> None:
+    def demand(self, margin: float, arithmetic: str, features, norm: str) -> None:
         """Rejects a claim that is another one; `features` are arrays by name."""
         words = "the caller expects"
+        need(self.norm in (None, norm), f"the norm is {norm}, {words} {self.norm}")
         good = self.margin is None or margin >= self.margin
         need(good, f"required_margin is {margin}, {words} at least {self.margin}")
         good = self.arithmetic in (None, arithmetic)

@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = parser().parse_args(argv)
     expected = Expected(
         words.network, words.margin, tuple(words.domain) if words.domain else None,
-        words.rates, words.arithmetic, words.vnnlib,
+        words.rates, words.arithmetic, words.vnnlib, words.norm,
     )  # fmt: skip
     try:
         tables, paths = _tables(words), []

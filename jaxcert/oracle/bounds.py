@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxcert.ball import Region, enclosing
 from jaxcert.bounds.crown import Crown
 from jaxcert.bounds.ibp import Ibp
 from jaxcert.bounds.rounding import float64_slack
-from jaxcert.box import Box
 from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Verdict, from_bound
@@ -32,15 +32,16 @@ class BoundOracle:
     method: Ibp | Crown
 
     def __call__(
-        self, params: Any, box: Box, spec: Spec, hint: Float[Array, "*d"]
+        self, params: Any, box: Region, spec: Spec, hint: Float[Array, "*d"]
     ) -> Verdict:
         """Returns PROVED or UNKNOWN; the hint is not used."""
         # Without x64 JAX computes in float32 what numpy hands over in float64.
         box = jax.tree.map(jnp.asarray, box)
         rows, boxes = self.method.rows_and_boxes(params, box, spec)
-        program = program_as_given(self.method.f, params, box.lo)
-        values = program.prepare(params, box.lo.dtype)
+        like = enclosing(box).lo
+        program = program_as_given(self.method.f, params, like)
+        values = program.prepare(params, like.dtype)
         slack = float64_slack(program, values, boxes, spec.coefficients, noise=False)
-        if box.lo.dtype != jnp.float64:
+        if like.dtype != jnp.float64:
             slack = jnp.zeros_like(slack)
-        return from_bound(spec.margin(rows), box.lo, box.is_empty(), slack)
+        return from_bound(spec.margin(rows), like, box.is_empty(), slack)

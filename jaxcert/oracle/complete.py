@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.ball import Ball, Region
 from jaxcert.bounds.alpha import layout_of
 from jaxcert.box import Box
 from jaxcert.branch.inputs import decide_by_input
@@ -27,28 +28,30 @@ from jaxcert.witness.judge import Judge
 @float64()
 def branch_and_bound(
     model: Model,
-    box: Box,
+    region: Region,
     spec: Spec,
     options: BranchOptions,
     deadline: float = np.inf,
     judge: Judge | None = None,
 ) -> tuple[Verdict, int]:
-    """Returns the verdict on one box and the number of subproblems it took.
+    """Returns the verdict on a box or ball and the number of subproblems it took.
 
     Networks without a nonlinear part need no search.
     Where few features vary, or activations are smooth, the features are split.
-    Otherwise signs are.
+    Otherwise signs are, and over balls always.
 
     Args:
       model: the network.
-      box: numpy float64, not empty.
+      region: numpy float64, not empty; a ball has a radius > 0.
       spec: what must hold, numpy float64.
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
       judge: of points that rounding leaves in doubt; made here if there is none.
     """
-    center = np.asarray(box.center)
     program, judge = model.program, judge or Judge(model)
+    if isinstance(region, Ball):
+        return _over_ball(model, region, spec, options, deadline, judge)
+    box, center = region, np.asarray(region.center)
     reason = Reason.LIMIT
     if is_linear(program):
         spec = jax.tree.map(jnp.asarray, spec)
@@ -73,6 +76,35 @@ def branch_and_bound(
         reason = Reason.ROOM
     elif time.monotonic() >= deadline:
         reason = Reason.TIME
+    verdict = _verdict(model, spec, proved, witness, center, reason)
+    return verdict, int(answer.processed[0])
+
+
+def _over_ball(
+    model: Model,
+    ball: Ball,
+    spec: Spec,
+    options: BranchOptions,
+    deadline: float,
+    judge: Judge,
+) -> tuple[Verdict, int]:
+    """Returns what `branch_and_bound` does; a witness lies in the ball exactly.
+
+    Signs are split. A network that has none is bounded as well as may be already.
+    """
+    center = np.asarray(ball.center)
+    if not layout_of(model.program).size:
+        return unknown(center, Reason.BOUND_TOO_LOOSE), 0
+    task = ApothemTask.of_ball(ball, spec)
+    answer = close_in_rounds(model, task, options, deadline, judge)
+    reason = Reason.LIMIT
+    if answer.full:
+        reason = Reason.ROOM
+    elif time.monotonic() >= deadline:
+        reason = Reason.TIME
+    found = np.isfinite(answer.upper[0])
+    witness = answer.witness[0] if found and ball.holds(answer.witness[0]) else None
+    proved = bool(answer.improved[0]) and not found
     verdict = _verdict(model, spec, proved, witness, center, reason)
     return verdict, int(answer.processed[0])
 

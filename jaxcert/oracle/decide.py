@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcert.ball import Region, enclosing
 from jaxcert.bounds.rounding import slack_of
 from jaxcert.bounds.staged import Staged, StagedOptions
-from jaxcert.box import Box
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.model import Model
@@ -69,7 +69,7 @@ class Decision(NamedTuple):
 @float64()
 def decide(
     model: Model,
-    box: Box,
+    region: Region,
     spec: Spec,
     effort: Effort,
     deadline: Any = np.inf,
@@ -79,12 +79,12 @@ def decide(
     told: Callable[[Verdict], None] = lambda _: None,
     stage: Callable[[str], None] = lambda _: None,
 ) -> Decision:
-    """Returns the verdict on one box; points within rounding are judged exactly.
+    """Returns the verdict on a box or ball; points within rounding are judged exactly.
 
     Args:
       model: the network.
-      box: numpy float64, not empty.
-      spec: what must hold for every output over the box, numpy float64.
+      region: numpy float64, not empty; a ball has a radius > 0.
+      spec: what must hold for every output over it, numpy float64.
       effort: what is tried.
       deadline: `time.monotonic()` after which branch and bound stops; an array () may
         come forward.
@@ -93,41 +93,44 @@ def decide(
       told: told the verdict of the bounds, which takes the least time.
       stage: told the name of each stage as it begins.
     """
-    verdict, judge = unknown(np.asarray(box.lo)), judge or Judge(model)
+    verdict, judge = unknown(np.asarray(region.center)), judge or Judge(model)
     if effort.bounds is not None:
         stage(BOUNDS)
-        verdict = bounded(model, box, spec, effort.bounds, deadline)
+        verdict = bounded(model, region, spec, effort.bounds, deadline)
         told(verdict)
         if verdict.proved:
             return Decision(verdict, BOUNDS)
     if effort.attack is not None:
         stage(ATTACK)
         attacker = AttackOracle(model.f, effort.attack)
-        witness = find_witness(attacker, judge, box, spec, accepts)
+        witness = find_witness(attacker, judge, region, spec, accepts)
         if witness is not None:
             return Decision(refuted(witness.point, witness.margin), ATTACK)
     if effort.branch is None:
         return Decision(verdict)
     stage(BRANCH)
-    verdict, count = branch_and_bound(model, box, spec, effort.branch, deadline, judge)
+    verdict, count = branch_and_bound(
+        model, region, spec, effort.branch, deadline, judge
+    )
     decided = bool(verdict.proved) or bool(verdict.refuted)
     return Decision(verdict, BRANCH if decided else "", count)
 
 
 def bounded(
     model: Model,
-    box: Box,
+    region: Region,
     spec: Spec,
     most: Literal["ibp", "crown", "alpha"],
     deadline: float = np.inf,
 ) -> Verdict:
-    """Returns what bounds alone say of one box, in numpy.
+    """Returns what bounds alone say of one box or ball, in numpy.
 
     The cheapest first, up to `most`: what intervals prove compiles nothing for CROWN.
     """
     program, values = model.program, model.prepared
-    staged = Staged(program, values, box, deadline)
-    verdict = unknown(np.asarray(box.lo), Reason.BOUND_TOO_LOOSE)
+    staged = Staged(program, values, region, deadline)
+    begin = np.asarray(enclosing(region).lo)
+    verdict = unknown(begin, Reason.BOUND_TOO_LOOSE)
     for method in ("ibp", "crown", "alpha"):
         if method != "ibp" and time.monotonic() >= deadline:
             break
@@ -143,7 +146,7 @@ def bounded(
             slack = slack_of(
                 program, values, staged.boxes, spec.coefficients, noise=False
             )
-        found = jax.device_get(from_bound(bound, box.lo, box.is_empty(), slack))
+        found = jax.device_get(from_bound(bound, begin, region.is_empty(), slack))
         if found.proved or not found.bound <= verdict.bound:
             verdict = found
         if found.proved or method == most:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from jaxtyping import Array, Float
 
-from jaxcert.box import Box
+from jaxcert.ball import Region
 from jaxcert.spec import Spec
 from jaxcert.verdict import Verdict
 
@@ -19,7 +19,7 @@ class Oracle(Protocol):
     """
 
     def __call__(
-        self, params: Any, box: Box, spec: Spec, hint: Float[Array, "*d"]
+        self, params: Any, box: Region, spec: Spec, hint: Float[Array, "*d"]
     ) -> Verdict:
         """Returns the verdict on: does the spec hold at every point of the box?
 

@@ -47,6 +47,7 @@ class _Rows:
     grown_hi: Float[np.ndarray, "n d"]
     domain: tuple[np.ndarray, np.ndarray]
     rates: np.ndarray
+    norm: str
 
     @staticmethod
     def of(arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> _Rows:
@@ -63,7 +64,9 @@ class _Rows:
         if rates.size != math.prod(shape) or not np.all(rates >= 0):
             raise InputError(f"rates must be {math.prod(shape)} numbers of at least 0")
         domain = lower.reshape(-1), upper.reshape(-1)
-        return _Rows(**flat, domain=domain, rates=rates.reshape(-1))
+        objective = config.get("objective", "apothem")
+        norm = objective.split()[0] if objective in ("l1 radius", "l2 radius") else ""
+        return _Rows(**flat, domain=domain, rates=rates.reshape(-1), norm=norm)
 
 
 def check_agreement(
@@ -147,7 +150,7 @@ def _check_boxes(
         off |= (short | (face > reach + slack)).any(axis=1)
     unmeasured = np.array([all(r[k] is None for k in _EDGES) for r in records])
     for row, record in enumerate(records):
-        if not certified[row]:
+        if not certified[row] or rows.norm:  # a ball has no box
             if not np.isnan([rows.lo[row], rows.hi[row]]).all():
                 raise fail(row, "status", f"is {record['status']}, but a box is stored")
             if not unmeasured[row]:
@@ -200,9 +203,13 @@ def _check_witnesses(
     upper = np.array([r["apothem_upper"] for r in records], np.float64)
     move = rows.witness - rows.x
     steps = np.where(move == 0, 0.0, abs(move) / rows.rates)
-    distance = steps.max(axis=1)
     rounding = _ROUNDINGS * (abs(rows.x) + abs(rows.witness)) / rows.rates
-    rounding = np.where(rows.rates == 0, 0, rounding).max(axis=1)
+    rounding = np.where(rows.rates == 0, 0, rounding)
+    power = {"l1": 1, "l2": 2}.get(rows.norm, np.inf)
+    distance, rounding = (
+        np.linalg.norm(v, ord=power, axis=1) for v in (steps, rounding)
+    )
+    rounding = rounding + _ROUNDINGS * steps.shape[1] * distance
     inside = (rows.domain[0] <= rows.witness) & (rows.witness <= rows.domain[1])
     for row, record in enumerate(records):
         none = bool(np.isnan(rows.witness[row]).all())
@@ -310,7 +317,8 @@ def _check_proofs(
                 raise archive.damaged(error, "header: ") from error
             for key in other:
                 raise fail(row, key, f"is {stated[key]!r}, in {path} {head[key]!r}")
-            of_file = {key: archive.read(key) for key in ("x", "lo", "hi")}
+            kept = ("x",) if rows.norm else ("x", "lo", "hi")
+            of_file = {key: archive.read(key) for key in kept}
             for key, array in of_file.items():
                 of_line = getattr(rows, key)[row]
                 same = np.array_equal(array, of_line)

@@ -140,6 +140,7 @@ def write_page(
         claim=_claim(run),
         proofs=_proofs(run, certificates),
         rates=run.config.get("rates_are"),
+        objective=run.config.get("objective", "apothem"),
         complete=run.about.get("complete", False),
         notices=run.notices,
         scope=None if run.scope is None else run.scope.words,
@@ -202,10 +203,14 @@ def _claim(run: Run) -> str:
     """Returns what is claimed of certified inputs, in one sentence."""
     margins = sorted({value_text(r["required_margin"]) for r in run.records}) or ["0"]
     unit = pictures.units(run.config, run.x.shape[1:])
+    objective = run.config.get("objective", "apothem")
+    near = "in which no feature is farther from the input"
+    if objective != "apothem":
+        near = f"whose {objective.split()[0]} distance from the input is no greater"
     return (
-        "Claim: of every input called certified, each point of the domain in which no "
-        "feature is farther from the input than the lower end of its bracket "
-        f"({unit}) gets the class of the input, by a margin > {', '.join(margins)}."
+        f"Claim: of every input called certified, each point of the domain {near} than "
+        f"the lower end of its bracket ({unit}) gets the class of the input, by a "
+        f"margin > {', '.join(margins)}."
     )
 
 

@@ -131,6 +131,7 @@ def summarise(
 
     Keys:
       n, certified, misclassified, unknown: how many inputs; the last three add to n.
+      objective: what the brackets are about: "apothem", "l1 radius" or "l2 radius".
       correct: certified + unknown, the inputs whose prediction is their label.
       {mean,median,least}_apothem_{lower,upper}: over the correctly classified inputs.
       {mean,median}_apothem_{lower,upper}_all: over all, a misclassified one counted 0.
@@ -150,7 +151,8 @@ def summarise(
     """
     n = len(records)
     correct = [r for r in records if r["status"] != "misclassified"]
-    summary: dict[str, Any] = {"n": n}
+    objective = records[0]["objective"] if n else "apothem"
+    summary: dict[str, Any] = {"n": n, "objective": objective}
     for status in ("certified", "misclassified", "unknown"):
         summary[status] = sum(r["status"] == status for r in records)
     summary["correct"] = len(correct)
@@ -190,6 +192,20 @@ def summarise(
     return summary
 
 
+def moves(objective: str, radius: str) -> str:
+    """Returns what a proved radius lets features do, for that objective of a run.
+
+    Args:
+      objective: see `summarise`.
+      radius: in words.
+    """
+    if objective == "l1 radius":
+        return f"features may move by {radius} in all (l1 norm)"
+    if objective == "l2 radius":
+        return f"features may move together, by {radius} in the l2 norm"
+    return f"each feature may move by {radius} at once"
+
+
 def _width(record: Mapping[str, Any]) -> float:
     lower, upper = record["apothem_lower"], record["apothem_upper"]
     return 0.0 if lower == upper else upper - lower  # infinity - infinity is NaN
@@ -211,7 +227,7 @@ def sentence(summary: Mapping[str, Any], tolerance: float | None = None) -> str:
         # How many at one radius is what is proved of a set; a mean, in which far inputs
         # make up for near ones, is a guarantee of none.
         proved, radius = summary["proved_at_radius"], summary["radius"]
-        where = f"at radius {radius:g}: each feature may move by {radius:g} at once"
+        where = f"at radius {radius:g}: {moves(summary['objective'], f'{radius:g}')}"
         if math.isinf(radius):
             where = "on the whole domain: each feature may take any value in it"
         parts[0] = f"{proved} of {n} {many} proved {where}, and the prediction stays"
@@ -286,13 +302,14 @@ def described(
     widest = format_number(found["widest_bracket"], "up")
     early = f"; {asked.stopped} ended the search early" if asked.stopped else ""
     domain = _range(asked.domain_lower, asked.domain_upper)
+    norm = "" if asked.norm == "linf" else f"{asked.norm} balls, "
     return (
         f"Certification of {what}\n"
         f"  lower end, proved   {lower}\n"
         f"  upper end, refuted  {upper}\n"
         f"  widest bracket      {widest}, tolerance {asked.tolerance:g}{early}\n"
         f"  asked               {asked.oracle}, margin > {asked.required_margin:g}, "
-        f"domain {domain}, network {asked.network}"
+        f"domain {domain}, {norm}network {asked.network}"
     )
 
 

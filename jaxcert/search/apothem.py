@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxcert.box import Box, Rates
+from jaxcert.ball import Region, region_of
+from jaxcert.box import Box, Family, Rates
 from jaxcert.errors import InputError
 from jaxcert.oracle.protocol import Oracle
 from jaxcert.spec import Spec
@@ -60,9 +61,10 @@ class Query:
     rates: Rates
     spec: Spec
 
-    def box(self, radius: Float[Array, ""]) -> Box:
-        """Returns box(radius) around x, clipped to the domain."""
-        return Box.ball(self.x, radius, self.domain, self.rates)
+    def region(self, radius: Float[Array, ""], *, outward: bool = False) -> Region:
+        """Returns the box or ball of this radius around x, clipped to the domain."""
+        family = Family(Box.point(self.x), self.domain, self.rates)
+        return region_of(family, radius, outward=outward)
 
 
 @jax.tree_util.register_dataclass
@@ -111,7 +113,7 @@ def step(
     radii: Float[Array, " K"],
 ) -> SearchState:
     """Returns the state after asking the oracle about these radii (increasing)."""
-    boxes = jax.vmap(query.box)(radii)
+    boxes = jax.vmap(query.region)(radii)
     ask = jax.vmap(oracle, in_axes=(None, 0, None, None))
     verdicts = ask(params, boxes, query.spec, state.witness)
     proved, refuted = verdicts.proved, verdicts.refuted

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxcert.ball import enclosing
 from jaxcert.bounds.alpha import Layout, Multipliers, Problem, charged_bound
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.cuts import cast_floats
@@ -157,9 +158,10 @@ def _examine(
                 (found, other), (best, value),
             )  # fmt: skip
         over, (weight, outputs) = value
+        box = enclosing(problem.box)
         moved = jnp.sum(
-            jnp.maximum(weight, 0) * (ground.far.lo - problem.box.lo)
-            + jnp.minimum(weight, 0) * (ground.far.hi - problem.box.hi)
+            jnp.maximum(weight, 0) * (ground.far.lo - box.lo)
+            + jnp.minimum(weight, 0) * (ground.far.hi - box.hi)
         )
         steepest = jnp.max(jnp.abs(weight))
         kept = weight if weights else None

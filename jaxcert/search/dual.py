@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcert.ball import enclosing
 from jaxcert.bounds.alpha import layout_of
 from jaxcert.bounds.crown import CrownOptions
 from jaxcert.box import Box, Family, Rates, distances
@@ -392,9 +393,8 @@ def _advance(
             return True, reach, total
         lower = chosen < query.width.size
         # The excluded box and the outer one share the face that moved.
-        moved = np.where(
-            lower, _own(answer.box.hi, chosen), _own(answer.box.lo, chosen)
-        )
+        box = enclosing(answer.box)
+        moved = np.where(lower, _own(box.hi, chosen), _own(box.lo, chosen))
         outer[chosen[proved]] = moved[proved]
         seen: Any = real & np.isfinite(answer.upper)
         witness: Any = answer.witness

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxcert.ball import enclosing
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box, Rates, outward
@@ -94,7 +95,8 @@ def reprove(
 
     Tries the given radius, then ever smaller ones down to 0. The box is rounded outward
     so that it contains the exact ball of the radius that is returned, and it is that
-    box which is proved.
+    box which is proved. Of another norm than "linf" the ball is proved, and the box is
+    the one around it.
     """
     queries, axes = task.queries(num_classes)
 
@@ -104,10 +106,9 @@ def reprove(
 
         def attempt(state: tuple[Array, Array, Box]) -> tuple[Array, Array, Box]:
             index, _, _ = state
-            box = Box.ball(
-                query.x, tries[index], query.domain, query.rates, outward=True
-            )
-            proved = oracle(params, box, query.spec, query.x).proved
+            region = query.region(tries[index], outward=True)
+            proved = oracle(params, region, query.spec, query.x).proved
+            box = enclosing(region)
             proved = proved & box.contains(query.x)
             best = jnp.where(proved, tries[index], -1.0)
             kept = jax.tree.map(lambda v: jnp.where(proved, v, jnp.nan), box)
@@ -166,7 +167,7 @@ def confirm(
 
         _, end = lax.fori_loop(0, 40, halve, (jnp.zeros_like(end), end))
         point, found = at(end), jnp.any(holds) & violates(end)
-        distance = outward(query.rates.distance(query.x, point))
+        distance = outward(query.rates.distance(query.x, point), point.size)
         return (
             jnp.where(found, distance, jnp.inf),
             jnp.where(found, point, jnp.nan),

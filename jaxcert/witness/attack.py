@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxcert.ball import Ball, Region, enclosing, lowest, of_jax
 from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box
 from jaxcert.errors import InputError
@@ -58,7 +59,7 @@ class AttackOracle:
     def __call__(
         self,
         params: Any,
-        box: Box,
+        box: Region,
         spec: Spec,
         hint: Float[Array, "*d"] | None = None,
     ) -> Verdict:
@@ -68,13 +69,15 @@ class AttackOracle:
         it must violate by more than rounding could feign; `find_witness` also judges
         what lies within that.
         """
-        program = program_as_given(self.f, params, box.lo)
+        box = of_jax(box)
+        like = enclosing(box).lo
+        program = program_as_given(self.f, params, like)
         points, margins = self.candidates(params, box, spec, hint)
         worst = jnp.argmin(jnp.where(jnp.isnan(margins), jnp.inf, margins))
         witness, margin = points[worst], margins[worst]
-        slack = jnp.zeros((), box.lo.dtype)
-        if box.lo.dtype == jnp.float64:
-            values = program.prepare(params, box.lo.dtype)
+        slack = jnp.zeros((), like.dtype)
+        if like.dtype == jnp.float64:
+            values = program.prepare(params, like.dtype)
             slack = point_slack(program, values, spec, witness)
         found = (margin <= -slack) & box.contains(witness)
         return from_witness(witness, margin, found)
@@ -82,7 +85,7 @@ class AttackOracle:
     def candidates(
         self,
         params: Any,
-        box: Box,
+        box: Region,
         spec: Spec,
         hint: Float[Array, "*d"] | None = None,
         starts: Float[Array, "m *d"] | None = None,
@@ -91,9 +94,10 @@ class AttackOracle:
 
         They begin at `starts`; where there are none, as the options say.
         """
-        program = program_as_given(self.f, params, box.lo)
+        like = enclosing(box).lo
+        program = program_as_given(self.f, params, like)
 
-        values = program.prepare(params, box.lo.dtype)
+        values = program.prepare(params, like.dtype)
         seen = _sloped if program.jumps else None
 
         def value(z: Array, target: Array) -> tuple[Array, Array]:
@@ -117,16 +121,20 @@ class AttackOracle:
 
         over_targets = jax.vmap(one, in_axes=(None, 0))
         points, margins = jax.vmap(over_targets, in_axes=(0, None))(starts, targets)
-        return points.reshape((-1, *box.lo.shape)), margins.reshape(-1)
+        return points.reshape((-1, *like.shape)), margins.reshape(-1)
 
-    def starts(self, box: Box, hint: Array) -> Array:
+    def starts(self, box: Region, hint: Array) -> Array:
         """Returns where descents begin, see the options."""
         random = self.options.restarts - 2
         starts = [box.center, box.project(hint)][: self.options.restarts]
         if random > 0:
             key = jax.random.key(self.options.seed)
-            side = jax.random.bernoulli(key, 0.5, (random, *box.lo.shape))
-            starts += list(jnp.where(side, box.lo, box.hi))
+            shape = (random, *hint.shape)
+            if isinstance(box, Ball):
+                starts += list(box.lowest(jax.random.normal(key, shape, hint.dtype)))
+            else:
+                side = jax.random.bernoulli(key, 0.5, shape)
+                starts += list(jnp.where(side, box.lo, box.hi))
         return jnp.stack(starts)
 
 
@@ -138,7 +146,7 @@ _SEEDS = 8
 
 @functools.partial(jax.jit, static_argnames=("oracle",))
 def _seeds(
-    oracle: AttackOracle, params: Any, box: Box, spec: Spec, starts: Array
+    oracle: AttackOracle, params: Any, box: Region, spec: Spec, starts: Array
 ) -> Array:
     points, margins = oracle.candidates(params, box, spec, starts=starts)
     count = min(_SEEDS, len(margins))
@@ -166,22 +174,24 @@ def _sloped(node: Node, value: Array, operands: Sequence[Array]) -> Array:
 def find_witness(
     oracle: AttackOracle,
     judge: Judge,
-    box: Box,
+    region: Region,
     spec: Spec,
     accepts: Accepts | None = None,
 ) -> Witness | None:
     """Returns a witness that the attack's points lead to, or None: ties count.
+
+    One for a ball lies in it exactly.
 
     Must run where float64 is enabled.
 
     Args:
       oracle: the attack.
       judge: of its network.
-      box: numpy float64, not empty.
+      region: numpy float64, not empty.
       spec: numpy float64.
       accepts: what a witness must satisfy besides; see `Judge.first`.
     """
-    model, asked = judge.model, (box, spec)
+    model, asked = judge.model, (region, spec)
     weights = model.double
     if model.program.convolves and not model.program.typed.x64:
         # Convolutions in float64 are no library's on CPUs: they take ten times as long.
@@ -193,25 +203,36 @@ def find_witness(
     for first in range(0, len(starts), each):
         part = starts[first : first + each]
         seeds = np.asarray(_seeds(oracle, weights, *asked, part), np.float64)
-        seeds = np.clip(seeds, box.lo, box.hi)
-        witness = judge.search(spec, box, seeds, accepts)
+        seeds = np.asarray(jax.vmap(region.project)(jnp.asarray(seeds)))
+        witness = judge.search(spec, region, seeds, accepts)
         if witness is not None:
             return witness
     return None
 
 
 def descend(
-    value: Callable[[Array], tuple[Array, Array]], box: Box, start: Array, steps: int
+    value: Callable[[Array], tuple[Array, Array]],
+    region: Region,
+    start: Array,
+    steps: int,
 ) -> tuple[Array, Array]:
     """Returns (the worst point that one descent meets, how bad it is).
 
     `value` gives what to descend on, and by what to judge points: less is worse.
     The step is a fraction of every edge, from 1 (a jump to a vertex: on a piece where
-    the network is linear that is the minimiser) down to 1/50, then vertices again.
+    the network is linear that is the minimiser) down to 1/50, then vertices again. In a
+    ball it is that fraction of the way to the minimiser of the gradient.
     """
     shrinking = jnp.geomspace(1.0, 0.02, max(steps - 2, 1))
     fractions = jnp.concatenate([shrinking, jnp.ones(2)])[:steps].astype(start.dtype)
-    return walk(value, box, start, fractions, box.edges())
+    if isinstance(region, Ball):
+
+        def moved(z: Array, gradient: Array, fraction: Array) -> Array:
+            down = jnp.where(jnp.isnan(gradient), 1, gradient)
+            return z + fraction * (lowest(region, down) - z)
+
+        return _walk(value, moved, start, fractions)
+    return walk(value, region, start, fractions, region.edges())
 
 
 def walk(
@@ -232,6 +253,22 @@ def walk(
       scale: per coordinate, or one for all.
     """
 
+    def moved(z: Array, gradient: Array, fraction: Array) -> Array:
+        # A root has no gradient at 0, where every way may lead down: any will do.
+        down = jnp.where(jnp.isnan(gradient), 1, jnp.sign(gradient))
+        return box.project(z - fraction * scale * down)
+
+    return _walk(value, moved, start, fractions)
+
+
+def _walk(
+    value: Callable[[Array], tuple[Array, Array]],
+    moved: Callable[[Array, Array, Array], Array],
+    start: Float[Array, "*n *d"],
+    fractions: Float[Array, " steps"],
+) -> tuple[Float[Array, "*n *d"], Float[Array, "*n"]]:
+    """Returns what `walk` does; `moved` is one step, from point, gradient, fraction."""
+
     def worse(z: Array, margin: Array, best: Array, least: Array) -> tuple:
         better = margin < least
         spread = better.reshape(better.shape + (1,) * (z.ndim - better.ndim))
@@ -241,9 +278,7 @@ def walk(
         z, best, least = carry
         (_, margin), gradient = jax.value_and_grad(value, has_aux=True)(z)
         best, least = worse(z, margin, best, least)
-        # A root has no gradient at 0, where every way may lead down: any will do.
-        down = jnp.where(jnp.isnan(gradient), 1, jnp.sign(gradient))
-        return (box.project(z - fraction * scale * down), best, least), None
+        return (moved(z, gradient, fraction), best, least), None
 
     first = jnp.full(jax.eval_shape(value, start)[1].shape, jnp.inf, start.dtype)
     (z, best, least), _ = lax.scan(step, (start, start, first), fractions)
@@ -255,9 +290,9 @@ def attack(
 ) -> AttackOracle:
     """Returns the attack on `f(params, x)`: multi-restart projected gradient descent.
 
-    `attack(f)(params, box, spec)` is a `Verdict`, REFUTED with a witness inside the box
-    or UNKNOWN: an attack proves nothing. All clauses of the spec are targets. For one
-    box: batch with `jax.vmap`, compile with `jax.jit`.
+    `attack(f)(params, box, spec)` is a `Verdict`, REFUTED with a witness inside the
+    box, or the `Ball`, or UNKNOWN: an attack proves nothing. All clauses of the spec
+    are targets. For one box: batch with `jax.vmap`, compile with `jax.jit`.
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial
     attacks", ICLR 2018, with steps that begin and end at vertices of the box.

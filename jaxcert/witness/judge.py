@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxcert.ball import Ball, Region, enclosing
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack, slack_of
 from jaxcert.bounds.staged import Staged
@@ -198,17 +199,20 @@ class Judge:
     def search(
         self,
         spec: Spec,
-        box: Box,
+        region: Region,
         seeds: np.ndarray,
         accepts: Accepts | None = None,
     ) -> Witness | None:
-        """Returns a witness among points of a box, or points near them; or None.
+        """Returns a witness among points of a box or ball, or near them; or None.
 
         Args:
-          spec, box: numpy float64.
-          seeds: (n, *d), inside the box.
+          spec, region: numpy float64.
+          seeds: (n, *d), inside the set; of a ball, but for rounding.
           accepts: see `first`.
         """
+        box: Any = jax.tree.map(np.asarray, enclosing(region))
+        if isinstance(region, Ball):
+            accepts = _within(region, accepts)
         found = self.first(spec, seeds, accepts=accepts)
         if found is not None:
             return found
@@ -240,6 +244,15 @@ class Judge:
         distance = distances(family, points)
         possible = np.isfinite(distance)
         return self.first(spec, points[possible], order=distance[possible])
+
+
+def _within(ball: Ball, accepts: Accepts | None) -> Accepts:
+    """Returns what accepts the points that lie in a ball exactly."""
+
+    def inside(point: np.ndarray, outputs: Outputs) -> bool:
+        return ball.holds(point) and (accepts is None or accepts(point, outputs))
+
+    return inside
 
 
 def nearby(z: np.ndarray, box: Box, margin: float, gradient: np.ndarray) -> np.ndarray:

@@ -105,6 +105,30 @@ def test_files(whole):
     assert {"jax", "numpy", "jaxcert"} <= summary["versions"].keys()
 
 
+@pytest.mark.campaign
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_balls_of_a_run(run_certify, tmp_path, norm):
+    out = tmp_path / "out"
+    flags = f"--norm={norm}", "--oracle=complete", "--proofs", f"--output={out}"
+    ended = run_certify("--inputs=0:3", *flags)
+    assert ended.code == 0, ended.err
+    assert "at once" not in ended.out and norm in ended.out
+    ended = run_certify("--inputs=0:5", *flags, "--resume")
+    assert ended.code == 0, ended.err
+    run = read_run(out)
+    assert {r["objective"] for r in run.records} == {f"{norm} radius"}
+    assert np.isnan(run.lo).all() and len(run.records) == 5
+    certified = [r for r in run.records if r["status"] == "certified"]
+    for record in certified:
+        report = check_certificate(out / "proofs" / f"{record['input']}.npz")
+        assert report.accepted and report.norm == norm
+        assert report.apothem_lower == record["apothem_lower"]
+    assert certified
+    page = (out / "report.html").read_text()
+    assert f"whose {norm} distance from the input is no greater" in page
+    assert "no feature is farther" not in page
+
+
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
 def test_proofs_of_a_run(run_certify, tmp_path, arithmetic):
     out = tmp_path / "out"

@@ -75,6 +75,7 @@ def main(request: Request) -> int:
         network.params,
         (request.domain_lower, request.domain_upper),
         network.input_shape,
+        norm=request.norm,  # type: ignore[arg-type]
         tolerance=request.tolerance,
         required_margin=request.required_margin,
         options=options,

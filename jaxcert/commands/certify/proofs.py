@@ -98,7 +98,7 @@ class Proofs:
         self.rejected.discard(claim.name)
         shape = answer.box.lo[row].shape
         answer.lower[row] = written.claim.lower
-        answer.box.lo[row] = written.claim.lo.reshape(shape)
+        answer.box.lo[row] = written.claim.lo.reshape(shape)  # NaN of a ball
         answer.box.hi[row] = written.claim.hi.reshape(shape)
         self.written += 1
         self.size += written.size

@@ -7,8 +7,9 @@ import math
 from typing import Any
 
 from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.box import NORMS
 from jaxcert.branch.signs import BranchOptions
-from jaxcert.certification import OBJECTIVE, CertifyOptions
+from jaxcert.certification import OBJECTIVE, OBJECTIVES, CertifyOptions
 from jaxcert.commands.certify.grow import NOTHING
 from jaxcert.commands.options import (
     DATASET,
@@ -47,6 +48,11 @@ class Request(Options):
         below=math.inf,
     )
     objective: str = option(OBJECTIVE, "What the box maximises.")
+    norm: str = option(
+        "linf",
+        "Balls of which norm: linf for boxes, l1 or l2.",
+        choices=NORMS,
+    )
     oracle: str = option(
         "complete", "What proves: ibp, crown, or complete (exact brackets)."
     )
@@ -124,6 +130,14 @@ class Request(Options):
         if self.cuts and self.oracle != "complete":
             raise InputError("--cuts belongs to --oracle=complete: no other branches")
 
+        if self.norm != "linf":
+            for flag, given in (("cuts", self.cuts), ("grow", self.grow != NOTHING)):
+                if given:
+                    raise InputError(
+                        f"--{flag} is about boxes, and --norm={self.norm} asks for "
+                        "balls: leave one of them out"
+                    )
+
     @property
     def wants_proofs(self) -> bool:
         """Nothing but the checker proves what float32 evaluations do."""
@@ -148,6 +162,7 @@ class Request(Options):
             "required_margin", "tolerance", "candidates", "restarts", "seed",
         )  # fmt: skip
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found["objective"] = OBJECTIVES[self.norm]
         if self.cuts:
             found["cuts"] = True
         if self.grow != NOTHING:
