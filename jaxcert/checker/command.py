@@ -45,6 +45,11 @@ def certificates(path: Path) -> list[Path]:
             "folder of a run"
         )
     own = [path / name for name in ("proofs", "grown") if (path / name).is_dir()]
+    if not own and (path / "run.json").is_file():
+        raise Nothing(
+            f"{path} is the folder of a run that wrote no certificates; certify and "
+            "verify write them with --proofs"
+        )
     folders = own or [path]
     found = sorted(
         entry

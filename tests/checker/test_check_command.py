@@ -148,6 +148,15 @@ def test_mistakes_of_the_caller(tmp_path, capsys, words, reason):
     assert code == 2 and not said.out and reason in said.err
 
 
+def test_other_arrays_of_a_run_are_not_taken_for_certificates(tmp_path, capsys):
+    for name in ("run.json", "boxes.npz", "network.npz"):
+        (tmp_path / name).touch()
+    assert command.main([str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert not said.out and "wrote no certificates" in said.err
+    assert "certify and verify write them with --proofs" in said.err
+
+
 def test_a_missing_path_is_not_hidden_by_one_that_is_there(proofs, capsys):
     assert command.main([str(proofs / "accepted.npz"), str(proofs / "none.npz")]) == 2
     assert not capsys.readouterr().out
