@@ -81,8 +81,8 @@ def arrays(records, shape=(8, 8), seed=0, config=CONFIG):
     return x, lo, hi, witness, classes
 
 
-def write(path, records, shape=(8, 8), config=CONFIG, finish=True):
-    with RunFiles(path, resume=False, config=config) as files:
+def write(path, records, shape=(8, 8), config=CONFIG, finish=True, command=""):
+    with RunFiles(path, resume=False, config=config, command=command) as files:
         if records:
             files.append(records, *arrays(records, shape, config=config))
         if finish:

@@ -129,6 +129,9 @@ def test_a_report_is_one_file_that_needs_no_other(answer, tmp_path):
     assert "@import" not in text and "url(" not in text
     assert "(left)" in text and answer.asked.content_hash in text
     assert "Claim: of every input called certified" in text
+    assert "record=True and call jaxcert.write_certificates for" in " ".join(
+        text.split()
+    )
 
 
 def test_proofs_are_there_where_they_were_recorded(answer):

@@ -62,8 +62,6 @@ FILLED = {
 BEFORE = {
     "certificates.md": ["jaxcert certify --model=NET.onnx --inputs=PHOTOS --proofs "
                         "--output=out/certify"],
-    "commands.md": ["jaxcert train --channels=16,32 --sigma=0.25 "
-                    "--output=out/noise.npz"],
 }  # fmt: skip
 # Lines that ask for real images, whether they name them or not.
 _IMAGES = re.compile(

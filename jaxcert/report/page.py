@@ -229,10 +229,13 @@ def _proofs(run: Run, certificates: Mapping[str, str]) -> str:
             "of the box, the others that of its faces alone."
         )
     if not certificates:
+        how = "Ask with record=True and call jaxcert.write_certificates"
+        if run.about.get("command"):
+            how = "Run again with --proofs"
         return (
             "No certificate files were written: the claim rests on the search, which "
-            "proved each box in float64 with a margin for rounding. Run again with "
-            "--proofs for files that the independent checker accepts or rejects."
+            f"proved each box in float64 with a margin for rounding. {how} for files "
+            "that the independent checker accepts or rejects."
         )
     text = (
         f"{len(certificates)} of the {certified} certified inputs have a certificate "

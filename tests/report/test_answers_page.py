@@ -41,9 +41,11 @@ def test_a_page_says_what_is_claimed_and_lists_all(tmp_path):
 
 def test_the_report_names_proofs_command_and_hashes(tmp_path):
     records = [record("7-4.csv", 0.05), record("b", 0.02, status="certified")]
-    write(tmp_path, records)
+    write(tmp_path, records, command="jaxcert certify --inputs=IMAGES")
     page = write_report(tmp_path).read_text()
     assert "No certificate files were written" in page and "ab" * 32 in page
+    assert "Run again with --proofs for files" in page
+    assert "jaxcert certify --inputs=IMAGES" in page
     assert "inputs, SHA-256 of their float64 values" in page
     assert "<h3>By class</h3>" in page and '"left">certificate' not in page
     # A certificate that a line does not agree with is refused by `read_run`; here the
