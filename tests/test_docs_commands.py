@@ -38,6 +38,7 @@ SHORTER = {
     r"certify --inputs=0:20": "--inputs=0:2 --oracle=ibp",
     r"dual ": "--inputs=0:1 --tolerance=0.1 --time_limit=20",
     r"tabular ": "--inputs=0:1 --epochs=5 --time_limit=5",
+    r"train .*--sigma": "--epochs=1 --limit=16 --warmup_epochs=0 --ramp_epochs=0",
     r"train ": "--epochs=1 --limit=256 --warmup_epochs=0 --ramp_epochs=0",
     r"sweep ": "--limit=256",
     r"smoothing ": "--inputs=0:2 --n=200",
@@ -48,7 +49,7 @@ SHORTER = {
     r"relaxations.*--laws": "--laws=2",
     r"relaxations": "--inputs=0:1 --methods=crown,triangle --timeout=5",
     r"growth": "--methods=ibp --seconds=0.001",
-    r"prune": "--seeds=1 --images=64 --inputs=1 --epochs=1 --rounds=1",
+    r"prune": "--seeds=1 --images=128 --inputs=1 --epochs=1 --rounds=1",
     r"captioner": "--inputs=0:1 --n=50 --n0=10 --labelled=40 --epochs=1",
 }
 # What stands for "..." and for names that are not of files.
@@ -83,7 +84,7 @@ LINES = {
 
 # Pages whose lines are run; of those that also ask for real images, the others alone.
 RUN = ("README.md", "index.md", "commands.md", "data.md", "tabular.md",
-       "certificates.md")  # fmt: skip
+       "certificates.md", "benchmarks.md", "asymmetric.md", "smoothing.md")  # fmt: skip
 for _page in ("README.md", "index.md", "commands.md", "tabular.md"):
     LINES[_page] = [
         line
@@ -129,6 +130,8 @@ def named_in_pages(folder: Path, tiny: Tiny, page: str) -> None:
     box.append(f"(assert (>= Y_{(labels[0] + 1) % 10} Y_{labels[0]}))")
     (folder / "PROPERTY.vnnlib").write_text("\n".join(names + box))
     (folder / "instances.csv").write_text("NET.onnx,PROPERTY.vnnlib,60\n")
+    other = "small,NET.onnx,PROPERTY.vnnlib,0.5,unsat,1.5\n"
+    (folder / "OTHER_TOOL.csv").write_text(other)
     rows = [f"{k % 7},{k % 5},{'ripe' if k % 7 > 3 else 'green'}" for k in range(60)]
     (folder / "TABLE.csv").write_text("\n".join(["weight,age,class", *rows]))
     # What a reader has cloned, and the folder of the data sets.
@@ -149,7 +152,8 @@ def whole(line: str, port: int) -> tuple[list[str], dict[str, str]]:
     said = f"{said} {next(more, '')}".replace("HOST:PORT", f"localhost:{port}")
     own: dict[str, str] = {}
     if said.startswith("srun "):  # what a cluster of one node would tell its task
-        said = said.removeprefix("srun ")
+        # The way that the page shows next writes shards into DIR, too.
+        said = said.removeprefix("srun ").replace("--output=DIR", "--output=SLURM")
         own = {
             "SLURM_JOB_ID": str(port), "SLURM_STEP_NODELIST": "localhost",
             "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
