@@ -84,7 +84,8 @@ LINES = {
 
 # Pages whose lines are run; of those that also ask for real images, the others alone.
 RUN = ("README.md", "index.md", "commands.md", "data.md", "tabular.md",
-       "certificates.md", "benchmarks.md", "asymmetric.md", "smoothing.md")  # fmt: skip
+       "certificates.md", "benchmarks.md", "asymmetric.md", "smoothing.md",
+       "scale.md")  # fmt: skip
 for _page in ("README.md", "index.md", "commands.md", "tabular.md"):
     LINES[_page] = [
         line
