@@ -93,7 +93,9 @@ class BallCertificate(Certificate):
 
 
 def _root(x):
-    """Returns a fraction >= the square root of one, with about 64 bits."""
+    """Returns a fraction >= the square root of one >= 0, with about 64 bits."""
+    if x == 0:
+        return x
     shift = max(0, x.denominator.bit_length() - x.numerator.bit_length()) // 2 + 64
     return Fraction(math.isqrt(math.ceil(x * 4**shift)) + 1, 2**shift)
 
