@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxcert.bounds.backward import least_over
 from jaxcert.bounds.crown import CrownOptions, bound_layers
 from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
@@ -141,8 +142,7 @@ def bound_box(
     layers = bound_layers(program, values, box, options)
     pulled, const = layers.lower({program.output: spec.coefficients}, spec.offset)
     by_interval = interval_rows(program, values, layers.boxes, spec)
-    axes = tuple(range(1, pulled.ndim))
-    least = jnp.where(pulled > 0, pulled * box.lo, pulled * box.hi).sum(axes) + const
+    least = least_over(pulled, const, box)
     rows = jnp.maximum(least, by_interval)
     slack = float64_slack(program, values, layers.boxes, spec.coefficients)
     bar = slack

@@ -26,14 +26,21 @@ def scalars(*layers):
 
 @pytest.mark.parametrize(
     "effort",
-    [Effort("crown"), Effort("alpha"), Effort("ibp", branch=BranchOptions(narrow=0))],
-    ids=["crown", "alpha", "branch"],
+    [
+        Effort("crown"),
+        Effort("alpha"),
+        Effort("ibp", branch=BranchOptions(narrow=0)),
+        Effort("ibp", branch=BranchOptions()),
+    ],
+    ids=["crown", "alpha", "signs", "inputs"],
 )
 @pytest.mark.parametrize(
     ("layers", "least"),
     [
         # The coefficient at the input is 1e309; the least value -4e307.
         ([(1e200, 0.0), (1e109, 0.0), (1.0, -5e307)], -4e307),
+        # The same, violated beside the centre alone.
+        ([(1e200, 0.0), (1e109, 0.0), (1.0, -1.2e307)], -2e306),
         # The range of the second neuron would be empty, and what follows finite.
         ([(1e200, 0.0), (1e109, -1.5e307), (1e-302, -10.0)], -10.0),
     ],
