@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxcert.ball import Ball
 from jaxcert.box import Box, Family
-from jaxcert.branch.linear_program import LeafProof, finite, time_left
+from jaxcert.branch.linear_program import LeafProof, finite, solved
 
 # How far beyond a tie the nearest violation is looked for, relative to the rows: an
 # optimum of L-BFGS is no more exact than this.
@@ -87,7 +87,6 @@ def _by_program(
     maps: Maps, fixed: np.ndarray, ball: Ball, deadline: float
 ) -> LeafProof | None:
     from scipy import sparse
-    from scipy.optimize import linprog
 
     neurons, offsets = _signed(maps, fixed)
     chosen = np.flatnonzero(fixed)
@@ -114,11 +113,8 @@ def _by_program(
     price = 1e4 * worth / np.max(np.abs(neurons[chosen]), initial=1e-9)
     goal = np.concatenate([np.zeros(2 * n), [1], np.full(signs, price)])
     free = [(0, None)] * n + [(None, None)] + [(0, None)] * signs
-    result = linprog(
-        goal, A_ub=below, b_ub=limit, bounds=[*map(tuple, bounds), *free],
-        method="highs", options=time_left(deadline),
-    )  # fmt: skip
-    if result.status != 0:
+    result = solved(goal, below, limit, [*map(tuple, bounds), *free], deadline)
+    if result is None:
         return None
     duals = np.maximum(-np.asarray(result.ineqlin.marginals), 0)
     beta = np.zeros(fixed.size)
@@ -130,7 +126,6 @@ def _nearest_l1(
     maps: Maps, fixed: np.ndarray, family: Family, slack: float, deadline: float
 ) -> np.ndarray | None:
     from scipy import sparse
-    from scipy.optimize import linprog
 
     neurons, offsets = _signed(maps, fixed)
     chosen = np.flatnonzero(fixed)
@@ -140,12 +135,10 @@ def _nearest_l1(
     own = sparse.csr_array(np.concatenate([-neurons[chosen], maps[2]]))
     below = sparse.vstack([sides, sparse.hstack([own, still])], format="csc")
     limit = np.concatenate([ends, offsets[chosen], -maps[3] - 2 * slack])
-    result = linprog(
-        np.concatenate([np.zeros(n), np.ones(n)]), A_ub=below, b_ub=limit,
-        bounds=[*map(tuple, bounds), *[(0, None)] * n], method="highs",
-        options=time_left(deadline),
-    )  # fmt: skip
-    return result.x[:n] if result.status == 0 else None
+    goal = np.concatenate([np.zeros(n), np.ones(n)])
+    every = [*map(tuple, bounds), *[(0, None)] * n]
+    found = solved(goal, below, limit, every, deadline)
+    return None if found is None else found.x[:n]
 
 
 @jax.jit

@@ -58,26 +58,29 @@ class ApothemTask:
         return layout_of(program, joint=self.family.rates.norm != "linf")
 
     @staticmethod
-    def of_ball(ball: Ball, spec: Spec) -> ApothemTask:
-        """Returns the task of proving one ball, of a radius > 0, and no smaller one.
+    def of_region(region: Region, spec: Spec) -> ApothemTask:
+        """Returns the task of proving one box, or one ball of a radius > 0, as it is.
 
-        `improved` of its answer says whether it was proved; the first witness ends it,
-        of which its distance from the centre says whether it lies in the ball.
+        See `of_boxes`. Of a ball the distance of the witness from the centre says
+        whether it lies in it.
 
         Args:
-          ball, spec: numpy float64.
+          region, spec: numpy float64.
         """
-        core, domain, rates, specs = jax.tree.map(
-            lambda v: np.asarray(v)[None],
-            (Box.point(ball.center), ball.domain, ball.rates, spec),
-        )
+
+        def one(tree: Any) -> Any:
+            return jax.tree.map(lambda v: np.asarray(v)[None], tree)
+
+        if not isinstance(region, Ball):
+            return ApothemTask.of_boxes(*one((region, spec)))
+        core = one(Box.point(region.center))
         return ApothemTask(
-            family=Family(core, domain, rates),
-            spec=specs,
+            family=Family(core, *one((region.domain, region.rates))),
+            spec=one(spec),
             lower=np.zeros(1),
             upper=np.full(1, np.inf),
             witness=np.full(core.lo.shape, np.nan),
-            reach=np.asarray(ball.radius, np.float64)[None],
+            reach=np.asarray(region.radius, np.float64)[None],
             wanted=np.ones(1, bool),
             tolerance=1e300,  # nothing is asked of radii below
         )

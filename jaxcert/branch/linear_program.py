@@ -12,12 +12,13 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, ArrayLike, Int
 
 from jaxcert.bounds.alpha import Layout, Problem
 from jaxcert.box import Box, Family
@@ -67,15 +68,41 @@ def affine_maps(
     return jacobian[0], neurons, jacobian[1], rows, layout.join(full)
 
 
-def finite(maps: tuple[np.ndarray, ...]) -> bool:
+def finite(numbers: Iterable[ArrayLike]) -> bool:
     """A network that overflows has no linear program."""
-    return all(bool(np.isfinite(m).all()) for m in maps)
+    return all(bool(np.isfinite(v).all()) for v in numbers)
 
 
-def time_left(deadline: Any) -> dict[str, float]:
-    """Returns HiGHS's options that end it at the deadline."""
+def solved(
+    goal: np.ndarray,
+    below: Any,
+    limit: np.ndarray,
+    bounds: Any,
+    deadline: Any,
+    **options: Any,
+) -> Any:
+    """Returns what HiGHS finds: the least goal @ v with below @ v <= limit.
+
+    None where nothing is found, by the deadline, or a number overflowed.
+
+    Args:
+      below: dense or sparse.
+      bounds: of v, as of `scipy.optimize.linprog`.
+      deadline: `time.monotonic()` at which it is given up.
+      options: of HiGHS.
+    """
+    from scipy import sparse
+    from scipy.optimize import linprog
+
+    if not finite((goal, below.data if sparse.issparse(below) else below, limit)):
+        return None
     left = float(deadline) - time.monotonic()
-    return {} if math.isinf(left) and left > 0 else {"time_limit": max(left, 0.0)}
+    if not math.isinf(left) or left < 0:
+        options["time_limit"] = max(left, 0.0)
+    result = linprog(
+        goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs", options=options
+    )
+    return result if result.status == 0 else None
 
 
 def nearest_violation(
@@ -90,7 +117,6 @@ def nearest_violation(
     None where there is none, and where it is not found by the deadline.
     """
     from scipy import sparse
-    from scipy.optimize import linprog
 
     if not finite(maps) or time.monotonic() >= deadline:
         return None
@@ -118,11 +144,8 @@ def nearest_violation(
     bounds = [*zip(low, high, strict=True), (0, None)]
     goal = np.zeros(count + 1)
     goal[-1] = 1
-    result = linprog(
-        goal, A_ub=below, b_ub=limit, bounds=bounds, method="highs",
-        options=time_left(deadline),
-    )  # fmt: skip
-    return result.x[:count] if result.status == 0 else None
+    found = solved(goal, below, limit, bounds, deadline)
+    return None if found is None else found.x[:count]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,8 +181,6 @@ def proving_multipliers(
     From the duals of: minimise t subject to rows(z) <= t and the signs. None where the
     program is not solved, or not by the deadline.
     """
-    from scipy.optimize import linprog
-
     if not finite(maps) or time.monotonic() >= deadline:
         return None
     neurons, neuron_offset, rows, row_offset, _ = maps
@@ -194,11 +215,9 @@ def proving_multipliers(
     price = 1e4 * worth / np.max(np.abs(neurons[chosen]), initial=1e-9)
     goal = np.concatenate([np.zeros(count), [1], np.full(len(chosen), price)])
     # It takes but a few steps; what presolve does takes longer than they.
-    result = linprog(
-        goal, A_ub=below, b_ub=limit, bounds=np.stack([lowest, highest], axis=1),
-        method="highs", options={"presolve": False, **time_left(deadline)},
-    )  # fmt: skip
-    if result.status != 0:
+    bounds = np.stack([lowest, highest], axis=1)
+    result = solved(goal, below, limit, bounds, deadline, presolve=False)
+    if result is None:
         return None
     duals = -np.asarray(result.ineqlin.marginals)
     beta = np.zeros(fixed.size)
