@@ -315,9 +315,13 @@ def distances(family: Family, points: Float[np.ndarray, "n *d"]) -> np.ndarray:
     core, rates = family.core, family.rates
     sides: Any = ((core.lo, points, rates.lower), (points, core.hi, rates.upper))
     down, up = (_steps_of_side(*(np.asarray(v) for v in side)) for side in sides)
-    steps = np.maximum(down, up).reshape(len(points), -1)
-    power = {"linf": np.inf, "l1": 1, "l2": 2}[rates.norm]
-    return np.linalg.norm(steps, ord=power, axis=1)
+    return norms(np.maximum(down, up), rates.norm)
+
+
+def norms(steps: Float[np.ndarray, "n *d"], norm: Norm) -> np.ndarray:
+    """Returns the norms of n arrays of steps >= 0, numpy; see `norm_of`."""
+    power = {"linf": np.inf, "l1": 1, "l2": 2}[norm]
+    return np.linalg.norm(steps.reshape(len(steps), -1), ord=power, axis=1)
 
 
 def distance_above(core: Box, rates: Rates, z: Float[np.ndarray, "*d"]) -> float:

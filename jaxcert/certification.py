@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxcert.answer import Answer, static
-from jaxcert.box import Box
+from jaxcert.box import Box, Norm
 from jaxcert.branch.leaves import Proof
 from jaxcert.errors import InputError
 from jaxcert.measures import edge_measures
@@ -22,13 +22,11 @@ from jaxcert.options import CertifyOptions as CertifyOptions
 from jaxcert.options import Outcome as Outcome
 from jaxcert.options import Progress as Progress
 from jaxcert.options import Seconds as Seconds
+from jaxcert.report.summary import OBJECTIVES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OBJECTIVE = "apothem"
-OBJECTIVES = {"linf": OBJECTIVE, "l1": "l1 radius", "l2": "l2 radius"}
-"""What brackets are about, by norm: lines of runs say it, and reports speak so."""
 _WIDE = ("witness", "x", "suspect", "lo", "hi")
 
 
@@ -61,7 +59,7 @@ class Asked:
     domain_upper: float | tuple[float, ...] = 1.0
     rates: float | tuple[float, ...] | None = None
     one_sided: bool = False
-    norm: str = "linf"
+    norm: Norm = "linf"
     stopped: str = ""
 
     def config(self) -> dict[str, Any]:

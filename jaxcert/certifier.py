@@ -17,7 +17,7 @@ from jaxtyping import ArrayLike
 from jaxcert.ball import enclosing
 from jaxcert.bounds.crown import crown
 from jaxcert.bounds.ibp import ibp
-from jaxcert.box import Box, Family, Norm, Rates, distance_above
+from jaxcert.box import Box, Family, Norm, Rates, distance_above, norms
 from jaxcert.branch.brackets import ApothemAnswer
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Proof
@@ -768,13 +768,10 @@ def _reach(x: np.ndarray, domain: Box, rates: Rates) -> np.ndarray:
 
     Of another norm than "linf", rounded up by more than it may be wrong.
     """
-    axes = tuple(range(1, x.ndim))
     with np.errstate(divide="ignore", invalid="ignore"):
         down = np.where(rates.lower > 0, (x - domain.lo) / rates.lower, 0)
         up = np.where(rates.upper > 0, (domain.hi - x) / rates.upper, 0)
     most = np.maximum(down, up)
-    if rates.norm == "linf":
-        return most.max(axis=axes)
-    share = 1 + 4 * (most[0].size + 8) * np.finfo(most.dtype).eps
-    power = 1 if rates.norm == "l1" else 2
-    return share * (most**power).sum(axis=axes) ** (1 / power)
+    exact = rates.norm == "linf"
+    share = 0 if exact else 4 * (most[0].size + 8) * np.finfo(most.dtype).eps
+    return (1 + share) * norms(most, rates.norm)

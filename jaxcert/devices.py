@@ -30,7 +30,6 @@ those of a library either way."""
 if jaxlib.__version__.startswith("0.10."):  # unknown to later ones, an error there
     IN_HASTE["xla_cpu_use_fusion_emitters"] = False
 
-
 # Answers per device that may wait for one of an earlier part.
 _AHEAD = 4
 # The matrix products that a device's float types are compared by.

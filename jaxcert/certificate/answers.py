@@ -9,10 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import io
-import json
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +22,13 @@ from jaxcert.branch.brackets import close_brackets
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Proof
 from jaxcert.branch.signs import BranchOptions
+from jaxcert.certificate.checked import write_checked
 from jaxcert.certificate.halving import halving_tree
 from jaxcert.certificate.network_file import NetworkFile, network_file
 from jaxcert.certificate.trees import sign_tree
 from jaxcert.checker.answers import property_text
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.bounds import Bounds
-from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import AnswerReport
 from jaxcert.checker.clauses import Clauses
 from jaxcert.checker.network import network_of
@@ -136,27 +133,16 @@ def write_answer(
         return WrittenAnswer(None, "no proof was found in time", finding=finding)
     copy = PropertyCopy.into(folder, asked.text)
     head = {
-        "format": "jaxcert certificate",
         "version": 3,
-        "tool": f"jaxcert {version('jaxcert')}",
         "claim": "unsat" if witness is None else "sat",
         "network": {"sha256": network.sha256, "file": network.name},
         "property": dataclasses.asdict(copy),
     }
-    header, packed = np.frombuffer(json.dumps(head).encode(), np.uint8), io.BytesIO()
-    np.savez_compressed(packed, header=header, **arrays)  # type: ignore[arg-type]
-    temporary = path.with_name(f".unchecked-{path.name}")
-    write_atomically(temporary, packed.getvalue())
-    try:
-        report = check_certificate(temporary)
-        assert isinstance(report, AnswerReport)
-        if not report.holds:
-            refused = f"the checker does not accept it: {report.reason}"
-            return WrittenAnswer(None, refused, finding=finding)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    size = len(packed.getvalue())
+    report, size = write_checked(path, head, arrays)
+    assert isinstance(report, AnswerReport)
+    if not report.holds:
+        refused = f"the checker does not accept it: {report.reason}"
+        return WrittenAnswer(None, refused, finding=finding)
     return WrittenAnswer(path, "", report.leaves, size, finding, report.seconds)
 
 

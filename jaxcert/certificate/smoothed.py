@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import json
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from jaxcert.checker.check import check_certificate
+from jaxcert.certificate.checked import write_checked
 from jaxcert.checker.claim import SmoothedReport
-from jaxcert.runs.files import write_atomically
 from jaxcert.smoothing import lower_bound
 from jaxcert.smoothing.answers import SmoothedCertificates
 from jaxcert.smoothing.options import OracleError, SmoothingOptions
@@ -41,9 +37,7 @@ def write_smoothed(
     """
     noise, count = options.noise, len(found.hits)
     head = {
-        "format": "jaxcert certificate",
         "version": 4,
-        "tool": f"jaxcert {version('jaxcert')}",
         "claim": "smoothed",
         "network": {"sha256": network},
         "noise": type(noise).__name__.lower(),
@@ -53,7 +47,7 @@ def write_smoothed(
         "looks": [int(n) for n in options.looks()],
     }
     p = lower_bound(found.hits, found.samples, options.alpha_per_look())
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "selected": np.asarray(found.selected, np.int32),
         "hits": np.asarray(found.hits, np.int32),
         "samples": np.asarray(found.samples, np.int32),
@@ -61,16 +55,7 @@ def write_smoothed(
         "p": np.asarray(p, np.float64),
         "radius": np.asarray(found.radius, np.float64),
     }
-    header, packed = np.frombuffer(json.dumps(head).encode(), np.uint8), io.BytesIO()
-    np.savez_compressed(packed, header=header, **arrays)  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".unchecked-{path.name}")
-    write_atomically(temporary, packed.getvalue())
-    try:
-        report = check_certificate(temporary)
-        assert isinstance(report, SmoothedReport)
-        if report.holds:
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    report, _ = write_checked(path, head, arrays)
+    assert isinstance(report, SmoothedReport)
     return report

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
-import json
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,14 +28,14 @@ from jaxcert.branch.brackets import close_brackets
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Leaves, Proof, RecordedCuts
 from jaxcert.branch.signs import BranchOptions
+from jaxcert.certificate.checked import write_checked
 from jaxcert.certificate.network_file import NetworkFile, network_file
 from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier
-from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Report
 from jaxcert.devices import float64
 from jaxcert.model import Model
-from jaxcert.runs.files import file_stem, write_atomically
+from jaxcert.runs.files import file_stem
 from jaxcert.spec import Spec
 
 # How much of the radius may be given up, step by step, until the checker agrees.
@@ -204,22 +201,10 @@ class CertificateWriter:
             arrays = self._arrays(smaller, proof.leaves) | ranges | cuts
             kind = 2 if cuts else 5 if "ball" in arrays else 1
             content = self._header(smaller, kind)
-            header = np.frombuffer(json.dumps(content).encode(), np.uint8)
-            packed = io.BytesIO()
-            np.savez_compressed(packed, header=header, **arrays)  # type: ignore[arg-type]
-            temporary = path.with_name(f".unchecked-{path.name}")
-            write_atomically(temporary, packed.getvalue())
-            try:
-                begin = time.perf_counter()
-                report = check_certificate(temporary)
-                assert isinstance(report, Report)
-                seconds = time.perf_counter() - begin
-                if report.holds:
-                    temporary.replace(path)
-                    size = len(packed.getvalue())
-                    return Written(smaller, report, path, size, seconds)
-            finally:
-                temporary.unlink(missing_ok=True)
+            report, size = write_checked(path, content, arrays)
+            assert isinstance(report, Report)
+            if report.holds:
+                return Written(smaller, report, path, size, report.seconds)
             if not smaller.lower < np.inf:
                 break
         assert isinstance(report, Report)
@@ -266,11 +251,7 @@ class CertificateWriter:
         spec = Spec.classification(
             claim.label, self._model.num_outputs, self._margin, np.float64
         )
-        if isinstance(region, Ball):
-            task = ApothemTask.of_ball(region, spec)
-        else:
-            one = jax.tree.map(lambda v: np.asarray(v)[None], (region, spec))
-            task = ApothemTask.of_boxes(*one)
+        task = ApothemTask.of_region(region, spec)
         deadline = min(deadline, time.monotonic() + _BRANCH_SECONDS)
         answer = close_brackets(self._model, task, self._branch, deadline)
         return answer.proof.of(0) if answer.proof is not None else None
@@ -325,9 +306,7 @@ class CertificateWriter:
 
     def _header(self, claim: Claim, version_of_format: int) -> dict[str, Any]:
         return {
-            "format": "jaxcert certificate",
             "version": version_of_format,
-            "tool": f"jaxcert {version('jaxcert')}",
             "input": claim.name,
             "network": {"sha256": self.network.sha256, "file": self.network.name},
             "arithmetic": self._arithmetic,

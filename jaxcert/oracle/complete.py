@@ -42,69 +42,43 @@ def branch_and_bound(
 
     Args:
       model: the network.
-      region: numpy float64, not empty; a ball has a radius > 0.
+      region: numpy float64, not empty; a ball has a radius > 0, and its witness lies
+        in it exactly.
       spec: what must hold, numpy float64.
       options: how branch and bound runs.
       deadline: `time.monotonic()` after which no further chunk begins.
       judge: of points that rounding leaves in doubt; made here if there is none.
     """
     program, judge = model.program, judge or Judge(model)
+    center, reason = np.asarray(region.center), Reason.LIMIT
     if isinstance(region, Ball):
-        return _over_ball(model, region, spec, options, deadline, judge)
-    box, center = region, np.asarray(region.center)
-    reason = Reason.LIMIT
-    if is_linear(program):
+        if not layout_of(program).size:  # it is bounded as well as may be already
+            return unknown(center, Reason.BOUND_TOO_LOOSE), 0
+    elif is_linear(program):
         spec = jax.tree.map(jnp.asarray, spec)
-        proved, witness, processed = decide_linear(judge, box, spec, deadline)
+        proved, witness, processed = decide_linear(judge, region, spec, deadline)
         if time.monotonic() >= deadline:
             reason = Reason.TIME
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
-    if splits_inputs(model, box, options):
+    elif splits_inputs(model, region, options):
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed, reason = decide_by_input(
-            judge, box, spec, options.inputs, deadline
+            judge, region, spec, options.inputs, deadline
         )
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
-    one = jax.tree.map(lambda v: np.asarray(v)[None], (box, spec))
-    task = ApothemTask.of_boxes(*one)
+    task = ApothemTask.of_region(region, spec)
     answer = close_in_rounds(model, task, options, deadline, judge)
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None
+    if isinstance(region, Ball) and witness is not None:
+        # It may lie beyond the radius.
+        witness = witness if region.holds(witness) else None
     if answer.full:
         reason = Reason.ROOM
     elif time.monotonic() >= deadline:
         reason = Reason.TIME
-    verdict = _verdict(model, spec, proved, witness, center, reason)
-    return verdict, int(answer.processed[0])
-
-
-def _over_ball(
-    model: Model,
-    ball: Ball,
-    spec: Spec,
-    options: BranchOptions,
-    deadline: float,
-    judge: Judge,
-) -> tuple[Verdict, int]:
-    """Returns what `branch_and_bound` does; a witness lies in the ball exactly.
-
-    Signs are split. A network that has none is bounded as well as may be already.
-    """
-    center = np.asarray(ball.center)
-    if not layout_of(model.program).size:
-        return unknown(center, Reason.BOUND_TOO_LOOSE), 0
-    task = ApothemTask.of_ball(ball, spec)
-    answer = close_in_rounds(model, task, options, deadline, judge)
-    reason = Reason.LIMIT
-    if answer.full:
-        reason = Reason.ROOM
-    elif time.monotonic() >= deadline:
-        reason = Reason.TIME
-    found = np.isfinite(answer.upper[0])
-    witness = answer.witness[0] if found and ball.holds(answer.witness[0]) else None
-    proved = bool(answer.improved[0]) and not found
     verdict = _verdict(model, spec, proved, witness, center, reason)
     return verdict, int(answer.processed[0])
 

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from jaxcert.errors import InputError
 from jaxcert.report.pictures import domain_of
+from jaxcert.report.summary import OBJECTIVE, norm_of_objective
 from jaxcert.runs.array_files import ArrayArchive
 from jaxcert.runs.files import file_stem, parse_json
 
@@ -64,8 +65,7 @@ class _Rows:
         if rates.size != math.prod(shape) or not np.all(rates >= 0):
             raise InputError(f"rates must be {math.prod(shape)} numbers of at least 0")
         domain = lower.reshape(-1), upper.reshape(-1)
-        objective = config.get("objective", "apothem")
-        norm = objective.split()[0] if objective in ("l1 radius", "l2 radius") else ""
+        norm = norm_of_objective(config.get("objective", OBJECTIVE))
         return _Rows(**flat, domain=domain, rates=rates.reshape(-1), norm=norm)
 
 
@@ -150,7 +150,7 @@ def _check_boxes(
         off |= (short | (face > reach + slack)).any(axis=1)
     unmeasured = np.array([all(r[k] is None for k in _EDGES) for r in records])
     for row, record in enumerate(records):
-        if not certified[row] or rows.norm:  # a ball has no box
+        if not certified[row] or rows.norm != "linf":  # a ball has no box
             if not np.isnan([rows.lo[row], rows.hi[row]]).all():
                 raise fail(row, "status", f"is {record['status']}, but a box is stored")
             if not unmeasured[row]:
@@ -317,7 +317,7 @@ def _check_proofs(
                 raise archive.damaged(error, "header: ") from error
             for key in other:
                 raise fail(row, key, f"is {stated[key]!r}, in {path} {head[key]!r}")
-            kept = ("x",) if rows.norm else ("x", "lo", "hi")
+            kept = ("x", "lo", "hi") if rows.norm == "linf" else ("x",)
             of_file = {key: archive.read(key) for key in kept}
             for key, array in of_file.items():
                 of_line = getattr(rows, key)[row]

@@ -19,11 +19,13 @@ from jaxcert.report.pictures import Example, Scale
 from jaxcert.report.regions import Regions, plane
 from jaxcert.report.stored import STATUSES, Record, Run, read_run
 from jaxcert.report.summary import (
+    OBJECTIVE,
     finite,
     format_number,
     format_percent,
     mean,
     median,
+    norm_of_objective,
     sentence,
     summarise,
 )
@@ -140,7 +142,7 @@ def write_page(
         claim=_claim(run),
         proofs=_proofs(run, certificates),
         rates=run.config.get("rates_are"),
-        objective=run.config.get("objective", "apothem"),
+        objective=run.config.get("objective", OBJECTIVE),
         complete=run.about.get("complete", False),
         notices=run.notices,
         scope=None if run.scope is None else run.scope.words,
@@ -203,10 +205,10 @@ def _claim(run: Run) -> str:
     """Returns what is claimed of certified inputs, in one sentence."""
     margins = sorted({value_text(r["required_margin"]) for r in run.records}) or ["0"]
     unit = pictures.units(run.config, run.x.shape[1:])
-    objective = run.config.get("objective", "apothem")
+    norm = norm_of_objective(run.config.get("objective", OBJECTIVE))
     near = "in which no feature is farther from the input"
-    if objective != "apothem":
-        near = f"whose {objective.split()[0]} distance from the input is no greater"
+    if norm != "linf":
+        near = f"whose {norm} distance from the input is no greater"
     return (
         f"Claim: of every input called certified, each point of the domain {near} than "
         f"the lower end of its bracket ({unit}) gets the class of the input, by a "

@@ -8,6 +8,16 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+OBJECTIVE = "apothem"
+OBJECTIVES = {"linf": OBJECTIVE, "l1": "l1 radius", "l2": "l2 radius"}
+"""What brackets are about, by norm: lines of runs say it, and reports speak so."""
+
+
+def norm_of_objective(objective: str) -> str:
+    """Returns the norm of whose balls a run is: "linf" of what is about boxes."""
+    return {said: norm for norm, said in OBJECTIVES.items()}.get(objective, "linf")
+
+
 _MOST_RADII = 8
 
 _ROUNDING = {
@@ -151,7 +161,7 @@ def summarise(
     """
     n = len(records)
     correct = [r for r in records if r["status"] != "misclassified"]
-    objective = records[0]["objective"] if n else "apothem"
+    objective = records[0]["objective"] if n else OBJECTIVE
     summary: dict[str, Any] = {"n": n, "objective": objective}
     for status in ("certified", "misclassified", "unknown"):
         summary[status] = sum(r["status"] == status for r in records)
@@ -199,9 +209,10 @@ def moves(objective: str, radius: str) -> str:
       objective: see `summarise`.
       radius: in words.
     """
-    if objective == "l1 radius":
+    norm = norm_of_objective(objective)
+    if norm == "l1":
         return f"features may move by {radius} in all (l1 norm)"
-    if objective == "l2 radius":
+    if norm == "l2":
         return f"features may move together, by {radius} in the l2 norm"
     return f"each feature may move by {radius} at once"
 

@@ -314,6 +314,12 @@ class Journal:
             if (record := self.kind.form.read(line)) is not None:
                 self._take(record)
 
+    def put(self, record: Record) -> None:
+        """Stores a record, in the place of the one of its key if there is one."""
+        assert self.kind.key is not None
+        known = self.kind.key(record) in self.by_key
+        (self.replace if known else self.append)(record)
+
     def replace(self, record: Mapping[str, Any]) -> None:
         """Stores a record in the place of the one of its key, which must be there.
 

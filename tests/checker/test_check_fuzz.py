@@ -123,6 +123,15 @@ def sampled_minimum(random, layers: Layers, ops, lo, hi, c, d) -> float:
     return float((logits(layers, x, ops) @ c).min() + d)
 
 
+def status_of(made, tmp_path, false: bool, told: str) -> Status:
+    """Returns what the checker says of a claim, which must not be form or falsehood."""
+    report = check_certificate(made.write(tmp_path))
+    bad_form = "damaged" in report.reason or "array" in report.reason
+    assert not bad_form, report.reason
+    assert not (false and report.holds), told
+    return report.status
+
+
 def fuzz_smooth(seeds, tmp_path, certificates: int) -> Counter:
     """Returns what `fuzz` does, of smooth networks; samples refute what is false."""
     found: Counter = Counter()
@@ -141,11 +150,8 @@ def fuzz_smooth(seeds, tmp_path, certificates: int) -> Counter:
             false = random.uniform() < 0.6
             t = least + (away if false else -away)
             made = random_claim(random, layers, (lo, hi), (c, d), t, ops)
-            report = check_certificate(made.write(tmp_path))
-            bad_form = "damaged" in report.reason or "array" in report.reason
-            assert not bad_form, report.reason
-            found[false, report.status] += 1
-            assert not (false and report.holds), f"seed {seed}: {t} > {least}"
+            told = f"seed {seed}: {t} > {least}"
+            found[false, status_of(made, tmp_path, false, told)] += 1
     return found
 
 
@@ -170,11 +176,8 @@ def fuzz(seeds, tmp_path, certificates: int) -> Counter:
                 c2, d2 = np.zeros((1, sizes[-1])), np.array([-1.0])
                 clause = np.concatenate([c, c2]), np.concatenate([d, d2 + t])
                 made = random_claim(random, layers, (lo, hi), clause, t)
-            report = check_certificate(made.write(tmp_path))
-            bad_form = "damaged" in report.reason or "array" in report.reason
-            assert not bad_form, report.reason
-            found[false, report.status] += 1
-            assert not (false and report.holds), f"seed {seed}: {t} > {exact.value}"
+            told = f"seed {seed}: {t} > {exact.value}"
+            found[false, status_of(made, tmp_path, false, told)] += 1
     return found
 
 

@@ -103,8 +103,7 @@ class AuditFiles(Closing):
             write_npz(part, row, compressed=True)
             self._next_part += 1
             self._with_witness.add(record["input"])
-        known = record["input"] in self.records
-        (self.journal.replace if known else self.journal.append)(record)
+        self.journal.put(record)
 
     @functools.cached_property
     def _with_witness(self) -> set[str]:

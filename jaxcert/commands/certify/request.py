@@ -9,7 +9,7 @@ from typing import Any
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.box import NORMS
 from jaxcert.branch.signs import BranchOptions
-from jaxcert.certification import OBJECTIVE, OBJECTIVES, CertifyOptions
+from jaxcert.certification import CertifyOptions
 from jaxcert.commands.certify.grow import NOTHING
 from jaxcert.commands.options import (
     DATASET,
@@ -21,6 +21,7 @@ from jaxcert.commands.options import (
     time_limit,
 )
 from jaxcert.errors import InputError
+from jaxcert.report.summary import OBJECTIVE, OBJECTIVES
 from jaxcert.search.growth import FAIRNESS
 from jaxcert.witness.attack import AttackOptions
 

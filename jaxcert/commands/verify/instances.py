@@ -250,8 +250,7 @@ class ResultsFile:
             else:
                 # Of an older run with the same name; no answer of this one.
                 path.unlink(missing_ok=True)
-        record = {"key": key, "row": row}
-        (self._journal.replace if known else self._journal.append)(record)
+        self._journal.put({"key": key, "row": row})
         self.rows[key] = row
         return path if counterexample else None
 

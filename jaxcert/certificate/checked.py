@@ -1,0 +1,47 @@
+"""Certificate files that stay only if the checker accepts them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcert.checker.check import check_certificate
+from jaxcert.checker.claim import AnyReport
+from jaxcert.runs.files import write_atomically
+
+
+def write_checked(
+    path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> tuple[AnyReport, int]:
+    """Writes a certificate, asks the checker, and returns what it says and the bytes.
+
+    A file that it does not accept is removed, and leaves another one of this name as
+    it was.
+
+    Args:
+      path: of the file, .npz, in a folder that exists.
+      header: what it states beside the format and the tool; JSON.
+      arrays: its other entries.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    packed, tool = io.BytesIO(), f"jaxcert {version('jaxcert')}"
+    whole = {"format": "jaxcert certificate", "tool": tool, **header}
+    text = np.frombuffer(json.dumps(whole).encode(), np.uint8)
+    np.savez_compressed(packed, header=text, **arrays)  # type: ignore[arg-type]
+    temporary = path.with_name(f".unchecked-{path.name}")
+    write_atomically(temporary, packed.getvalue())
+    try:
+        report = check_certificate(temporary)
+        if report.holds:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return report, len(packed.getvalue())
