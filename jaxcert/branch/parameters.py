@@ -44,7 +44,7 @@ from jaxcert.branch.questions import (
     distance_to,
     start_search,
 )
-from jaxcert.branch.search import Chunks, Search, advance
+from jaxcert.branch.search import Chunks, Search, advance, by_parts
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
 from jaxcert.trace.program import Program
@@ -135,12 +135,15 @@ def _run_chunk(
         boxes, owner, bound = popped.box, popped.owner, popped.bound
         asked_box = jax.vmap(questions.box)(state.radius[owner])
         boxes = jax.vmap(Box.intersect)(boxes, asked_box)
-        valid &= ~jax.vmap(Box.is_empty)(boxes)
+        wanted = valid & ~jax.vmap(Box.is_empty)(boxes)
         # What is not asked any more is bounded at a point, which costs least.
         still = Box.point(jnp.broadcast_to(questions.centre, boxes.lo.shape))
-        boxes = jax.tree.map(lambda a, b: jnp.where(valid[:, None], a, b), boxes, still)
+        boxes = jax.tree.map(
+            lambda a, b: jnp.where(wanted[:, None], a, b), boxes, still
+        )
 
-        def one(owner: Array, box: Box) -> tuple[Array, ...]:
+        def one(item: tuple[Array, Box]) -> tuple[Array, ...]:
+            owner, box = item
             x, spec = questions.select(owner)
             values = program.prepare((params, x), box.lo.dtype)
             rows, pulled, ranges = _rows(program, values, spec, box)
@@ -161,12 +164,13 @@ def _run_chunk(
             axis = jnp.argmax((gain + 0.1 * gain.max() + 1e-30) * box.edges())
             return rows, slack, points, jax.vmap(spec.values)(at), there, axis
 
-        rows, slack, points, at, there, axis = jax.vmap(one)(owner, boxes)
+        found = by_parts(one, (owner, boxes), valid, options.part)
+        rows, slack, points, at, there, axis = found
         # What was proved of a box holds for its parts; NaN proves nothing.
         bound = jnp.fmax(bound, rows - slack[:, None])
-        asked = owner, valid, there
+        asked = owner, wanted, there
         state = _learn(goal, questions, state, asked, points, at)
-        survives = valid & ~jnp.all(bound > state.bar[owner], axis=1)
+        survives = wanted & ~jnp.all(bound > state.bar[owner], axis=1)
         parts, whole = halves(boxes, axis)
         stuck = survives & whole
         survives &= ~stuck
@@ -180,10 +184,10 @@ def _run_chunk(
         state = dataclasses.replace(
             state,
             stuck=state.stuck.at[owner].min(stuck_at),
-            processed=state.processed.at[owner].add(valid),
+            processed=state.processed.at[owner].add(wanted),
         )
-        wanted = jnp.concatenate([survives, survives])[order]
-        return state, jax.tree.map(lambda v: v[order], children), wanted
+        kept = jnp.concatenate([survives, survives])[order]
+        return state, jax.tree.map(lambda v: v[order], children), kept
 
     return advance(step, search, options.block, steps)
 

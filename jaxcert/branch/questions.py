@@ -27,6 +27,7 @@ class ParameterSplitOptions:
 
     Attributes:
       block: most boxes bounded per step.
+      part: how many of them at once.
       steps: most steps per call (a chunk).
       capacity: most boxes on the stack.
       pieces: equal parts of every parameter's range, on either side of the centre,
@@ -34,12 +35,13 @@ class ParameterSplitOptions:
     """
 
     block: int = 128
+    part: int = 8
     steps: int = 16
     capacity: int = 1 << 16
     pieces: int = 2
 
     def fitted(self, program: Program, rows: int) -> ParameterSplitOptions:
-        """Returns the options with block and stack as large as the memory allows.
+        """Returns the options with part, block and stack as the memory allows.
 
         Args:
           program: of the parameters.
@@ -48,10 +50,11 @@ class ParameterSplitOptions:
         sizes = [program.input_size, *(node.size for node in program.nodes)]
         # Affine forms of every value from below and above; rows at two values.
         step = 4 * program.input_size * sum(sizes) + 4 * rows * max(sizes)
-        block = room_for(8 * (step + 12 * sum(sizes)), 1, self.block)
+        part = room_for(8 * (step + 12 * sum(sizes)), 1, min(self.part, self.block))
         item = 8 * (2 * program.input_size + rows) + 4
+        block = room_for(4 * item, part, self.block)
         capacity = room_for(item, min(4 * block, self.capacity), self.capacity)
-        return dataclasses.replace(self, block=block, capacity=capacity)
+        return dataclasses.replace(self, part=part, block=block, capacity=capacity)
 
 
 @jax.tree_util.register_dataclass

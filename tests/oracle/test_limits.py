@@ -175,7 +175,7 @@ def test_pools_of_parameters_and_signs_go_by_bytes_too(monkeypatch):
     monkeypatch.setattr(jaxcert.memory, "free_bytes", lambda: 1 << 24)
     program, _ = program_for((2, 2000, 2))
     parameters = ParameterSplitOptions().fitted(program, 9)
-    assert parameters.block < ParameterSplitOptions().block
+    assert parameters.part < ParameterSplitOptions().part
     assert parameters.capacity * (2 * 2 + 9) * 8 <= 1 << 21
     params = random_network((9, 4000, 2), 0)
     layout = layout_of(program_of(relu_network, params, np.zeros(9)))
