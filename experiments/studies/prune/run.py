@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,10 @@ def _base(request: Request, seed: int, output: Path, task: Task) -> Network:
 def measure(network: Network, test: Keypoints, request: Request) -> dict[str, Any]:
     """Returns error, certified rate, time and undecided neurons of a network."""
     outputs = np.concatenate(
-        [np.asarray(_evaluate(network, part)) for part in np.split(test.x, 10)]
+        [
+            np.asarray(_outputs(network.apply, network.params, part))
+            for part in np.split(test.x, 10)
+        ]
     )
     x = test.x[: request.inputs]
     certifier = SemanticCertifier(
@@ -213,12 +217,9 @@ def measure(network: Network, test: Keypoints, request: Request) -> dict[str, An
     }
 
 
-def _evaluate(network: Network, x: np.ndarray) -> Any:
-    return _batched(network.apply)(network.params, x)
-
-
-def _batched(apply: Any) -> Any:
-    return jax.jit(jax.vmap(apply, (None, 0)))
+@functools.partial(jax.jit, static_argnames=("apply",))
+def _outputs(apply: Callable[[Any, Any], Any], params: Any, x: np.ndarray) -> Any:
+    return jax.vmap(apply, (None, 0))(params, x)
 
 
 def _first(data: Dataset, count: int) -> Dataset:
