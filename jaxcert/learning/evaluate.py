@@ -20,7 +20,9 @@ from jaxcert.checks import check_at_least
 from jaxcert.errors import InputError
 from jaxcert.learning.data import Dataset
 from jaxcert.network import Network
+from jaxcert.options import Progress
 from jaxcert.spec import Spec
+from jaxcert.trace.tracing import program_of
 from jaxcert.witness.attack import walk
 
 Apply = Callable[[Any, Any], Any]
@@ -85,6 +87,7 @@ def evaluate(
     dataset: Dataset,
     epsilon: float,
     options: EvaluationOptions | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Returns clean, attacked and certified accuracy within an l-infinity radius.
 
@@ -95,6 +98,7 @@ def evaluate(
       dataset: its images must have as many values as the network takes.
       epsilon: radius, in input units; the ball is clipped to [0, 1].
       options: None for the defaults.
+      progress: told after every batch how many images are done, and of how many.
 
     Raises:
       InputError: images or labels that do not fit the network, a negative or infinite
@@ -110,7 +114,7 @@ def evaluate(
             static = network.apply, dataclasses.replace(options, seed=0, batch_size=1)
             return _measure(*static, params, x, labels, epsilon, key)
 
-        shares = _shares(measure, network, dataset, options)
+        shares = _shares(measure, network, dataset, options, progress)
     seconds = time.perf_counter() - start
     clean, attacked, certified = shares.tolist()
     count = len(dataset.labels)
@@ -182,6 +186,7 @@ def _shares(
     network: Network,
     dataset: Dataset,
     options: EvaluationOptions,
+    progress: Progress | None = None,
 ) -> Float[np.ndarray, "*members 3"]:
     """Returns the shares that are right, right under attack, and certified.
 
@@ -198,6 +203,8 @@ def _shares(
         key = jax.random.key(int(keys.integers(1 << 31)))
         result = measure(_float64(x), jnp.asarray(dataset.labels[rows]), key)
         totals = totals + np.asarray(result)[..., : count - first].sum(axis=-1)
+        if progress is not None:
+            progress(min(first + size, count), count)
     return totals / count
 
 
@@ -300,6 +307,8 @@ def pgd(
     """
     radius = jnp.asarray(epsilon, x.dtype)
     box = Box.ball(x, radius, Box.unit(x.shape, x.dtype))
+    # In a loop XLA compiles convolutions as they are written; see `convolution`.
+    apply = program_of(apply, params, x[0]).evaluate
 
     def total(z: Array) -> tuple[Array, Array]:
         margin = margins(jax.vmap(apply, (None, 0))(params, z), labels)

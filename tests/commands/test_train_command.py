@@ -30,6 +30,7 @@ def test_the_script_writes_a_checkpoint_and_an_onnx_file(train, tmp_path):
     words = [line.split()[0] for line in done.out.splitlines()]
     assert words[-5:] == ["clean", "attacked", "certified", "wrote", "wrote"]
     assert "epoch 2: loss" in done.err
+    assert "evaluating 300 images: attack and bounds at 0.1" in done.err
     metadata = checkpoint_metadata(checkpoint)
     assert metadata["train"]["method"] == "ibp"
     assert metadata["dataset"] == {"name": "digits", "split": "train", "images": 300}

@@ -127,9 +127,14 @@ def test_batches_do_not_change_an_evaluation(digits, trained):
     some = dataclasses.replace(
         digits[1], images=digits[1].images[:50], labels=digits[1].labels[:50]
     )
+    told: list[tuple[int, int]] = []
     options = [EvaluationOptions(batch_size=size) for size in (7, 50, 400)]
-    results = [evaluate(network, some, EPSILON, option) for option in options]
+    results = [
+        evaluate(network, some, EPSILON, option, lambda *now: told.append(now))
+        for option in options
+    ]
     assert len({(r.clean, r.certified, r.count) for r in results}) == 1
+    assert told == [(min(done, 50), 50) for done in (*range(7, 57, 7), 50, 50)]
 
 
 @pytest.mark.parametrize("method", sampled(["crown_ibp", "standard"]))

@@ -59,6 +59,8 @@ class Sweep:
             kept,
         )
         trained = time.perf_counter()
+        images, networks = len(self.test.labels), len(members)
+        self.log(f"evaluating {networks} networks on {images} images")
         evaluations = self._evaluate(group, members)
         seconds = (trained - begin, time.perf_counter() - trained)
         rows = [

@@ -21,9 +21,13 @@ from jaxcert.commands.options import DATASET, Options, data_dir, option
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture, usual_kernel
 from jaxcert.learning.data import Dataset, training_data
-from jaxcert.learning.evaluate import EvaluationOptions, evaluate
+from jaxcert.learning.evaluate import Evaluation, evaluate
 from jaxcert.learning.models import export_onnx, save_checkpoint
 from jaxcert.learning.train import METHODS, EpochRecord, TrainConfig, train
+from jaxcert.network import Network
+from jaxcert.runs.progress import progress
+
+_NEWS_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +129,7 @@ def main(request: Request) -> int:
     architecture = request.architecture(train_set)
     logging.info("training on %d images (%s)", len(train_set.labels), train_set.source)
     network, history = train(architecture, train_set, config, _log)
-    result = evaluate(network, test_set, config.epsilon, EvaluationOptions())
+    result = _evaluated(network, test_set, config.epsilon)
     print(f"network    {network.name} {network.content_hash[:12]}")
     print(f"test       {result.count} images of {test_set.name}")
     print(f"training   {sum(record.seconds for record in history):.1f} s")
@@ -153,6 +157,14 @@ def main(request: Request) -> int:
         export_onnx(request.onnx_output, network)
         print(f"wrote      {request.onnx_output}")
     return 0
+
+
+def _evaluated(network: Network, data: Dataset, epsilon: float) -> Evaluation:
+    """Returns the accuracies, and shows how far their computation is."""
+    count = len(data.labels)
+    logging.info("evaluating %d images: attack and bounds at %g", count, epsilon)
+    with progress("evaluating", "images", count, _NEWS_SECONDS) as show:
+        return evaluate(network, data, epsilon, progress=lambda done, _: show(done))
 
 
 def _check_writable(path: str | None, suffix: str) -> None:
