@@ -42,7 +42,7 @@ Answer = TypeVar("Answer")
 def jit_in_haste(
     compute: Callable[..., Answer], *, static_argnames: tuple[str, ...] = ("program",)
 ) -> Callable[..., Answer]:
-    """Returns a function compiled in haste where its network does not convolve.
+    """Returns a function compiled in haste, on a CPU, where its network does not convolve.
 
     There is no library for convolutions in float64: what XLA makes of them in haste
     takes some hundred times as long.
@@ -57,7 +57,7 @@ def jit_in_haste(
     @functools.wraps(compute)
     def run(first: Any, *arguments: Any, **named: Any) -> Answer:
         program = getattr(first, "program", first)
-        chosen = thorough if program.convolves else hasty
+        chosen = thorough if program.convolves or is_accelerator() else hasty
         return chosen(first, *arguments, **named)
 
     return run

@@ -204,7 +204,7 @@ def test_a_cpu_is_not_timed(monkeypatch):
         assert jax.numpy.ones(1).dtype == np.float64
 
 
-def test_networks_that_convolve_are_not_compiled_in_haste(monkeypatch):
+def test_only_a_cpu_is_given_what_is_compiled_in_haste_and_no_convolution(monkeypatch):
     hasty = []
 
     def jit(compute, **named):
@@ -219,4 +219,6 @@ def test_networks_that_convolve_are_not_compiled_in_haste(monkeypatch):
     for convolves in (True, False):
         program = types.SimpleNamespace(convolves=convolves)
         assert run(program, 1) == run(types.SimpleNamespace(program=program), 1) == 2
-    assert hasty == [False, False, True, True]
+    monkeypatch.setattr(own, "is_accelerator", lambda: True)
+    assert run(program, 1) == 2
+    assert hasty == [False, False, True, True, False]

@@ -47,8 +47,8 @@ def main(request: Request) -> int:
     task = _task(request, network)
     deadline = np.array(np.inf)
 
-    def begin(name: str) -> None:
-        if "run_chunk" in name:
+    def begin(program: str, seconds: float) -> None:
+        if "run_chunk" in program:
             deadline[...] = time.monotonic() + request.seconds
 
     compiling = Compiling(begin)

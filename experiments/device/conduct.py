@@ -6,7 +6,7 @@
 The accelerator and the CPU of its machine are measured beside each other, each with
 half of the cores, part by part, most valuable first, every part in a process of its
 own that ends at its limit. Writes OUTPUT/results.jsonl as the parts end, OUTPUT/log.txt
-(all that they print), OUTPUT/trace.json.gz and OUTPUT/summary.txt, which it prints too.
+(all that they print), traces of the profile, and OUTPUT/summary.txt, which it prints too.
 --rehearse cuts all sizes; --parts names the parts to run, by default all.
 """
 
@@ -133,7 +133,7 @@ class _Conductor:
             sys.executable,
             *(w.replace("{out}", str(place)) for w in part.command),
         ]
-        environment = dict(os.environ)
+        environment = os.environ | dict(part.environment)
         if part.lane == HOST:
             environment["JAX_PLATFORMS"] = "cpu"
         begin, log = time.monotonic(), place / "log"
@@ -154,8 +154,7 @@ class _Conductor:
             for row in rows:
                 about = {"part": part.name, "lane": part.lane}
                 file.write(json.dumps(about | row) + "\n")
-            trace = place / "trace.json.gz"
-            if trace.exists():
+            for trace in place.glob("*.trace.json.gz"):
                 (self.output / trace.name).write_bytes(trace.read_bytes())
         return end == "0"
 

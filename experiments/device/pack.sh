@@ -4,7 +4,8 @@
 #   SHARED=../shared AUTO_LIRPA=FOLDER experiments/device/pack.sh
 #
 # SHARED holds the networks, inputs, benchmarks and images; AUTO_LIRPA, if it is named, is
-# a checkout of auto_LiRPA or its git directory, to be measured beside.
+# a checkout of auto_LiRPA or its git directory, to be measured beside; its licence, which
+# goes with it, allows copies.
 set -eu
 cd "$(dirname "$0")/../.."
 shared=${SHARED:-../shared} pack=.device python=${PYTHON:-python3}
@@ -19,9 +20,9 @@ cp -r "$shared/peers/vnncomp/mnist_fc" "$shared/benchmarks/oval21" "$pack/vnncom
 cp "$shared"/data/fashion_mnist/*.gz "$pack/data/fashion_mnist"
 if [ -n "${AUTO_LIRPA:-}" ]; then
   if [ -d "$AUTO_LIRPA/auto_LiRPA" ]; then
-    cp -r "$AUTO_LIRPA/auto_LiRPA" "$pack/site"
+    cp -r "$AUTO_LIRPA/auto_LiRPA" "$AUTO_LIRPA/LICENSE" "$pack/site"
   else
-    git --git-dir="$AUTO_LIRPA" archive HEAD auto_LiRPA | tar -x -C "$pack/site"
+    git --git-dir="$AUTO_LIRPA" archive HEAD auto_LiRPA LICENSE | tar -x -C "$pack/site"
   fi
   "$python" -m pip install --quiet --no-deps --target "$pack/site" appdirs graphviz
 fi

@@ -3,7 +3,8 @@
     python -m device profile --model=NET.onnx --inputs=FOLDER --output=OUT
 
 Writes, of each, how long the device computed in the time that the call took, and the
-operations that cost most. The trace itself is `OUTPUT/trace.json.gz` of the second.
+operations that cost most. The traces are `OUTPUT/crown.trace.json.gz` and
+`OUTPUT/brackets.trace.json.gz`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from studies.throughput.case import Case
 from studies.throughput.networks import standard
 from studies.throughput.with_jaxcert import jaxcert
 
-from device.rows import Row, Rows
+from device.rows import Row, Rows, peak_bytes
 from jaxcert.certifier import Certifier, CertifyOptions
 from jaxcert.commands.options import REQUIRED, Options, folder, option
 from jaxcert.learning.inputs import load_inputs
@@ -33,6 +34,8 @@ from jaxcert.learning.models import load_network
 
 # They span what others compute.
 _CONTAINERS = ("while", "conditional", "call")
+# A line of what an accelerator executes; its other lines tell of the same once more.
+_EXECUTED = "Stream"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,21 +61,38 @@ def main(request: Request) -> int:
                 run()
                 spent = time.perf_counter() - begin
             (trace,) = Path(place).rglob("*.trace.json.gz")
-            shutil.copy(trace, rows.path.with_name("trace.json.gz"))
+            kept = rows.path.with_name(f"{name}.trace.json.gz")
+            shutil.copy(trace, kept)
         rows.add(
-            "profile", of=name, seconds=spent, **_costs(rows.path.parent, request.most)
-        )
+            "profile", of=name, seconds=spent, peak_bytes=peak_bytes(),
+            **costs(kept, request.most),
+        )  # fmt: skip
     return 0
 
 
-def _costs(folder: Path, most: int) -> Row:
-    with gzip.open(folder / "trace.json.gz", "rt") as file:
+def costs(trace: Path, most: int) -> Row:
+    """Returns the seconds that the device computed, and its costliest operations.
+
+    Of an accelerator every kernel and copy counts, under its own name where it belongs
+    to no operation; of a CPU what has an operation.
+    """
+    with gzip.open(trace, "rt") as file:
         events: list[dict[str, Any]] = json.load(file)["traceEvents"]
+    lines = {
+        (event["pid"], event["tid"]): event["args"]["name"]
+        for event in events
+        if event.get("name") == "thread_name"
+    }
+    executing = {key for key, name in lines.items() if name.startswith(_EXECUTED)}
+    devices = {process for process, _ in executing}
     seconds: dict[str, float] = collections.defaultdict(float)
     calls: dict[str, int] = collections.defaultdict(int)
     for event in events:
-        about = event.get("args", {})
-        operation = about.get("hlo_op", "")
+        process, about = event.get("pid"), event.get("args", {})
+        executed = (process, event.get("tid")) in executing
+        if event.get("ph") != "X" or (process in devices and not executed):
+            continue
+        operation = about.get("hlo_op", event["name"] if executed else "")
         if not operation or operation.startswith(_CONTAINERS):
             continue
         name = f"{about.get('hlo_module', '?')}/{operation}"

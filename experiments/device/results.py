@@ -5,9 +5,9 @@ from __future__ import annotations
 import collections
 import csv
 from pathlib import Path
-from xml.etree import ElementTree
 
 from device.rows import Row, read_rows
+from device.verdicts import VERDICTS
 
 _ONE_EACH = ("throughput.jsonl", "sweep.jsonl")
 
@@ -21,8 +21,8 @@ def rows_of(path: Path, kind: str) -> list[Row]:
     """
     if not path.is_file():
         return []
-    if kind == "tests.xml":
-        return _tests(path)
+    if kind == VERDICTS:
+        return _tests(read_rows(path))
     if kind == "results.csv":
         return _benchmark(path)
     rows = read_rows(path)
@@ -31,17 +31,18 @@ def rows_of(path: Path, kind: str) -> list[Row]:
     return rows
 
 
-def _tests(path: Path) -> list[Row]:
-    suite = ElementTree.parse(path).getroot()
-    cases = list(suite.iter("testcase"))
-    wrong = [
-        f"{case.get('classname')}.{case.get('name')}"
-        for case in cases
-        if case.find("failure") is not None or case.find("error") is not None
-    ]
-    skipped = sum(case.find("skipped") is not None for case in cases)
-    passed = len(cases) - len(wrong) - skipped
-    return [{"figure": "tests", "passed": passed, "skipped": skipped, "failed": wrong}]
+def _tests(verdicts: list[Row]) -> list[Row]:
+    names = {
+        outcome: [row["test"] for row in verdicts if row["outcome"] == outcome]
+        for outcome in ("passed", "skipped", "failed")
+    }
+    longest = max(verdicts, key=lambda row: row["seconds"], default=None)
+    row = {
+        "figure": "tests", "passed": len(names["passed"]),
+        "skipped": len(names["skipped"]), "failed": names["failed"],
+        "longest": longest and f"{longest['test']} {longest['seconds']:.1f} s",
+    }  # fmt: skip
+    return [row]
 
 
 def _benchmark(path: Path) -> list[Row]:

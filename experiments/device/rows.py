@@ -15,20 +15,34 @@ from jaxcert.commands.console import expand
 
 Row = dict[str, Any]
 ROWS = "rows.jsonl"
+_LONG = 1.0  # seconds of compiling from which on a program has a row
 
 
 class Rows:
-    """The file of rows of one measurement, `ROWS` in its folder."""
+    """The file of rows of one measurement, `ROWS` in its folder.
+
+    What takes long to compile gets a row as well.
+
+    Attributes:
+      path: of the file.
+      compiling: what this process compiles from now on.
+    """
 
     def __init__(self, folder: str) -> None:
         self.path = Path(expand(folder)) / ROWS
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.compiling = Compiling(self._compiled)
 
     def add(self, figure: str, **values: Any) -> None:
         """Appends a row: what it is a figure of, and what was measured."""
         row = {"figure": figure, "device": jax.devices()[0].device_kind, **values}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _compiled(self, program: str, seconds: float) -> None:
+        """Notes at once what takes long, for whoever is stopped before a figure."""
+        if seconds >= _LONG:
+            self.add("compile", program=program, seconds=seconds)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -69,10 +83,11 @@ class Compiling:
 
     Attributes:
       seconds: all of them together.
-      compiled: told the name of every program that is now ready to run.
+      compiled: told the name of every program that is now ready to run, and the
+        seconds that it took to compile.
     """
 
-    def __init__(self, compiled: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(self, compiled: Callable[[str, float], None]) -> None:
         self.seconds, self.compiled = 0.0, compiled
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
@@ -80,4 +95,4 @@ class Compiling:
         if event.startswith("/jax/core/compile/"):
             self.seconds += duration_secs
         if event.endswith("/backend_compile_duration"):
-            self.compiled(str(about.get("fun_name")))
+            self.compiled(str(about.get("fun_name")), duration_secs)

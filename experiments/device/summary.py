@@ -24,7 +24,9 @@ def summary(path: Path) -> str:
         if fast:
             tools = list(dict.fromkeys(row["tool"] for row in fast))
             text += [table(fast, tools), *_best(fast)]
-        text += [_line(row) for row in own if row["figure"] != "throughput"]
+        apart = ("throughput", "compile")
+        text += [_line(row) for row in own if row["figure"] not in apart]
+        text += _compiled([row for row in own if row["figure"] == "compile"])
     return "\n".join(text)
 
 
@@ -42,6 +44,22 @@ def _best(rows: list[Row]) -> list[str]:
         rest = [speed for tool, speed in speeds.items() if tool != "jaxcert" and speed]
         times = f", {ours / max(rest):.1f} times the best other" if rest else ""
         lines.append(f"best batch, {network} {method}: {words}{times}")
+    return lines
+
+
+def _compiled(rows: list[Row]) -> list[str]:
+    """Returns, per part, what it spent on the programs that take long to compile."""
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(row["part"], []).append(row)
+    lines = []
+    for name, own in parts.items():
+        longest = max(own, key=lambda row: row["seconds"])
+        total = sum(row["seconds"] for row in own)
+        lines.append(
+            f"compiling in {name}: {len(own)} long programs, {total:.1f} s, the longest "
+            f"{longest['program']} {longest['seconds']:.1f} s"
+        )
     return lines
 
 

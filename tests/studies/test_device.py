@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
-from device import conduct, rates, results, summary
+from device import conduct, profile, rates, results, summary
 from device.parts import ACCELERATOR, HOST, TESTS, Part, Plan
-from device.rows import ROWS, read_rows
+from device.rows import ROWS, Rows, read_rows
+from device.verdicts import VERDICTS
 from in_process import ran
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +52,10 @@ def test_rates_say_that_bounds_keep_all_bits(tmp_path, capsys):
     assert rows["float32 product", "highest"]["error"] < 1e-6
     assert rows["float64 product", None]["error"] < 1e-14
     assert rows["copy", None]["gb_per_second"] > 0
+    for size in (32, 64):
+        assert 0 < max(rows[f"float{size} functions", None]["ulps"].values()) < 16
+    assert rows["where float64 is computed", None]["evaluating"] == "cpu"
+    assert rows["machine", None]["numpy"] == np.__version__
 
 
 def test_a_product_of_fewer_bits_is_told(monkeypatch, tmp_path, capsys):
@@ -54,6 +63,9 @@ def test_a_product_of_fewer_bits_is_told(monkeypatch, tmp_path, capsys):
     flags = ("--size=16", "--copied=64", "--seconds=0.001", f"--output={tmp_path}")
     assert ran(rates, capsys, *flags).code == 1
     monkeypatch.setattr(rates, "_bounds_error", lambda: float("nan"))
+    assert ran(rates, capsys, *flags).code == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(rates, "_ulps", lambda dtype: {"exp": 1e3})
     assert ran(rates, capsys, *flags).code == 1
 
 
@@ -130,15 +142,92 @@ def test_files_of_the_commands_are_read(tmp_path):
     csv.write_text("onnx,vnnlib,result,seconds\na,b,sat,1.5\na,c,timeout,9\n")
     (row,) = results.rows_of(csv, csv.name)
     assert (row["sat"], row["timeout"], row["seconds_of_decided"]) == (1, 1, 1.5)
-    xml = tmp_path / "tests.xml"
-    xml.write_text(
-        "<testsuites><testsuite><testcase classname='a' name='b'/><testcase "
-        "classname='a' name='c'><failure/></testcase><testcase classname='a' name='d'>"
-        "<skipped/></testcase></testsuite></testsuites>"
-    )
-    (row,) = results.rows_of(xml, xml.name)
-    assert (row["passed"], row["skipped"], row["failed"]) == (1, 1, ["a.c"])
     assert results.rows_of(tmp_path / "none.csv", "results.csv") == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_became_of_tests_is_written_as_they_end(tmp_path, workers):
+    path = tmp_path / "test_some.py"
+    path.write_text(
+        "import os, pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert 1 == 2\n"
+        "@pytest.fixture\ndef broken(): raise OSError('no')\n"
+        "def test_broken(broken): pass\n"
+        "@pytest.mark.skip\ndef test_left_out(): pass\n"
+    )
+    command = [
+        sys.executable, "-m", "pytest", "-p", "device.verdicts", "-n", str(workers),
+        f"--verdicts={tmp_path}", f"--rootdir={tmp_path}", str(path),
+    ]  # fmt: skip
+    where = {**os.environ, "PYTHONPATH": str(ROOT / "experiments")}
+    said = subprocess.run(command, capture_output=True, text=True, env=where)
+    assert said.returncode == 1, said.stderr
+    written = tmp_path / VERDICTS
+    rows = read_rows(written)
+    assert sum("assert 1 == 2" in row["said"] for row in rows) == 1
+    (row,) = results.rows_of(written, VERDICTS)
+    assert (row["passed"], row["skipped"]) == (1, 1)
+    failed = [name.rpartition("::")[2] for name in row["failed"]]
+    assert sorted(failed) == ["test_bad", "test_broken"]
+    written.write_text("")  # stopped before the first
+    assert results.rows_of(written, VERDICTS)[0]["passed"] == 0
+
+
+def trace_of(tmp_path, *events):
+    path = tmp_path / "trace.json.gz"
+    with gzip.open(path, "wt") as file:
+        json.dump({"traceEvents": list(events)}, file)
+    return path
+
+
+def line(pid, tid, name):
+    return {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid,
+            "args": {"name": name}}  # fmt: skip
+
+
+def event(pid, tid, name, micros, **about):
+    return {"ph": "X", "pid": pid, "tid": tid, "name": name, "dur": micros,
+            "args": about}  # fmt: skip
+
+
+def test_an_accelerators_kernels_count_once(tmp_path):
+    path = trace_of(
+        tmp_path,
+        line(1, 7, "Stream #20(Compute)"), line(1, 8, "XLA Ops"), line(2, 1, "python"),
+        event(1, 7, "sm90_gemm", 3e6, hlo_op="dot.3", hlo_module="jit_run"),
+        event(1, 7, "MemcpyD2H", 1e6), event(1, 8, "dot.3", 3e6, hlo_op="dot.3"),
+        event(2, 1, "PjitFunction(f)", 9e6),
+    )  # fmt: skip
+    row = profile.costs(path, 5)
+    assert row["device_seconds"] == 4.0
+    assert row["operations"] == [["jit_run/dot.3", 3.0, 1], ["?/MemcpyD2H", 1.0, 1]]
+
+
+def test_of_a_cpu_operations_count_but_not_what_spans_them(tmp_path):
+    path = trace_of(
+        tmp_path, line(1, 1, "tf_XLAEigen/1"),
+        event(1, 1, "dot.1", 2e6, hlo_op="dot.1", hlo_module="m"),
+        event(1, 1, "while.1", 5e6, hlo_op="while.1", hlo_module="m"),
+        event(1, 1, "ThreadpoolListener", 7e6),
+    )  # fmt: skip
+    assert profile.costs(path, 5)["operations"] == [["m/dot.1", 2.0, 1]]
+
+
+def test_what_takes_long_to_compile_is_noted_before_any_figure(tmp_path):
+    rows = Rows(str(tmp_path))
+    for seconds in (0.2, 2.5):
+        jax.monitoring.record_event_duration_secs(
+            "/jax/core/compile/backend_compile_duration", seconds, fun_name="jit(f)"
+        )
+    (row,) = read_rows(rows.path)
+    assert (row["figure"], row["program"]) == ("compile", "jit(f)")
+    assert (row["seconds"], rows.compiling.seconds) == (2.5, 2.7)
+    kept = {"part": "mnist", "lane": ACCELERATOR, **row}
+    path = tmp_path / "results.jsonl"
+    path.write_text(f"{json.dumps(kept)}\n" * 2)
+    said = "compiling in mnist: 2 long programs, 5.0 s, the longest jit(f) 2.5 s"
+    assert said in summary.summary(path)
 
 
 def test_the_summary_sets_tools_side_by_side(tmp_path):

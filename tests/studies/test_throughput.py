@@ -147,6 +147,31 @@ def test_a_wrong_tool_is_not_timed(mlp, monkeypatch):
     assert "wrong" in text and "not timed: torch on 6-8-7-3, crown" in text
 
 
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (RuntimeError("RESOURCE_EXHAUSTED: 105 GB asked"), "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried ..."), "out of memory"),
+        (TypeError("of theirs"), "TypeError: of theirs"),
+    ],
+)
+def test_a_tool_that_fails_is_told_of_and_the_others_are_timed(
+    mlp, monkeypatch, error, problem
+):
+    def fails(case):
+        raise error
+
+    case = case_of(mlp, "crown")
+    monkeypatch.setitem(TOOLS, "auto_LiRPA", ("auto_LiRPA", fails))
+    monkeypatch.setattr(measuring, "matrix_products", lambda tools: {"p": lambda: 0})
+    protocol = measuring.Protocol(("auto_LiRPA", "jaxcert"), 0.0)
+    theirs, ours = measuring.measure(case, protocol)
+    assert theirs["problem"] == problem and "boxes_per_second" not in theirs
+    assert ours["problem"] is None and ours["boxes_per_second"] > 0
+    text = report.table([ours, theirs], ["jaxcert", "auto_LiRPA"])
+    assert "failed" in text and problem in text.replace("\n  ", " ")
+
+
 def wrong(run):
     return lambda: run() - np.float32(1e-3) * np.arange(2)
 

@@ -10,8 +10,9 @@ rows stand in front of, is the layer's own matrix and costs nothing.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcert.bounds.alpha import layout_of
-from jaxcert.bounds.ibp import node_interval
+from jaxcert.bounds.crown import Crown
+from jaxcert.bounds.ibp import Ibp, node_interval
 from jaxcert.box import Box
 from jaxcert.spec import Spec
+from jaxcert.trace.program import Program
 from jaxcert.trace.tracing import program_of
 from studies.throughput.case import Case
 from studies.throughput.networks import Graph
@@ -81,12 +84,19 @@ def multiply_adds(case: Case) -> float | None:
 def _neurons(case: Case) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Returns per ReLU layer, (boxes,) each: rows to bound, undecided after, on."""
     network = case.subject.network
-    method = case.bounds()
     program = program_of(network.apply, network.params, case.x[0])
+    items = jax.tree.map(lambda v: v[:_SAMPLE], (case.box, case.spec))
+    return jax.device_get(_counted(program, case.bounds(), network.params, items))
+
+
+@functools.partial(jax.jit, static_argnames=("program", "method"))
+def _counted(
+    program: Program, method: Ibp | Crown, params: Any, items: tuple[Box, Spec]
+) -> list[Any]:
     layout = layout_of(program)
     producer = {node.output: node for node in program.nodes}
 
-    def one(item: tuple[Box, Spec], params: Any) -> Any:
+    def one(item: tuple[Box, Spec]) -> Any:
         _, boxes = method.rows_and_boxes(params, *item)
         values = program.prepare(params, jnp.float32)
         found = []
@@ -99,11 +109,7 @@ def _neurons(case: Case) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
             found.append(tuple(jnp.sum(mask) for mask in (wanted, left, on)))
         return found
 
-    items = jax.tree.map(lambda v: v[:_SAMPLE], (case.box, case.spec))
-    counted = jax.jit(
-        lambda params, items: jax.lax.map(lambda item: one(item, params), items)
-    )
-    return jax.device_get(counted(network.params, items))
+    return jax.lax.map(one, items)
 
 
 def _sizes(case: Case) -> list[int]:
@@ -154,7 +160,8 @@ def product_side() -> int:
     return 2048 if jax.default_backend() == "cpu" else 8192
 
 
-def matrix_products(tools: Sequence[str]) -> dict[str, Callable[[], Any]]:
+@functools.cache
+def matrix_products(tools: tuple[str, ...]) -> dict[str, Callable[[], Any]]:
     """Returns float32 matrix products to be timed, one per array library at hand."""
     side = product_side()
     a = jax.random.normal(jax.random.key(0), (side, side), jnp.float32)

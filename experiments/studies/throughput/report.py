@@ -68,7 +68,7 @@ def _rate(row: Row | None) -> str:
     if row is None:
         return "-"
     if row["problem"]:
-        return "wrong"
+        return "wrong" if row["boxes"] else "failed"
     speed = _speed(row)
     return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
 

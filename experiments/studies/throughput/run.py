@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ _CHECKED = 16  # boxes that the float64 reference is computed for
 _BY_BATCH = ("auto_LiRPA",)  # tools whose bounds of a box depend on the others
 _ROUNDS = 5
 _LEAST_CALLS = 3
+_MOST_WORDS = 300  # of an error that are kept
 _LONG = 20.0  # seconds of a first call after which one more has to do
 
 Row = dict[str, Any]
@@ -48,18 +49,25 @@ def measure(case: Case, protocol: Protocol) -> Iterator[Row]:
     """Yields one row per tool that has the case's method.
 
     The tools and plain matrix products take turns in blocks, so that whatever else the
-    machine does meets all of them; a tool whose answer fails its check is not timed.
+    machine does meets all of them; a tool that fails, or whose answer fails its check,
+    is not timed: others have answers where one has no memory.
     """
     runs: dict[str, Run] = {}
     rows: dict[str, Row] = {}
     answers: dict[str, np.ndarray] = {}
     for tool in protocol.tools:
         begin = time.perf_counter()
-        run = TOOLS[tool][1](case)
-        if run is None:
-            continue
-        answers[tool], runs[tool] = run(), run
-        rows[tool] = {"tool": tool, "first_seconds": time.perf_counter() - begin}
+        failure = {}
+        try:
+            run = TOOLS[tool][1](case)
+            if run is None:
+                continue
+            answers[tool], runs[tool] = run(), run
+        except Exception as error:  # whatever other people's code raises
+            failure = _failed(error)
+        spent = time.perf_counter() - begin
+        rows[tool] = {"tool": tool, "first_seconds": spent, **failure}
+        _release(protocol.tools)
     trusted = []
     for tool, answer in answers.items():
         rows[tool] |= _checked(case, tool, answers)
@@ -70,9 +78,9 @@ def measure(case: Case, protocol: Protocol) -> Iterator[Row]:
     products = matrix_products(protocol.tools)
     slow = [tool for tool in trusted if rows[tool]["first_seconds"] > _LONG]
     turns = {tool: runs[tool] for tool in trusted if tool not in slow} | products
-    spent = _in_turns(turns, protocol.seconds)
-    spent |= {tool: [timed(runs[tool])] for tool in slow}
-    rate = product_side() ** 3 / min(min(spent[name]) for name in products)
+    calls = _in_turns(turns, protocol.seconds)
+    calls |= {tool: [timed(runs[tool])] for tool in slow}
+    rate = product_side() ** 3 / min(min(calls[name]) for name in products)
     needed = multiply_adds(case)
     for tool, row in rows.items():
         row |= {
@@ -85,9 +93,27 @@ def measure(case: Case, protocol: Protocol) -> Iterator[Row]:
             "matrix_rate": rate,
             "load": load,
         }
-        if tool in spent:
-            row |= _timing(row, spent[tool], needed, rate)
+        if tool in calls:
+            row |= _timing(row, calls[tool], needed, rate)
         yield row
+    _release(protocol.tools)
+
+
+def _failed(error: Exception) -> Row:
+    """Returns the rest of the row of a tool that gave no answer."""
+    words = f"{type(error).__name__}: {error}"
+    if "RESOURCE_EXHAUSTED" in words or "out of memory" in words.lower():
+        words = "out of memory"
+    empty = dict.fromkeys(("worst_difference", "mean_bound", "proved", "refuted"))
+    return {"problem": words[:_MOST_WORDS], "boxes": 0, **empty}
+
+
+def _release(tools: Sequence[str]) -> None:
+    """Gives back what torch keeps of an accelerator's memory, for the tool after it."""
+    if "torch" in tools:
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _summary(case: Case, answer: np.ndarray) -> Row:
