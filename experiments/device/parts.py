@@ -70,7 +70,7 @@ class Plan:
                 "profile", ACCELERATOR, 60, *mnist,
                 *self._cut("--network=784-32-10", "--batch=16"),
             ),
-            self._images(ACCELERATOR, "1000 images", "0:1000", 80),
+            self._images(ACCELERATOR, "1000 images", "0:1000", 100),
             self._blocks(ACCELERATOR, "0,256,4096"),
             self._benchmark("mnist_fc", "256x2", ACCELERATOR, 80, 40),
             self._throughput("throughput more", ACCELERATOR, OTHERS, "8192,64", 90),

@@ -33,7 +33,7 @@ from jaxcert.learning.inputs import load_inputs
 from jaxcert.learning.models import load_network
 
 # They span what others compute.
-_CONTAINERS = ("while", "conditional", "call")
+_CONTAINERS = ("while", "conditional", "cond", "call")
 # A line of what an accelerator executes; its other lines tell of the same once more.
 _EXECUTED = "Stream"
 
@@ -93,7 +93,7 @@ def costs(trace: Path, most: int) -> Row:
         if event.get("ph") != "X" or (process in devices and not executed):
             continue
         operation = about.get("hlo_op", event["name"] if executed else "")
-        if not operation or operation.startswith(_CONTAINERS):
+        if not operation or operation.partition(".")[0] in _CONTAINERS:
             continue
         name = f"{about.get('hlo_module', '?')}/{operation}"
         seconds[name] += event.get("dur", 0.0) / 1e6

@@ -209,6 +209,7 @@ def test_of_a_cpu_operations_count_but_not_what_spans_them(tmp_path):
         tmp_path, line(1, 1, "tf_XLAEigen/1"),
         event(1, 1, "dot.1", 2e6, hlo_op="dot.1", hlo_module="m"),
         event(1, 1, "while.1", 5e6, hlo_op="while.1", hlo_module="m"),
+        event(1, 1, "cond.20", 4e6, hlo_op="cond.20", hlo_module="m"),
         event(1, 1, "ThreadpoolListener", 7e6),
     )  # fmt: skip
     assert profile.costs(path, 5)["operations"] == [["m/dot.1", 2.0, 1]]
