@@ -42,10 +42,10 @@ Answer = TypeVar("Answer")
 def jit_in_haste(
     compute: Callable[..., Answer], *, static_argnames: tuple[str, ...] = ("program",)
 ) -> Callable[..., Answer]:
-    """Returns a function compiled in haste, on a CPU, where its network does not convolve.
+    """Returns a function compiled in haste on CPUs where its network does not convolve.
 
     There is no library for convolutions in float64: what XLA makes of them in haste
-    takes some hundred times as long.
+    takes some hundred times as long. Other devices are given what users' programs are.
 
     Args:
       compute: its first argument is a Program, or has it as `program`.

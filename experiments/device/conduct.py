@@ -6,8 +6,8 @@
 The accelerator and the CPU of its machine are measured beside each other, each with
 half of the cores, part by part, most valuable first, every part in a process of its
 own that ends at its limit. Writes OUTPUT/results.jsonl as the parts end, OUTPUT/log.txt
-(all that they print), traces of the profile, and OUTPUT/summary.txt, which it prints too.
---rehearse cuts all sizes; --parts names the parts to run, by default all.
+(all that they print), traces of the profile, and OUTPUT/summary.txt, which is printed
+too. --rehearse cuts all sizes; --parts names the parts to run, by default all.
 """
 
 from __future__ import annotations

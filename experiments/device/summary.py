@@ -57,8 +57,8 @@ def _compiled(rows: list[Row]) -> list[str]:
         longest = max(own, key=lambda row: row["seconds"])
         total = sum(row["seconds"] for row in own)
         lines.append(
-            f"compiling in {name}: {len(own)} long programs, {total:.1f} s, the longest "
-            f"{longest['program']} {longest['seconds']:.1f} s"
+            f"compiling in {name}: {len(own)} long programs, {total:.1f} s, "
+            f"the longest {longest['program']} {longest['seconds']:.1f} s"
         )
     return lines
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,7 +28,9 @@ _BY_BATCH = ("auto_LiRPA",)  # tools whose bounds of a box depend on the others
 _ROUNDS = 5
 _LEAST_CALLS = 3
 _MOST_WORDS = 300  # of an error that are kept
-_LONG = 20.0  # seconds of a first call after which one more has to do
+# Seconds of a first call, compilation included, after which one more has to do, if that
+# is no short one.
+_LONG, _SHORT = 20.0, 5.0
 
 Row = dict[str, Any]
 
@@ -67,7 +70,7 @@ def measure(case: Case, protocol: Protocol) -> Iterator[Row]:
             failure = _failed(error)
         spent = time.perf_counter() - begin
         rows[tool] = {"tool": tool, "first_seconds": spent, **failure}
-        _release(protocol.tools)
+        _release()
     trusted = []
     for tool, answer in answers.items():
         rows[tool] |= _checked(case, tool, answers)
@@ -76,10 +79,14 @@ def measure(case: Case, protocol: Protocol) -> Iterator[Row]:
             trusted.append(tool)
     load = os.getloadavg()[0]
     products = matrix_products(protocol.tools)
-    slow = [tool for tool in trusted if rows[tool]["first_seconds"] > _LONG]
+    again = {
+        tool: [timed(runs[tool])]
+        for tool in trusted
+        if rows[tool]["first_seconds"] > _LONG
+    }
+    slow = {tool: spent for tool, spent in again.items() if spent[0] > _SHORT}
     turns = {tool: runs[tool] for tool in trusted if tool not in slow} | products
-    calls = _in_turns(turns, protocol.seconds)
-    calls |= {tool: [timed(runs[tool])] for tool in slow}
+    calls = _in_turns(turns, protocol.seconds) | slow
     rate = product_side() ** 3 / min(min(calls[name]) for name in products)
     needed = multiply_adds(case)
     for tool, row in rows.items():
@@ -96,7 +103,7 @@ def measure(case: Case, protocol: Protocol) -> Iterator[Row]:
         if tool in calls:
             row |= _timing(row, calls[tool], needed, rate)
         yield row
-    _release(protocol.tools)
+    _release()
 
 
 def _failed(error: Exception) -> Row:
@@ -108,9 +115,9 @@ def _failed(error: Exception) -> Row:
     return {"problem": words[:_MOST_WORDS], "boxes": 0, **empty}
 
 
-def _release(tools: Sequence[str]) -> None:
+def _release() -> None:
     """Gives back what torch keeps of an accelerator's memory, for the tool after it."""
-    if "torch" in tools:
+    if "torch" in sys.modules:
         import torch
 
         torch.cuda.empty_cache()
