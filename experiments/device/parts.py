@@ -61,6 +61,7 @@ class Plan:
     def parts(self) -> list[Part]:
         """Returns all parts, those of a lane in the order that they are run in."""
         mnist, fashion = self._published("mnist"), self._published("fashion_mnist")
+        wide = "784-32-10" if self.small else FIRST
         return [
             self._rates(ACCELERATOR),
             self._tests(),
@@ -77,7 +78,7 @@ class Plan:
             self._samples(ACCELERATOR),
             self._sweep(),
             self._images(ACCELERATOR, "10000 images", "all", 90),
-            self._throughput("throughput wide", ACCELERATOR, FIRST, "65536,1024", 80),
+            self._throughput("throughput wide", ACCELERATOR, wide, "65536,1024", 80),
             self._benchmark("oval21", "", ACCELERATOR, 70, 30),
             _device("brackets", ACCELERATOR, 45, *fashion, name="fashion"),
             self._benchmark("mnist_fc", "256x4", ACCELERATOR, 90, 30),
