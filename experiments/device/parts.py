@@ -103,7 +103,7 @@ class Plan:
         host = lane == HOST
         tools = ("--tools=jaxcert",) if host else ()
         if self.small:
-            networks, batches = networks.replace("256x6", "256x2"), "8"
+            networks, batches = networks.removesuffix(",256x6"), "8"
         return _script(
             "throughput", lane, limit, "throughput.jsonl", f"--model={networks}",
             f"--batches={batches}", *tools, f"--chunk={8 if host else 0}",
