@@ -61,6 +61,20 @@ class OnnxGraph:
     nodes: tuple[Node, ...]
     output: str
 
+    @functools.cached_property
+    def computes_weights(self) -> bool:
+        """Whether weights are computed from others, as batch normalisation does.
+
+        Then f is traced with float64 (`tracing.with_types`): what the file means is the
+        factor in real arithmetic, not its rounding to float32.
+        """
+        fixed: set[str] = set()
+        for i, node in enumerate(self.nodes):
+            read = [v for v in node.inputs if isinstance(v, str)]
+            if read and all(v[0] == "w" or v in fixed for v in read):
+                fixed.add(f"n{i}")
+        return bool(fixed)
+
     def __call__(
         self, params: Mapping[str, Any], x: Float[Array, "*shape"]
     ) -> Float[Array, " outputs"]:
@@ -74,8 +88,9 @@ class OnnxGraph:
                 f"the network takes one input of shape {self.input_shape}, not "
                 f"{jnp.shape(x)}: reshape it, and use jax.vmap for a batch"
             )
-        values = {name: _at_least_float32(value) for name, value in params.items()}
-        values["x"] = _at_least_float32(x)
+        x = _at_least_float32(x)
+        values = {name: _widened(value, x.dtype) for name, value in params.items()}
+        values["x"] = x
         if self.has_batch_axis:
             values["x"] = jnp.reshape(values["x"], (1, *self.input_shape))
         for i, node in enumerate(self.nodes):
@@ -92,6 +107,18 @@ def evaluate(op: str, attributes: Attributes, operands: list[Any]) -> Any:
 def _at_least_float32(value: Any) -> Any:
     value = jnp.asarray(value)
     return value.astype(WIDE) if is_low(value.dtype) else value
+
+
+def _widened(weight: Any, dtype: Any) -> Any:
+    """Returns a weight in the type of the input, where the file computes in none below.
+
+    What is computed of weights alone, such as the factors of a batch normalisation, is
+    then as precise as the rest.
+    """
+    weight = jnp.asarray(weight)
+    if is_low(weight.dtype):
+        return weight.astype(WIDE)
+    return weight.astype(jnp.promote_types(weight.dtype, dtype))
 
 
 def _same_rank(*operands: Any) -> list[Any]:

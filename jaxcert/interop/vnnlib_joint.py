@@ -46,6 +46,11 @@ class Joint:
     spread: Spread
     passed: Spread
 
+    @property
+    def computes_weights(self) -> bool:
+        """Whether one of the networks does, see `OnnxGraph.computes_weights`."""
+        return any(getattr(part, "computes_weights", False) for part in self.parts)
+
     def __call__(self, params: Any, z: Float[Array, "..."]) -> Float[Array, " outputs"]:
         """Returns the outputs of all networks, then what is passed on."""
         z = jnp.reshape(z, (-1,))

@@ -15,7 +15,7 @@ from jaxcert.errors import InputError
 from jaxcert.trace.equations import TypedFunction, open_jaxpr
 from jaxcert.trace.flatten import Flattener
 from jaxcert.trace.floats import has_float64, is_float, is_low
-from jaxcert.trace.pinned import asks_strict_types, own_settings, pinned
+from jaxcert.trace.pinned import Pinned, asks_strict_types, own_settings, pinned
 from jaxcert.trace.program import Program
 from jaxcert.trace.rules import build_nodes
 
@@ -79,10 +79,14 @@ class Stated:
 
 
 def with_types(f: Callable[[Any, Any], Any], params: Any) -> Stated:
-    """Returns f with the types of these params, unless it has types already."""
+    """Returns f with the types of these params, unless it has types already.
+
+    A function that says `computes_weights` does so in float64.
+    """
     if isinstance(f, Stated):
         return f
-    types = stated_types(params)
+    wide = getattr(f.f if isinstance(f, Pinned) else f, "computes_weights", False)
+    types = stated_types(params, np.float64(0) if wide else None)
     return Stated(f, types, has_float64() or _any_float64(types))
 
 

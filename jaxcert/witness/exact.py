@@ -3,11 +3,13 @@
 Stored weights and inputs are dyadic rationals, and a network of affine maps, maxima and
 the like keeps them rational. So where float64 cannot tell a tie from a win, fractions
 can: the function that was traced is evaluated on exact numbers. A smooth activation has
-no exact value, and a large network too many digits: then there is no answer.
+no exact value, and a large network too many digits: then there is no answer, but for
+one in a given number of digits, and how far it may be off.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from fractions import Fraction
 from typing import Any
@@ -18,7 +20,7 @@ from jaxtyping import Bool
 
 from jaxcert.box import Box
 from jaxcert.spec import Spec
-from jaxcert.trace.equations import Equation
+from jaxcert.trace.equations import Equation, Values
 from jaxcert.trace.program import Program
 from jaxcert.witness.exact_numbers import Budget, Exact, Inexact
 from jaxcert.witness.exact_rules import RULES, Operand, Range
@@ -34,10 +36,22 @@ class ExactNetwork:
       program: the traced function.
       params: its weights: float64, or what they are exactly.
       work: most multiply-adds of limbs that one evaluation may take.
+      prepared: with `bits`, what `program.prepare` returned of the weights: those that
+        f computes with rounding are ranges around what it has.
+      bits: that numbers keep; None: all of them.
     """
 
-    def __init__(self, program: Program, params: Any, work: float = _WORK) -> None:
+    def __init__(
+        self,
+        program: Program,
+        params: Any,
+        work: float = _WORK,
+        *,
+        prepared: Values | None = None,
+        bits: int | None = None,
+    ) -> None:
         self.program, self._params, self._work = program, params, work
+        self._prepared, self._bits = prepared, bits
 
     @functools.cached_property
     def _fixed(self) -> dict[int, Operand] | None:
@@ -47,11 +61,15 @@ class ExactNetwork:
         constants = program.typed.known
         given = {**constants, **dict(zip(program.param_ids, leaves, strict=True))}
         needed = _needed(program)
-        if program.noisy or not needed.isdisjoint(program.inexact):
+        computed = needed & program.inexact
+        prepared = self._prepared or {}
+        if program.noisy or not computed.issubset(prepared):
             return None
         try:
-            budget = Budget(self._work)
+            budget = Budget(self._work, self._bits)
             values = {i: _operand(given[i], budget) for i in needed & given.keys()}
+            for i in computed:
+                values[i] = _around(prepared[i], prepared[~i])
             _run(_steps(program)[0], values, needed, budget)
         except Inexact:
             return None
@@ -72,7 +90,8 @@ class ExactNetwork:
             x = Range(lo, lo if same else Exact.of(box.hi))
             values = {**fixed, self.program.input: x}
             needed = _needed(self.program)
-            _run(_steps(self.program)[1], values, needed, Budget(self._work))
+            budget = Budget(self._work, self._bits)
+            _run(_steps(self.program)[1], values, needed, budget)
         except Inexact:
             return None
         found = values[self.program.typed.result]
@@ -81,11 +100,14 @@ class ExactNetwork:
     def margin(self, spec: Spec, output: Range) -> Fraction | None:
         """Returns the spec's margin at an output, which violates it iff that is <= 0.
 
-        Of a range of outputs it is a lower bound; None: the spec has no exact numbers.
+        Where the output has a radius it is an upper bound. None: the spec has no exact
+        numbers.
         """
-        rows = self.rows(spec, output)
-        if rows is None:
+        assert output.is_point
+        total = self._rows(spec, output)
+        if total is None:
             return None
+        rows = total.upper.fractions()
         best: dict[int, Fraction] = {}
         for value, clause in zip(rows, np.asarray(spec.clause).tolist(), strict=True):
             best[clause] = max(value, best.get(clause, value))
@@ -93,15 +115,20 @@ class ExactNetwork:
 
     def rows(self, spec: Spec, output: Range) -> list[Fraction] | None:
         """Returns the spec's rows at an output; of a range, lower bounds of them."""
+        total = self._rows(spec, output)
+        return None if total is None else total.lower.fractions()
+
+    def _rows(self, spec: Spec, output: Range) -> Exact | None:
         try:
             coefficients, total = Exact.of(spec.coefficients), Exact.of(spec.offset)
             positive = coefficients.map(lambda v: np.maximum(v, 0))
             negative = coefficients.map(lambda v: np.minimum(v, 0))
             for weights, end in ((positive, output.lo), (negative, output.hi)):
-                total = total + (weights * end).map(lambda v: v.sum(axis=1))
+                products = weights * end
+                total = total + products.map(_row_sums, _row_sums)
         except Inexact:
             return None
-        return total.fractions()
+        return total
 
     def excludes(self, spec: Spec, strict: Bool[np.ndarray, " rows"], box: Box) -> bool:
         """Returns whether interval arithmetic shows the spec on a box, without slack.
@@ -123,9 +150,22 @@ class ExactNetwork:
         return shown == set(range(spec.num_clauses))
 
 
+def _row_sums(v: np.ndarray) -> np.ndarray:
+    return v.sum(axis=1)
+
+
+def _around(value: Any, error: Any) -> Operand:
+    """Returns the range of all numbers within an error of a weight."""
+    value = np.asarray(value)
+    if value.dtype.kind in "biu":
+        raise Inexact  # a truth value or an index, of which nothing is known then
+    radius = np.broadcast_to(np.asarray(error, np.float64), value.shape)
+    return Range.point(dataclasses.replace(Exact.of(value), radius=radius))
+
+
 def _operand(value: Any, budget: Budget) -> Operand:
     array = np.asarray(value)
-    if array.dtype.kind in "biu":
+    if array.dtype.kind in "biu" or np.all(np.isinf(array)):
         return array
     budget.spend(64.0 * array.size)
     return Range.point(Exact.of(np.asarray(array, np.float64)))
@@ -159,7 +199,7 @@ def _run(
       Inexact: one of them has none that is exact, or too much work is needed.
     """
     for equation in equations:
-        if not needed.intersection(equation.outputs):
+        if all(i in values or i not in needed for i in equation.outputs):
             continue
         rule = RULES.get(equation.name)
         kind = equation.params.get("preferred_element_type")

@@ -3,6 +3,10 @@
 Matrix products are the costly part. They are computed by float64 matrix products of
 limbs: integers so short that every sum of their products stays below 2^53, where
 float64 is exact in any order of summation.
+
+Where a value has no exact form, or too many digits, an array holds the centres of
+ranges: it has a radius then, of floats that are rounded up (van der Hoeven, Ball
+arithmetic, 2009). The last digits of centres are cut off and charged to the radius.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy as np
 _MANTISSA = 53
 _MOST_LIMBS = 64
 _MOST_BITS = 1 << 13
+_LEAST = 2.0**-1000
 
 
 class Inexact(Exception):
@@ -25,10 +30,15 @@ class Inexact(Exception):
 
 
 class Budget:
-    """Counts multiply-adds of float64 numbers, and stops what takes too many."""
+    """Counts multiply-adds of float64 numbers, and stops what takes too many.
 
-    def __init__(self, work: float) -> None:
-        self.left = float(work)
+    Args:
+      work: how many there may be.
+      bits: that arrays keep; None: all of them, or there is no value.
+    """
+
+    def __init__(self, work: float, bits: int | None = None) -> None:
+        self.left, self.bits = float(work), bits
 
     def spend(self, work: float) -> None:
         """Charges work.
@@ -40,25 +50,33 @@ class Budget:
         if self.left < 0:
             raise Inexact
 
+    def kept(self, value: Exact) -> Exact:
+        """Returns a value without the digits that are too many."""
+        return value if self.bits is None else value.shortened(self.bits)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exact:
-    """The array `integers * unit`.
+    """The array `integers * unit`, or one that nowhere lies farther off than a radius.
 
     Attributes:
       integers: Python integers in a numpy object array.
       unit: > 0.
+      radius: float64, >= 0, of the same shape; None: the array itself.
       origin: an array of which this one holds all elements in another order, and the
         change of order; it remembers its limbs.
     """
 
     integers: np.ndarray
     unit: Fraction
+    radius: np.ndarray | None = None
     origin: tuple[Exact, Any] | None = None
 
     def __post_init__(self) -> None:
         # numpy unpacks an array of no axes in every operation.
         object.__setattr__(self, "integers", _wrapped(self.integers))
+        if self.radius is not None and not np.all(np.isfinite(self.radius)):
+            raise Inexact
 
     @staticmethod
     def of(array: Any) -> Exact:
@@ -94,33 +112,104 @@ class Exact:
         """Shape of the array."""
         return self.integers.shape
 
-    def map(self, change: Any) -> Exact:
-        """Returns the array with a change of integers that commutes with scaling."""
-        return Exact(change(self.integers), self.unit)
+    def map(self, change: Any, spread: Any = None) -> Exact:
+        """Returns the array with a change of integers that commutes with scaling.
+
+        Args:
+          change: of the integers.
+          spread: what radii become, of up to as many terms as the array has elements;
+            None: no element of the result moves by more than one of the array does.
+        """
+        radius = self.radius
+        if radius is not None and spread is not None:
+            radius = raised(spread(radius), radius.size)
+        return Exact(change(self.integers), self.unit, radius)
 
     def moved(self, change: Any) -> Exact:
         """Returns the array transposed or reshaped."""
-        return Exact(change(self.integers), self.unit, (self, change))
+        radius = None if self.radius is None else change(self.radius)
+        return Exact(change(self.integers), self.unit, radius, (self, change))
 
     def __neg__(self) -> Exact:
         return self.map(lambda v: -v)
 
     def __add__(self, other: Exact) -> Exact:
         (a, b), unit = aligned(self, other)
-        return Exact(a + b, unit)
+        total = _wrapped(a + b)
+        if self.radius is None and other.radius is None:
+            return Exact(total, unit)
+        radius = raised(self.radii() + other.radii(), 2)
+        return Exact(total, unit, np.broadcast_to(radius, total.shape))
 
     def __mul__(self, other: Exact) -> Exact:
-        return Exact(self.integers * other.integers, self.unit * other.unit)
+        found = Exact(self.integers * other.integers, self.unit * other.unit)
+        if self.radius is None and other.radius is None:
+            return found
+        with np.errstate(all="ignore"):
+            radius = self.magnitude() * other.radii()
+            radius = radius + self.radii() * (other.magnitude() + other.radii())
+        return dataclasses.replace(found, radius=raised(radius, 4))
 
-    def inverse(self) -> Exact:
+    def radii(self) -> np.ndarray:
+        """Returns the radius, 0 where there is none."""
+        return np.zeros(self.shape) if self.radius is None else self.radius
+
+    def magnitude(self) -> np.ndarray:
+        """Returns float64 numbers that are no smaller than those of the centres."""
+        extra = max(self.bits - _MANTISSA, 0)
+        leading: Any = _wrapped(abs(self.integers)) >> extra  # type: ignore[operator]
+        floats = _wrapped(leading).astype(np.float64) + 1
+        with np.errstate(all="ignore"):
+            return raised(floats * _float_above(self.unit * Fraction(2) ** extra), 2)
+
+    @property
+    def lower(self) -> Exact:
+        """An exact array that is nowhere greater."""
+        return self if self.radius is None else self.centre + -Exact.of(self.radius)
+
+    @property
+    def upper(self) -> Exact:
+        """An exact array that is nowhere smaller."""
+        return self if self.radius is None else self.centre + Exact.of(self.radius)
+
+    @property
+    def centre(self) -> Exact:
+        """The array without its radius."""
+        return dataclasses.replace(self, radius=None)
+
+    def shortened(self, bits: int) -> Exact:
+        """Returns the array with integers of about so many bits."""
+        extra = self.bits - bits
+        if extra <= bits // 4:
+            return self
+        unit = self.unit * Fraction(2) ** extra
+        radius = raised(self.radii() + _float_above(unit), 2)
+        return Exact(self.integers >> extra, unit, radius)
+
+    def inverse(self, bits: int | None = None) -> Exact:
         """Returns 1 / values.
 
+        Args:
+          bits: that the results keep at least; None: all of them.
+
         Raises:
-          Inexact: one of them is 0, or they have too large a common multiple.
+          Inexact: one of them may be 0, or they have too large a common multiple.
         """
         flat = [int(v) for v in self.integers.reshape(-1)]
         if 0 in flat:
             raise Inexact
+        if bits is not None:
+            # |1 / y - 1 / y'| <= r / (|y| (|y| - r)), and what the division cuts off.
+            one = 1 << (self.bits + bits)
+            unit = 1 / (self.unit * one)
+            inverses = np.array([one // v for v in flat] + [0], object)[:-1]
+            least = self.map(abs).lower
+            if np.any(np.less_equal(least.integers, 0)):
+                raise Inexact
+            within = np.array([_float_above(1 / v) for v in least.fractions()])
+            within = within.reshape(self.shape)
+            radius = self.radii() * within * within + _float_above(unit)
+            return Exact(inverses.reshape(self.shape), unit, raised(radius, 4))
         multiple = math.lcm(*flat)
         if multiple.bit_length() > _MOST_BITS:
             raise Inexact
@@ -129,7 +218,7 @@ class Exact:
         return Exact(quotients.reshape(self.shape), 1 / (self.unit * multiple))
 
     def fractions(self) -> list[Fraction]:
-        """Returns the flat values."""
+        """Returns the flat values, or centres."""
         return [int(v) * self.unit for v in self.integers.reshape(-1)]
 
     @functools.cached_property
@@ -176,7 +265,25 @@ class Exact:
         trailing = (union & -union).bit_length() - 1
         if trailing <= 0:
             return self
-        return Exact(self.integers >> trailing, self.unit * Fraction(2) ** trailing)
+        unit = self.unit * Fraction(2) ** trailing
+        return Exact(self.integers >> trailing, unit, self.radius)
+
+
+def raised(numbers: np.ndarray, terms: int) -> np.ndarray:
+    """Returns floats, >= 0, above the sums of so many terms that they are computed as.
+
+    Each term may be a product of up to three floats that are rounded once.
+    """
+    with np.errstate(all="ignore"):
+        return numbers * (1 + 2.0**-51 * (terms + 8)) + _LEAST
+
+
+def _float_above(value: Fraction) -> float:
+    """Returns a float that is no smaller than a number > 0."""
+    try:
+        return float(value) * (1 + 2.0**-51) + _LEAST
+    except OverflowError:
+        return math.inf
 
 
 def aligned(*arrays: Exact) -> tuple[list[np.ndarray], Fraction]:
@@ -199,7 +306,11 @@ def aligned(*arrays: Exact) -> tuple[list[np.ndarray], Fraction]:
 def extreme(a: Exact, b: Exact, sign: int) -> Exact:
     """Returns the elementwise maximum (sign 1) or minimum (sign -1)."""
     (x, y), unit = aligned(a, b)
-    return Exact((np.maximum if sign > 0 else np.minimum)(x, y), unit)
+    found = _wrapped((np.maximum if sign > 0 else np.minimum)(x, y))
+    if a.radius is None and b.radius is None:
+        return Exact(found, unit)
+    radius = np.maximum(a.radii(), b.radii())
+    return Exact(found, unit, np.broadcast_to(radius, found.shape))
 
 
 def matrix_product(
@@ -221,6 +332,7 @@ def matrix_product(
     width = (_MANTISSA - (terms * _MOST_LIMBS).bit_length()) // 2
     if width < 4:
         raise Inexact
+    x, y = budget.kept(x), budget.kept(y)
     count = -(-max(x.bits, 1) // width) * -(-max(y.bits, 1) // width)
     budget.spend(math.prod(shape) * y.shape[-1] * count + 64.0 * math.prod(y.shape))
     left, right = x.limbs(width), y.limbs(width)
@@ -238,7 +350,15 @@ def matrix_product(
     total: Any = 0
     for level, part in enumerate(levels):
         total = total + (_objects(part) << (level * width))
-    return Exact(total, x.unit * y.unit).reduced()
+    found = Exact(total, x.unit * y.unit)
+    if x.radius is not None or y.radius is not None:
+        sizes, radii = x.magnitude(), x.radii()
+        if gather is not None:
+            sizes, radii = (np.append(v, 0.0)[gather] for v in (sizes, radii))
+        with np.errstate(all="ignore"):
+            radius = sizes @ y.radii() + radii @ raised(y.magnitude() + y.radii(), 2)
+        found = dataclasses.replace(found, radius=raised(radius, 2 * terms))
+    return budget.kept(found.reduced())
 
 
 def _objects(array: np.ndarray) -> np.ndarray:

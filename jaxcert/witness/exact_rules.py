@@ -26,6 +26,7 @@ from jaxcert.witness.exact_numbers import (
     extreme,
     matrix_product,
 )
+from jaxcert.witness.exact_smooth import smooth
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,7 +113,10 @@ def _moved(*positions: int | slice) -> Rule:
             def pick(*arrays: Exact) -> Exact:
                 parts, unit = aligned(*arrays)
                 flat = np.concatenate([part.reshape(-1) for part in parts])
-                return Exact(flat[index], unit)
+                if all(array.radius is None for array in arrays):
+                    return Exact(flat[index], unit)
+                radii = np.concatenate([a.radii().reshape(-1) for a in arrays])
+                return Exact(flat[index], unit, radii[index])
 
             lo = pick(*(v.lo for v in ranges))
             if all(v.is_point for v in ranges):
@@ -162,7 +166,7 @@ def _mul(_: Equation, operands: list[Operand], budget: Budget) -> Range:
     x, y = map(_range, operands)
     budget.spend(4 * max(x.lo.integers.size, y.lo.integers.size))
     if x.is_point and y.is_point:
-        return Range.point((x.lo * y.lo).reduced())
+        return Range.point(budget.kept((x.lo * y.lo).reduced()))
     corners = [a * b for a in (x.lo, x.hi) for b in (y.lo, y.hi)]
     return Range(*(_extremes(corners, sign) for sign in (-1, 1)))
 
@@ -175,7 +179,8 @@ def _div(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
     y = _range(operands[1])
     if not y.is_point:
         raise Inexact
-    return _mul(equation, [operands[0], Range.point(y.lo.inverse())], budget)
+    inverse = y.lo.inverse(budget.bits)
+    return _mul(equation, [operands[0], Range.point(inverse)], budget)
 
 
 def _power(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
@@ -183,7 +188,10 @@ def _power(equation: Equation, operands: list[Operand], budget: Budget) -> Range
     if not x.is_point or not 0 <= exponent <= 8:
         raise Inexact
     budget.spend(8 * x.lo.integers.size)
-    return Range.point(Exact(x.lo.integers**exponent, x.lo.unit**exponent))
+    power = Exact.of(np.ones(x.shape, np.int64))
+    for _ in range(exponent):
+        power = budget.kept(power * x.lo)
+    return Range.point(power)
 
 
 def _abs(_: Equation, operands: list[Operand], budget: Budget) -> Range:
@@ -206,7 +214,11 @@ def _clamp(_: Equation, low: Exact, x: Exact, high: Exact) -> Exact:
 
 def _sum(equation: Equation, x: Exact) -> Exact:
     axes = tuple(equation.params["axes"])
-    return x.map(lambda v: np.sum(v, axis=axes) if v.size else v.sum(axis=axes))
+
+    def change(v: np.ndarray) -> np.ndarray:
+        return np.sum(v, axis=axes) if v.size else v.sum(axis=axes)
+
+    return x.map(change, change)
 
 
 def _cumsum(equation: Equation, x: Exact) -> Exact:
@@ -217,24 +229,59 @@ def _cumsum(equation: Equation, x: Exact) -> Exact:
             return np.flip(np.cumsum(np.flip(v, axis), axis), axis)
         return np.cumsum(v, axis)
 
-    return x.map(change)
+    return x.map(change, change)
+
+
+def _greater(sign: int) -> Rule:
+    """The rule of max (sign 1) and min (-1), which know their neutral element."""
+    extremes = _increasing(lambda _, x, y: extreme(x, y, sign))
+
+    def rule(equation: Equation, operands: list[Operand], budget: Budget) -> Operand:
+        x, y = operands
+        for value, other in ((x, y), (y, x)):
+            neutral = isinstance(value, np.ndarray) and np.all(value == -sign * np.inf)
+            if neutral and value.ndim == 0 and isinstance(other, Range):
+                return other
+        return extremes(equation, operands, budget)
+
+    return rule
 
 
 def _reduced(kind: Any) -> Callable[[Equation, Exact], Exact]:
     def change(equation: Equation, x: Exact) -> Exact:
-        return x.map(lambda v: kind.reduce(v, axis=tuple(equation.params["axes"])))
+        axes = tuple(equation.params["axes"])
+        return x.map(
+            lambda v: kind.reduce(v, axis=axes), lambda r: np.max(r, axis=axes)
+        )
 
     return change
 
 
-def _floor(_: Equation, x: Exact) -> Exact:
-    numerator, denominator = x.unit.numerator, x.unit.denominator
-    return Exact((x.integers * numerator) // denominator, Fraction(1))
+def _whole(change: Callable[[Exact], np.ndarray]) -> Callable[..., Exact]:
+    """A step, where all of the range of an element lies on one of its levels."""
+
+    def stepped(_: Equation, x: Exact) -> Exact:
+        found = change(x.lower)
+        if x.radius is not None and (found != change(x.upper)).any():
+            raise Inexact
+        return Exact(found, Fraction(1))
+
+    return stepped
 
 
-def _sign(_: Equation, x: Exact) -> Exact:
-    signs = np.sign(x.integers).astype(np.int64)
-    return Exact.of(signs)
+def _floors(x: Exact) -> np.ndarray:
+    return (x.integers * x.unit.numerator) // x.unit.denominator
+
+
+def _signs(x: Exact) -> np.ndarray:
+    return np.asarray(np.sign(x.integers), object)
+
+
+def _smooth(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
+    x = _range(operands[0])
+    if not x.is_point:
+        raise Inexact
+    return Range.point(smooth(equation.name, x.lo, budget))
 
 
 # ------------------------------------------------------------------- matrix products
@@ -370,6 +417,11 @@ def _window_reduction(kind: Any) -> Callable[[Equation, Exact], Exact]:
         )  # fmt: skip
         index = index.reshape(*index.shape[: len(window)], -1)
 
+        def spread(r: np.ndarray) -> np.ndarray:
+            return (np.sum if kind is np.add else np.max)(
+                np.append(r.reshape(-1), 0.0)[index], axis=-1
+            )
+
         def reduce(v: np.ndarray) -> np.ndarray:
             # Padding counts as 0 in sums; in a maximum it is below everything.
             empty = 0 if kind is np.add else min([*v.reshape(-1), 0])
@@ -378,7 +430,7 @@ def _window_reduction(kind: Any) -> Callable[[Equation, Exact], Exact]:
 
         if kind is np.maximum and (index < 0).all(axis=-1).any():
             raise Inexact
-        return x.map(reduce)
+        return x.map(reduce, spread)
 
     return change
 
@@ -394,9 +446,10 @@ def _compared(below: bool, equal: bool, above: bool) -> Rule:
             return _run(equation, operands)
         x, y = map(_range, operands)
         budget.spend(x.lo.integers.size + y.lo.integers.size)
-        ends = [(x.lo, y.hi)]
-        if not (x.is_point and y.is_point):
-            ends.append((x.hi, y.lo))
+        ends = [(x.lo.lower, y.hi.upper), (x.hi.upper, y.lo.lower)]
+        exact = all(end.radius is None for v in (x, y) for end in (v.lo, v.hi))
+        if x.is_point and y.is_point and exact:
+            ends = ends[:1]
         answers = []
         for a, b in ends:
             (p, q), _ = aligned(a, b)
@@ -432,6 +485,8 @@ def _convert(equation: Equation, operands: list[Operand], budget: Budget) -> Ope
     if kind.itemsize < 4:
         raise Inexact  # what is computed from here on is rounded, not only the cast
     for end in {id(e): e for e in (x.lo, x.hi)}.values():
+        if end.radius is not None:
+            raise Inexact
         budget.spend(8 * end.integers.size)
         for value in end.fractions():
             try:
@@ -465,17 +520,18 @@ RULES: dict[str, Rule] = {
     "square": _power,
     "integer_pow": _power,
     "abs": _abs,
-    "max": _increasing(lambda _, x, y: extreme(x, y, 1)),
-    "min": _increasing(lambda _, x, y: extreme(x, y, -1)),
+    "max": _greater(1),
+    "min": _greater(-1),
     "clamp": _increasing(_clamp),
-    "floor": _increasing(_floor),
-    "sign": _increasing(_sign),
+    "floor": _increasing(_whole(_floors)),
+    "sign": _increasing(_whole(_signs)),
     "reduce_sum": _increasing(_sum),
     "cumsum": _increasing(_cumsum),
     "reduce_max": _increasing(_reduced(np.maximum)),
     "reduce_min": _increasing(_reduced(np.minimum)),
     "reduce_window_sum": _increasing(_window_reduction(np.add)),
     "reduce_window_max": _increasing(_window_reduction(np.maximum)),
+    **dict.fromkeys("exp log logistic rsqrt sqrt tanh".split(), _smooth),
     "dot_general": _dot,
     "conv_general_dilated": _conv,
     "convert_element_type": _convert,

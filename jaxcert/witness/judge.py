@@ -3,8 +3,9 @@
 A point violates a spec iff its margin is <= 0: a tie is a counterexample. In float64 a
 margin is known up to a slack, which is that of the point and not of the box around it.
 Below minus the slack the point is a witness; within the slack exact arithmetic decides,
-where the network has exact values. Points where the margin is exactly 0 are corners,
-kinks and numbers with few digits: those near a promising point are tried too.
+or, where the network has no exact values, more digits and a radius of its own. Points
+where the margin is exactly 0 are corners, kinks and numbers with few digits: those near
+a promising point are tried too.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ _BATCH = 64
 """Points per call of the compiled evaluation."""
 _CLEAR = 1e-3
 """Margins above this, relative to the outputs, are taken to be > 0."""
-_MOST_EXACT = 12
-"""Points that are evaluated exactly in one search."""
+_MOST_EXACT, _MOST_CLOSE = 12, 3
+"""Points that are evaluated exactly in one search, and with more digits."""
 MOST_SUSPECTS = 8
 """How many points in doubt a search has judged before it lets them be."""
+_CLOSE_BITS = 96
+"""Bits that an evaluation keeps which is not exact; it takes seconds."""
 _DIGITS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 30)
 """Binary digits behind the point to which promising points are rounded."""
 
@@ -110,6 +113,13 @@ class Judge:
         self.model = model
         self.exact = ExactNetwork(model.program, model.double)
 
+    @functools.cached_property
+    def _close(self) -> ExactNetwork:
+        model = self.model
+        return ExactNetwork(
+            model.program, model.double, prepared=model.prepared, bits=_CLOSE_BITS
+        )
+
     def values(self, spec: Spec, points: np.ndarray) -> Values:
         """Returns what float64 says about points, (n, *d)."""
         found = []
@@ -144,7 +154,7 @@ class Judge:
             return None
         values = self.values(spec, points)
         order = np.asarray(values.margin) if order is None else order
-        tried = 0
+        left = 1.0
         for i in np.argsort(order, kind="stable"):
             margin = float(values.margin[i])
             if self._is_clear(margin, values.outputs[i]):
@@ -154,9 +164,9 @@ class Judge:
                 outputs: Outputs = values.outputs[i].tolist()
                 if accepts is None or accepts(points[i], outputs):
                     return Witness(points[i], margin, outputs)
-            elif margin <= slack and tried < _MOST_EXACT:
-                tried += 1
-                found = self._judged(spec, points[i])
+            elif not margin > slack and left > 0:
+                found, cost = self._judged(spec, points[i])
+                left -= cost
                 if found is not None and (
                     accepts is None or accepts(points[i], found.outputs)
                 ):
@@ -186,15 +196,24 @@ class Judge:
                 return [i]
         return []
 
-    def _judged(self, spec: Spec, point: np.ndarray) -> Witness | None:
-        """Returns the witness that a point is by exact arithmetic, or None."""
+    def _judged(self, spec: Spec, point: np.ndarray) -> tuple[Witness | None, float]:
+        """Returns the witness that a point is beyond rounding, or None.
+
+        And which part of all that a search may evaluate so it has taken.
+        """
         output = self.exact.output(Box.point(point))  # type: ignore[arg-type]
-        if output is None:
-            return None
-        margin = self.exact.margin(spec, output)
-        if margin is None or margin > 0:
-            return None
-        return Witness(point, float(margin), output.lo.fractions())
+        if output is not None:
+            margin = self.exact.margin(spec, output)
+            if margin is None or margin > 0:
+                return None, 1 / _MOST_EXACT
+            outputs = output.lo.fractions()
+            return Witness(point, float(margin), outputs), 1 / _MOST_EXACT
+        output = self._close.output(Box.point(point))  # type: ignore[arg-type]
+        margin = None if output is None else self._close.margin(spec, output)
+        if output is None or margin is None or margin > 0:
+            return None, 1 / _MOST_CLOSE
+        centres = [float(v) for v in output.lo.fractions()]
+        return Witness(point, float(margin), centres), 1 / _MOST_CLOSE
 
     def search(
         self,

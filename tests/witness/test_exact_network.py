@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from jax import lax
 
 from jaxcert.box import Box
+from jaxcert.model import Model
 from jaxcert.trace.tracing import program_of
 from jaxcert.witness.exact import ExactNetwork
 
@@ -98,6 +100,75 @@ def test_all_digits_of_sums_are_kept():
         h = [sum(a * b for a, b in zip(h, c, strict=True)) for c in columns]
         h = [max(v, Fraction(0)) for v in h] if w is w1 else [v + 1 for v in h]
     assert found.lo.fractions() == h
+
+
+# Arithmetic with a radius, on numbers with many digits: what is exact must lie within.
+ROUNDED = DENSE | IMAGES | {
+    "divided": lambda w, x: (x @ w) / (2 + (x @ x) * w[0]) + jnp.sign(x[0]) * x[:5],
+    "stepped": lambda w, x: jnp.floor(8 * x[:5]) * (x @ w) + jnp.sum(x**3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [8, 30, 96])
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_radius_holds_what_is_exact(name: str, bits: int):
+    rng = np.random.default_rng(2)
+    image = name in IMAGES
+    w = rng.normal(size=(3, 3, 4, 8) if image else (7, 5)).astype(np.float32)
+    x = rng.normal(size=(1, 6, 6, 4) if image else (7,))
+    program = program_of(ROUNDED[name], w, x)
+    exact = ExactNetwork(program, w).output(Box.point(x))
+    near = ExactNetwork(program, w, bits=bits).output(Box.point(x))
+    assert near is not None or bits == 8
+    if near is None:  # a decision that so few bits leave open
+        assert name in ("chosen", "stepped")
+        return
+    radii = [Fraction(r) for r in near.lo.radii().reshape(-1).tolist()]
+    for a, b, r in zip(exact.lo.fractions(), near.lo.fractions(), radii, strict=True):
+        assert abs(a - b) <= r
+    assert bits > 30 or near.lo.radius is not None
+    assert max(radii) <= 1e5 * 2.0**-bits
+
+
+def smooth_network(w: Any, x: Any) -> Any:
+    z = x @ (w / jnp.sqrt((w**2).sum(axis=0) + 1e-3))
+    h = jnp.tanh(z) + jax.nn.sigmoid(3 * z) - jnp.exp(-jnp.abs(z))
+    spread = lax.rsqrt(jnp.mean(h**2) + 1e-5)
+    return jax.nn.softmax(h * spread) + jnp.log(1 + jnp.exp(-z)) + jnp.sqrt(h**2 + 1)
+
+
+@pytest.mark.parametrize("bits", [30, 96, 160])
+@pytest.mark.parametrize("seed", range(3))
+def test_smooth_values_lie_within_their_radius(seed: int, bits: int):
+    rng = np.random.default_rng(seed)
+    w = rng.normal(size=(6, 5))
+    x = rng.normal(size=6) * 10.0 ** rng.integers(-2, 2)
+    with jax.enable_x64(True):
+        model = Model(smooth_network, w, x.shape)
+        program, double, prepared = model.program, model.double, model.prepared
+    network = ExactNetwork(program, double, prepared=prepared, bits=bits)
+    found = network.output(Box.point(x))
+    with mpmath.workdps(100):
+        matrix = mpmath.matrix(w.tolist())
+        z = []
+        for j in range(5):
+            column = [matrix[i, j] for i in range(6)]
+            norm = mpmath.sqrt(sum(v**2 for v in column) + mpmath.mpf(1e-3))
+            products = [mpmath.mpf(a) * v for a, v in zip(x, column, strict=True)]
+            z.append(sum(products) / norm)
+        h = [
+            mpmath.tanh(v) + 1 / (1 + mpmath.exp(-3 * v)) - mpmath.exp(-abs(v))
+            for v in z
+        ]
+        spread = 1 / mpmath.sqrt(sum(v**2 for v in h) / 5 + mpmath.mpf(1e-5))
+        total = sum(mpmath.exp(v * spread) for v in h)
+        radii = found.lo.radii().tolist()
+        for v, u, value, radius in zip(h, z, found.lo.fractions(), radii, strict=True):
+            true = mpmath.exp(v * spread) / total
+            true += mpmath.log(1 + mpmath.exp(-u)) + mpmath.sqrt(v**2 + 1)
+            got = mpmath.mpf(value.numerator) / value.denominator
+            assert abs(true - got) <= radius
+            assert radius <= max(1e5 * 2.0**-bits, 1e-10)  # the weights have errors
 
 
 NOT_EXACT = {
