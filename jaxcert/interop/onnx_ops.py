@@ -58,6 +58,7 @@ from jaxcert.interop.onnx_places import (
     lower_tile,
     lower_trilu,
 )
+from jaxcert.interop.onnx_products import lower_matmul, product
 from jaxcert.interop.onnx_quantised import lower_dequantize, lower_quantize
 from jaxcert.interop.onnx_resize import (
     lower_depth_to_space,
@@ -136,7 +137,7 @@ def _gemm(call: Call) -> Outputs:
     if len(a.shape) != 2 or len(b.shape) != 2:
         raise ValueError(f"its operands have shapes {a.shape} and {b.shape}")
     alpha, beta = call.attribute("alpha", 1.0), call.attribute("beta", 1.0)
-    result = call.emit("matmul", a, b)
+    (result,) = product(call, a, b)
     if alpha != 1:
         result = call.emit("mul", result, float(alpha))
     if not call.has(2) or beta == 0:
@@ -242,7 +243,7 @@ SUPPORTED: Mapping[str, Rule] = {
     "Log": Rule(unary("log")),
     "LogSoftmax": Rule(_softmax("log_softmax")),
     "LpNormalization": Rule(lower_lp_norm),
-    "MatMul": Rule(_binary("matmul"), 2, 2),
+    "MatMul": Rule(lower_matmul, 2, 2),
     "Max": Rule(_variadic("max"), 1, _MANY),
     "MaxPool": Rule(lower_pool),
     "Mean": Rule(_mean_of_inputs, 1, _MANY),
