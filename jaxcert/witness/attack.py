@@ -19,7 +19,7 @@ from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings
-from jaxcert.trace.program import ActivationNode, Node, OpaqueNode
+from jaxcert.trace.program import ActivationNode, Node, OpaqueNode, Program
 from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Verdict, from_witness
 from jaxcert.witness.judge import Accepts, Judge, Witness, point_slack
@@ -207,7 +207,51 @@ def find_witness(
         witness = judge.search(spec, region, seeds, accepts)
         if witness is not None:
             return witness
-    return None
+    if isinstance(region, Ball) or not _worth_sampling(model.program, region):
+        return None
+    # Their gradients say little of trees of minima and maxima, nor of other large
+    # networks of few features, and branching takes long to get as far as this.
+    points = spread(region, _SAMPLES)
+    margins = judge.values(spec, points).margin
+    order = np.argsort(np.nan_to_num(margins, nan=np.inf), kind="stable")
+    return judge.search(spec, region, points[order[:_SEEDS]], accepts)
+
+
+_SAMPLES = 2048
+"""Points of a box that few features span, where the attack finds nothing."""
+_FEW_FEATURES, _LARGE = 4, 1 << 13
+"""Features that such a box varies at most, and elements that its networks have."""
+
+
+def _worth_sampling(program: Program, box: Box) -> bool:
+    varying = int(np.count_nonzero(np.asarray(box.lo) < np.asarray(box.hi)))
+    size = sum(node.size for node in program.nodes)
+    few = 0 < varying <= _FEW_FEATURES
+    return few and size >= _LARGE and not program.convolves
+
+
+def spread(box: Box, count: int) -> np.ndarray:
+    """Returns points of a box, spread evenly over the features that vary.
+
+    Element j of point i is the fractional part of `i / g^(j+1)`, g the root of
+    `g^(d+1) = g + 1` (Roberts, "The unreasonable effectiveness of quasirandom
+    sequences", 2018).
+
+    Args:
+      box: numpy float64, of d features that vary.
+      count: how many, shape (count, *d).
+    """
+    lo, hi = np.asarray(box.lo), np.asarray(box.hi)
+    flat = np.repeat(lo.reshape(1, -1), count, axis=0)
+    varying = np.flatnonzero(lo.reshape(-1) < hi.reshape(-1))
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (len(varying) + 1))
+    steps = root ** -np.arange(1.0, len(varying) + 1)
+    share = np.modf(0.5 + np.outer(np.arange(count), steps))[0]
+    least, most = lo.reshape(-1)[varying], hi.reshape(-1)[varying]
+    flat[:, varying] = np.clip(least + share * (most - least), least, most)
+    return flat.reshape((count, *lo.shape))
 
 
 def descend(

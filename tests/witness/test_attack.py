@@ -101,3 +101,44 @@ def test_the_worst_of_many_classes_is_found():
     assert witness is not None
     y = model.outputs(witness.point[None])[0]
     assert y[0] <= np.delete(y, 0).max()
+
+
+def bump(p, x):
+    """Flat but for a small pyramid, and large: a gradient says nothing elsewhere."""
+    far = jnp.abs(x[:2] - p["top"]).sum() + 0.0 * jnp.sum(jax.nn.relu(p["w"] @ x))
+    return 0.5 - jax.nn.relu(1 - 12 * far)[None]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_points_of_a_box_of_few_features_are_tried(large: bool):
+    rng = np.random.default_rng(0)
+    w = np.zeros((1 << 13 if large else 8, 3), np.float32)
+    box = jc.Box(np.array([-1.0, -1.0, 0.3]), np.array([1.0, 1.0, 0.3]))
+    spec = jc.Spec.rows(np.ones((1, 1)), np.zeros(1))
+    found = 0
+    for _ in range(4):
+        model = Model(bump, {"w": w, "top": rng.uniform(0.3, 0.9, 2)}, (3,))
+        with jax.enable_x64(True):
+            oracle = AttackOracle(model.f, AttackOptions())
+            witness = find_witness(oracle, Judge(model), box, spec)
+        if witness is not None:
+            assert model.outputs(witness.point[None]).item() <= 0
+            assert (box.lo <= witness.point).all() and (witness.point <= box.hi).all()
+            found += 1
+    assert found == (4 if large else 0)
+
+
+@pytest.mark.parametrize("features", [1, 2, 3, 4])
+def test_points_are_spread_evenly(features: int):
+    rng = np.random.default_rng(features)
+    lo = rng.normal(size=6)
+    hi = lo.copy()
+    varying = rng.permutation(6)[:features]
+    hi[varying] += rng.uniform(0.1, 9, features)
+    points = attacking.spread(jc.Box(lo, hi), 2048)
+    assert points.shape == (2048, 6)
+    assert (points >= lo).all() and (points <= hi).all()
+    cells = {1: 1024, 2: 24, 3: 8, 4: 4}[features]
+    share = (points[:, varying] - lo[varying]) / (hi - lo)[varying]
+    seen = np.unique(np.minimum(cells * share, cells - 1).astype(int), axis=0)
+    assert len(seen) == cells**features
