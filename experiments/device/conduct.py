@@ -65,6 +65,9 @@ def main(request: Request) -> int:
             f"{output} holds the results of another run: name a new folder"
         )
     output.mkdir(parents=True, exist_ok=True)
+    # A shell starts its background jobs deaf to Ctrl-C, and so would we our parts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     patience = _REHEARSED if request.rehearse else 1.0
     conductor = _Conductor(output, time.monotonic() + request.time_limit, patience)
     cores = sorted(os.sched_getaffinity(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_a_part_ends_at_its_limit_and_keeps_its_rows(monkeypatch, tmp_path, caps
     ends = {row["part"]: row["end"] for row in found if row["figure"] == "end"}
     assert ends == {"slow": "stopped", "next": "0"}
     assert {row["part"] for row in found if row["figure"] == "x"} == {"slow", "next"}
+
+
+def test_a_part_hears_that_it_is_to_end_though_the_shell_was_deaf(
+    monkeypatch, tmp_path, capsys
+):
+    heard = (
+        "import pathlib, sys, time\n"
+        "try: time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "  path = pathlib.Path(sys.argv[1]) / 'rows.jsonl'\n"
+        '  path.write_text(\'{"figure": "heard"}\\n\')\n'
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        parts = [python("slow", ACCELERATOR, heard, 10.0)]
+        _, found, _ = conducted(monkeypatch, tmp_path, capsys, parts)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [row["figure"] for row in found] == ["end", "heard"]
 
 
 def test_no_part_begins_when_time_is_up(monkeypatch, tmp_path, capsys):
