@@ -42,6 +42,8 @@ def climb(
       decay: of all rates, per move.
       iterations: how often to evaluate, >= 1.
     """
+    # Asked for its shapes first, it is traced once all the same.
+    evaluate = jax.jit(evaluate)
     zeros = jax.tree.map(jnp.zeros_like, start)
 
     def step(index: Array, carry: Any) -> Any:

@@ -244,7 +244,9 @@ def close_brackets(
     )
     # Without a ReLU there is nothing to split: what the bounds left open stays open.
     while (
-        layout.size and chunks.wanted(search) and np.sum(search.known.processed) < most
+        layout.size
+        and chunks.wanted(search)
+        and np.asarray(search.known.processed).sum() < most
     ):
         search = chunks.run(search)
         known = suspects.judged(instances, search.known)

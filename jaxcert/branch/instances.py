@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -256,7 +256,7 @@ def start(
     task: ApothemTask,
 ) -> tuple[Instances, Search]:
     """Returns padded instances and the stack with every open clause on it."""
-    count, inputs = len(instances.owner), len(radius)
+    count = len(instances.owner)
     padded = 64
     while padded < count:
         padded *= 4
@@ -275,23 +275,39 @@ def start(
     # The first clauses end on top of the stack.
     order = np.arange(count, dtype=np.int32)[::-1]
     slope = np.asarray(slopes, np.float32)[instances.owner[order]]
+    state = _Given(
+        box, radius, task.upper, task.witness, task.wanted & (radius > task.lower)
+    )
+    known = _untouched(layout, room, sizes, jax.tree.map(np.asarray, state))
     pool = _stack_of(layout, capacity, sizes, pad(order), pad(slope))
-    known = Known(
-        box=jax.tree.map(jnp.array, box),
-        radius=jnp.asarray(radius),
-        upper=jnp.asarray(task.upper),
-        witness=jnp.asarray(task.witness),
-        suspect=jnp.full(np.shape(task.witness), jnp.nan),
-        suspect_margin=jnp.full(inputs, jnp.inf),
-        open=jnp.asarray(task.wanted & (radius > task.lower)),
-        stuck=jnp.zeros(inputs, bool),
-        processed=jnp.zeros(inputs, jnp.int32),
+    return instances, Search(pool, jax.device_put(np.int32(count)), known)
+
+
+class _Given(NamedTuple):
+    """Attributes of `Known` at the start, and which inputs are open."""
+
+    box: Region
+    radius: Any
+    upper: Any
+    witness: Any
+    open: Any
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _untouched(layout: Layout, room: Room, sizes: _Sizes, given: _Given) -> Known:
+    """Returns what a search knows at its start, in arrays of its own."""
+    given, count = jax.tree.map(jnp.array, given), len(given.radius)
+    return Known(
+        **given._asdict(),
+        suspect=jnp.full_like(given.witness, jnp.nan),
+        suspect_margin=jnp.full(count, jnp.inf),
+        stuck=jnp.zeros(count, bool),
+        processed=jnp.zeros(count, jnp.int32),
         leaves=_empty_pool(layout, room.parked + room.block, sizes),
         leaf_count=jnp.zeros((), jnp.int32),
         proved=_no_proofs(layout, room.proved, sizes),
         proved_count=jnp.zeros((), jnp.int32),
     )
-    return instances, Search(pool, jnp.asarray(count, jnp.int32), known)
 
 
 def _capacity(layout: Layout, sizes: _Sizes, least: int) -> int:

@@ -229,7 +229,7 @@ def _typed(search: Search) -> Search:
 
 
 def _progress(search: Search) -> tuple[int, int]:
-    return int(np.sum(search.known.processed)), int(search.count)
+    return int(np.asarray(search.known.processed).sum()), int(search.count)
 
 
 class Pace:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcert.ball import Ball, region_of
+from jaxcert.ball import Ball, Region
 from jaxcert.bounds.alpha import (
     Layout,
     Multipliers,
@@ -22,7 +22,13 @@ from jaxcert.bounds.alpha import (
 )
 from jaxcert.box import distances
 from jaxcert.branch import ball_program, linear_program
-from jaxcert.branch.instances import ApothemTask, Instances, Known
+from jaxcert.branch.instances import (
+    ApothemTask,
+    Instances,
+    Known,
+    Subproblems,
+    ball,
+)
 from jaxcert.branch.linear_program import (
     LeafProof,
     affine_maps,
@@ -42,6 +48,15 @@ def _has_room(layout: Layout) -> bool:
     program = layout.program
     widest = max([program.input_size, *(node.size for node in program.nodes)])
     return 4 * 8 * layout.size * widest < free_bytes() // 2
+
+
+@functools.partial(jax.jit, static_argnames=("layout",))
+def _posed(
+    layout: Layout, model: Model, instances: Instances, boxes: Region, leaf: Subproblems
+) -> tuple[Problem, tuple[Array, ...]]:
+    """Returns the problem of a leaf, and its affine maps; see `affine_maps`."""
+    problem = narrowed(instances.problem(leaf.instance, boxes), leaf.ranges)
+    return problem, affine_maps(layout, model.double, problem, leaf.signs)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
@@ -90,7 +105,8 @@ def settle_leaves(
     leaves = jax.tree.map(np.array, jax.device_get(state.leaves))
     count, capacity = int(state.leaf_count), len(leaves.tries)
     radius, still = np.array(state.radius), np.array(state.open)
-    stuck = np.array(state.stuck)
+    stuck, upper = np.array(state.stuck), np.asarray(state.upper)
+    slacks, split_cost = np.asarray(instances.slack), np.asarray(instances.split_cost)
     shape = task.family.core.lo.shape[1:]
     points = np.zeros((capacity, *shape))
     has_point, wanted = np.zeros(capacity, bool), np.zeros(capacity, bool)
@@ -110,20 +126,17 @@ def settle_leaves(
         if not solvable or not room or visits[key] > _VISITS:
             stuck[j], still[j] = True, False
             continue
-        problem = instances.problem(leaves.instance[k], state.box)
-        own = jax.tree.map(lambda v, k=k: v[k], leaves.ranges)
-        problem = narrowed(problem, own)
-        maps = jax.device_get(
-            affine_maps(layout, model.double, problem, leaves.signs[k])
+        leaf = jax.tree.map(lambda v, k=k: v[k], leaves)
+        problem, maps = jax.device_get(
+            _posed(layout, model, instances, state.box, leaf)
         )
         fixed = leaves.signs[k]
-        slack = float(instances.slack[j])
+        slack = float(slacks[j])
         family = jax.tree.map(lambda v, j=j: v[j], task.family)
 
-        def proof(
-            j: int = j, maps: Any = maps, fixed: Any = fixed, family: Any = family
-        ) -> LeafProof | None:
-            region = region_of(family, max(radius[j], 0.0), outward=True)
+        def proof(j: int = j, maps: Any = maps, fixed: Any = fixed) -> LeafProof | None:
+            regions = jax.device_get(ball(task.family, np.maximum(radius, 0)))
+            region = jax.tree.map(lambda v: v[j], regions)
             if isinstance(region, Ball):
                 return ball_program.proving_multipliers(maps, fixed, region, deadline)
             return linear_program.proving_multipliers(maps, fixed, region, deadline)
@@ -138,9 +151,10 @@ def settle_leaves(
                 # becomes a suspect, and lowers no radius before it was judged.
                 point = nearest(maps, fixed, family, 0.0, deadline)
             if point is not None:
-                points[k] = family.domain.project(point.reshape(shape))
+                domain = family.domain
+                points[k] = np.clip(point.reshape(shape), domain.lo, domain.hi)
                 away = float(distances(family, points[k][None])[0])
-                has_point[k] = away < state.upper[j]
+                has_point[k] = away < upper[j]
                 if not tie:
                     radius[j] = min(radius[j], away - float(instances.width))
                     found = proof()
@@ -148,7 +162,7 @@ def settle_leaves(
             # The stack holds float32, whose multipliers may be too coarse for what is
             # tight; a certificate can hold no others.
             exact = Multipliers(leaves.multipliers.slope[k], found.beta, found.row)
-            charges = instances.split_cost[j], instances.slack[j]
+            charges = split_cost[j], slacks[j]
             if not options.record and bool(
                 _is_proved(layout, model, problem, fixed, exact, charges)
             ):
@@ -160,7 +174,7 @@ def settle_leaves(
                 multipliers[k] = 0
         leaves.tries[k] = options.patience
         wanted[k] = True
-    search = search.learned(stuck=jnp.asarray(stuck), open=jnp.asarray(still))
+    search = search.learned(stuck=stuck, open=still)
     if not room:
         # Every parked input was given up; pushing would write over open subproblems.
         return search.learned(leaf_count=jnp.zeros_like(state.leaf_count))

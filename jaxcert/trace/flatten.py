@@ -143,7 +143,7 @@ class Flattener:
         if equation.nested or not small or not known:
             return False
         with jax.ensure_compile_time_eval():
-            operands = [jnp.asarray(self.known[i]) for i in equation.inputs]
+            operands = [jax.device_put(self.known[i]) for i in equation.inputs]
             results = equation.primitive.bind(*operands, **equation.params)
         results = results if equation.primitive.multiple_results else [results]
         for i, result in zip(equation.outputs, results, strict=True):
