@@ -11,22 +11,27 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile -e
 # What is compiled once need not be in every process.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: certify test test-all lint format docs
+.PHONY: certify test test-all quick optimised lint format docs
 
 # Certifies 100 real digit images; see out/digits/report.html.
 certify: $(READY)
 	$(RUN) experiments/certify.py --model=demo --dataset=digits --inputs=0:100 \
 	  --output=out/digits --resume
 
-# Compiled quickly; and what depends on how it is compiled, as users' programs are.
 test: $(TESTS)
-	$(RUN) -m pytest -n 2 --dist loadfile
-	$(RUN) -m pytest -n 2 --dist loadfile --optimised
+	$(MAKE) --no-print-directory --jobs=2 quick optimised
 
 # With the campaigns, which take long.
 test-all: $(TESTS)
-	$(RUN) -m pytest -n 2 --dist loadfile -m ''
-	$(RUN) -m pytest -n 2 --dist loadfile -m '' --optimised
+	$(MAKE) --no-print-directory --jobs=2 quick optimised WHICH="-m ''"
+
+# Compiled quickly; and beside it, what depends on how it is compiled, as users' programs
+# are.
+quick: $(TESTS)
+	$(RUN) -m pytest -n 2 --dist loadfile $(WHICH)
+
+optimised: $(TESTS)
+	$(RUN) -m pytest --optimised $(WHICH)
 
 lint: $(TESTS)
 	$(VENV)/bin/ruff check .

@@ -177,6 +177,7 @@ def test_dual_boxes_hold_every_sound_box(made):
     assert again.label == 2
 
 
+@pytest.mark.campaign
 def test_dual_boxes_of_two_features_hold_the_class():
     """y = (|x_0| + |x_1|, 1): class 1 is the diamond, class 0 what is around it."""
     signs = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])

@@ -192,6 +192,7 @@ def test_audit_tells_it_beside_its_settings(tmp_path, monkeypatch, capsys):
     assert read(out / "audit.json") == settings
 
 
+@pytest.mark.campaign
 def test_dual_tells_it_beside_its_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dualising, "load_network", lambda _: NETWORK)
     given = {"model": "n.npz", "output": tmp_path / "out", "time_limit": 0.01}

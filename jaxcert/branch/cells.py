@@ -63,6 +63,7 @@ class Reach:
         point: Any = np.full((2 * int(np.prod(shape)), *shape), np.nan)
         return Reach(point)
 
+    @jax.jit
     def box(self) -> Box:
         """Returns the least box that holds the instances; of none, [inf, -inf]."""
         shape = self.point.shape[1:]
@@ -71,6 +72,7 @@ class Reach:
         hi = jnp.where(jnp.isnan(hi), -jnp.inf, hi)
         return Box(lo.reshape(shape), hi.reshape(shape))
 
+    @jax.jit
     def joined(self, points: Float[Array, "n *d"], valid: Bool[Array, " n"]) -> Reach:
         """Returns the reach with the valid ones of these points."""
         flat = points.reshape(len(points), -1)
@@ -306,7 +308,7 @@ def split_domain(
     """
     tolerance = jnp.asarray(_SPARE * task.tolerance)
     specs = [not_class(c, task.num_classes) for c in task.labels]
-    spec: Spec = jax.tree.map(lambda *v: jnp.stack(v), *specs)
+    spec: Spec = jax.tree.map(lambda *v: np.stack(v), *specs)
     options = options.fitted(task.program, len(spec.offset[0]), task.domain.lo.size)
     search, turn = _start(task, options), 0
     chunks = Chunks(

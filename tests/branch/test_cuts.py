@@ -121,6 +121,7 @@ def test_a_cut_that_is_not_a_number_proves_nothing(wrong: str):
         problem = Problem(
             box, {node.inputs[0]: box}, jnp.ones((1, 1)), jnp.zeros(1), cuts
         )
+        bounded = jax.jit(subproblem_bound, static_argnums=0)
         for multiplier in (0.0, 1.0):
             m = Multipliers(
                 jnp.zeros(2),
@@ -130,7 +131,7 @@ def test_a_cut_that_is_not_a_number_proves_nothing(wrong: str):
             )
             values = program.prepare(params, jnp.float64)
             signs = jnp.zeros(2, jnp.int8)
-            bound, _ = subproblem_bound(layout, values, problem, signs, m)
+            bound, _ = bounded(layout, values, problem, signs, m)
             assert jnp.isnan(bound)
 
 

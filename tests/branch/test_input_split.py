@@ -20,6 +20,8 @@ from jaxcert.model import Model
 from jaxcert.oracle import complete
 from jaxcert.oracle.complete import branch_and_bound
 
+decided = jax.jit(bound_box, static_argnums=(0, 1))
+
 CLAUSES = np.array([0, 1, 1], np.int32)
 
 
@@ -89,9 +91,9 @@ def test_rows_of_one_clause_that_are_never_both_violated_prove_it():
     with float64():
         program = Model(f, np.ones(2), (1,)).program
         box = jc.Box(jnp.zeros(1), jnp.ones(1))
-        assert bound_box(program, CrownOptions(), np.ones(2), box, spec).proved
+        assert decided(program, CrownOptions(), np.ones(2), box, spec).proved
         spec = jc.Spec.disjunction(np.eye(2), np.full(2, -0.25))
-        assert not bound_box(program, CrownOptions(), np.ones(2), box, spec).proved
+        assert not decided(program, CrownOptions(), np.ones(2), box, spec).proved
 
 
 # ------------------------------------------------------------------------- features
@@ -198,10 +200,10 @@ def test_a_point_at_a_jump_inside_its_range_refutes_nothing(jump):
         params, spec = np.float32(2.0**-70), jc.Spec.rows([[-1.0]], [0.5])
         program = Model(f, params, (1,)).program
         box = jc.Box(jnp.full(1, -0.5), jnp.full(1, 0.75))
-        found = bound_box(program, CrownOptions(bucket=None), params, box, spec)
+        found = decided(program, CrownOptions(bucket=None), params, box, spec)
         value = f(params, found.point)
         below = jc.Spec.rows([[-1.0]], [-2.5])  # violated, whatever z is rounded to
-        violated = bound_box(program, CrownOptions(bucket=None), params, box, below)
+        violated = decided(program, CrownOptions(bucket=None), params, box, below)
     assert not found.proved and not found.refutes
     assert value == 1 and found.doubt == -0.5
     assert violated.refutes

@@ -39,7 +39,7 @@ def test_chunks_share_one_program(module, monkeypatch):
     grid = np.stack(np.meshgrid(*[np.linspace(-3, 3, 99)] * 2), -1).reshape(-1, 2)
     row = np.array([[1.0, -1.0]])
     least = (model.outputs(grid) @ row[0]).min()
-    spec = jax.tree.map(np.asarray, jc.Spec.disjunction(row, np.array([0.01 - least])))
+    spec = jax.tree.map(np.asarray, jc.Spec.disjunction(row, np.array([1.0 - least])))
     verdict, count = branch_and_bound(model, box, spec, OPTIONS[module])
     assert verdict.status == jc.Status.PROVED and count > 4
     assert len(types) > 2

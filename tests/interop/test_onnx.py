@@ -46,10 +46,11 @@ def check_against_runtime(model: Any, folder: Path, low: float = -2.0) -> Any:
         abstract, jax.ShapeDtypeStruct(network.input_shape, np.float32)
     )
     assert jaxpr.out_avals[0].shape == (network.num_outputs,)
+    compiled = jax.jit(network.apply)
     for _ in range(2):
         x = rng.uniform(low, 2.0, network.input_shape).astype(np.float32)
         expected = runtime(path.read_bytes(), x, network.apply.has_batch_axis).ravel()
-        got = network.apply(network.params, x)
+        got = compiled(network.params, x)
         assert got.shape == (network.num_outputs,)
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     return network

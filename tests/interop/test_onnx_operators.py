@@ -339,7 +339,7 @@ def values_agree(case: Drawn, folder: Path) -> Any:
             load_onnx(path)
         return None
     network = load_onnx(path)
-    got = network.apply(network.params, x.reshape(network.input_shape))
+    got = jax.jit(network.apply)(network.params, x.reshape(network.input_shape))
     np.testing.assert_allclose(got, expected.ravel(), 1e-5, 1e-5, err_msg=str(case))
     return network
 

@@ -81,7 +81,7 @@ def test_several_inputs_and_outputs_are_parts_of_one_vector(
     points = random.normal(size=(20, first + second)).astype(np.float32)
     run = jax.jit(network.apply)
     box = jc.Box(points.min(0), points.max(0))
-    out = jc.crown(network.apply)(network.params, box).concretize(box)
+    out = jax.jit(jc.crown(network.apply))(network.params, box).concretize(box)
     for x in points:
         expected = answers(path, {"a": x[None, :first], "b": x[None, first:]})
         np.testing.assert_allclose(

@@ -98,6 +98,7 @@ def results(competitor, problem: Problem) -> list[BoxResult]:
     return found
 
 
+@pytest.mark.campaign
 def test_cyclic_ends_where_a_bisection_by_hand_does(problem):
     for x, found in zip(XS, results(one_by_one(Cyclic()), problem), strict=True):
         end = np.max(np.abs(x)) + 2

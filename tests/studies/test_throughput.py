@@ -273,6 +273,7 @@ def test_the_exponent_of_a_power_law():
     assert law.at(32) == pytest.approx(3 * 32**1.5)
 
 
+@pytest.mark.campaign
 def test_the_script_measures_once_and_resumes(
     tiny, environment, tmp_path, capsys, monkeypatch
 ):

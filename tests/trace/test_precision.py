@@ -694,9 +694,10 @@ def test_transformations_take_float64_for_what_it_is(bounds):
         if bounds in ("ibp", "crown"):
             # Intervals see of a box that both terms move by 1e8.
             point = jc.Box(box.lo, box.lo)
-            out, right = jc.ibp(steep)(STEEP, point), [0.9, 0.9]
+            out, right = jax.jit(jc.ibp(steep))(STEEP, point), [0.9, 0.9]
             if bounds == "crown":
-                out, right = jc.crown(steep)(STEEP, box).concretize(box), [0.9, 1.0]
+                out, right = jax.jit(jc.crown(steep))(STEEP, box), [0.9, 1.0]
+                out = out.concretize(box)
             # Doubles around 1e9 are 1.2e-7 apart.
             assert [float(out.lo[0]), float(out.hi[0])] == pytest.approx(
                 right, abs=1e-6
@@ -705,11 +706,12 @@ def test_transformations_take_float64_for_what_it_is(bounds):
         below = jc.Spec.rows(np.array([[-1.0, 0.0]]), np.array([0.5]))  # y_0 < 0.5
         if bounds == "oracle":
             above = jc.Spec.rows(np.array([[1.0, 0.0]]), np.array([-0.5]))
+            decide = jax.jit(BoundOracle(jc.crown(steep)))
             for spec, proved in ((below, False), (above, True)):
-                verdict = BoundOracle(jc.crown(steep))(STEEP, box, spec, box.center)
+                verdict = decide(STEEP, box, spec, box.center)
                 assert bool(verdict.proved) == proved
         else:
-            verdict = jc.attack(steep)(STEEP, box, below)
+            verdict = jax.jit(jc.attack(steep))(STEEP, box, below)
             assert bool(verdict.refuted)
     # Handed over without them, float64 is float32 there, as JAX has it.
     single = jc.ibp(steep)(STEEP, jc.Box(jnp.full(1, 0.9), jnp.ones(1)))
