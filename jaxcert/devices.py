@@ -63,6 +63,29 @@ def jit_in_haste(
     return run
 
 
+def as_one_program(
+    compute: Callable[..., Answer], static: int
+) -> Callable[..., Answer]:
+    """Returns a function that is compiled as a whole where it is called with arrays.
+
+    JAX would compile every operation of it for itself, which takes longer. Called
+    while something is traced it is a part of that.
+
+    Args:
+      compute: its arguments are pytrees of arrays, but for the first ones.
+      static: how many of these are static.
+    """
+    compiled = jax.jit(compute, static_argnums=tuple(range(static)))
+
+    @functools.wraps(compute)
+    def run(*arguments: Any) -> Answer:
+        leaves = jax.tree.leaves(arguments[static:])
+        traced = any(isinstance(v, jax.core.Tracer) for v in leaves)
+        return (compute if traced else compiled)(*arguments)
+
+    return run
+
+
 def is_accelerator() -> bool:
     """Returns whether the device of this thread is another than a CPU."""
     return local_devices()[0].platform != "cpu"

@@ -25,6 +25,7 @@ from jaxcert.bounds.backward import (
 )
 from jaxcert.bounds.ibp import interval_rows, node_interval
 from jaxcert.box import Box
+from jaxcert.devices import as_one_program
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.activations import Relaxation
@@ -98,10 +99,14 @@ class AffineBounds:
     @own_settings()
     def concretize(self, box: Region) -> Box:
         """Returns the box of outputs, for a box or ball inside that of the bounds."""
-        box = of_jax(box)
-        lower = least_over(self.lower_coefficients, self.lower_offset, box)
-        upper = least_over(-self.upper_coefficients, -self.upper_offset, box)
-        return Box(lower, -upper)
+        return _concretized(self, of_jax(box))
+
+
+@functools.partial(as_one_program, static=0)
+def _concretized(bounds: AffineBounds, box: Region) -> Box:
+    lower = least_over(bounds.lower_coefficients, bounds.lower_offset, box)
+    upper = least_over(-bounds.upper_coefficients, -bounds.upper_offset, box)
+    return Box(lower, -upper)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -276,11 +281,9 @@ def row_source(
 
 
 def _spec_rows(
-    f: Callable, options: CrownOptions, params: Any, region: Region, spec: Spec
+    program: Program, options: CrownOptions, params: Any, region: Region, spec: Spec
 ) -> tuple[Array, dict[int, Box]]:
-    like = enclosing(region).lo
-    program = program_as_given(f, params, like)
-    values = program.prepare(params, like.dtype)
+    values = program.prepare(params, enclosing(region).lo.dtype)
     layers = bound_layers(program, values, region, options)
     by_interval = interval_rows(program, values, layers.boxes, spec)
     rows = layers.lower_values({program.output: spec.coefficients}, spec.offset)
@@ -288,12 +291,11 @@ def _spec_rows(
 
 
 def _affine_bounds(
-    f: Callable, options: CrownOptions, params: Any, region: Region
+    program: Program, options: CrownOptions, params: Any, region: Region
 ) -> AffineBounds:
-    like = enclosing(region).lo
-    program = program_as_given(f, params, like)
-    rows = output_rows(program, like.dtype)
-    values = program.prepare(params, like.dtype)
+    dtype = enclosing(region).lo.dtype
+    rows = output_rows(program, dtype)
+    values = program.prepare(params, dtype)
     layers = bound_layers(program, values, region, options)
     return AffineBounds.of_both_sides(*layers.lower(*rows))
 
@@ -322,16 +324,17 @@ def _differentiable(compute: Callable) -> Callable:
     """
 
     @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-    def wrapped(f: Callable, options: CrownOptions, *arguments: Any) -> Any:
-        return compute(f, options, *arguments)
+    def wrapped(program: Program, options: CrownOptions, *arguments: Any) -> Any:
+        return compute(program, options, *arguments)
 
     @wrapped.defjvp
-    def _(f: Callable, options: CrownOptions, primals: Any, tangents: Any) -> Any:
+    def _(program: Program, options: CrownOptions, primals: Any, tangents: Any) -> Any:
         dense = dataclasses.replace(options, bucket=None)
-        _, moved = jax.jvp(functools.partial(compute, f, dense), primals, tangents)
-        return compute(f, options, *primals), moved
+        exact = functools.partial(compute, program, dense)
+        _, moved = jax.jvp(exact, primals, tangents)
+        return compute(program, options, *primals), moved
 
-    return wrapped
+    return as_one_program(wrapped, static=2)
 
 
 _differentiable_rows = _differentiable(_spec_rows)
@@ -349,7 +352,8 @@ class Crown:
     def __call__(self, params: Any, box: Region) -> AffineBounds:
         """Returns affine functions that enclose f(params, z) for every z of the box."""
         box = of_jax(box)
-        return _differentiable_bounds(self.f, self.options, params, box)
+        program = program_as_given(self.f, params, enclosing(box).lo)
+        return _differentiable_bounds(program, self.options, params, box)
 
     def lower_rows(self, params: Any, box: Region, spec: Spec) -> Float[Array, " rows"]:
         """Returns a lower bound over the box, or ball, of every row of the spec.
@@ -364,7 +368,8 @@ class Crown:
     ) -> tuple[Float[Array, " rows"], dict[int, Box]]:
         """Returns `lower_rows` and the range of every value of the program."""
         box = of_jax(box)
-        return _differentiable_rows(self.f, self.options, params, box, spec)
+        program = program_as_given(self.f, params, enclosing(box).lo)
+        return _differentiable_rows(program, self.options, params, box, spec)
 
 
 def crown(f: Callable[[Any, Any], Any], options: CrownOptions | None = None) -> Crown:

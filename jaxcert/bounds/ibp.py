@@ -17,6 +17,7 @@ from jaxcert.bounds.backward import (
     without_infinity,
 )
 from jaxcert.box import Box
+from jaxcert.devices import as_one_program
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
@@ -111,9 +112,7 @@ class Ibp:
     def __call__(self, params: Any, box: Region) -> Box:
         """Returns a Box that encloses f(params, z) for every z of the box or ball."""
         box = enclosing(of_jax(box))
-        program = program_as_given(self.f, params, box.lo)
-        values = program.prepare(params, box.lo.dtype)
-        return propagate(program, values, box)[program.output]
+        return _enclosure(program_as_given(self.f, params, box.lo), params, box)
 
     def lower_rows(self, params: Any, box: Region, spec: Spec) -> Float[Array, " rows"]:
         """Returns a lower bound over the box or ball of every row of the spec."""
@@ -126,9 +125,22 @@ class Ibp:
         """Returns `lower_rows` and the range of every value of the program."""
         box = enclosing(of_jax(box))
         program = program_as_given(self.f, params, box.lo)
-        values = program.prepare(params, box.lo.dtype)
-        boxes = propagate(program, values, box)
-        return interval_rows(program, values, boxes, spec), boxes
+        return _rows_and_boxes(program, params, box, spec)
+
+
+@functools.partial(as_one_program, static=1)
+def _enclosure(program: Program, params: Any, box: Box) -> Box:
+    values = program.prepare(params, box.lo.dtype)
+    return propagate(program, values, box)[program.output]
+
+
+@functools.partial(as_one_program, static=1)
+def _rows_and_boxes(
+    program: Program, params: Any, box: Box, spec: Spec
+) -> tuple[Float[Array, " rows"], dict[int, Box]]:
+    values = program.prepare(params, box.lo.dtype)
+    boxes = propagate(program, values, box)
+    return interval_rows(program, values, boxes, spec), boxes
 
 
 def ibp(f: Callable[[Any, Any], Any]) -> Ibp:
