@@ -56,6 +56,8 @@ def children(bound, layout, multipliers, signs, outputs, neuron):
 def test_children_start_no_worse_than_their_parent(network):
     layout, (values, _), problem = network
     bound = jax.jit(functools.partial(subproblem_bound, layout, values, problem))
+    cut = jax.jit(functools.partial(restricted, layout))
+    rated = jax.jit(functools.partial(scores, layout, narrowing=False))
     rng = np.random.default_rng(0)
     tried = 0
     for _ in range(20):
@@ -67,8 +69,7 @@ def test_children_start_no_worse_than_their_parent(network):
             jnp.zeros(1),
         )
         value, (_, outputs) = bound(signs, multipliers)
-        ranges = restricted(layout, problem.ranges, signs)
-        _, free = scores(layout, ranges, signs, jnp.abs(outputs), narrowing=False)
+        _, free = rated(cut(problem.ranges, signs), signs, jnp.abs(outputs))
         # What takes the place of a chord is no less than it, but may be bounded worse.
         for neuron in np.flatnonzero(free & (outputs >= 0)):
             found = children(bound, layout, multipliers, signs, outputs, neuron)
