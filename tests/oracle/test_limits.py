@@ -241,9 +241,9 @@ def test_a_search_without_end_ends_in_time():
     point = jc.Box.point(np.zeros(12))
     assert asked(tanh, params, point, spec, options)[0].proved  # compiles
     begin = time.monotonic()
-    verdict, work = asked(tanh, params, box, spec, options, begin + 1.0)
+    verdict, work = asked(tanh, params, box, spec, options, begin + 3.0)
     assert (verdict.status, verdict.reason) == (jc.Status.UNKNOWN, jc.Reason.TIME)
-    assert work > 0 and time.monotonic() - begin < 1.0 + 30.0
+    assert work > 0 and time.monotonic() - begin < 3.0 + 30.0
 
 
 def test_linear_programs_end_at_the_deadline():
