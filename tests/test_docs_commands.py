@@ -1,15 +1,20 @@
-"""Command lines of the README and the documentation run, with small counts."""
+"""Every command line of the README and the documentation runs, with small counts.
+
+What a page prints is what is run: flags that make a line small are appended, for the
+later of two counts. Lines that are not run are in `NOT_HERE`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +34,7 @@ NOT_HERE = {
     r"^(make (test|lint|docs)$)": "they are what .ci/run runs",
     r"^(git clone|cd|python3 -m venv|\S*pip) ": "they fetch and install",
 }
-# What is said beside what is printed, so that a line takes seconds: later flags count.
+# What is said beside what is printed, so that a line takes seconds.
 SHORTER = {
     r"certify .*--model=NET.onnx --inputs=PHOTOS": "--oracle=crown",
     r"certify .*--dataset=fashion_mnist --data_dir": "--inputs=0:2 --oracle=ibp",
@@ -52,23 +57,45 @@ SHORTER = {
     r"prune": "--seeds=1 --images=128 --inputs=1 --epochs=1 --rounds=1",
     r"captioner": "--inputs=0:1 --n=50 --n0=10 --labelled=40 --epochs=1",
 }
-# What stands for "..." and for names that are not of files.
+# What stands for "...".
 FILLED = {
-    r"^jaxcert certify (--oracle|--cuts)": "--model=NET.onnx --inputs=PHOTOS",
-    r"^jaxcert verify --cuts": "--onnx=NET.onnx --vnnlib=PROPERTY.vnnlib",
+    r"^jaxcert certify (--oracle|--cuts)": "--model=SMALL.onnx --inputs=PHOTOS",
+    r"^jaxcert verify --cuts": "--onnx=SMALL.onnx --vnnlib=PROPERTY.vnnlib",
     r"^jaxcert certify \.\.\.": "--model=NET.onnx --dataset=fashion_mnist "
     "--inputs=0:4 --batch_size=1 --oracle=ibp",
 }
-# Lines that another page prints, and that this one takes for done.
-BEFORE = {
-    "certificates.md": ["jaxcert certify --model=NET.onnx --inputs=PHOTOS --proofs "
-                        "--output=out/certify"],
-}  # fmt: skip
-# Lines that ask for real images, whether they name them or not.
-_IMAGES = re.compile(
-    r"mnist|fashion|sweep|smoothing |sigma=0.25 --output|semantic |inputs=all|\.\.\. |"
-    r"asymmetric|relaxations.*(model|output=out/r)|prune|captioner|noise"
-)
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What the lines of a page need.
+
+    Attributes:
+      mnist: MNIST or Fashion-MNIST, from ../shared/data.
+      large: NET.onnx takes their images, of 28 by 28, and not those of PHOTOS.
+      before: a line of another page, which this one takes for done.
+    """
+
+    mnist: bool = False
+    large: bool = False
+    before: str | None = None
+
+
+NEEDS = {
+    "asymmetric.md": Page(mnist=True),
+    "certificates.md": Page(
+        before="jaxcert certify --model=NET.onnx --inputs=PHOTOS --proofs "
+        "--output=out/certify"
+    ),
+    "commands.md": Page(
+        mnist=True,
+        before="jaxcert train --channels=16,32 --sigma=0.25 --output=out/noise.npz",
+    ),
+    "relaxations.md": Page(mnist=True, large=True),
+    "scale.md": Page(mnist=True, large=True),
+    "semantic.md": Page(mnist=True),
+    "smoothing.md": Page(mnist=True),
+}
 
 
 def wanted(line: str) -> bool:
@@ -76,26 +103,11 @@ def wanted(line: str) -> bool:
     return not any(re.search(pattern, line) for pattern in NOT_HERE)
 
 
+# The lines to run, by page.
 LINES = {
-    page: [line for name, line in COMMAND_LINES if name == page and wanted(line)]
-    for page in dict.fromkeys(name for name, _ in COMMAND_LINES)
+    page: [line for _, line in pairs if wanted(line)]
+    for page, pairs in itertools.groupby(COMMAND_LINES, lambda pair: pair[0])
 }
-
-
-# Pages whose lines are run; of those that also ask for real images, the others alone.
-RUN = ("README.md", "index.md", "commands.md", "data.md", "tabular.md",
-       "certificates.md", "benchmarks.md", "asymmetric.md", "smoothing.md",
-       "scale.md")  # fmt: skip
-for _page in ("README.md", "index.md", "commands.md", "tabular.md"):
-    LINES[_page] = [
-        line
-        for line in LINES[_page]
-        if not _IMAGES.search(line) and not line.startswith(("make ", "python "))
-    ]
-
-
-def of_images(page: str) -> bool:
-    return any(_IMAGES.search(line) for line in LINES[page])
 
 
 def untrained(kind: str, **sizes: tuple[int, ...]) -> Network:
@@ -105,11 +117,11 @@ def untrained(kind: str, **sizes: tuple[int, ...]) -> Network:
 
 def named_in_pages(folder: Path, tiny: Tiny, page: str) -> None:
     """Writes the files that the command lines of a page name."""
-    if of_images(page) and page not in ("commands.md", "certificates.md"):
-        # The networks of these pages take images of 28 by 28.
+    (folder / "SMALL.onnx").symlink_to(tiny.onnx)
+    (folder / "NET.onnx").symlink_to(tiny.onnx)
+    if NEEDS.get(page, Page()).large:
+        (folder / "NET.onnx").unlink()
         export_onnx(folder / "NET.onnx", untrained("mlp", hidden=(16,)))
-    else:
-        shutil.copy(tiny.onnx, folder / "NET.onnx")
     save_checkpoint(folder / "NET.npz", untrained("cnn", channels=(4, 4)))
     digits = load_dataset("digits", "test")
     images, labels = digits.images[:4], digits.labels[:4]
@@ -168,49 +180,49 @@ def whole(line: str, port: int) -> tuple[list[str], dict[str, str]]:
     return [sys.executable, *module, *words], own
 
 
+def all_processes(lines: list[str]) -> Iterator[str]:
+    """Yields the lines; of four processes that a page starts by hand it prints two."""
+    for line in lines:
+        yield line
+        if "--process=1" in line:
+            for i in (2, 3):
+                yield line.replace("--process=1", f"--process={i}")
+
+
 def run(folder: Path, lines: list[str]) -> None:
     """Runs lines in a folder, those that are processes of one run side by side."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
+    # Compiled as users do: what the tests compile in haste convolves slowly.
+    given = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    if SHARED.is_dir():
+        given["JAXCERT_DATA_DIR"] = str(SHARED)
+
+    def start(line: str) -> subprocess.Popen[str]:
+        words, own = whole(line, port)
+        return subprocess.Popen(
+            words, cwd=folder, env=os.environ | given | own, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
     for together, group in itertools.groupby(lines, lambda line: "--process=" in line):
-        started = []
-        for line in group:
-            words, own = whole(line, port)
-            given = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | own
-            if SHARED.is_dir():
-                given["JAXCERT_DATA_DIR"] = str(SHARED)
-            started.append(
-                (line, subprocess.Popen(
-                    words, cwd=folder, env=os.environ | given, text=True,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                ))
-            )  # fmt: skip
-            if not together:
-                ended(*started.pop())
-        for line, process in started:
-            ended(line, process)
-
-
-def ended(line: str, process: subprocess.Popen[str]) -> None:
-    """Waits for a line, and looks at what came of it."""
-    said, _ = process.communicate()
-    assert process.returncode == 0, f"{line}:\n{said[-2000:]}"
-    assert "Traceback" not in said, f"{line}:\n{said[-2000:]}"
+        for some in [list(group)] if together else ([line] for line in group):
+            for line, process in [(line, start(line)) for line in some]:
+                said, _ = process.communicate()
+                assert process.returncode == 0, f"{line}:\n{said[-2000:]}"
+                assert "Traceback" not in said, f"{line}:\n{said[-2000:]}"
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize("page", [page for page, lines in LINES.items() if lines])
 def test_commands_run_as_they_are_printed(page: str, tiny: Tiny, tmp_path: Path):
-    if of_images(page) and not SHARED.is_dir():
-        pytest.skip("needs the real data sets of ../shared/data")
-    lines = [*BEFORE.get(page, ()), *LINES[page]]
-    third = [k for k, line in enumerate(lines) if "--process=1" in line]
-    for k in third:  # a page prints two of four, and dots for the others
-        more = [re.sub("--process=1", f"--process={i}", lines[k]) for i in (2, 3)]
-        lines[k + 1 : k + 1] = more
+    needs = NEEDS.get(page, Page())
+    if needs.mnist and not SHARED.is_dir():
+        pytest.skip("needs MNIST and Fashion-MNIST in ../shared/data")
     named_in_pages(tmp_path, tiny, page)
-    run(tmp_path, lines)
+    before = [needs.before] if needs.before else []
+    run(tmp_path, [*before, *all_processes(LINES[page])])
 
 
 def test_every_line_can_be_run_or_it_is_said_why_not():
