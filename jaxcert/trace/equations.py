@@ -53,6 +53,11 @@ class Equation:
         """Whether it runs functions of its own, as loops and branches do."""
         return any(sub_jaxprs(self.params))
 
+    @property
+    def without_floats(self) -> bool:
+        """Whether it computes with truth values and integers alone."""
+        return not any(is_float(t) for t in (*self.input_types, *self.output_types))
+
     def bind(self, *operands: Any, dtype: Any) -> Any:
         """Returns the primitive applied to operands, computed in the float dtype.
 

@@ -69,7 +69,7 @@ _CARRIED = _MOVES | _DECISIONS | _STEPS | _ROUNDED | {"select_n"}
 
 def is_modelled(step: Equation, inexact: Collection[int]) -> bool:
     """Returns whether the error of a step's results is known."""
-    if _without_floats(step):
+    if step.without_floats:
         return True
     if step.nested:
         return False
@@ -86,10 +86,6 @@ def is_inexact(step: Equation, inexact: Collection[int]) -> bool:
     if step.name in ("convert_element_type", "reduce_precision"):
         return not _holds(step)
     return True
-
-
-def _without_floats(step: Equation) -> bool:
-    return not any(is_float(t) for t in (*step.input_types, *step.output_types))
 
 
 def _target(step: Equation) -> FloatFormat:
@@ -126,7 +122,7 @@ def run(step: Equation, values: Values, inexact: Collection[int], dtype: Any) ->
 
 
 def _results(step: Equation, operands: list[Any], dtype: Any) -> list[Any]:
-    known = step.name in _CARRIED and not step.nested and not _without_floats(step)
+    known = step.name in _CARRIED and not step.nested and not step.without_floats
     if not known:
         typed = [
             jnp.asarray(v, t) if isinstance(t, np.dtype) else v  # no PRNG keys

@@ -23,7 +23,7 @@ from jaxcert.spec import Spec
 from jaxcert.trace.equations import Equation, Values
 from jaxcert.trace.program import Program
 from jaxcert.witness.exact_numbers import Budget, Exact, Inexact
-from jaxcert.witness.exact_rules import RULES, Operand, Range
+from jaxcert.witness.exact_rules import Operand, Range, rule_of
 
 _WORK = 4e9
 """Most multiply-adds of one evaluation, of float64 numbers: seconds."""
@@ -104,10 +104,9 @@ class ExactNetwork:
         numbers.
         """
         assert output.is_point
-        total = self._rows(spec, output)
-        if total is None:
+        rows = _rows(spec, output, upper=True)
+        if rows is None:
             return None
-        rows = total.upper.fractions()
         best: dict[int, Fraction] = {}
         for value, clause in zip(rows, np.asarray(spec.clause).tolist(), strict=True):
             best[clause] = max(value, best.get(clause, value))
@@ -115,20 +114,7 @@ class ExactNetwork:
 
     def rows(self, spec: Spec, output: Range) -> list[Fraction] | None:
         """Returns the spec's rows at an output; of a range, lower bounds of them."""
-        total = self._rows(spec, output)
-        return None if total is None else total.lower.fractions()
-
-    def _rows(self, spec: Spec, output: Range) -> Exact | None:
-        try:
-            coefficients, total = Exact.of(spec.coefficients), Exact.of(spec.offset)
-            positive = coefficients.map(lambda v: np.maximum(v, 0))
-            negative = coefficients.map(lambda v: np.minimum(v, 0))
-            for weights, end in ((positive, output.lo), (negative, output.hi)):
-                products = weights * end
-                total = total + products.map(_row_sums, _row_sums)
-        except Inexact:
-            return None
-        return total
+        return _rows(spec, output, upper=False)
 
     def excludes(self, spec: Spec, strict: Bool[np.ndarray, " rows"], box: Box) -> bool:
         """Returns whether interval arithmetic shows the spec on a box, without slack.
@@ -148,6 +134,20 @@ class ExactNetwork:
             if row > 0 or (open_ and row == 0)
         }
         return shown == set(range(spec.num_clauses))
+
+
+def _rows(spec: Spec, output: Range, *, upper: bool) -> list[Fraction] | None:
+    """Returns bounds of the spec's rows at an output, or None."""
+    try:
+        coefficients, total = Exact.of(spec.coefficients), Exact.of(spec.offset)
+        positive = coefficients.map(lambda v: np.maximum(v, 0))
+        negative = coefficients.map(lambda v: np.minimum(v, 0))
+        for weights, end in ((positive, output.lo), (negative, output.hi)):
+            products = weights * end
+            total = total + products.map(_row_sums, _row_sums)
+        return (total.upper if upper else total.lower).fractions()
+    except Inexact:
+        return None
 
 
 def _row_sums(v: np.ndarray) -> np.ndarray:
@@ -201,12 +201,8 @@ def _run(
     for equation in equations:
         if all(i in values or i not in needed for i in equation.outputs):
             continue
-        rule = RULES.get(equation.name)
-        kind = equation.params.get("preferred_element_type")
-        if rule is None or (kind is not None and np.dtype(kind).itemsize < 4):
-            raise Inexact
         operands = [values[i] for i in equation.inputs]
-        results = rule(equation, operands, budget)
+        results = rule_of(equation)(equation, operands, budget)
         many = results if isinstance(results, list) else [results]
         for i, result in zip(equation.outputs, many, strict=True):
             if isinstance(result, np.ndarray) and result.dtype.kind not in "biu":

@@ -270,7 +270,8 @@ def _whole(change: Callable[[Exact], np.ndarray]) -> Callable[..., Exact]:
 
 
 def _floors(x: Exact) -> np.ndarray:
-    return (x.integers * x.unit.numerator) // x.unit.denominator
+    floors = (x.integers * x.unit.numerator) // x.unit.denominator
+    return np.asarray(floors, object)
 
 
 def _signs(x: Exact) -> np.ndarray:
@@ -468,10 +469,11 @@ def _finite(_: Equation, operands: list[Operand], budget: Budget) -> np.ndarray:
 
 
 def _plain(equation: Equation, operands: list[Operand], budget: Budget) -> Operand:
-    """Truth values and integers: JAX computes them without rounding."""
+    """Truth values and integers: JAX computes them, modulo a power of 2 as f states."""
     if any(isinstance(v, Range) for v in operands):
         raise Inexact
-    return _run(equation, operands)
+    typed = zip(operands, equation.input_types, strict=True)
+    return _run(equation, [np.asarray(v).astype(kind) for v, kind in typed])
 
 
 def _convert(equation: Equation, operands: list[Operand], budget: Budget) -> Operand:
@@ -498,6 +500,19 @@ def _convert(equation: Equation, operands: list[Operand], budget: Budget) -> Ope
             if not math.isfinite(kept) or Fraction(kept) != value:
                 raise Inexact
     return x
+
+
+def rule_of(equation: Equation) -> Rule:
+    """Returns what computes the exact results of an equation.
+
+    Raises:
+      Inexact: nothing does.
+    """
+    kind = equation.params.get("preferred_element_type")
+    narrow = kind is not None and np.dtype(kind).itemsize < 4
+    if equation.name not in RULES or narrow:
+        raise Inexact
+    return _plain if equation.without_floats else RULES[equation.name]
 
 
 RULES: dict[str, Rule] = {

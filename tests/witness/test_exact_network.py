@@ -14,8 +14,12 @@ from jax import lax
 
 from jaxcert.box import Box
 from jaxcert.model import Model
+from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_of
 from jaxcert.witness.exact import ExactNetwork
+from jaxcert.witness.exact_numbers import Exact
+from jaxcert.witness.exact_rules import Range
+from jaxcert.witness.judge import Judge
 
 
 def conv(w: Any, x: Any, **changes: Any) -> Any:
@@ -106,6 +110,7 @@ def test_all_digits_of_sums_are_kept():
 ROUNDED = DENSE | IMAGES | {
     "divided": lambda w, x: (x @ w) / (2 + (x @ x) * w[0]) + jnp.sign(x[0]) * x[:5],
     "stepped": lambda w, x: jnp.floor(8 * x[:5]) * (x @ w) + jnp.sum(x**3),
+    "stepped scalar": lambda w, x: jnp.floor(8 * jnp.sum(x**2)) * (x @ w),
 }  # fmt: skip
 
 
@@ -121,7 +126,7 @@ def test_a_radius_holds_what_is_exact(name: str, bits: int):
     near = ExactNetwork(program, w, bits=bits).output(Box.point(x))
     assert near is not None or bits == 8
     if near is None:  # a decision that so few bits leave open
-        assert name in ("chosen", "stepped")
+        assert name in ("chosen", "stepped", "stepped scalar")
         return
     radii = [Fraction(r) for r in near.lo.radii().reshape(-1).tolist()]
     for a, b, r in zip(exact.lo.fractions(), near.lo.fractions(), radii, strict=True):
@@ -183,6 +188,54 @@ def test_what_has_no_exact_value_has_none(name: str):
     w, x = np.ones((3, 3), np.float32), np.ones(3)
     program = program_of(NOT_EXACT[name], w, x)
     assert ExactNetwork(program, w).output(Box.point(x)) is None
+
+
+# int8: 100 * 2 is -56, -(-128) is -128, and -7 / 2 is -3.
+WHOLE = {
+    "product": lambda w, x: (w * 2).astype(x.dtype) * x,
+    "sum": lambda w, x: (w + w).astype(x.dtype) * x,
+    "sums": lambda w, x: jnp.sum(w, dtype=jnp.int8).astype(x.dtype) * x,
+    "cube": lambda w, x: (w**3).astype(x.dtype) * x,
+    "negative": lambda w, x: (-w).astype(x.dtype) * x,
+    "magnitude": lambda w, x: jnp.abs(w).astype(x.dtype) * x,
+    "quotient": lambda w, x: lax.div(w, jnp.int8(2)).astype(x.dtype) * x,
+    "sign": lambda w, x: jnp.sign(w).astype(x.dtype) * x,
+}
+
+
+@pytest.mark.parametrize("bits", [None, 96])
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers_wrap_around_as_those_of_f(name: str, bits: int | None):
+    w, x = np.array([100, -128, -7], np.int8), np.array([1.0, -2.0, 0.25])
+    program = program_of(WHOLE[name], w, x)
+    found = ExactNetwork(program, w, prepared={}, bits=bits).output(Box.point(x))
+    with jax.enable_x64(True):
+        expected = np.asarray(WHOLE[name](jnp.asarray(w), jnp.asarray(x)))
+    assert [float(v) for v in found.lo.fractions()] == expected.tolist()
+
+
+def test_a_tie_that_wraps_around_is_told_from_a_win():
+    def f(w, x):
+        return (w[:1] * 2).astype(x.dtype) * x[:1] + 56 * x[1:] + 2.0**-60
+
+    model = Model(f, np.array([100], np.int8), (2,))
+    with jax.enable_x64(True):
+        judge, x = Judge(model), np.ones(2)
+        for sign, violated in ((1, False), (-1, True)):
+            row = Spec.rows(np.array([[float(sign)]]), np.zeros(1))
+            found = judge.first(row, x[None])
+            assert (found is not None) == violated
+            assert found is None or found.margin == -(2.0**-60)
+
+
+def test_margins_of_units_too_far_apart_are_unknown():
+    w, x = np.ones((3, 3), np.float32), np.ones(3)
+    network = ExactNetwork(program_of(lambda w, x: x @ w, w, x), w)
+    zero = np.array([0, 0, 0], object)
+    tiny = Exact(zero, Fraction(1, 1 << 8000), np.full(3, 2.0**950))
+    spec = Spec.rows(np.ones((1, 3)), np.zeros(1))
+    assert network.margin(spec, Range.point(tiny)) is None
+    assert network.rows(spec, Range.point(tiny)) is None
 
 
 def test_work_is_bounded():
