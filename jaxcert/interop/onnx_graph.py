@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -62,17 +62,23 @@ class OnnxGraph:
     output: str
 
     @functools.cached_property
-    def computes_weights(self) -> bool:
-        """Whether weights are computed from others, as batch normalisation does.
+    def needs_float64(self) -> bool:
+        """Whether f has to be traced with float64 (`tracing.with_types`).
 
-        Then f is traced with float64 (`tracing.with_types`): what the file means is the
-        factor in real arithmetic, not its rounding to float32.
+        It does where weights are computed from others, as batch normalisation does:
+        the file means the factor in real arithmetic, not its rounding to float32. And
+        where a number of a formula, such as the 0.1 of a file in float64, is none of
+        float32.
         """
         fixed: set[str] = set()
         for i, node in enumerate(self.nodes):
             read = [v for v in node.inputs if isinstance(v, str)]
             if read and all(v[0] == "w" or v in fixed for v in read):
                 fixed.add(f"n{i}")
+            numbers = np.array([*_numbers((node.inputs, node.attributes))], np.float64)
+            with np.errstate(over="ignore"):
+                if np.any(numbers != numbers.astype(WIDE)):
+                    return True
         return bool(fixed)
 
     def __call__(
@@ -102,6 +108,15 @@ class OnnxGraph:
 def evaluate(op: str, attributes: Attributes, operands: list[Any]) -> Any:
     """Returns the result of one operation of `OPERATORS`."""
     return OPERATORS[op](*operands, **dict(attributes))
+
+
+def _numbers(settings: Any) -> Iterator[float]:
+    """Yields the floats in nested tuples."""
+    if isinstance(settings, float):
+        yield settings
+    elif isinstance(settings, tuple):
+        for setting in settings:
+            yield from _numbers(setting)
 
 
 def _at_least_float32(value: Any) -> Any:

@@ -110,11 +110,12 @@ class Builder:
         types = dict.fromkeys(WIDE if is_low(v.dtype) else v.dtype for v in numbers)
         if len(types) > 1 and op != "power":
             raise ValueError(f"its operands are of types {', '.join(map(str, types))}")
-        if not any(isinstance(v, Computed) for v in operands):
+        fixed = not any(isinstance(v, Computed) for v in operands)
+        if fixed:
             folded = self._fold(op, settings, operands)
             if folded is not None:
                 return folded
-        inputs = [self._operand(v) for v in operands]
+        inputs = [self._operand(v, as_weight=fixed) for v in operands]
         abstract = [
             jax.ShapeDtypeStruct(v.shape, bool if v.dtype == np.bool_ else np.float32)
             for v, entry in zip(operands, inputs, strict=True)
@@ -192,7 +193,7 @@ class Builder:
         if self.room < 0:
             raise ValueError("the constants computed so far take too much memory")
 
-    def _operand(self, value: Value | float) -> str | float:
+    def _operand(self, value: Value | float, as_weight: bool) -> str | float:
         if isinstance(value, float):
             return value
         if isinstance(value, Computed):
@@ -202,12 +203,13 @@ class Builder:
                 f"constant '{value.name}' is of type {value.array.dtype} where a "
                 "float is needed"
             )
+        if value.array.ndim == 0 and not as_weight:
+            # The 0.5 and the 1 of a formula: part of the architecture.
+            self.types.add(value.dtype)
+            return float(self._checked(value))
         if value.key not in self._names:
             array = self._checked(value)
             self.types.add(array.dtype)
-            if array.ndim == 0:
-                # The 0.5 and the 1 of a formula: part of the architecture.
-                return float(array)
             self._names[value.key] = f"w{len(self.params)}"
             self.params[self._names[value.key]] = array
         return self._names[value.key]

@@ -47,9 +47,9 @@ class Joint:
     passed: Spread
 
     @property
-    def computes_weights(self) -> bool:
-        """Whether one of the networks does, see `OnnxGraph.computes_weights`."""
-        return any(getattr(part, "computes_weights", False) for part in self.parts)
+    def needs_float64(self) -> bool:
+        """Whether one of the networks does, see `OnnxGraph.needs_float64`."""
+        return any(getattr(part, "needs_float64", False) for part in self.parts)
 
     def __call__(self, params: Any, z: Float[Array, "..."]) -> Float[Array, " outputs"]:
         """Returns the outputs of all networks, then what is passed on."""

@@ -81,11 +81,11 @@ class Stated:
 def with_types(f: Callable[[Any, Any], Any], params: Any) -> Stated:
     """Returns f with the types of these params, unless it has types already.
 
-    A function that says `computes_weights` does so in float64.
+    One that says `needs_float64` is traced with it.
     """
     if isinstance(f, Stated):
         return f
-    wide = getattr(f.f if isinstance(f, Pinned) else f, "computes_weights", False)
+    wide = getattr(f.f if isinstance(f, Pinned) else f, "needs_float64", False)
     types = stated_types(params, np.float64(0) if wide else None)
     return Stated(f, types, has_float64() or _any_float64(types))
 

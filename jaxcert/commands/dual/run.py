@@ -106,6 +106,11 @@ class Lowest:
 
     apply: Any
 
+    @property
+    def needs_float64(self) -> bool:
+        """Whether the network does, see `OnnxGraph.needs_float64`."""
+        return getattr(self.apply, "needs_float64", False)
+
     def __call__(self, params: Any, x: Any) -> Any:
         return -self.apply(params, x)
 
