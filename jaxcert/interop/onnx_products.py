@@ -58,13 +58,16 @@ def diagonal(matrix: np.ndarray) -> np.ndarray | None:
     """
     if matrix.size < _LARGE:
         return None
-    row, column = np.nonzero(matrix)
     height, width = matrix.shape
+    mask = matrix != 0  # NaN is an element, too
+    (row,) = np.nonzero(mask.any(axis=1))
+    first, last = mask.argmax(axis=1), width - 1 - mask[:, ::-1].argmax(axis=1)
+    first, last = first[row], last[row]
     for count in _divisors(math.gcd(height, width)):
         if count < 4:
             return None
         p, q = height // count, width // count
-        if np.array_equal(row // p, column // q):
+        if np.array_equal(row // p, first // q) and np.array_equal(row // p, last // q):
             parts = matrix.reshape(count, p, count, q)
             return parts[np.arange(count), :, np.arange(count), :]
     return None

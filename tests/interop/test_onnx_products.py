@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from onnx_models import make_model, node, runtime, write
+from onnx_models import make_model, node, refused, rng, runtime, write
 
 from jaxcert.interop.onnx import load_onnx
 from jaxcert.interop.onnx_products import diagonal
@@ -68,3 +69,23 @@ def test_as_many_blocks_are_found_as_there_are(count: int):
     found = diagonal(matrix_of(blocks))
     np.testing.assert_array_equal(found, blocks)
     assert diagonal(np.ones((256, 128), np.float32)) is None
+
+
+def test_a_full_matrix_takes_no_room_to_be_looked_at():
+    matrix = np.ones((2048, 512), np.float32)
+    tracemalloc.start()
+    assert diagonal(matrix) is None
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < matrix.nbytes
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [(0, 200), (200, 200)])
+def test_what_is_not_finite_is_in_no_matrix(
+    tmp_path: Path, odd: float, place: tuple[int, int]
+):
+    matrix = matrix_of(rng.normal(size=(8, 32, 32)))
+    matrix[place] = odd
+    model = make_model([node("MatMul", ["x", "w"], ["y"])], (1, 256), {"w": matrix})
+    refused(write(model, tmp_path), "NaN or infinity")
