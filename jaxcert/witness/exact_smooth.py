@@ -60,8 +60,7 @@ def smooth(name: str, x: Exact, budget: Budget) -> Exact:
     budget.spend(_WORK * x.integers.size)
     share = 2.0**-budget.bits
     digits = budget.bits * 31 // 100 + 10
-    with decimal.localcontext(prec=digits) as context:
-        context.traps[decimal.Overflow] = True
+    with decimal.localcontext(_context(digits)):
         try:
             arguments = [_decimal(v) for v in x.fractions()]
             if name in _POSITIVE and any(z <= 0 for z in arguments):
@@ -80,6 +79,14 @@ def smooth(name: str, x: Exact, budget: Budget) -> Exact:
     steep = _steepness(name, x, moved, found)
     radius = moved * steep + found.radii() + (found.magnitude() + 1) * share
     return Exact(found.integers, found.unit, raised(radius, 8))
+
+
+def _context(digits: int) -> decimal.Context:
+    """Returns decimal arithmetic as it is assumed here, whatever a caller has set."""
+    traps = [decimal.Overflow, decimal.InvalidOperation, decimal.DivisionByZero]
+    return decimal.Context(
+        digits, decimal.ROUND_HALF_EVEN, -999_999, 999_999, 1, 0, [], traps
+    )
 
 
 def _decimal(value: Fraction) -> Decimal:

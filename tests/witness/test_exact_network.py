@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 from fractions import Fraction
 from typing import Any
 
@@ -174,6 +175,18 @@ def test_smooth_values_lie_within_their_radius(seed: int, bits: int):
             got = mpmath.mpf(value.numerator) / value.denominator
             assert abs(true - got) <= radius
             assert radius <= max(1e5 * 2.0**-bits, 1e-10)  # the weights have errors
+
+
+def test_decimal_settings_of_callers_change_nothing():
+    x = np.array([0.5, -3.0])
+    program = program_of(lambda w, x: jnp.exp(x) * jnp.tanh(x), (), x)
+    network = ExactNetwork(program, (), prepared={}, bits=96)
+    expected = network.output(Box.point(x))
+    with decimal.localcontext(prec=3, Emin=-2, Emax=2, clamp=1) as context:
+        context.traps[decimal.Inexact] = context.traps[decimal.Rounded] = True
+        found = network.output(Box.point(x))
+    assert found.lo.fractions() == expected.lo.fractions()
+    np.testing.assert_array_equal(found.lo.radius, expected.lo.radius)
 
 
 NOT_EXACT = {
