@@ -269,8 +269,7 @@ def farthest_first(tolerance: Float[Array, "*d"], search: Search) -> Search:
     width = jnp.where(tolerance > 0, tolerance, 1)
     beyond = jax.vmap(_beyond)(cells.box, own) / width
     beyond = beyond.reshape(len(beyond), -1).max(axis=1)
-    # Finite: where nothing is known of a class, and before the rows without a cell.
-    return search.ordered(jnp.minimum(beyond, 1e300))
+    return search.ordered(beyond)
 
 
 @jax.jit

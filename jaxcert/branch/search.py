@@ -69,8 +69,13 @@ class Search:
         return dataclasses.replace(self, known=known)
 
     def ordered(self, rank: Array) -> Search:
-        """Returns the search with the subproblems of greatest rank on top, stable."""
+        """Returns the search with the subproblems of greatest rank on top, stable.
+
+        Whatever its rank, NaN and infinity too, a subproblem comes before free rows.
+        """
         index = jnp.arange(self.capacity)
+        rank = jnp.where(jnp.isnan(rank), -jnp.inf, rank)
+        rank = jnp.minimum(rank, jnp.finfo(rank.dtype).max)
         order = jnp.argsort(jnp.where(index < self.count, rank, jnp.inf), stable=True)
         items = jax.tree.map(lambda v: v[order], self.items)
         return dataclasses.replace(self, items=items)
