@@ -39,8 +39,16 @@ Part = TypeVar("Part")
 Answer = TypeVar("Answer")
 
 
+def _no_convolution(program: Any) -> bool:
+    return not program.convolves
+
+
 def jit_in_haste(
-    compute: Callable[..., Answer], *, static_argnames: tuple[str, ...] = ("program",)
+    compute: Callable[..., Answer],
+    *,
+    static_argnames: tuple[str, ...] = ("program",),
+    donate_argnames: tuple[str, ...] = (),
+    when: Callable[[Any], bool] = _no_convolution,
 ) -> Callable[..., Answer]:
     """Returns a function compiled in haste on CPUs where its network does not convolve.
 
@@ -49,15 +57,19 @@ def jit_in_haste(
 
     Args:
       compute: its first argument is a Program, or has it as `program`.
-      static_argnames: as of `jax.jit`.
+      static_argnames, donate_argnames: as of `jax.jit`.
+      when: whether haste pays, given the Program.
     """
-    hasty = jax.jit(compute, static_argnames=static_argnames, compiler_options=IN_HASTE)
-    thorough = jax.jit(compute, static_argnames=static_argnames)
+    compiled = functools.partial(
+        jax.jit, compute, static_argnames=static_argnames,
+        donate_argnames=donate_argnames,
+    )  # fmt: skip
+    hasty, thorough = compiled(compiler_options=IN_HASTE), compiled()
 
     @functools.wraps(compute)
     def run(first: Any, *arguments: Any, **named: Any) -> Answer:
         program = getattr(first, "program", first)
-        chosen = thorough if program.convolves or is_accelerator() else hasty
+        chosen = hasty if when(program) and not is_accelerator() else thorough
         return chosen(first, *arguments, **named)
 
     return run

@@ -29,12 +29,16 @@ from jaxcert.bounds.ibp import interval_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
 from jaxcert.branch.search import Chunks, Search, advance, by_parts
+from jaxcert.devices import jit_in_haste
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
 from jaxcert.verdict import Reason
 from jaxcert.witness.judge import MOST_SUSPECTS, Judge, point_slack
 
+# Programs of more nodes than these, none of which has more elements, are compiled in
+# haste: XLA takes most of a minute for those of a controller of 136 nodes, else 18 s.
+_MANY_NODES, _LITTLE = 64, 64
 # Numbers of features that vary are rounded up to a multiple of this.
 _FEW = 8
 
@@ -260,9 +264,17 @@ class Varying:
         return jax.tree.map(put, self.box, part)
 
 
+def _long(program: Program) -> bool:
+    """Whether a program is many operations on little: compiling is what takes long."""
+    return len(program.nodes) > _MANY_NODES and all(
+        node.size <= _LITTLE for node in program.nodes
+    )
+
+
 @functools.partial(
-    jax.jit, static_argnames=("program", "options"), donate_argnames=("search",)
-)
+    jit_in_haste, static_argnames=("program", "options"), donate_argnames=("search",),
+    when=_long,
+)  # fmt: skip
 def run_chunk(
     program: Program,
     options: InputSplitOptions,
