@@ -21,6 +21,8 @@ comes through here, needs no JAX.
 import importlib
 from typing import TYPE_CHECKING
 
+__version__: str
+
 if TYPE_CHECKING:
     from jaxcert.answer import Answer as Answer
     from jaxcert.answer import load as load

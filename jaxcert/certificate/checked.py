@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import jaxcert
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import AnyReport
 from jaxcert.runs.files import write_atomically
@@ -32,7 +32,7 @@ def write_checked(
     Raises:
       OSError: the folder cannot be written.
     """
-    packed, tool = io.BytesIO(), f"jaxcert {version('jaxcert')}"
+    packed, tool = io.BytesIO(), f"jaxcert {jaxcert.__version__}"
     whole = {"format": "jaxcert certificate", "tool": tool, **header}
     text = np.frombuffer(json.dumps(whole).encode(), np.uint8)
     np.savez_compressed(packed, header=text, **arrays)  # type: ignore[arg-type]

@@ -10,13 +10,13 @@ Progress goes to stderr, the accuracies on the test split to stdout.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
 from pathlib import Path
 
 import jax
 from absl import logging
 
+import jaxcert
 from jaxcert.commands.options import DATASET, Options, data_dir, option
 from jaxcert.errors import InputError
 from jaxcert.learning.architecture import Architecture, usual_kernel
@@ -147,7 +147,7 @@ def main(request: Request) -> int:
             "history": [dataclasses.asdict(record) for record in history],
             "evaluation": dataclasses.asdict(result),
             "versions": {
-                "jaxcert": importlib.metadata.version("jaxcert"),
+                "jaxcert": jaxcert.__version__,
                 "jax": jax.__version__,
             },
         }
