@@ -163,7 +163,11 @@ def test_a_part_is_as_large_as_what_a_step_needs_allows(monkeypatch):
         state = search.Search(stack, like((), jnp.int32), known)
         spec = jc.Spec.classification(0, 10, dtype=jnp.float64)
         weights = jax.tree.map(lambda w: like(w.shape), params)
-        made = inputs.run_chunk.lower(
+        step = jax.jit(
+            inputs.run_chunk.__wrapped__, static_argnames=("program", "options"),
+            donate_argnames=("search",),
+        )  # fmt: skip
+        made = step.lower(
             program, options, weights, spec, varying, state, like((), jnp.int32)
         ).compile()
     used = made.memory_analysis().temp_size_in_bytes
