@@ -21,7 +21,7 @@ comes through here, needs no JAX.
 import importlib
 from typing import TYPE_CHECKING
 
-__version__: str
+__version__: str  # asked for, it is looked up; see below
 
 if TYPE_CHECKING:
     from jaxcert.answer import Answer as Answer

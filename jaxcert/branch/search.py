@@ -135,7 +135,7 @@ def by_parts(
       bound: of one item, a pytree of arrays.
       items: leaves (block, ...), the valid ones first.
       valid: which are any.
-      size: of a part; it divides the block.
+      size: of a part, at most that of the block; the last one may overlap.
     """
     count = valid.size
     whole = jax.eval_shape(jax.vmap(bound), items)

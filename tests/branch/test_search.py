@@ -145,8 +145,9 @@ def test_no_rank_puts_a_subproblem_behind_free_rows():
     assert order[2:5].tolist() == [4, 1, 2]
 
 
-@pytest.mark.parametrize("count", [0, 1, 4, 5, 12])
-def test_parts_bound_every_valid_item(count: int):
+@pytest.mark.parametrize("size", [1, 4, 5, 7, 12])
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 11, 12])
+def test_parts_bound_every_valid_item(count: int, size: int):
     valid = jnp.arange(12) < count
-    found = by_parts(lambda v: {"square": v * v}, jnp.arange(12), valid, 4)
+    found = by_parts(lambda v: {"square": v * v}, jnp.arange(12), valid, size)
     np.testing.assert_array_equal(found["square"][:count], np.arange(count) ** 2)
