@@ -263,6 +263,17 @@ STRUCTURES: dict[str, tuple[Any, ...]] = {
     "where_mask_of_two": (lambda p, z: jnp.where(p["mask"], z, jnp.square(z)),),
     "where_both_move": (lambda p, z: jnp.where(z > z[::-1], z, 2 * z),),
     "cumsum": (lambda p, z: jnp.cumsum(jnp.abs(z)) - lax.cumsum(z, reverse=True),),
+    "sort": (lambda p, z: jnp.sort(z) * p["v"] + lax.cummax(z, reverse=True),),
+    "median_and_top": (
+        lambda p, z: jnp.append(jnp.median(z), lax.top_k(z * p["v"], 2)[0]),
+    ),
+    "loops": (lambda p, z: _loops(p, z),),
+    "branches": (
+        lambda p, z: (
+            lax.cond(z[0] > 0.25, lambda v: v + v[0], lambda v: 2 * v, z)
+            + lax.switch(p["index"], [jnp.sin, jnp.cos, lambda v: v * p["v"]], z)
+        ),
+    ),
     "two_perturbed_dot": (lambda p, z: z.reshape(2, 3) @ z.reshape(3, 2),),
     "two_perturbed_batched": (
         lambda p, z: jnp.einsum("bij,bkj->bki", *[z.reshape(2, 1, 3)] * 2),
@@ -298,7 +309,18 @@ STRUCTURES: dict[str, tuple[Any, ...]] = {
     ),
     "deep_smooth": (lambda p, z: jnp.tanh(jax.nn.softplus(z) * p["v"] - 1),),
 }
-_LATTICE_STRUCTURES = {"remat_inside"}
+_LATTICE_STRUCTURES = {"remat_inside", "branches"}
+
+
+def _loops(p: Any, z: Any) -> Any:
+    def round_of(carry: Any, row: Any) -> tuple[Any, Any]:
+        return jax.nn.relu(carry - row) + z, carry * row
+
+    last, made = lax.scan(round_of, z, jnp.stack([p["v"], z]), reverse=True)
+    halved = lax.while_loop(
+        lambda c: c[0] < 2, lambda c: (c[0] + 1, jax.nn.relu(c[1]) / 2), (0, last)
+    )
+    return made.sum(axis=0) + halved[1]
 
 
 def _conv(kernel: str = "kernel", **settings: Any) -> Callable[[Any, Any], Any]:

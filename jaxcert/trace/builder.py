@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,10 +26,15 @@ Rule = Callable[["Builder", Equation], "int | tuple[int, ...]"]
 
 
 class Builder:
-    """Collects nodes; every method returns the value id of its result."""
+    """Collects nodes; every method returns the value id of its result.
 
-    def __init__(self, flat: Flattener) -> None:
+    Attributes:
+      needed: value ids that the result is computed from.
+    """
+
+    def __init__(self, flat: Flattener, needed: Set[int] = frozenset()) -> None:
         self.flat = flat
+        self.needed = needed
         self.nodes: list[Node] = []
         self.alias: dict[int, int] = {}
         self.where = ""

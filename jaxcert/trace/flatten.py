@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from jaxcert.errors import UnsupportedError
-from jaxcert.trace import typed_steps
+from jaxcert.trace import control_flow, typed_steps
 from jaxcert.trace.equations import (
     UNKNOWN_LINE,
     Equation,
@@ -29,6 +29,9 @@ _INLINED = (
     "jit pjit closed_call core_call remat checkpoint remat2 custom_jvp_call "
     "custom_vjp_call custom_vjp_call_jaxpr custom_lin"
 ).split()
+
+
+_CONTROL_FLOW = ("scan", "while", "cond")
 
 
 _EXACT_ALGORITHMS = ("DEFAULT", "F32_F32_F32", "F64_F64_F64")
@@ -105,6 +108,8 @@ class Flattener:
         if eqn.primitive.name in ("stop_gradient", "copy", "copy_p"):
             return operands
         moves = any(i in self._depends_on_x for i in operands)
+        if moves and eqn.primitive.name in _CONTROL_FLOW:
+            return self._written_out(eqn, operands)
         outputs = [
             self.new(var.aval.shape, var.aval.dtype, depends_on_x=moves)
             for var in eqn.outvars
@@ -122,6 +127,37 @@ class Flattener:
             self.param_steps.append(equation)
             self._note_rounding(equation)
         return outputs
+
+    def _written_out(self, eqn: Any, operands: list[int]) -> list[int]:
+        """Appends what a loop or a branch computes, without the loop or branch."""
+        where = source_line(eqn, self._caller)
+
+        def inline(closed: Any, inputs: Sequence[int]) -> list[int]:
+            caller, self._caller = self._caller, where
+            results = self.inline(*open_jaxpr(closed), list(inputs))
+            self._caller = caller
+            return results
+
+        if eqn.primitive.name == "while":
+            return control_flow.run_while(eqn, where, operands, inline, self.known.get)
+        if eqn.primitive.name == "scan":
+            return inline(control_flow.scan(eqn, where), operands)
+        which, *rest = operands
+        if which in self.known:
+            return inline(control_flow.chosen(eqn, self.known[which]), rest)
+        predicate = self._truth_of(which) if len(eqn.params["branches"]) == 2 else which
+        shape, dtype = self.shapes[predicate], self.types[predicate]
+        asked = jax.ShapeDtypeStruct(shape, dtype)
+        return inline(control_flow.selection(eqn, asked), [predicate, *rest])
+
+    def _truth_of(self, number: int) -> int:
+        """Returns the truth value that was made a number of, if one was."""
+        for equation in reversed(self.equations):
+            if number in equation.outputs:
+                made = equation.name == "convert_element_type"
+                truth = made and jnp.issubdtype(equation.input_types[0], jnp.bool_)
+                return equation.inputs[0] if truth else number
+        return number
 
     def _note_rounding(self, step: Equation) -> None:
         """Learns which values a parameter step rounds, or that nobody knows."""

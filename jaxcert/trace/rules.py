@@ -44,7 +44,7 @@ def build_nodes(flat: Flattener, result: int) -> tuple[tuple[Node, ...], int]:
             needed.add(found.x)
         else:
             needed.update(i for i in equation.inputs if flat.depends_on_x(i))
-    builder = Builder(flat)
+    builder = Builder(flat, needed)
     for equation in flat.equations:
         if not needed.intersection(equation.outputs):
             continue
@@ -140,18 +140,21 @@ RULES: dict[str, Rule] = {
         lambda x, y: (x.lo == y.hi) & (x.hi == y.lo),
         lambda x, y: (x.hi >= y.lo) & (x.lo <= y.hi),
     ),
-    "ne": decisions.comparison(
-        lambda x, y: (x.hi < y.lo) | (x.lo > y.hi),
-        lambda x, y: ~((x.lo == y.hi) & (x.hi == y.lo)),
-    ),
+    "ne": decisions.differs,
     "is_finite": decisions.is_finite,
     "and": decisions.logical,
     "or": decisions.logical,
     "not": decisions.logical,
-    "sign": decisions.step,
+    "reduce_and": decisions.non_decreasing,
+    "reduce_or": decisions.non_decreasing,
+    "sign": decisions.non_decreasing,
+    "cummax": decisions.non_decreasing,
+    "cummin": decisions.non_decreasing,
     "floor": smooth.elementwise(steps.FLOOR),
     "ceil": smooth.elementwise(steps.CEIL),
     "round": decisions.rounded,
+    "sort": decisions.ordered,
+    "top_k": decisions.ordered,
 }
 
 PATTERN_RULES: dict[str, Callable[..., int]] = {

@@ -45,8 +45,8 @@ from jaxcert.trace.typed_steps import sum_terms
 _EXACT = frozenset(
     "neg abs max min clamp reduce_max reduce_min reduce_window_max select_n reshape "
     "transpose broadcast_in_dim tile squeeze expand_dims rev slice dynamic_slice "
-    "concatenate stack pad dynamic_update_slice gather sign floor ceil round relu "
-    "hard_tanh convert_element_type reduce_precision".split()
+    "concatenate stack pad dynamic_update_slice gather sort cummax cummin sign floor "
+    "ceil round relu hard_tanh convert_element_type reduce_precision".split()
 )
 # Half ulps by which a result may be off. Measured on all numbers of bfloat16, float16
 # and float8_e4m3fn, 2026-11-26: 1 for most, 4.3 for logistic and expm1.

@@ -20,13 +20,13 @@ UNIT = jc.Box(jnp.zeros(2), jnp.ones(2))
 @pytest.mark.parametrize("method", [jc.ibp, jc.crown])
 def test_unsupported_primitive_names_itself_its_line_and_the_remedy(method):
     def f(p, x):
-        return jnp.sort(x)
+        return jnp.cumprod(x)
 
     line = f.__code__.co_firstlineno + 1
     with pytest.raises(jc.UnsupportedError) as error:
         method(f)(None, UNIT)
     message = str(error.value)
-    assert "'sort'" in message
+    assert "'cumprod'" in message
     assert f"(test_rules.py:{line})" in message
     assert "jaxcert.register_rule" in message
     assert "\n" not in message
@@ -35,8 +35,12 @@ def test_unsupported_primitive_names_itself_its_line_and_the_remedy(method):
 @pytest.mark.parametrize(
     "g",
     [
-        lambda x: lax.cond(x[0] > 0, jnp.sin, jnp.cos, x),
-        lambda x: lax.scan(lambda c, v: (c + v, c), 0.0, x)[1],
+        lambda x: jnp.argsort(x).astype(jnp.float32),
+        lambda x: x[lax.top_k(x, 1)[1]],
+        lambda x: lax.switch(jnp.argmax(x), [jnp.sin, jnp.cos], x),
+        lambda x: lax.sort((jnp.arange(2), x))[1],
+        lambda x: lax.while_loop(lambda z: z[0] < 2, lambda z: z + 1, x),
+        lambda x: lax.fori_loop(0, 20_001, lambda i, z: z + 1, x),
         lambda x: x.at[0].add(1.0),
         lambda x: jnp.argmax(x)[None].astype(jnp.float32),
         lambda x: x.astype(jnp.int32).astype(jnp.float32),
@@ -44,12 +48,63 @@ def test_unsupported_primitive_names_itself_its_line_and_the_remedy(method):
         lambda x: jnp.power(x, jnp.inf),
         lambda x: x**x,
         lambda x: lax.clamp(x, x, 2 * x),
-        lambda x: jnp.cumprod(x),
     ],
 )
 def test_what_has_no_rule_is_an_error_and_no_bound(g):
     with pytest.raises(jc.UnsupportedError):
         jc.crown(lambda p, x: g(x))(None, UNIT)
+
+
+def _halved(w, x, more):
+    count = jnp.asarray(w[0, 0], jnp.int32)
+    return lax.while_loop(
+        lambda c: more(c[0], count), lambda c: (c[0] + 1, c[1] / 2), (0, x)
+    )[1]
+
+
+@pytest.mark.parametrize(
+    "given,written_out",
+    [
+        (
+            lambda w, x: lax.fori_loop(0, 2, lambda i, z: jax.nn.relu(w @ z) + i, x),
+            lambda w, x: jax.nn.relu(w @ jax.nn.relu(w @ x)) + 1,
+        ),
+        (
+            lambda w, x: lax.map(lambda row: jax.nn.relu(row @ x), w),
+            lambda w, x: jax.nn.relu(w @ x),
+        ),
+        (
+            lambda w, x: _halved(w, x, lambda i, count: i < 3),
+            lambda w, x: x / 8,
+        ),
+        (
+            lambda w, x: lax.switch(7, [jnp.sin, jnp.cos, lambda z: w @ z], x),
+            lambda w, x: w @ x,
+        ),
+        (
+            lambda w, x: lax.cond(w[0, 0] > 0, lambda z: z, jnp.sin, x),
+            lambda w, x: jnp.where(w[0, 0] > 0, x, jnp.sin(x)),
+        ),
+        (
+            lambda w, x: lax.cond(x[0] > 0.5, lambda z: z, lambda z: -z, x),
+            lambda w, x: jnp.where(x[0] > 0.5, x, -x),
+        ),
+    ],
+    ids=["fori", "map", "while", "switch", "branch of a weight", "branch of x"],
+)
+def test_loops_and_branches_have_the_bounds_of_what_they_stand_for(given, written_out):
+    w = jnp.asarray([[0.5, -1.0], [2.0, 0.25]])
+    box = jc.Box(jnp.asarray([-0.5, 0.25]), jnp.asarray([0.75, 1.0]))
+    bounds = [jc.crown(f)(w, box).concretize(box) for f in (given, written_out)]
+    np.testing.assert_allclose(bounds[0].lo, bounds[1].lo, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(bounds[0].hi, bounds[1].hi, rtol=1e-6, atol=1e-6)
+
+
+def test_a_loop_that_a_weight_ends_is_refused_with_what_to_do():
+    with pytest.raises(jc.UnsupportedError, match=r"test_rules.py:\d+.*lax.fori_loop"):
+        jc.ibp(lambda w, x: _halved(w, x, lambda i, count: i < count))(
+            jnp.ones((1, 1)), UNIT
+        )
 
 
 def _primitive(name: str, g):
