@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def write_answer(
         arrays = {"witness": np.asarray(witness, np.float64).reshape(-1)}
     else:
         raw = (folder / network.name).read_bytes()
-        arrays = _Trees(asked, raw, deadline).found()
+        cases = asked.prop.cases
+        arrays = Trees(asked.model, cases, asked.branch, raw, deadline).found()
     finding = time.monotonic() - begin
     if arrays is None:
         return WrittenAnswer(None, "no proof was found in time", finding=finding)
@@ -163,19 +165,35 @@ class PropertyCopy:
         return copy
 
 
-class _Trees:
-    """Finds the trees of a property, box by box, and what their leaves need."""
+class Trees:
+    """Finds trees that exclude cases, box by box, and what their leaves need."""
 
-    def __init__(self, asked: Question, raw: bytes, deadline: float) -> None:
-        self._asked, self._deadline = asked, deadline
-        self._network = network_of(raw, False)
+    def __init__(
+        self,
+        model: Model,
+        cases: Sequence[Case],
+        branch: BranchOptions,
+        raw: bytes,
+        deadline: float,
+    ) -> None:
+        """Reads the network.
+
+        Args:
+          model: the network.
+          cases: boxes, and what is excluded in them.
+          branch: how branch and bound runs, where signs are split.
+          raw: bytes of the network file.
+          deadline: `time.monotonic()` after which no proof is looked for.
+        """
+        self._model, self._cases, self._branch = model, cases, branch
+        self._deadline, self._network = deadline, network_of(raw, False)
         self._trees: list[tuple[int, int, np.ndarray]] = []
         self._leaves: list[tuple[np.ndarray, ...]] = []
         self._slopes: dict[str, np.ndarray] = {}
 
     def found(self) -> dict[str, np.ndarray] | None:
         """Returns the arrays of the file; None if something was not proved."""
-        cases, first = self._asked.prop.cases, 0
+        cases, first = self._cases, 0
         with np.errstate(all="ignore"):
             for number, case in enumerate(cases):
                 if not self._box(number, case, first):
@@ -219,20 +237,20 @@ class _Trees:
 
     def _box(self, number: int, case: Case, first: int) -> bool:
         """Finds the trees of one box, whose first clause is that; False without."""
-        asked, arithmetic = self._asked, Arithmetic(False)
+        model, arithmetic = self._model, Arithmetic(False)
         bounds = Bounds(arithmetic, self._network, case.lo, case.hi, {})
         question = Clauses(bounds, case.disjuncts)
-        shape = asked.model.input_shape
+        shape = model.input_shape
         box = Box(case.lo.reshape(shape), case.hi.reshape(shape))  # type: ignore[arg-type]
         nodes: np.ndarray | None
-        if splits_inputs(asked.model, box, asked.branch):
+        if splits_inputs(model, box, self._branch):
             nodes = halving_tree(bounds, question, self._deadline)
         else:
             nodes = halving_tree(bounds, question, self._deadline, most=1)
         if nodes is not None:
             self._trees.append((number, EVERY, nodes))
             return True
-        if splits_inputs(asked.model, box, asked.branch):
+        if splits_inputs(model, box, self._branch):
             return False
         proof = self._signs(box, case)
         if proof is None:
@@ -252,11 +270,11 @@ class _Trees:
 
     def _signs(self, box: Box, case: Case) -> Proof | None:
         """Returns the proof of a box by splitting signs; None if there is none."""
-        branch = dataclasses.replace(self._asked.branch, record=True, cuts=None)
+        branch = dataclasses.replace(self._branch, record=True, cuts=None)
         spec = case.spec()
         one = jax.tree.map(lambda v: np.asarray(v)[None], (box, spec))
         task = ApothemTask.of_boxes(*one)
-        found = close_brackets(self._asked.model, task, branch, self._deadline)
+        found = close_brackets(self._model, task, branch, self._deadline)
         return found.proof.of(0) if found.proof is not None else None
 
 

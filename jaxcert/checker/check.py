@@ -12,6 +12,7 @@ from .balls import BallCertificate
 from .boxes import Certificate, report_on
 from .claim import AnyReport, Expected
 from .cuts import CutCertificate
+from .duals import DualCertificate
 from .faces import GrownCertificate
 from .reading import members
 from .smoothed import SmoothedCertificate
@@ -34,12 +35,15 @@ def check_certificate(
     return report_on(_of_its_kind, path, expected or Expected(), exact)
 
 
-def _of_its_kind(
-    path, expected: Expected, exact: bool
-) -> Certificate | AnswerCertificate | SmoothedCertificate:
+# Of what is no box, by an array that no other kind has.
+_KINDS = {"hits": SmoothedCertificate, "dual_domain_lo": DualCertificate}
+
+
+def _of_its_kind(path, expected: Expected, exact: bool):
     names = members(path)
-    if "hits" in names:
-        return SmoothedCertificate(path, expected, exact)
+    for name, made in _KINDS.items():
+        if name in names:
+            return made(path, expected, exact)
     if not names & {"x", "lo"}:
         return AnswerCertificate(path, expected, exact)
     kind: type[Certificate] = CutCertificate

@@ -233,7 +233,58 @@ class SmoothedReport(Finding):
         )
 
 
-AnyReport = Report | AnswerReport | SmoothedReport
+@dataclass(frozen=True)
+class DualReport(Finding):
+    """What was found of a dual box.
+
+    Attributes:
+      label, classes: the class whose points it holds, and how many there are.
+      winner: which output wins, the greatest or the least.
+      empty: whether the domain holds no point of the class.
+      domain_lo, domain_hi, features: of the domain.
+      cut: faces that are proved to lie inside the domain.
+      reached: faces at which a point of the class is known.
+      gap: how far such a point stays behind at most, as a part of the domain's width.
+      leaves: of the proof.
+    """
+
+    label: int = -1
+    classes: int = 0
+    winner: str = ""
+    empty: bool = False
+    domain_lo: Span = (math.nan, math.nan)
+    domain_hi: Span = (math.nan, math.nan)
+    features: int = 0
+    cut: int = 0
+    reached: int = 0
+    gap: float = math.nan
+    leaves: int = 0
+    faces: None = None
+
+    @property
+    def claim(self) -> str:
+        """The whole claim in words; empty of a rejected file."""
+        if not self.holds:
+            return ""
+        of = f"class {self.label} of {self.classes} (the {self.winner} output wins)"
+        known = f"every point of the domain that is of {of} lies in a box"
+        if self.empty:
+            known = f"no point of the domain is of {of}"
+        else:
+            known += (
+                f"; {self.cut} of its {2 * self.features} faces lie inside the domain; "
+                f"a point of the class is known at {self.reached}, behind by at most "
+                f"{_rounded(self.gap, 'CEILING')} of the domain's width"
+            )
+        ends = _same(self.domain_lo), _same(self.domain_hi)
+        return (
+            f"{known}; domain [{ends[0]}, {ends[1]}], {self.features} features; real "
+            f"arithmetic; network {self.network_sha256[:16]}; proved by {self.leaves} "
+            "leaves"
+        )
+
+
+AnyReport = Report | AnswerReport | SmoothedReport | DualReport
 
 
 @dataclass(frozen=True)
@@ -267,11 +318,19 @@ class Expected:
         good = self.arithmetic in (None, "real")
         need(good, f"arithmetic is real, the caller expects {self.arithmetic}")
 
-    def demand_smoothed(self) -> None:
-        """Rejects smoothed answers if anything but their network is expected."""
+    def demand_only(self, what: str, *names: str) -> None:
+        """Rejects a claim, in real arithmetic, if more is expected than these."""
         asked = [name for name, v in vars(self).items() if v is not None]
-        asked = [name for name in asked if name != "network"]
-        need(not asked, f"the caller expects {asked}, these are smoothed answers")
+        asked = [name for name in asked if name not in names]
+        need(not asked, f"the caller expects {asked}, the claim is of {what}")
+        good = self.arithmetic in (None, "real")
+        need(good, f"arithmetic is real, the caller expects {self.arithmetic}")
+
+    def demand_domain(self, lo, hi) -> None:
+        """Rejects a claim of another domain than lo .. hi, which are arrays."""
+        for array, value in zip((lo, hi), self.domain or (None, None), strict=True):
+            good = value is None or array == value
+            need(good, f"the domain is not {self.domain}, which the caller expects,")
 
     def demand(self, margin: float, arithmetic: str, features, norm: str) -> None:
         """Rejects a claim that is another one; `features` are arrays by name."""

@@ -109,7 +109,7 @@ class GrownCertificate(Certificate):
         """Returns whether the moved points of these faces violate the margin."""
         margin, size = self.required_margin, self.net.sizes[0]
         kept = np.zeros(len(faces), bool)
-        step = _block(self.b, self.net)
+        step = block(self.b, self.net)
         for first in range(0, len(faces), step):
             part = faces[first : first + step]
             moved = self.points[self.by[part]]
@@ -120,14 +120,23 @@ class GrownCertificate(Certificate):
         return kept
 
 
-def _block(b: Arithmetic, net: Network) -> int:
+def block(b: Arithmetic, net: Network) -> int:
+    """Returns at how many points values fit in memory together."""
     return max(1, (BLOCK >> 4 if b.exact else BLOCK) // max(net.sizes))
 
 
 def violations(b: Arithmetic, net: Network, points, label: int, margin: float):
-    """Returns of which points (P, d) it is certain that y_j - y_c + margin >= 0.
+    """Returns of which points (P, d) it is certain that y_j - y_c + margin >= 0."""
+    lo, hi, sane = outputs(b, net, points)
+    gap = b.down(b.down(lo - hi[label]) + b.number(margin))
+    return sane & np.any(np.delete(gap, label, axis=0) >= 0, axis=0)
 
-    Values are enclosed, node by node, between lo and hi, of shape (size, P).
+
+def outputs(b: Arithmetic, net: Network, points):
+    """Returns lo <= y <= hi (outputs, P) at points (P, d), and which of them are sane.
+
+    Values are enclosed, node by node, between arrays of shape (size, P); they are sane
+    if none of them is too large.
     """
     z = b.number(points.T)
     lo, hi = [z], [z]
@@ -144,5 +153,4 @@ def violations(b: Arithmetic, net: Network, points, label: int, margin: float):
         sane &= np.all((-low < LARGEST) & (high < LARGEST), axis=0)
         lo.append(low)
         hi.append(high)
-    gap = b.down(b.down(lo[-1] - hi[-1][label]) + b.number(margin))
-    return sane & np.any(np.delete(gap, label, axis=0) >= 0, axis=0)
+    return lo[-1], hi[-1], sane

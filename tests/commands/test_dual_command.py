@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from in_process import Ended, ran
 
+from jaxcert.checker import command as check
 from jaxcert.commands.dual import command
 
 PEERS = Path(__file__).parents[2].parent / "shared/peers"
@@ -109,11 +110,15 @@ def test_within_a_ball_and_a_claimed_radius(run, tiny, tmp_path):
     np.savez(tmp_path / "inputs.npz", x=x)
     ended = run(
         model=str(tiny.checkpoint), inputs=str(tmp_path / "inputs.npz"), within=0.02,
-        claimed_radius=0.5,
+        claimed_radius=0.5, proofs=True,
     )  # fmt: skip
     assert ended.code == 0, ended.err
     found = lines(tmp_path / "out")
     assert len(found) == 20
+    assert "certificates: 20 of 20 boxes, accepted by the independent" in ended.out
+    assert check.main([str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out/report.html").read_text()
+    assert "certificates: 20 of 20 boxes" in page
     winners = np.argmax(tiny.logits(x), axis=1)
     sample = np.random.default_rng(1).uniform(-0.02, 0.02, (2000, 64))
     for r in found:

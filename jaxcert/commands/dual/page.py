@@ -24,6 +24,7 @@ def write_page(
     facts: Mapping[str, Any],
     network: Network,
     scope: Scope,
+    proofs: str = "",
 ) -> Path:
     """Writes the page; returns its path.
 
@@ -33,6 +34,7 @@ def write_page(
       facts: what was asked.
       network: whose classes they are.
       scope: what the proofs cover.
+      proofs: what is said of the certificates, if there are any.
     """
     rows = [
         (
@@ -48,7 +50,7 @@ def write_page(
     page = Answers(
         title=f"Dual boxes: {network.name}",
         sentence=f"{len(records)} boxes: {told}.",
-        claims=(DualBoxes.CLAIM,),
+        claims=(DualBoxes.CLAIM, *([proofs] if proofs else [])),
         facts={"network content hash": network.content_hash, **facts},
         terms=DualBoxes.TERMS,
         tables=(Rows("All boxes", _HEADS, rows),),

@@ -19,6 +19,7 @@ from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.commands import console
 from jaxcert.commands.dual.files import DualFiles
 from jaxcert.commands.dual.page import write_page
+from jaxcert.commands.dual.proofs import Proofs
 from jaxcert.commands.dual.table import claim_text, table
 from jaxcert.commands.inputs import Selection, select_inputs
 from jaxcert.commands.options import (
@@ -42,7 +43,9 @@ from jaxcert.scope import scope_of
 from jaxcert.search.dual import DualBox, DualOptions, DualTask, dual_boxes
 from jaxcert.search.reach import ReachOptions, move_one_feature
 
-CLAIMS = "claims.jsonl"
+CLAIMS, PROOFS = "claims.jsonl", "proofs"
+# A proof may take as long as its box, and so many seconds in any case.
+_PROOF_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,9 @@ class Request(Options):
     seed: int = seed("the search for instances")
     output: str = folder("out/dual")
     resume: bool = option(False, "Continue the run in --output.")
+    proofs: bool = option(
+        False, "Write a certificate per box that `jaxcert check` checks."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,9 +165,12 @@ def compute(request: Request) -> int:
     console.warn_of_assumptions(scope)
     config = _config(request, subject, chosen)
     files = DualFiles(output, request.resume, config, scope)
+    proofs = None
+    if request.proofs:
+        proofs = Proofs.into(output / PROOFS, subject.network.model, request.lowest)
     try:
         deadline = time.monotonic() + limit
-        _compute_all(request, subject, chosen, parts, files, deadline)
+        _compute_all(request, subject, chosen, parts, files, deadline, proofs)
         files.settle()
         if time.monotonic() > deadline:
             stopped = "the time limit"
@@ -170,11 +179,14 @@ def compute(request: Request) -> int:
     records = list(files.journal.by_key.values())
     wanted = sum(len(part.classes) for part in parts)
     print(table(records, subject.network.name, request.lowest))
+    if proofs is not None:
+        print(proofs.summary())
     facts = {"command": request.command("dual"), "tolerance": request.tolerance}
     if chosen is not None:
         facts |= data_fact(chosen.x)
     page = output / "report.html"
-    print(f"report: {write_page(page, records, facts, subject.network, scope)}")
+    told = "" if proofs is None else proofs.summary()
+    print(f"report: {write_page(page, records, facts, subject.network, scope, told)}")
     if request.claimed_radius and chosen is not None and not stopped:
         claims = _claims(request, subject, chosen)
         lines = [dumps(claim, CLAIMS).encode() + b"\n" for claim in claims]
@@ -287,8 +299,9 @@ def _compute_all(
     parts: Sequence[Part],
     files: DualFiles,
     deadline: float,
+    proofs: Proofs | None,
 ) -> None:
-    """Computes what is not done, until the deadline."""
+    """Computes what is not done, and proves it, until the deadline."""
     options = DualOptions(
         tolerance=request.tolerance, reach=ReachOptions(seed=request.seed)
     )
@@ -320,7 +333,20 @@ def _compute_all(
                 "%sclass %d: %s after %.1f s", part.name and f"{part.name} ",
                 box.label, record["status"], seconds,
             )  # fmt: skip
+            if proofs is not None:
+                proofs.write(part.name, box, min(deadline, _proved_by(seconds)))
             begin = time.perf_counter()
+    for part in parts if proofs is not None else ():
+        for label in part.classes:
+            kept = held.get((part.name, label))
+            if kept is not None and not proofs.has(part.name, label):  # type: ignore[union-attr]
+                box = files.box(kept, part.domain, request.tolerance)
+                proofs.write(part.name, box, min(deadline, _proved_by(kept["seconds"])))  # type: ignore[union-attr]
+
+
+def _proved_by(seconds: float) -> float:
+    """Returns until when a proof is looked for, of a box that took so long."""
+    return time.monotonic() + max(_PROOF_SECONDS, seconds)
 
 
 def _may_be_refined(
