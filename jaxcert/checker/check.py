@@ -15,6 +15,7 @@ from .cuts import CutCertificate
 from .duals import DualCertificate
 from .faces import GrownCertificate
 from .reading import members
+from .semantic import ChangeCertificate
 from .smoothed import SmoothedCertificate
 
 
@@ -36,7 +37,11 @@ def check_certificate(
 
 
 # Of what is no box, by an array that no other kind has.
-_KINDS = {"hits": SmoothedCertificate, "dual_domain_lo": DualCertificate}
+_KINDS = {
+    "hits": SmoothedCertificate,
+    "dual_domain_lo": DualCertificate,
+    "change_x": ChangeCertificate,
+}
 
 
 def _of_its_kind(path, expected: Expected, exact: bool):

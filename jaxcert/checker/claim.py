@@ -284,7 +284,55 @@ class DualReport(Finding):
         )
 
 
-AnyReport = Report | AnswerReport | SmoothedReport | DualReport
+@dataclass(frozen=True)
+class ChangeReport(Finding):
+    """What was found of a certificate about changes of an image.
+
+    Attributes:
+      label, classes: the class that wins, and how many there are.
+      required_margin: what its margin is greater than.
+      change: its name, and in words what becomes of the image.
+      parameters: of each its name, and the range in which the class wins.
+      refuted: parameters at which another class is as high; none if none are stored.
+      leaves: of the proof.
+    """
+
+    label: int = -1
+    classes: int = 0
+    required_margin: float = math.nan
+    change: str = ""
+    image: str = ""
+    parameters: tuple[tuple[str, Span], ...] = ()
+    refuted: tuple[float, ...] = ()
+    leaves: int = 0
+    faces: None = None
+
+    @property
+    def claim(self) -> str:
+        """The whole claim in words; empty of a rejected file."""
+        if not self.holds:
+            return ""
+        names = [name for name, _ in self.parameters]
+        ranges = ", ".join(
+            f"{name} in [{_exact(low)}, {_exact(high)}]"
+            for name, (low, high) in self.parameters
+        )
+        known = "no counterexample is claimed"
+        if self.refuted:
+            at = ", ".join(
+                f"{name} = {_exact(v)}"
+                for name, v in zip(names, self.refuted, strict=True)
+            )
+            known = f"not at {at}"
+        return (
+            f"class {self.label} of {self.classes} wins by a margin > "
+            f"{_exact(self.required_margin)} at {self.image}, for x the stored image "
+            f"and all {ranges}; {known}; real arithmetic; network "
+            f"{self.network_sha256[:16]}; proved by {self.leaves} leaves"
+        )
+
+
+AnyReport = Report | AnswerReport | SmoothedReport | DualReport | ChangeReport
 
 
 @dataclass(frozen=True)

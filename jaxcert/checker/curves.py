@@ -155,6 +155,37 @@ CURVES = {
 }
 
 
+def clip(b, z):
+    """g = min(max(z, 0), 1), exactly; of its slope nothing is said."""
+    value = np.minimum(np.maximum(z, b.zero), b.one)
+    return value, value, b.zero, b.one
+
+
+CLIP = Curve(clip, 0, lambda z: np.clip(z, 0, 1), lambda y: y)
+"""Pixels are cut to [0, 1]; see `clip_lines`. It is no activation of files."""
+
+
+def clip_lines(b, lo, hi):
+    """Returns what `lines` does, of min(max(z, 0), 1).
+
+    For any slope s, g(z) - s z is piecewise linear, so that over [lo, hi] it is
+    greatest, and least, at an end or at a kink, 0 or 1, that lies between them. The
+    slopes are those of chords, from lo to 1 above and from 0 to hi below.
+    """
+    zero, one = (np.minimum(np.maximum(k, lo), hi) for k in (b.zero, b.one))
+    points = np.stack([lo, zero, one, hi])
+    values = clip(b, points)[0]
+
+    def chord(first, last):
+        rise, width = (np.float64(v[last] - v[first]) for v in (values, points))
+        return b.number(np.where(width > 0, rise / np.where(width > 0, width, 1), 0))
+
+    upper, lower = chord(0, 2), chord(1, 3)
+    high = b.up(values - b.down(upper * points)).max(axis=0)
+    low = b.down(values - b.up(lower * points)).min(axis=0)
+    return SimpleNamespace(lower=lower, low=low, upper=upper, high=high)
+
+
 def activated(b, curve: Curve | None, lo, hi):
     """Returns bounds of g, or of max(z, 0), over lo <= z <= hi: both increase."""
     if curve is None:
@@ -167,6 +198,8 @@ def lines(b, curve: Curve, lo, hi):
 
     A line above -g(-z) is, turned, one below g(z).
     """
+    if curve is CLIP:
+        return clip_lines(b, lo, hi)
     upper, high = line_above(b, curve, lo, hi)
     lower, low = line_above(b, curve.turned(), -hi, -lo)
     return SimpleNamespace(lower=lower, low=-low, upper=upper, high=high)

@@ -24,15 +24,27 @@ import math
 import os
 import re
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arithmetic import Arithmetic
-from .curves import CURVES
+from .curves import CLIP, CURVES
 from .reading import NAME, need, read, take, unpacked, whole
 
 NUMBERS = 2**25  # at most, in all matrices
+
+
+class Front(NamedTuple):
+    """What makes the input of a network from `inputs` numbers, as nodes of a file.
+
+    Its last value is that input. It may also have the op "clip", min(max(z, 0), 1).
+    No name of its arrays is one that a file can have.
+    """
+
+    inputs: int
+    nodes: list[dict[str, Any]]
+    arrays: dict[str, Any]
 
 
 class Network:
@@ -43,7 +55,7 @@ class Network:
     `direct` says that all v are affine images of the input.
     """
 
-    def __init__(self, raw: bytes, exact: bool) -> None:
+    def __init__(self, raw: bytes, exact: bool, front: Front | None = None) -> None:
         b, (text, head, arrays) = Arithmetic(exact), unpacked(raw, "network", 2)
         digest = hashlib.sha256(text)
         for name, array in sorted(arrays.items()):
@@ -51,12 +63,20 @@ class Network:
             digest.update(array.tobytes())
         self.sha256 = digest.hexdigest()
         lengths = [whole(n, 1, NUMBERS, "input_shape") for n in head["input_shape"]]
+        self.shape, specs, curves = lengths, head["nodes"], dict[str, Any]()
+        if head["version"] > 1:
+            curves = CURVES
         self.sizes, self.neurons = [math.prod(lengths)], 0
+        if front is not None:
+            specs = front.nodes + [_moved(spec, len(front.nodes)) for spec in specs]
+            need(front.nodes[-1]["size"] == self.sizes[0], "network: another input")
+            self.sizes, arrays = [front.inputs], arrays | front.arrays
+            curves = CURVES | {"clip": CLIP}
         self.nodes: list[Any] = []
         direct, used, most = [True], self.sizes[0], NUMBERS >> 3 if exact else NUMBERS
-        for k, spec in enumerate(head["nodes"]):
+        for k, spec in enumerate(specs):
             what, op = f"network: node {k}", str(spec.get("op"))
-            curve = CURVES.get(op) if head["version"] > 1 else None
+            curve = curves.get(op)
             affine, known = op == "affine", op in ("affine", "relu") or bool(curve)
             need(known, f"{what}: op {op[:40]!r}")
             size = whole(spec.get("size"), 1, NUMBERS, f"{what}: size")
@@ -105,6 +125,14 @@ def beside(path, head, expected: str | None, exact: bool) -> tuple[bytes, Networ
     net = network_of(raw, exact)
     need(net.sha256 == sha256, f"{wrong} {net.sha256[:16]!r} beside it")
     return raw, net
+
+
+def _moved(spec, by: int):
+    """Returns a node of a network that was read before, behind so many others."""
+    if "terms" in spec:
+        terms = [term | {"input": term["input"] + by} for term in spec["terms"]]
+        return spec | {"terms": terms}
+    return spec | {"input": spec["input"] + by}
 
 
 def _matrix(term, rows: int, columns: int, arrays):

@@ -10,6 +10,7 @@ import pytest
 from in_process import ran
 from tiny import Tiny
 
+from jaxcert.checker import command as check
 from jaxcert.commands.inputs import select_inputs
 from jaxcert.commands.semantic import command
 from jaxcert.commands.semantic.grid import check_on_grid
@@ -31,7 +32,7 @@ def request(**given) -> Request:
     return Request(**({"changes": ("brightness",), "grid": 201} | given))
 
 
-def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
+def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, capsys, tmp_path):
     network = load_network(tiny.checkpoint)
     chosen = select_inputs("0:6", network, "digits", "test", None)
     asked = request()
@@ -49,6 +50,14 @@ def test_semantic_writes_a_line_per_input_and_resumes(tiny: Tiny, tmp_path):
     assert right and all(r["grid"]["points"] > 200 for r in right)
     for r in right:
         assert np.isinf(r["lower"]) or 0 < r["lower"] < r["upper"] <= r["lower"] + 1e-3
+    ended = ran(
+        command, capsys, model=tiny.checkpoint, inputs="0:6", changes="brightness",
+        grid=201, output=tmp_path, resume=True, proofs=True,
+    )  # fmt: skip
+    told = f"certificates: {len(right)} of {len(right)} certified inputs, accepted"
+    assert ended.code == 0 and told in ended.out
+    assert told in (tmp_path / "report.html").read_text()
+    assert check.main([str(tmp_path)]) == 0
     # A line that a kill cut off is made again, the others stay as they are.
     path.write_text("\n".join(lines[:3]) + "\n" + lines[3][:20])
     run(request(resume=True), network, chosen, tmp_path)

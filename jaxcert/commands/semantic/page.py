@@ -14,6 +14,11 @@ from jaxcert.report.answers import Answers, Rows, data_fact, write_answers
 from jaxcert.report.summary import format_number
 from jaxcert.scope import Scope
 
+NO_PROOFS = (
+    "No certificate files were written: the claim rests on the search, which proved it "
+    "in float64 with a margin for rounding. Run again with --proofs for files that the "
+    "independent checker accepts or rejects."
+)
 _HEADS = ("change", "input", "label", "status", "lower", "upper", "boxes", "seconds")
 
 
@@ -24,8 +29,19 @@ def write_page(
     network: Network,
     scope: Scope | None,
     x: np.ndarray,
+    proofs: str = "",
 ) -> Path:
-    """Writes the page; returns its path. `x` is what was certified, (n, *d)."""
+    """Writes the page; returns its path.
+
+    Args:
+      target: the file.
+      records: the lines of the run.
+      request: what was asked.
+      network: what was certified.
+      scope: what the proofs cover.
+      x: what was certified, (n, *d).
+      proofs: what is said of the certificates, if there are any.
+    """
     rows = [
         (
             r["family"], r["input"], str(r["label"]), r["status"],
@@ -37,9 +53,8 @@ def write_page(
     claim = (
         "Claim: every certified input keeps its label for all parameters of the change "
         "up to the lower end of its bracket. At the upper end a stored counterexample "
-        "has another class. There are no certificate files: the claim rests on the "
-        "search, which proved it in float64 with a margin for rounding."
-    )
+        "has another class. "
+    ) + (proofs or NO_PROOFS)
     page = Answers(
         title=f"Certified input changes: {network.name}",
         sentence=sentence(records, request).replace("\n", " "),

@@ -65,6 +65,9 @@ class Request(Options):
     seed: int = seed("the demo network")
     output: str = folder("out/semantic")
     resume: bool = option(False, "Continue the run in --output.")
+    proofs: bool = option(
+        False, "Write a certificate per certified input, for `jaxcert check`."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
