@@ -13,6 +13,7 @@ three parameters of a semantic input set it is the cheaper way to the same range
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,9 +27,13 @@ from jaxcert.trace.equations import Values
 from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Form:
-    """centre + generators . eps + [-error, error], elementwise."""
+class Form:
+    """centre + generators . eps + [-error, error], elementwise.
+
+    A generator may belong to any number in [-1, 1], also to a product of such.
+    """
 
     centre: Float[Array, "*n"]
     generators: Float[Array, "k *n"]
@@ -49,28 +54,28 @@ def forward_layers(
     """
     k = box.lo.size
     units = jnp.eye(k, dtype=box.lo.dtype).reshape((k, *box.lo.shape))
-    start = _Form(box.center, units * box.radius, jnp.zeros_like(box.lo))
+    start = Form(box.center, units * box.radius, jnp.zeros_like(box.lo))
     forms, boxes = {program.input: start}, {program.input: box}
     relaxations: dict[int, Relaxation] = {}
     for node in program.nodes:
         known = all(i in forms for i in node.inputs)
         if known and isinstance(node, AffineNode):
-            form = _affine(node, values, [forms[i] for i in node.inputs])
+            form = through_affine(node, values, [forms[i] for i in node.inputs])
         elif isinstance(node, ActivationNode):
             z = boxes[node.inputs[0]]
             relaxations[node.output] = node.activation.relax(z.lo, z.hi)
-            form = _activation(relaxations[node.output], z, forms[node.inputs[0]])
+            form = through_lines(relaxations[node.output], z, forms[node.inputs[0]])
         else:
             boxes[node.output] = node_interval(node, values, boxes)
             if boxes[node.output].lo.dtype != bool:
-                forms[node.output] = _constant(boxes[node.output], k)
+                forms[node.output] = constant_form(boxes[node.output], k)
             continue
         forms[node.output] = form
-        boxes[node.output] = _meet(node, form.range(), values, boxes)
+        boxes[node.output] = meet_cheap(node, form.range(), values, boxes)
     return boxes, relaxations
 
 
-def _affine(node: AffineNode, values: Values, inputs: list[_Form]) -> _Form:
+def through_affine(node: AffineNode, values: Values, inputs: Sequence[Form]) -> Form:
     """A acts on centre and generators; |e'| <= |A| e on the rest."""
     centres = tuple(form.centre for form in inputs)
 
@@ -85,10 +90,10 @@ def _affine(node: AffineNode, values: Values, inputs: list[_Form]) -> _Form:
     }
     # Half the width leaves the offset of A out.
     error = node_interval(node, values, around, use_hint=False).radius
-    return _Form(centre, pushed, error)
+    return Form(centre, pushed, error)
 
 
-def _activation(lines: Relaxation, z: Box, form: _Form) -> _Form:
+def through_lines(lines: Relaxation, z: Box, form: Form) -> Form:
     """g(z) - s z lies in [a, b], s the slope of the upper line and b its intercept.
 
     a is the least of `lower line - s z` over [l, u], which one of the ends takes.
@@ -97,23 +102,28 @@ def _activation(lines: Relaxation, z: Box, form: _Form) -> _Form:
     at_ends = [(lines.lower_slope - slope) * end for end in (z.lo, z.hi)]
     least = jnp.minimum(*at_ends) + lines.lower_intercept
     most = lines.upper_intercept
-    return _Form(
+    return Form(
         slope * form.centre + (least + most) / 2,
         slope * form.generators,
         jnp.abs(slope) * form.error + (most - least) / 2,
     )
 
 
-def _constant(box: Box, k: int) -> _Form:
+def constant_form(box: Box, k: int) -> Form:
     """What is known by its range alone moves with no feature."""
     still = jnp.zeros((k, *box.lo.shape), box.lo.dtype)
-    return _Form(box.center, still, box.radius)
+    return Form(box.center, still, box.radius)
 
 
-def _meet(node: Node, found: Box, values: Any, boxes: dict[int, Box]) -> Box:
+def meet_cheap(node: Node, found: Box, values: Any, boxes: dict[int, Box]) -> Box:
     """Returns the form's range, met with the interval of operations that are cheap."""
     if isinstance(node, AffineNode) and not node.separable:
         return found
-    both = found.intersect(node_interval(node, values, boxes))
+    return met(found, node_interval(node, values, boxes))
+
+
+def met(one: Box, other: Box) -> Box:
+    """Returns the intersection of two ranges of the same numbers."""
+    both = one.intersect(other)
     # Two roundings of one number may cross; keep the interval from turning around.
     return Box(jnp.minimum(both.lo, both.hi), jnp.maximum(both.lo, both.hi))

@@ -86,7 +86,7 @@ _MOVES = frozenset(
 )
 
 
-def _moves(node: Node) -> TypeGuard[AffineNode]:
+def moves(node: Node) -> TypeGuard[AffineNode]:
     """Whether a node only puts the elements of its one input in other places."""
     plain = len(node.inputs) == 1 and not node.weights and node.name in _MOVES
     return plain and isinstance(node, AffineNode) and not node.has_offset
@@ -131,7 +131,7 @@ class _Errors:
         box, out = self._boxes[node.output], node.output
         if box.lo.dtype == bool:
             self._decision(node, box)
-        elif _moves(node):
+        elif moves(node):
             self._both[out] = jax.vmap(lambda z: node.apply(self._values, z))(
                 self._both[node.inputs[0]]
             )

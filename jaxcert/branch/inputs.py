@@ -25,13 +25,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.backward import least_over
 from jaxcert.bounds.crown import CrownOptions, bound_layers
-from jaxcert.bounds.ibp import interval_rows
+from jaxcert.bounds.ibp import interval_rows, propagate
+from jaxcert.bounds.quadratic import RowBounds, is_quadratic, quadratic_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
 from jaxcert.branch.search import Chunks, Search, advance, by_parts
 from jaxcert.devices import jit_in_haste
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
+from jaxcert.trace.equations import Values
 from jaxcert.trace.program import Program
 from jaxcert.verdict import Reason
 from jaxcert.witness.judge import MOST_SUSPECTS, Judge, point_slack
@@ -50,6 +52,7 @@ class InputSplitOptions:
     Attributes:
       block: most boxes bounded per step.
       part: how many of them at once.
+      part_of_forms: how many where forms of second degree bound them.
       steps: most steps per call (a chunk).
       capacity: most boxes on the stack.
       crown: how each box is bounded.
@@ -57,6 +60,7 @@ class InputSplitOptions:
 
     block: int = 512
     part: int = 8
+    part_of_forms: int = 64
     steps: int = 20
     capacity: int = 1 << 18
     crown: CrownOptions = CrownOptions(bucket=16)
@@ -138,6 +142,47 @@ class Bounded(NamedTuple):
     worth: Float[Array, "*d"]
 
 
+class Slacks(NamedTuple):
+    """What rounding may do anywhere in a box.
+
+    Attributes:
+      point: to the rows at a point.
+      bound: to a lower bound of rows, which ranges over all ways to round to narrow
+        types.
+    """
+
+    point: Float[Array, ""]
+    bound: Float[Array, ""]
+
+
+class Around(NamedTuple):
+    """What is known of the whole box that is split, and holds in all of its parts."""
+
+    boxes: dict[int, Box]
+    slacks: Slacks
+
+
+@functools.partial(jit_in_haste, when=lambda program: True)
+def around_of(program: Program, params: Any, box: Box, spec: Spec) -> Around:
+    """Returns ranges of all values over a box by intervals, and the slacks."""
+    values = program.prepare(params, jnp.float64)
+    boxes = propagate(program, values, box)
+    point, bound = (
+        float64_slack(program, values, boxes, spec.coefficients, noise=noise)
+        for noise in (True, False)
+    )
+    return Around(boxes, Slacks(point, bound))
+
+
+def bound_by_forms(
+    program: Program, params: Any, around: Around, box: Box, spec: Spec
+) -> Bounded:
+    """Returns what forms of second degree say of a spec over one box, float64."""
+    values = program.prepare(params, jnp.float64)
+    found = quadratic_rows(program, values, box, spec, around.boxes)
+    return _judged(program, values, box, spec, found, around.slacks)
+
+
 def bound_box(
     program: Program, options: CrownOptions, params: Any, box: Box, spec: Spec
 ) -> Bounded:
@@ -148,12 +193,27 @@ def bound_box(
     by_interval = interval_rows(program, values, layers.boxes, spec)
     least = least_over(pulled, const, box)
     rows = jnp.maximum(least, by_interval)
+    found = RowBounds(rows, pulled, least, jnp.abs(pulled))
     slack = float64_slack(program, values, layers.boxes, spec.coefficients)
     bar = slack
     if program.noisy:
         bar = float64_slack(
             program, values, layers.boxes, spec.coefficients, noise=False
         )
+    return _judged(program, values, box, spec, found, Slacks(slack, bar))
+
+
+def _judged(
+    program: Program,
+    values: Values,
+    box: Box,
+    spec: Spec,
+    found: RowBounds,
+    slacks: Slacks,
+) -> Bounded:
+    """Returns what bounds of the rows say of a box, and its points."""
+    rows, pulled, least, gains = found
+    slack, bar = slacks.point, slacks.bound
     clauses = spec.clauses(rows)
     parts, empty = violations(box, spec, pulled, least, bar)
     left = ~((clauses > bar) | (empty & ~jnp.isnan(clauses)))
@@ -171,7 +231,7 @@ def bound_box(
     row = jnp.argmax(jnp.where(inside, rows, -jnp.inf))
     point = jnp.where(pulled[row] > 0, box.lo, box.hi)
     point = jnp.where(jnp.isfinite(pulled[row]), point, box.center)
-    gain = jnp.where(inside.reshape((-1,) + (1,) * box.lo.ndim), jnp.abs(pulled), 0)
+    gain = jnp.where(inside.reshape((-1,) + (1,) * box.lo.ndim), gains, 0)
     gain = jnp.nan_to_num(gain.sum(axis=0), nan=1.0, posinf=1.0)
 
     def margin(z: Array) -> Array:
@@ -281,14 +341,21 @@ def run_chunk(
     params: Any,
     spec: Spec,
     varying: Varying,
+    around: Around | None,
     search: Search,
     steps: Int[Array, ""],
 ) -> Search:
-    """Returns the search after at most so many steps; it ends at a counterexample."""
+    """Returns the search after at most so many steps; it ends at a counterexample.
+
+    Boxes are bounded by forms of second degree where `around` is given.
+    """
 
     def bound(part: Box) -> Bounded:
         box = varying.whole(part)
-        found = bound_box(program, options.crown, params, box, spec)
+        if around is None:
+            found = bound_box(program, options.crown, params, box, spec)
+        else:
+            found = bound_by_forms(program, params, around, box, spec)
         return found._replace(
             box=jax.tree.map(varying.part, found.box), worth=varying.part(found.worth)
         )
@@ -360,7 +427,13 @@ def decide_by_input(
     """
     program, params = judge.model.program, judge.model.double
     whole = jax.tree.map(jnp.asarray, box)
-    varying = Varying.of(whole)
+    varying, around = Varying.of(whole), None
+    if is_quadratic(program):
+        around = around_of(program, params, whole, spec)
+        if np.isfinite(around.slacks.bound):
+            options = dataclasses.replace(options, part=options.part_of_forms)
+        else:
+            around = None  # known of no part, it may be of some
     options = options.fitted(program, len(spec.offset), varying.index.size)
     known = Known(
         witness=jnp.full(np.shape(box.lo), jnp.nan),
@@ -372,7 +445,9 @@ def decide_by_input(
     )
     stack = _stack_of(options.capacity, jax.tree.map(varying.part, whole))
     search = Search(stack, jnp.ones((), jnp.int32), known)
-    advance_by = functools.partial(run_chunk, program, options, params, spec, varying)
+    advance_by = functools.partial(
+        run_chunk, program, options, params, spec, varying, around
+    )
     chunks = Chunks(advance_by, options.steps, deadline)
     witness, suspects = None, 0
     while witness is None and not bool(search.known.stuck) and chunks.wanted(search):

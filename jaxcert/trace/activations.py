@@ -45,6 +45,7 @@ class Activation:
         be, beyond steepness times e, at two points of [l, u] that are e apart. It is
         what bounds rounding where g' is infinite, as that of a root at 0.
       jump: of a step function: (l, u, e) -> how far g may jump within e of l and u.
+      third: an upper bound of |g'''| everywhere, for what expands g to second degree.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Activation:
     sign: Callable[[Bool[Array, "*n"]], Bool[Array, "*n"]] = jnp.zeros_like
     modulus: Callable[[Array, Array, Array], Array] | None = None
     jump: Callable[[Array, Array, Array], Array] | None = None
+    third: float | None = None
 
     def carried(self, lo: Array, hi: Array, error: Array) -> Array:
         """Returns how far an error of the argument moves g, or its lines, on [lo, hi].
@@ -299,14 +301,20 @@ def s_shaped(name: str, g: Callable) -> Activation:
     return Activation(name, g, _increasing(g), _s_shaped_relax(g), _steepest_at_ends(g))
 
 
-def curved(name: str, g: Callable, curvature: float) -> Activation:
-    """Returns the activation of any twice differentiable g with |g''| <= curvature."""
+def curved(
+    name: str, g: Callable, curvature: float, third: float | None = None
+) -> Activation:
+    """Returns the activation of any twice differentiable g with |g''| <= curvature.
+
+    And |g'''| <= third, where that is given.
+    """
     return Activation(
         name,
         g,
         _curved_interval(g, curvature),
         _curved_relax(g, curvature),
         _steepness_from_curvature(g, curvature),
+        third=third,
     )
 
 
@@ -466,7 +474,9 @@ FINITE = Activation(
     lambda lo, hi: 1 + 0 * (lo + hi),
     sign=lambda known: known,
 )
-SQUARE = _positive(convex("square", jnp.square, _even_interval(jnp.square)))
+SQUARE = dataclasses.replace(
+    _positive(convex("square", jnp.square, _even_interval(jnp.square))), third=0.0
+)
 EXP = _positive(convex("exp", jnp.exp))
 EXPM1 = convex("expm1", jnp.expm1)
 LOG = concave("log", jnp.log)
@@ -485,5 +495,5 @@ SILU = curved("silu", jax.nn.silu, 0.5001)
 GELU = curved("gelu", lambda z: jax.nn.gelu(z, approximate=False), 0.8)
 GELU_TANH = curved("gelu_tanh", lambda z: jax.nn.gelu(z, approximate=True), 0.8)
 MISH = curved("mish", jax.nn.mish, 0.7)
-SIN = curved("sin", jnp.sin, 1.0)
-COS = curved("cos", jnp.cos, 1.0)
+SIN = curved("sin", jnp.sin, 1.0, third=1.0)
+COS = curved("cos", jnp.cos, 1.0, third=1.0)

@@ -12,13 +12,21 @@ from cases import random_network, relu_network, sampled
 
 import jaxcert as jc
 from jaxcert.bounds.crown import CrownOptions
-from jaxcert.branch.inputs import InputSplitOptions, Varying, bound_box, violations
+from jaxcert.bounds.quadratic import is_quadratic
+from jaxcert.branch.inputs import (
+    InputSplitOptions,
+    Varying,
+    bound_box,
+    decide_by_input,
+    violations,
+)
 from jaxcert.branch.search import by_parts
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.oracle import complete
 from jaxcert.oracle.complete import branch_and_bound
+from jaxcert.witness.judge import Judge
 
 decided = jax.jit(bound_box, static_argnums=(0, 1))
 
@@ -207,3 +215,48 @@ def test_a_point_at_a_jump_inside_its_range_refutes_nothing(jump):
     assert not found.proved and not found.refutes
     assert value == 1 and found.doubt == -0.5
     assert violated.refutes
+
+
+# ------------------------------------------------------------------- second degree
+
+
+def step_of_a_loop(p, x):
+    """x'Px and its fall in one step of a stable loop, with a saturated input."""
+    u = jnp.clip(p["k"] @ x, -2.0, 2.0)
+    after = x + 0.125 * jnp.stack([x[1], p["b"] * u - jnp.sin(x[0])])
+    return jnp.stack([x @ p["p"] @ x, (x - after) @ p["p"] @ (x + after)])
+
+
+def test_where_products_cancel_forms_of_second_degree_decide():
+    """The least fall outside of a small level, found by a grid, is bracketed."""
+    params = {
+        "k": np.array([-1.5, -2.0]), "b": np.array(1.0),
+        "p": np.array([[3.0, 1.0], [1.0, 1.5]]),
+    }  # fmt: skip
+    model = Model(step_of_a_loop, params, (2,))
+    box = jc.Box(np.array([-0.6, -0.8]), np.array([0.7, 0.9]))
+    sides = (np.linspace(a, b, 801) for a, b in zip(box.lo, box.hi, strict=True))
+    z = np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 2)
+    with float64():
+        assert is_quadratic(model.program)
+        y = jax.vmap(functools.partial(step_of_a_loop, params))(z)
+        value, fall = np.asarray(y).T
+        least = fall[value > 0.25].min()
+        assert least > 0.01
+
+        def asked(wanted: float):
+            """Whether the value is below 1/4 or the fall above what is wanted."""
+            rows = np.array([[-1.0, 0.0], [0.0, 1.0]])
+            spec = jc.Spec.disjunction(rows, np.array([0.25, -wanted]))
+            spec = jax.tree.map(jnp.asarray, spec)
+            options = InputSplitOptions(block=64, part_of_forms=16, capacity=1 << 12)
+            return decide_by_input(Judge(model), box, spec, options, np.inf)
+
+        below, above = asked(0.98 * least), asked(1.02 * least)
+    assert below.proved and below.witness is None
+    assert below.processed < 2_000
+    assert not above.proved
+    x = above.witness
+    assert (box.lo <= x).all() and (x <= box.hi).all()
+    y = step_of_a_loop(params, x)
+    assert y[0] >= 0.25 and y[1] <= 1.02 * least

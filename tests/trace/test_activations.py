@@ -267,3 +267,15 @@ def test_an_error_next_to_a_jump_carries_a_whole_step(name: str):
             assert least <= float(g.carried(lo, hi, e)) <= most, (z, error)
     nothing = g.relax(jnp.asarray(jnp.nan), jnp.asarray(1.0))
     assert all(np.isnan(v) for v in jax.tree.leaves(nothing))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (of, *_) in ACTIVATIONS.items() if of.third is not None]
+)
+def test_third_derivatives_are_no_greater_than_stated(name: str):
+    activation, low, high = ACTIVATIONS[name]
+    third = jax.grad(jax.grad(jax.grad(activation.value)))
+    with jax.enable_x64(True):
+        found = jax.jit(jax.vmap(third))(jnp.linspace(low, high, 20_001))
+    most = float(jnp.abs(found).max())
+    assert 0.99 * activation.third <= most <= activation.third
