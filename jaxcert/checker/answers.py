@@ -8,7 +8,11 @@ point of the box some row has C y + d > 0.
 The file is a certificate (`reading.py`) of version 3, whose `header` has
   "claim": "sat" or "unsat"; "network", as in `boxes.py`; "property": {"sha256": of the
     text of the VNN-LIB file, "file": the name of a copy beside this file}.
-"sat" has the array `witness` float64 (n,); what "unsat" has says `unsat.py`.
+"sat" has the array `witness` float64 (n,). "unsat" has
+  the property as the proof means it, of B boxes, Q clauses, R rows: box_lo, box_hi
+    float64 (B, n); clause_box int32 (Q,); row_clause int32 (R,), row_coefficients
+    float64 (R, outputs), row_offset float64 (R,);
+  the proof of these clauses (`proof.py`).
 """
 
 from __future__ import annotations
@@ -22,12 +26,14 @@ import os
 import re
 from typing import Any
 
+import numpy as np
+
 from .arithmetic import LARGEST, Arithmetic
 from .bounds import Bounds
 from .claim import AnswerReport, Expected, Status
 from .network import beside, network_of
-from .reading import BYTES, NAME, Rejected, need, read, take, unpacked
-from .unsat import Unsat
+from .proof import Proof
+from .reading import BYTES, NAME, Rejected, need, read, take
 from .vnnlib import Property
 
 
@@ -46,16 +52,12 @@ class AnswerCertificate:
 
     report = AnswerReport
 
-    def __init__(self, path, expected: Expected, exact: bool) -> None:
+    def __init__(self, path, head, arrays, expected: Expected, exact: bool) -> None:
         expected.demand_answer()
-        _, self.head, self.a = unpacked(read(path), "certificate", 3)
-        need(self.head["version"] == 3, "an answer has version 3 of the format")
-        self.claim = self.head["claim"]
-        known = self.claim in ("sat", "unsat")
-        need(known, f"the claim is {str(self.claim)[:40]!r}")
-        self.raw, self.net = beside(path, self.head, expected.network, exact)
+        self.a, self.claim = arrays, head["claim"]
+        self.raw, self.net = beside(path, head, expected.network, exact)
         self.b = Arithmetic(exact)
-        words = self.head["property"]
+        words = head["property"]
         name, sha256 = str(words.get("file")), str(words.get("sha256"))
         need(bool(re.fullmatch(NAME, name)), f"the property's file is {name[:40]!r}")
         copy = os.path.join(os.path.dirname(os.fspath(path)), name)
@@ -65,19 +67,15 @@ class AnswerCertificate:
             found == sha256,
             f"it speaks of another property, {sha256[:16]!r}, not of {found[:16]!r}",
         )
-        self.sizes = n, outputs = self.property.inputs, self.property.outputs
-        good = self.sizes == (self.net.sizes[0], self.net.sizes[-1])
+        n, outputs = self.property.inputs, self.property.outputs
+        good = (n, outputs) == (self.net.sizes[0], self.net.sizes[-1])
         need(good, f"the property has {n} inputs and {outputs} outputs")
 
     def check(self) -> dict[str, Any]:
         """Returns what is proved."""
         self.cases = self.property.cases()
-        if self.claim == "sat":
-            self.sat()
-            counts = {}
-        else:
-            counts = Unsat(self.a, self.b, self.net, self.cases).check()
-        return counts | {
+        found = self.sat() if self.claim == "sat" else self.unsat()
+        return found | {
             "answer": self.claim,
             "network_sha256": self.net.sha256,
             "property_sha256": self.property.sha256,
@@ -93,7 +91,7 @@ class AnswerCertificate:
             return Status.ACCEPTED, ""
         return Status.VACUOUS, "the property allows no input"
 
-    def sat(self) -> None:
+    def sat(self) -> dict[str, Any]:
         """The witness and the outputs there satisfy the property.
 
         Where rounding hides whether they do, rational numbers decide.
@@ -105,5 +103,64 @@ class AnswerCertificate:
             net = network_of(self.raw, exact)
             at = Bounds(Arithmetic(exact), net, x, x, {}).root
             if self.property.holds(x, at.lo[-1][0], at.hi[-1][0]):
-                return
+                return {}
         raise Rejected("the witness does not satisfy the property")
+
+    def unsat(self) -> dict[str, Any]:
+        """The boxes and clauses are those of the property, and all are proved."""
+        a, (n, *_, outputs) = self.a, self.net.sizes
+        for name in ("box_lo", "clause_box", "row_clause"):
+            need(name in a, f"there is no array {name!r}")
+        boxes, count, rows = (len(a[k]) for k in ("box_lo", "clause_box", "row_clause"))
+        shapes: dict[str, Any] = {
+            "box_lo": ("f8", (boxes, n)), "box_hi": ("f8", (boxes, n)),
+            "clause_box": ("i4", (count,)), "row_clause": ("i4", (rows,)),
+            "row_coefficients": ("f8", (rows, outputs)), "row_offset": ("f8", (rows,)),
+        }  # fmt: skip
+        for name, (kind, shape) in shapes.items():
+            take(a, name, kind, shape)
+        for name, most in (("clause_box", boxes), ("row_clause", count)):
+            kinds = np.unique(a[name]).tolist()
+            need(kinds == list(range(most)), f"{name} leaves one out")
+            need(np.diff(a[name]) >= 0, f"{name} is not in order")
+        splits = np.searchsorted(a["row_clause"], np.arange(1, count))
+        parts = (np.split(a[f"row_{x}"], splits) for x in ("coefficients", "offset"))
+        clauses: list[list[Any]] = [[] for _ in range(boxes)]
+        for box, clause in zip(a["clause_box"], zip(*parts, strict=True), strict=False):
+            clauses[box].append(clause)
+        self.same_property(clauses)
+        arrays = {name: a[name] for name in a if name not in shapes}
+        rows = [[len(d) for _, d in own] for own in clauses]
+        proof, b, net = Proof(arrays, self.b, self.net, rows), self.b, self.net
+        every = zip(a["box_lo"], a["box_hi"], proof.slopes, clauses, strict=True)
+        return proof.check(
+            (Bounds(b, net, lo, hi, slopes), own) for lo, hi, slopes, own in every
+        )
+
+    def same_property(self, clauses) -> None:
+        """Boxes and clauses are those of the VNN-LIB file, none more and none less."""
+        a = self.a
+        stated = {
+            _key(lo, hi, clause)
+            for lo, hi, own in zip(a["box_lo"], a["box_hi"], clauses, strict=True)
+            for clause in own
+        }
+        asked = {
+            _key(case.lo, case.hi, clause)
+            for case in self.cases
+            for clause in case.clauses
+        }
+        more, less = len(stated - asked), len(asked - stated)
+        need(
+            not (more or less),
+            f"it proves another property: of its clauses {more} are not those of the "
+            f"VNN-LIB file, of which {less} are missing",
+        )
+
+
+def _key(lo, hi, clause):
+    """Returns what tells clauses apart; adding 0 turns -0.0 into 0.0."""
+    rows = (
+        (c + 0.0).tobytes() + (d + 0.0).tobytes() for c, d in zip(*clause, strict=True)
+    )
+    return (lo + 0.0).tobytes(), (hi + 0.0).tobytes(), tuple(sorted(rows))

@@ -30,9 +30,10 @@ class Arithmetic:
         self.zero, self.one, self.half = map(self.number, (0.0, 1.0, 0.5))
 
     def number(self, array):
-        """Returns the same numbers."""
+        """Returns the same numbers, of float64 or of its own."""
         if self.exact:
-            return each(lambda value: Fraction(float(value)), array)
+            own = Fraction
+            return each(lambda v: v if type(v) is own else own(float(v)), array)
         return np.asarray(array, np.float64)
 
     def up(self, x):
@@ -79,28 +80,41 @@ class Arithmetic:
     def bound(self, a, b, dot=None):
         """Returns >= a @ b, for b >= 0 and a >= 0 whose entries may be rounded once.
 
-        (1 - gamma_{n+1}) a @ b <= fl(a @ b), and 1 <= (1 - gamma_{n+1}) (1 + 2(n+4)u).
-        `dot` is the product that is meant: this one, or `along`.
+        (1 - gamma_{n+1}) a @ b <= fl(a @ b), and 1 <= (1 - gamma_{n+1}) (1 + 2(n+4)u);
+        4 u are left for the roundings of the product and of the sum. `dot` is the
+        product that is meant: this one, or `along`.
         """
-        share = 1 if self.exact else 1 + (a.shape[-1] + 4) * 2.0**-52
-        return self.up((dot or self.dot)(a, b) * share)
+        found = (dot or self.dot)(a, b)
+        return found if self.exact else found * (1 + (a.shape[-1] + 6) * 2.0**-52) + _TINY
 
     def charge(self, a, reach, n=1, dot=None):
         """Returns >= |error of a @ w| @ size, for reach >= |w| @ size, w of n rows.
 
-        |error| <= gamma_n |a| |w|, gamma_n <= 2 n u. No w: of a, rounded once.
+        |error| <= gamma_n |a| |w|. No w: of a, rounded once. (2 n + 8) u is twice
+        gamma_n and more, which is enough for the roundings of this product.
         """
         if self.exact:
             return Fraction(0)
-        return self.up((n + 4) * 2.0**-52 * self.bound(abs(a), reach, dot))
+        return (dot or self.dot)(abs(a), reach) * ((n + 4) * 2.0**-52) + _TINY
+
+    def total(self, parts):
+        """Returns <= the sum of some numbers or arrays.
+
+        In any order of summation its error is at most gamma_m times the sum of the
+        absolute values of m parts, and (2 m + 8) u is twice that.
+        """
+        found = sum(parts)
+        if self.exact:
+            return found
+        return found - (sum(map(abs, parts)) * ((len(parts) + 4) * 2.0**-52) + _TINY)
 
     def least(self, a, lo, hi, dot=None):
         """Returns <= a @ v for lo <= v <= hi: a mid - |a| rad, lo >= mid - rad, ..."""
         mid = (lo + hi) * self.half
         rad = np.maximum(self.up(hi - mid), self.up(mid - lo))
         error = self.charge(a, abs(mid), a.shape[-1], dot)
-        spread = self.up(self.bound(abs(a), rad, dot) + error)
-        return self.down((dot or self.dot)(a, mid) - spread)
+        spread = self.bound(abs(a), rad, dot)
+        return self.total([(dot or self.dot)(a, mid), -spread, -error])
 
 
 def each(function, a):

@@ -7,8 +7,8 @@ A certificate of a ball claims what `boxes.py` states, but of every z of the dom
 p = 1 or 2, r = apothem_lower, where a feature of rate 0 does not move; and that the
 witness has a distance <= u in that sense. If r is null it is of all of the domain.
 
-The file is a certificate as in `boxes.py`, of version 5, with the array `ball` int32
-(1,), which is p. [lo, hi] contains the ball: it is checked as for p = infinity.
+The file is a certificate as in `boxes.py`, with the array `ball` int32 (1,), which is
+p. [lo, hi] contains the ball: it is checked as for p = infinity.
 
 The proof. Over the ball a . z >= a . x - max b . t, with b_i = |a_i| times the rate of
 the side on which a . z falls, and 0 <= t <= e, e the slack of [lo, hi] there, in rates,
@@ -27,69 +27,32 @@ if __name__ == "__main__":
 
 import math
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from .arithmetic import Arithmetic, each
-from .bounds import Bounds
-from .boxes import Certificate
-from .claim import Expected, Report, Status
 from .reading import need, take
 
-_ALL = "all of the domain that may be reached"
 _STEPS = 20  # of the multiplier of p = 2
 
 
-class BallReport(Report):
-    """What was found of a certificate of a ball."""
-
-    @property
-    def claim(self) -> str:
-        """The whole claim in words; empty of a rejected file."""
-        text = super().claim.replace(
-            "in a box; apothem", f"in an {self.norm} ball; radius"
-        )
-        return text.replace("every face that may move is the domain's", _ALL)
+def power(arrays) -> int:
+    """Returns p of the norm of the ball."""
+    p = int(take(arrays, "ball", "i4", (1,))[0])
+    need(p in (1, 2), f"ball is {p}, neither 1 nor 2")
+    return p
 
 
-class BallCertificate(Certificate):
-    """A certificate of a ball."""
-
-    newest = 5
-    report = BallReport
-
-    def __init__(self, path, expected: Expected, exact: bool) -> None:
-        super().__init__(path, expected, exact)
-        need(self.head["version"] == 5, "a ball has version 5 of the format")
-        power = int(take(self.a, "ball", "i4", (1,))[0])
-        need(power in (1, 2), f"ball is {power}, neither 1 nor 2")
-        self.power, self.norm = power, f"l{power}"
-        del self.a["ball"]
-
-    def check(self) -> dict[str, Any]:
-        return super().check() | {"norm": self.norm}
-
-    def judged(self) -> tuple[Status, str]:
-        if self.apothem_lower == 0:
-            return Status.VACUOUS, "the ball holds the input alone"
-        return super().judged()
-
-    def near(self, w, u: float) -> bool:
-        """The sum of t^p of the witness is at most u^p, in rational numbers."""
-        a, total = self.a, Fraction(0)
-        for i in np.flatnonzero(w != a["x"]).tolist():
-            step = Fraction(float(a["x"][i])) - Fraction(float(w[i]))
-            rate = float(a["rate_lo" if step > 0 else "rate_hi"][i])
-            if rate == 0:
-                return False
-            total += (abs(step) / Fraction(rate)) ** self.power
-        return total <= Fraction(u) ** self.power
-
-    def bounds(self) -> Bounds:
-        a, radius = self.a, self.apothem_lower
-        ball = None if radius is None else Ball(self.b, a, self.power, radius)
-        return Bounds(self.b, self.net, a["lo"], a["hi"], self.slopes, ball)
+def near(a, w, u: float, p: int) -> bool:
+    """Returns whether the sum of t^p of w is at most u^p, in rational numbers."""
+    total = Fraction(0)
+    for i in np.flatnonzero(w != a["x"]).tolist():
+        step = Fraction(float(a["x"][i])) - Fraction(float(w[i]))
+        rate = float(a["rate_lo" if step > 0 else "rate_hi"][i])
+        if rate == 0:
+            return False
+        total += (abs(step) / Fraction(rate)) ** p
+    return total <= Fraction(u) ** p
 
 
 def _root(x):

@@ -24,7 +24,7 @@ from .reading import need
 
 # Rows bounded at once: few enough that their coefficients are this many numbers, which
 # a cache holds and an allocator has at hand, but not fewer than this many.
-_NUMBERS, _ROWS = 2**14, 64
+_NUMBERS, _ROWS = 2**15, 64
 _PARTS = 2**17  # numbers in one value of the parts that are enclosed at once
 
 
@@ -38,7 +38,7 @@ class Bounds:
 
     def __init__(self, b: Arithmetic, net: Network, lo, hi, slopes, ball=None) -> None:
         self.b, self.net, self.least = b, net, ball.least if ball else b.least
-        self.box = b.number(lo)[None], b.number(hi)[None]
+        self.ends, self.box = (lo, hi), (b.number(lo)[None], b.number(hi)[None])
         self.size: list[Any] = [np.maximum(*map(abs, self.box))[0]]
         need(self.size[0] < LARGEST, "a value of the box is too large")
         self.reach: list[Any] = [[]]
@@ -103,35 +103,6 @@ class Bounds:
             total = self.b.up(total + self.b.bound(w, self.size[v]))
         return total
 
-    def signed(self, signs):
-        """Returns `enclose` of the whole box, but with `lines` of the root's ranges."""
-        made = SimpleNamespace(box=self.box, lines=dict(self.root.lines))
-        made.empty = np.zeros(len(signs), bool)
-        for value, node in enumerate(self.net.nodes, 1):
-            if node.relu >= 0:
-                v = node.terms[0][0]
-                lo, hi = self.root.lo[v], self.root.hi[v]
-                lo, hi = self.cut(lo, hi, signs[:, node.part])
-                made.empty |= (lo > hi).any(axis=1)
-                made.lines[value] = self.lines(lo, hi)
-        return made
-
-    def parts(self, signs, refine: bool):
-        """Yields, of leaves with these signs (L, N), some that fit in memory together:
-
-        what holds in their parts, of which those with equal signs share one; which
-        leaves they are; and the part of each.
-        """
-        kinds, kind = np.unique(signs, axis=0, return_inverse=True)
-        leaves = np.argsort(kind.reshape(-1), kind="stable")
-        kind = kind.reshape(-1)[leaves]
-        step = max(1, _PARTS // max(self.net.sizes))
-        for first in range(0, len(kinds), step):
-            some = kinds[first : first + step]
-            made = self.enclose(self.box, some) if refine else self.signed(some)
-            here = slice(*np.searchsorted(kind, (first, first + step)))
-            yield made, leaves[here], kind[here] - first
-
     def cut(self, lo, hi, signs):
         """Returns the ranges of z with z >= 0 for sign +1 and z <= 0 for sign -1."""
         lo = np.where(signs > 0, np.maximum(lo, self.b.zero), lo)
@@ -189,7 +160,7 @@ class Bounds:
         the values v held. `slopes` (rows, N) of lower lines, betas: multipliers times
         signs; `cuts[k]`: for `through_relu`. Also returns the a of the input.
         """
-        b, held = self.b, {value: a}
+        b, held, parts = self.b, {value: a}, [constant]
         for last in reversed(range(1, value + 1)):
             node, a = self.net.nodes[last - 1], held.pop(last, None)
             if a is None:
@@ -197,30 +168,31 @@ class Bounds:
             if not node.affine:
                 v, lines, at = node.terms[0][0], made.lines[last], node.part
                 if node.curve:
-                    a, cost = self.through_curve(a, lines, part, self.size[v])
+                    a, costs = self.through_curve(a, lines, part, self.size[v])
                 else:
                     line, beta = (x if x is None else x[:, at] for x in (slopes, betas))
                     lines = self.of_rows(lines, part, line)
                     through = (cuts or {}).get(node.relu, self.through_relu)
-                    a, cost = through(a, lines, beta, self.size[v])
-                passed, costs = [(v, a)], [cost]
+                    a, costs = through(a, lines, beta, self.size[v])
+                passed = [(v, a)]
             else:
                 costs = [b.charge(a, self.reach[last], node.size)]
-                constant = b.down(constant + b.dot(a, node.offset))
+                parts.append(b.dot(a, node.offset))
                 passed = [(v, b.dot(a, w)) for v, w, _ in node.terms]
             for v, a in passed:
                 if v in held:
                     a = held[v] + a
                     costs.append(b.charge(a, self.size[v]))
                 held[v] = a
-            for cost in costs:
-                constant = b.down(constant - cost)
-        if 0 not in held:
-            return constant, b.number(np.zeros((len(constant), self.net.sizes[0])))
-        a, (lo, hi) = held[0], made.box
-        if len(lo) == 1:
-            return b.down(constant + self.least(a, lo[0], hi[0])), a
-        return b.down(constant + b.least(a, lo[part], hi[part], b.along)), a
+            parts += [-cost for cost in costs]
+        a, (lo, hi) = held.get(0), made.box
+        if a is None:
+            a = b.number(np.zeros((len(constant), self.net.sizes[0])))
+        elif len(lo) == 1:
+            parts.append(self.least(a, lo[0], hi[0]))
+        else:
+            parts.append(b.least(a, lo[part], hi[part], b.along))
+        return b.total(parts), a
 
     def of_rows(self, lines, part, slopes):
         """Returns the lines of the part of every row, with slopes where undecided."""
@@ -233,31 +205,30 @@ class Bounds:
         return lower, upper, height
 
     def through_relu(self, a, lines, beta, size):
-        """Returns a' and cost with a @ max(z, 0) >= a' @ z - cost.
+        """Returns a' and costs with a @ max(z, 0) >= a' @ z - their sum.
 
         By the lower line where a > 0, by the upper one where a < 0 (`lines`). A beta of
         the sign of z has beta z >= 0, so it may be subtracted. Roundings are charged
         with size >= |z|.
         """
         b, (lower, upper, height) = self.b, lines
-        below = np.minimum(a, b.zero)
         made = a * np.where(a > 0, lower, upper)
-        cost = b.charge(made, size)
+        costs = [b.charge(made, size)]
         if beta is not None:
             made = made - beta
-            cost = b.up(cost + b.charge(made, size))
-        if len(height) == 1:
-            return made, b.up(cost + b.bound(-below, height[0]))
-        return made, b.up(cost + b.bound(-below, height, b.along))
+            costs.append(b.charge(made, size))
+        along = b.along if len(height) > 1 else None
+        height = height if along else height[0]
+        return made, [*costs, b.bound(-np.minimum(a, b.zero), height, along)]
 
     def through_curve(self, a, lines, part, size):
-        """Returns a' and cost with a @ g(z) >= a' @ z - cost, of a smooth activation.
+        """Returns a' and costs with a @ g(z) >= a' @ z - their sum, of an activation.
 
         By the lower line where a > 0, by the upper one where a < 0; the ends of lines
-        have either sign, and so has the cost.
+        have either sign, and so has a cost.
         """
         b, some = self.b, np.zeros(1, int) if len(lines.low) == 1 else part
         made = a * np.where(a > 0, lines.lower[some], lines.upper[some])
         ends = np.where(a > 0, lines.low[some], lines.high[some])
-        cost = b.up(b.charge(made, size) - b.along(a, ends))
-        return made, b.up(cost + b.charge(a, abs(ends), a.shape[1], b.along))
+        error = b.charge(a, abs(ends), a.shape[1], b.along)
+        return made, [b.charge(made, size), -b.along(a, ends), error]

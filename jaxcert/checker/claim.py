@@ -98,7 +98,7 @@ class Report(Finding):
       apothem_lower: least distance of a face that may move; inf if all of them lie on
         the domain's boundary, NaN if the box is not proved.
       apothem_upper: distance of the counterexample; inf if none is stored.
-      leaves: of the proof.
+      leaves, lemmas: of the proof.
       faces: those of a grown box; None of any other.
     """
 
@@ -115,6 +115,7 @@ class Report(Finding):
     apothem_lower: float = math.nan
     apothem_upper: float = math.nan
     leaves: int = 0
+    lemmas: int = 0
     faces: Faces | None = None
 
     @property
@@ -123,9 +124,11 @@ class Report(Finding):
         if not self.holds:
             return ""
         ends = _same(self.domain_lo), _same(self.domain_hi)
+        where = "a box" if self.norm == "linf" else f"an {self.norm} ball"
         return (
             f"class {self.label} of {self.classes} wins by a margin > "
-            f"{_exact(self.required_margin)} everywhere in a box; {self._objective()}; "
+            f"{_exact(self.required_margin)} everywhere in {where}; "
+            f"{self._objective()}; "
             f"domain [{ends[0]}, {ends[1]}], {self.free} of {self.features} features "
             f"free, rates {_same(self.rates)}; {self.arithmetic} arithmetic; network "
             f"{self.network_sha256[:16]}; {self._proof()}"
@@ -134,9 +137,12 @@ class Report(Finding):
     def _objective(self) -> str:
         upper, faces = self.apothem_upper, self.faces
         if faces is None:
-            least = f"apothem at least {_rounded(self.apothem_lower, 'FLOOR')}"
+            name, every = "apothem", "every face that may move is the domain's"
+            if self.norm != "linf":
+                name, every = "radius", "all of the domain that may be reached"
+            least = f"{name} at least {_rounded(self.apothem_lower, 'FLOOR')}"
             if self.apothem_lower == math.inf:
-                least = "apothem inf: every face that may move is the domain's"
+                least = f"{name} inf: {every}"
             if upper == math.inf:
                 return f"{least}, no counterexample is claimed"
             return f"{least}, a counterexample at {_rounded(upper, 'CEILING')}"

@@ -15,14 +15,18 @@ from .bounds import Bounds
 
 
 class Clauses:
-    """The clauses (C, d) of a box, and bounds of them in parts of that box."""
+    """The clauses (C, d) of a box, and bounds of them in parts of that box.
+
+    C is float64 (rows, outputs); d (rows,) may be the arithmetic's own numbers.
+    """
 
     def __init__(self, bounds: Bounds, clauses) -> None:
         self.bounds, b = bounds, bounds.b
         counts = [len(d) for _, d in clauses]
         self.first = np.cumsum([0, *counts[:-1]])
-        self.c = b.number(np.concatenate([c for c, _ in clauses]))
-        self.d = b.number(np.concatenate([d for _, d in clauses]))
+        self.c, self.d = (
+            b.number(np.concatenate(v)) for v in zip(*clauses, strict=True)
+        )
         # Clauses with fewer rows than others have rows of zeros, which add nothing.
         most, outputs = max(counts), self.c.shape[1]
         self.padded = b.number(np.zeros((len(counts), most, outputs)))
@@ -50,13 +54,14 @@ class Clauses:
         best = np.maximum.reduceat(np.concatenate(found), self.first, axis=1)
         return np.where(made.empty[:, None], b.one, best), np.concatenate(pulled)
 
-    def weighed(self, made, part, clause, weights, slopes, betas):
+    def weighed(self, made, part, clause, weights, slopes, betas, cuts=None):
         """Returns a bound for every leaf: of its clause, its weights and multipliers.
 
         Args:
           made: what holds in the parts; see `Bounds.enclose`.
           part, clause: of every leaf, (L,).
           weights, slopes, betas: (L, W), (L, N), (L, N); betas times signs.
+          cuts: the cuts of some of the leaves, for `Bounds.lower_bounds`.
         """
         b, last = self.bounds.b, len(self.bounds.net.nodes)
         found = [b.number(np.zeros(0))]
@@ -70,7 +75,7 @@ class Clauses:
                 b.charge(w, self.reach[q], n, b.along),
             ):
                 d = b.down(d - error)
-            lines = b.number(slopes[some]), b.number(betas[some])
-            below, _ = self.bounds.lower_bounds(last, a, d, made, part[some], *lines)
+            rest = b.number(slopes[some]), b.number(betas[some]), cuts and cuts(some)
+            below, _ = self.bounds.lower_bounds(last, a, d, made, part[some], *rest)
             found.append(below)
         return np.where(made.empty[part], b.one, np.concatenate(found))

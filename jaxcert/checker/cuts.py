@@ -1,18 +1,19 @@
-"""The check of boxes whose proof has cuts, inequalities on several neurons.
+"""Cuts: inequalities on several neurons, which a leaf may use.
 
 A cut is an inequality p . x + q . max(x, 0) <= c on the inputs x of K = 2 or 3 neurons
-of one ReLU layer that holds everywhere in the box. A certificate of version 2 names the
-neurons, p, q, and multipliers >= 0 for every leaf. What the inequalities rest on is not
-believed but derived: first upper bounds U of sums of x with coefficients D, then the
-least c that they imply. A wrong number gives a weak bound here too, never a false one.
+of one ReLU layer that holds everywhere in the box. A file names the neurons, p, q, and
+multipliers >= 0 for every leaf. What the inequalities rest on is not believed but
+derived: first upper bounds U of sums of x with coefficients D, then the least c that
+they imply. A wrong number gives a weak bound here too, never a false one.
 
-Version 2 is version 1 with, for any ReLU <k> of n neurons with M neurons in the ReLUs
-before it, G groups of K neurons with F cuts each:
-  cut_neurons_<k> int32 (G, K), different ones; cut_inputs_<k> and cut_outputs_<k>
-  float64 (G, F, K), p and q; cut_scales_<k> float64 (G, K), > 0: D has a row
-  d * scales for each of the m = 3^K - 1 - 2 K vectors d of {-1, 0, 1}^K with two or
-  more entries that are not 0, in lexicographic order; cut_slopes_<k> uint8 (G, m, M),
-  128ths, of the lower lines behind U; leaf_cuts_<k> float32 (L, G, F), multipliers mu.
+A proof (`proof.py`) may have, in any box, for any ReLU <k> of n neurons with M neurons
+in the ReLUs before it, G groups of K neurons with F cuts each:
+  cut_neurons_<box>_<k> int32 (G, K), different ones; cut_inputs_<box>_<k> and
+  cut_outputs_<box>_<k> float64 (G, F, K), p and q; cut_scales_<box>_<k> float64 (G, K),
+  > 0: D has a row d * scales for each of the m = 3^K - 1 - 2 K vectors d of
+  {-1, 0, 1}^K with two or more entries that are not 0, in lexicographic order;
+  cut_slopes_<box>_<k> uint8 (G, m, M), 128ths, of the lower lines behind U;
+  leaf_cuts_<box>_<k> float32 (H + L, G, F), multipliers mu.
 
 The proof. U = -(lower bounds of -D x) over the box. In the orthant with signs s the
 left side is linear, p . x + q . max(x, 0) = g . x, and for any w >= 0
@@ -32,13 +33,12 @@ if __name__ == "__main__":
 import functools
 import itertools
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
 from .arithmetic import Arithmetic
 from .bounds import Bounds
-from .boxes import Certificate
+from .network import Network
 from .reading import need, take
 
 _ARRAYS = tuple(
@@ -49,74 +49,60 @@ _SCALES = 2.0**-200, 2.0**200
 _NUMBERS, _COUNT = 2**25, 2**10  # at most, in a matrix of a layer; cuts of a group
 
 
-class CutCertificate(Certificate):
-    """A certificate of either version; `layers` are its cuts by number of the ReLU."""
+def layers(arrays, b: Arithmetic, net: Network, box: int, leaves: int):
+    """Returns the cuts of a box as they stand in the file, by number of the ReLU.
 
-    newest = 2
+    Every array has its type, shape and range; `names` are those of a layer.
+    """
+    return {
+        node.relu: _layer(arrays, b, node, f"{box}_{node.relu}", leaves)
+        for node in net.relus
+        if f"cut_neurons_{box}_{node.relu}" in arrays
+    }
 
-    def form(self) -> None:
-        """Every array of the cuts has its type, shape and range, and so has the rest.
 
-        A certificate of version 1 has no cuts.
-        """
-        own = ("cut_", "leaf_cuts_") if self.head["version"] > 1 else ()
-        found = {
-            name: self.a.pop(name) for name in list(self.a) if name.startswith(own)
-        }
-        super().form()
-        self.layers: dict[int, Any] = {}
-        for node in self.net.relus:
-            neurons = found.get(f"cut_neurons_{node.relu}")
-            if neurons is not None:
-                self.layers[node.relu] = self.layer(node, neurons, found)
-        known = {f"{name}_{k}" for k in self.layers for name in _ARRAYS}
-        strange = sorted(set(found) - known)
-        need(not strange, f"arrays {strange[:3]} do not belong to the format")
+def _layer(a, b: Arithmetic, node, key: str, leaves: int):
+    names = [f"{name}_{key}" for name in _ARRAYS]
+    neurons, given = a[names[0]], a.get(names[1], np.zeros(0))
+    good = neurons.ndim == 2 and neurons.shape[1] in (2, 3)
+    need(good, f"array {names[0]!r} has shape {neurons.shape}")
+    need(given.ndim == 3, f"array {names[1]!r} has shape {given.shape}")
+    (groups, k), count, n = neurons.shape, given.shape[1], node.size
+    sums = groups * len(directions(k))
+    most = _NUMBERS >> 3 if b.exact else _NUMBERS
+    good = max(sums, groups * count) * n <= most and count <= _COUNT
+    need(good, f"there are too many cuts: {groups} x {count} of {n} neurons")
+    shapes = {
+        "neurons": ("i4", (groups, k)), "p": ("f8", (groups, count, k)),
+        "q": ("f8", (groups, count, k)), "scales": ("f8", (groups, k)),
+        "slopes": ("u1", (groups, len(directions(k)), node.part.start)),
+        "multipliers": ("f4", (leaves, groups, count)),
+    }  # fmt: skip
+    made = SimpleNamespace(node=node, names=names, limits=None)
+    for name, (attribute, (kind, shape)) in zip(names, shapes.items(), strict=True):
+        setattr(made, attribute, take(a, name, kind, shape))
+    need((neurons >= 0) & (neurons < n), f"{names[0]} names no neuron")
+    same = np.diff(np.sort(neurons, axis=1), axis=1) == 0
+    need(~same, f"{names[0]} names a neuron twice")
+    for name, v in zip(names[1:3], (made.p, made.q), strict=True):
+        need(abs(v) <= _LARGEST, f"{name} is too large")
+    usual = (_SCALES[0] <= made.scales) & (made.scales <= _SCALES[1])
+    need(usual, f"{names[3]} is out of range")
+    need(made.slopes <= 128, f"{names[4]} is above 128")
+    need(made.multipliers >= 0, f"{names[5]} is negative")
+    return made
 
-    def layer(self, node, neurons, found):
-        """Returns the cuts of a layer as they stand in the file."""
-        names = [f"{name}_{node.relu}" for name in _ARRAYS]
-        good = neurons.ndim == 2 and neurons.shape[1] in (2, 3)
-        need(good, f"array {names[0]!r} has shape {neurons.shape}")
-        given = found.get(names[1], np.zeros(0))
-        need(given.ndim == 3, f"array {names[1]!r} has shape {given.shape}")
-        (groups, k), count, n = neurons.shape, given.shape[1], node.size
-        sums = groups * len(directions(k))
-        most = _NUMBERS >> 3 if self.b.exact else _NUMBERS
-        good = max(sums, groups * count) * n <= most and count <= _COUNT
-        need(good, f"there are too many cuts: {groups} x {count} of {n} neurons")
-        slopes = groups, len(directions(k)), node.part.start
-        leaves = len(self.a["leaf_target"]), groups, count
-        shapes = {
-            "neurons": ("i4", (groups, k)), "p": ("f8", (groups, count, k)),
-            "q": ("f8", (groups, count, k)), "scales": ("f8", (groups, k)),
-            "slopes": ("u1", slopes), "multipliers": ("f4", leaves),
-        }  # fmt: skip
-        made = SimpleNamespace(node=node, limits=None)
-        for name, (key, (kind, shape)) in zip(names, shapes.items(), strict=True):
-            setattr(made, key, take(found, name, kind, shape))
-        need((neurons >= 0) & (neurons < n), f"{names[0]} names no neuron")
-        same = np.diff(np.sort(neurons, axis=1), axis=1) == 0
-        need(~same, f"{names[0]} names a neuron twice")
-        for name, v in zip(names[1:3], (made.p, made.q), strict=True):
-            need(abs(v) <= _LARGEST, f"{name} is too large")
-        usual = (_SCALES[0] <= made.scales) & (made.scales <= _SCALES[1])
-        need(usual, f"{names[3]} is out of range")
-        need(made.slopes <= 128, f"{names[4]} is above 128")
-        need(made.multipliers >= 0, f"{names[5]} is negative")
-        return made
 
-    def cuts(self, bounds: Bounds, rows):
-        """Returns what bounds the ReLUs with cuts in these leaves."""
-        made = {}
-        for k, layer in self.layers.items():
-            if layer.limits is None:
-                derive(bounds, layer)
-            multipliers = layer.multipliers[rows].reshape(len(rows), -1)
-            made[k] = functools.partial(
-                through, bounds, layer, self.b.number(multipliers)
-            )
-        return made
+def through_all(bounds: Bounds, of_box, leaves, some):
+    """Returns what bounds the ReLUs with cuts in some of the leaves (L,)."""
+    made = {}
+    for k, layer in of_box.items():
+        if layer.limits is None:
+            derive(bounds, layer)
+        multipliers = layer.multipliers[leaves[some]]
+        mu = bounds.b.number(multipliers.reshape(len(multipliers), -1))
+        made[k] = functools.partial(through, bounds, layer, mu)
+    return made
 
 
 @functools.cache
@@ -221,17 +207,15 @@ def _bases(k: int):
 
 
 def through(bounds: Bounds, layer, mu, a, lines, beta, size):
-    """Returns a' and cost with a @ max(z, 0) >= a' @ z - cost.
+    """Returns a' and costs with a @ max(z, 0) >= a' @ z - their sum.
 
     As `through_relu` does, after mu times the brackets of the cuts was added.
     """
     b, n = bounds.b, len(layer.limits)
     a = a + b.dot(mu, layer.after)
     costs = [b.charge(a, size), b.charge(mu, b.bound(abs(layer.after), size), n)]
-    a, cost = bounds.through_relu(a, lines, beta, size)
+    a, others = bounds.through_relu(a, lines, beta, size)
     a = a + b.dot(mu, layer.before)
     costs += [b.charge(a, size), b.charge(mu, b.bound(abs(layer.before), size), n)]
     costs += [b.dot(mu, layer.limits), b.charge(mu, abs(layer.limits), n)]
-    for part in costs:
-        cost = b.up(cost + part)
-    return a, cost
+    return a, costs + others

@@ -10,8 +10,8 @@ The file is a certificate (`reading.py`) of version 7, whose `header` has
     "least"; "empty": whether the domain holds no point of the class at all;
 float64 dual_domain_lo and dual_domain_hi (n,); if it is not empty dual_lo and dual_hi
 (n,), dual_points (P, n), points of the class, and dual_by int32 (2n,), lower faces
-first: which of them goes farthest there, -1 if none is known; and the trees of
-`excluded.py` for the slabs, where there are any.
+first: which of them goes farthest there, -1 if none is known; and the proof (`proof.py`)
+of one clause in every slab, where there are any.
 
 The proof. Slabs are cut off the domain one after the other, of the lower faces first,
 in the order of features: the slab of a face is what the earlier ones left, as far as
@@ -30,11 +30,12 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import LARGEST, Arithmetic
+from .bounds import Bounds
 from .claim import DualReport, Expected, Status, span
-from .excluded import exclude
 from .faces import block, outputs
 from .network import beside, network_of
-from .reading import need, read, take, unpacked, whole
+from .proof import Proof
+from .reading import need, take, whole
 
 _ENDS = ("dual_domain_lo", "dual_lo", "dual_hi", "dual_domain_hi")
 UNKNOWN = -1
@@ -45,15 +46,12 @@ class DualCertificate:
 
     report = DualReport
 
-    def __init__(self, path, expected: Expected, exact: bool) -> None:
-        _, self.head, self.a = unpacked(read(path), "certificate", 7)
-        need(self.head["version"] == 7, "dual boxes have version 7 of the format")
-        claim = self.head["claim"]
-        need(claim == "dual", f"the claim is {str(claim)[:40]!r}")
-        self.raw, self.net = beside(path, self.head, expected.network, exact)
+    def __init__(self, path, head, arrays, expected: Expected, exact: bool) -> None:
+        self.a = arrays
+        self.raw, self.net = beside(path, head, expected.network, exact)
         self.b, self.classes = Arithmetic(exact), self.net.sizes[-1]
-        self.label = whole(self.head["label"], 0, self.classes, "label")
-        self.winner, self.empty = self.head["winner"], self.head["empty"]
+        self.label = whole(head["label"], 0, self.classes, "label")
+        self.winner, self.empty = head["winner"], head["empty"]
         known = self.winner in ("greatest", "least")
         need(known, f"winner is {str(self.winner)[:40]!r}")
         need(type(self.empty) is bool, f"empty is {str(self.empty)[:40]!r}")
@@ -89,15 +87,19 @@ class DualCertificate:
         """Returns what is proved."""
         need(self.classes > 1, "the network has no other class")
         points, by = self.instances()
-        slabs, found = self.slabs(), {"leaves": 0, "lemmas": 0}
+        slabs, found = self.slabs(), {"leaves": 0}
         others = np.delete(np.eye(self.classes), self.label, axis=0)
         rows = self.sign * (others - np.eye(self.classes)[self.label])
         if slabs:
-            clause = rows, np.zeros(len(rows))
-            found = exclude(self.a, self.b, self.net, slabs, [clause])
+            clause, b, net = (rows, np.zeros(len(rows))), self.b, self.net
+            proof = Proof(self.a, b, net, [[len(rows)]] * len(slabs))
+            every = zip(slabs, proof.slopes, strict=True)
+            found = proof.check(
+                (Bounds(b, net, *slab, slopes), [clause]) for slab, slopes in every
+            )
+            found.pop("lemmas")
         else:
             need(not self.a, f"arrays {sorted(self.a)[:3]} prove nothing")
-        found.pop("lemmas")
         return found | self.faces(points, by) | {
             "network_sha256": self.net.sha256, "label": self.label,
             "classes": self.classes, "winner": self.winner, "empty": self.empty,

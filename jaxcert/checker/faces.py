@@ -7,7 +7,7 @@ has y_c - y_j <= m for some j. Where neither holds the face is open, and says so
 without open faces is maximal: no face of it can move by delta and stay sound.
 
 Files are certificates as in `boxes.py`, with some members more:
-  header: "delta": > 0, "proved": bool; if it is false there are no leaves: the box was
+  header: "delta": > 0, "proved": bool; if it is false there are no trees: the box was
     not recorded with its proof, and only its faces are claimed.
   face_points float64 (P, d), points of the box; face_by int32 (2d,), lower faces first:
     which of them stops the face, -1 if it need not move (the domain's boundary is
@@ -20,59 +20,40 @@ from __future__ import annotations
 if __name__ == "__main__":
     raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
 
-import math
-from typing import Any
-
 import numpy as np
 
 from .arithmetic import BLOCK, LARGEST, Arithmetic, excess
-from .boxes import Certificate
-from .claim import Expected, Faces, Status
+from .claim import Faces
 from .curves import activated
 from .network import Network
 from .reading import need, take, whole
 
+ARRAYS = ("face_points", "face_by", "face_ends")
 AT_REST, OPEN = -1, -2
 
 
-class GrownCertificate(Certificate):
-    """A certificate of a box and its faces."""
+class Grown:
+    """The faces of a box, as they stand in the file; `proved` if the box is, too."""
 
-    def __init__(self, path, expected: Expected, exact: bool) -> None:
-        super().__init__(path, expected, exact)
-        self.delta = float(whole(self.head["delta"], 0, 2.0**53, "delta", (float,)))
+    def __init__(self, head, arrays, net: Network) -> None:
+        self.net = net
+        self.delta = float(whole(head["delta"], 0, 2.0**53, "delta", (float,)))
         need(self.delta > 0, "delta is 0")
-        self.proved = self.head["proved"]
+        self.proved, size = head["proved"], net.sizes[0]
         need(type(self.proved) is bool, f"proved is {str(self.proved)[:40]!r}")
-        size, own = self.net.sizes[0], {}
-        for name in ("face_points", "face_by", "face_ends"):
-            need(name in self.a, f"there is no array {name!r}")
-            own[name] = self.a.pop(name)
-        self.points = take(own, "face_points", "f8", (len(own["face_points"]), size))
-        self.by = take(own, "face_by", "i4", (2 * size,))
-        self.ends = take(own, "face_ends", "f8", (2 * size,))
+        for name in ARRAYS:
+            need(name in arrays, f"there is no array {name!r}")
+        shapes = (len(arrays[ARRAYS[0]]), size), (2 * size,), (2 * size,)
+        self.points, self.by, self.ends = (
+            take(arrays, name, kind, shape)
+            for name, kind, shape in zip(
+                ARRAYS, ("f8", "i4", "f8"), shapes, strict=True
+            )
+        )
 
-    def cover(self) -> None:
-        if self.proved:
-            super().cover()
-
-    def leaves(self) -> None:
-        if self.proved:
-            return super().leaves()
-        need(not len(self.a["leaf_target"]), "there are leaves, but proved is false")
-
-    def check(self) -> dict[str, Any]:
-        found = super().check() | {"faces": self.faces()}
-        return found if self.proved else found | {"apothem_lower": math.nan}
-
-    def judged(self) -> tuple[Status, str]:
-        if not self.proved:
-            return Status.UNPROVED, "its faces are audited, the box is not proved"
-        return super().judged()
-
-    def faces(self) -> Faces:
-        """Returns what is known of the faces."""
-        a, by, size = self.a, self.by, self.net.sizes[0]
+    def faces(self, a, b: Arithmetic, label: int, margin: float) -> Faces:
+        """Returns what is known of them; `a` are the arrays of the box by name."""
+        by, size = self.by, self.net.sizes[0]
         need((by >= OPEN) & (by < len(self.points)), "face_by is out of range")
         inside = (a["lo"] <= self.points) & (self.points <= a["hi"])
         need(inside, "face_points is outside the box")
@@ -93,7 +74,7 @@ class GrownCertificate(Certificate):
             ):
                 need(~(stopped & wrong), f"face_ends of {side} is {what}")
         stopped = np.flatnonzero(by >= 0)
-        bad = stopped[~self.violated(stopped)]
+        bad = stopped[~self.violated(stopped, b, label, margin)]
         need(not len(bad), f"nothing stops the faces {bad[:4].tolist()}")
         moves = by[~(on_domain | fixed)]
         return Faces(
@@ -105,18 +86,15 @@ class GrownCertificate(Certificate):
             open=int((moves == OPEN).sum()),
         )
 
-    def violated(self, faces) -> np.ndarray:
+    def violated(self, faces, b: Arithmetic, label: int, margin: float) -> np.ndarray:
         """Returns whether the moved points of these faces violate the margin."""
-        margin, size = self.required_margin, self.net.sizes[0]
-        kept = np.zeros(len(faces), bool)
-        step = block(self.b, self.net)
+        size, kept, step = self.net.sizes[0], np.zeros(len(faces), bool), block(b, self.net)
         for first in range(0, len(faces), step):
             part = faces[first : first + step]
             moved = self.points[self.by[part]]
             moved[np.arange(len(part)), part % size] = self.ends[part]
-            kept[first : first + step] = violations(
-                self.b, self.net, moved, self.label, margin
-            )
+            found = violations(b, self.net, moved, label, margin)
+            kept[first : first + step] = found
         return kept
 
 

@@ -51,12 +51,6 @@ def read(path) -> bytes:
         return file.read(BYTES)
 
 
-def members(path) -> set[str]:
-    """Returns the names of the arrays of a file."""
-    with zipfile.ZipFile(io.BytesIO(read(path))) as archive:
-        return {name.removesuffix(".npy") for name in archive.namelist()}
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Returns the object; two members of one name would leave its meaning open."""
     need(len(dict(pairs)) == len(pairs), "a name stands twice in the header")

@@ -55,7 +55,7 @@ def test_betas_matter(cases, tmp_path):
     plain = change(case, lambda c: c.arrays["leaf_betas"].fill(0))
     report = check_certificate(plain.write(tmp_path))
     assert report.status is Status.REJECTED and re.search(
-        r"leaf \d+ \(class \d\)", report.reason
+        r"leaf \d+ \(clause \d+\)", report.reason
     )
 
 
@@ -196,19 +196,17 @@ def test_bounds_hold_for_any_slopes_and_multipliers(seed, exact, tmp_path):
         betas = (random.exponential(size=(3, 17)) / 4 * signs).astype(np.float32)
         lines = random.uniform(size=(3, 17)).astype(np.float32)
         rows = random.normal(size=(3, 3))
-        enclosed = bounds.enclose(bounds.box, signs[None])
-        for made in (bounds.signed(signs[None]), enclosed):
-            if made is enclosed:
-                assert np.all(made.lo[6].astype(float) <= out[there].min(0) + 1e-12)
-                assert np.all(out[there].max(0) - 1e-12 <= made.hi[6].astype(float))
-            zeros, part = b.number(np.zeros(3)), np.zeros(3, int)
-            rest = b.number(lines), b.number(betas)
-            found, _ = bounds.lower_bounds(6, b.number(rows), zeros, made, part, *rest)
-            least = (out[there] @ rows.T).min(0)
-            assert np.all(found.astype(float) <= least + 1e-12)
-            assert np.all(np.isfinite(found.astype(float)))
-            used += there.sum()
-    assert used > 1000
+        made = bounds.enclose(bounds.box, signs[None])
+        assert np.all(made.lo[3].astype(float) <= y[there].min(0) + 1e-12)
+        assert np.all(y[there].max(0) - 1e-12 <= made.hi[3].astype(float))
+        zeros, part = b.number(np.zeros(3)), np.zeros(3, int)
+        rest = b.number(lines), b.number(betas)
+        found, _ = bounds.lower_bounds(6, b.number(rows), zeros, made, part, *rest)
+        least = (out[there] @ rows.T).min(0)
+        assert np.all(found.astype(float) <= least + 1e-12)
+        assert np.all(np.isfinite(found.astype(float)))
+        used += there.sum()
+    assert used > 500
 
 
 def test_roundings_are_charged():

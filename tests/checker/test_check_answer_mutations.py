@@ -16,7 +16,8 @@ from jaxcert.checker.claim import Status
 Mutation = Callable[[Answer, np.random.Generator], Answer | None]
 MUTATIONS: dict[str, tuple[str, Mutation]] = {}
 
-BOUND = r"leaf \d+: bound \S+ <= 0|a leaf without multipliers: bound \S+ <= 0"
+LEAF = r"(leaf \d+|a leaf without multipliers) \(clause \d+\)"
+BOUND = rf"{LEAF}: bound \S+ is not > 0"
 
 
 def mutation(reason: str) -> Callable[[Mutation], Mutation]:

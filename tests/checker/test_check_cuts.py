@@ -22,9 +22,8 @@ from builder import (
 from jaxcert.checker import cuts as module
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.bounds import Bounds
-from jaxcert.checker.boxes import Certificate, report_on
 from jaxcert.checker.check import check_certificate
-from jaxcert.checker.claim import Expected, Report, Status
+from jaxcert.checker.claim import Report, Status
 from jaxcert.checker.network import network_of
 
 LEAST = 0.5
@@ -106,31 +105,34 @@ MUTATIONS = {
     "other_scales": (r"bound", {"cut_scales_0": np.float64([[1, 4]])}),
     "huge_multiplier": (r"bound", {"leaf_cuts_0": np.full((1, 1, 1), 1e38, "f4")}),
     # Of the form
-    "negative": (r"leaf_cuts_0 is neg", {"leaf_cuts_0": -np.ones((1, 1, 1), "f4")}),
+    "negative": (r"leaf_cuts_0_0 is neg", {"leaf_cuts_0": -np.ones((1, 1, 1), "f4")}),
     "no_neuron": (r"names no neuron at", {"cut_neurons_0": np.int32([[0, 3]])}),
     "below_0": (r"names no neuron at", {"cut_neurons_0": np.int32([[-1, 1]])}),
     "twice": (r"a neuron twice", {"cut_neurons_0": np.int32([[1, 1]])}),
     "nan": (r"has a NaN", {"cut_inputs_0": np.full((1, 1, 2), np.nan)}),
     "infinite": (r"has a NaN", {"leaf_cuts_0": np.full((1, 1, 1), np.inf, "f4")}),
-    "large": (r"inputs_0 is too large", {"cut_inputs_0": np.full((1, 1, 2), 1e300)}),
-    "scale_0": (r"scales_0 is out of range", {"cut_scales_0": np.zeros((1, 2))}),
+    "large": (r"inputs_0_0 is too large", {"cut_inputs_0": np.full((1, 1, 2), 1e300)}),
+    "scale_0": (r"scales_0_0 is out of range", {"cut_scales_0": np.zeros((1, 2))}),
     "scale_below_0": (r"is out of range", {"cut_scales_0": np.float64([[1, -1]])}),
     "scale_tiny": (r"is out of range", {"cut_scales_0": np.full((1, 2), 1e-300)}),
     "slopes": (
-        r"'cut_slopes_0' has shape",
+        r"'cut_slopes_0_0' has shape",
         {"cut_slopes_0": np.zeros((1, 4, 3), np.uint8)},
     ),
-    "type": (r"'cut_outputs_0' has type", {"cut_outputs_0": np.ones((1, 1, 2), "f4")}),
+    "type": (
+        r"'cut_outputs_0_0' has type",
+        {"cut_outputs_0": np.ones((1, 1, 2), "f4")},
+    ),
     "four": (
-        r"'cut_neurons_0' has shape \(1, 4\)",
+        r"'cut_neurons_0_0' has shape \(1, 4\)",
         {"cut_neurons_0": np.int32([[0, 1, 2, 3]])},
     ),
-    "flat": (r"'cut_inputs_0' has shape", {"cut_inputs_0": np.zeros(2)}),
+    "flat": (r"'cut_inputs_0_0' has shape", {"cut_inputs_0": np.zeros(2)}),
     "many": (r"too many cuts", {"cut_inputs_0": np.zeros((1, 1025, 2))}),
     "leaves": (r"'leaf_cuts_0' has shape", {"leaf_cuts_0": np.ones((2, 1, 1), "f4")}),
     # What a certificate may not say: bounds and limits are derived.
-    "bounds": (r"\['cut_upper_0'\] do not belong", {"cut_upper_0": np.ones((1, 4))}),
-    "layer": (r"'cut_neurons_1'\] do not", {"cut_neurons_1": np.int32([[0, 1]])}),
+    "bounds": (r"\['cut_upper_0_0'\] do not belong", {"cut_upper_0": np.ones((1, 4))}),
+    "layer": (r"'cut_neurons_0_1'\] do not", {"cut_neurons_1": np.int32([[0, 1]])}),
     "spare": (r"arrays \['spare'\] do not", {"spare": np.ones(1)}),
 }
 
@@ -165,11 +167,8 @@ def test_versions(tmp_path):
     report = report_of(pair(), tmp_path, version=3)
     assert (
         report.status is Status.REJECTED
-        and "version of the format is '3'" in report.reason
+        and "version of the format is 3, which has no claim None" in report.reason
     )
-    report = report_on(Certificate, pair().write(tmp_path), Expected(), False)
-    assert report.status is Status.REJECTED
-    assert "version of the format is '2'" in report.reason
     plain = pair()
     for name in [name for name in plain.certificate.arrays if "cut" in name]:
         del plain.certificate.arrays[name]

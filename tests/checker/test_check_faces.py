@@ -9,10 +9,8 @@ import pytest
 from builder import Case, logits, make_case
 
 from jaxcert.checker.arithmetic import Arithmetic
-from jaxcert.checker.boxes import report_on
 from jaxcert.checker.check import check_certificate
-from jaxcert.checker.claim import Expected, Status
-from jaxcert.checker.cuts import CutCertificate
+from jaxcert.checker.claim import Status
 from jaxcert.checker.faces import AT_REST, OPEN, violations
 from jaxcert.checker.network import Network
 
@@ -86,12 +84,6 @@ def test_stopped_faces_are_accepted_and_counted(cases, tmp_path, name, exact):
     assert report.faces.on_domain == (by == AT_REST).sum()
     assert report.faces.open == (by == OPEN).sum() and report.faces.fixed == 0
     assert report.leaves == len(case.certificate.arrays["leaf_target"])
-
-
-def test_the_check_of_boxes_refuses_what_it_does_not_read(cases, tmp_path):
-    path = cases["shallow"].write(tmp_path)
-    report = report_on(CutCertificate, path, Expected(), False)
-    assert report.status is Status.REJECTED and "face_by" in report.reason
 
 
 def first_stopped(c) -> int:

@@ -38,7 +38,7 @@ def moved_face(case, random):
     return change(case, set_to(side, i, inward))
 
 
-@mutation(r"leaf \d+ \(class \d+\): bound \S+ is not >")
+@mutation(r"leaf \d+ \(clause \d+\): bound \S+ is not >")
 def widened_box(case, random):
     a = case.certificate.arrays
     share = random.uniform(0.6, 1)
@@ -128,7 +128,7 @@ def beta_without_sign(case, random):
     return change(case, set_to("leaf_betas", tuple(random.choice(places)), 0.1))
 
 
-@mutation(r"leaf \d+ \(class \d+\): bound \S+ is not >")
+@mutation(r"leaf \d+ \(clause \d+\): bound \S+ is not >")
 def huge_multipliers(case, random):
     signs = case.certificate.arrays["leaf_signs"]
     if not signs.any():
@@ -145,7 +145,7 @@ def strange_slope(case, random):
     return change(case, set_to("leaf_slopes", place, random.choice([-0.1, 1.001, 7])))
 
 
-@mutation(r"range_slopes_1 is above 128")
+@mutation(r"range_slopes_0_1 is above 128")
 def strange_range_slope(case, random):
     if "range_slopes_1" not in case.certificate.arrays:
         return None
@@ -184,7 +184,7 @@ def swapped_class(case, random):
     return change(case, lambda s: replaced(s, label=label))
 
 
-@mutation(r"witness|leaf \d+ \(class \d+\): bound")
+@mutation(r"witness|leaf \d+ \(clause \d+\): bound")
 def swapped_class_everywhere(case, random):
     label = case.certificate.head["label"]
     target = case.certificate.arrays["leaf_target"]
@@ -273,7 +273,7 @@ def witness_missing_or_unasked(case, random):
     )
 
 
-@mutation(r"leaf \d+ \(class \d+\): bound")
+@mutation(r"leaf \d+ \(clause \d+\): bound")
 def greater_margin(case, random):
     margin = case.certificate.head["required_margin"] + random.uniform(5, 50)
     return change(case, lambda s: replaced(s, required_margin=margin))

@@ -153,8 +153,9 @@ MUTATIONS = {
     "no hits": (without("samples"), "there is no array 'samples'"),
     "no radius": (without("radius"), "there is no array 'radius'"),
     "an array too many": (lambda s: s.arrays.update(lo=np.zeros(1)), "do not belong"),
-    "another claim": (set_head(claim="unsat"), "the claim is 'unsat'"),
-    "another version": (set_head(version=3), "version 4 of the format"),
+    "another claim": (set_head(claim="unsat"), "is 4, which has no claim 'unsat'"),
+    "another version": (set_head(version=3), "is 3, which has no claim 'smoothed'"),
+    "an unknown claim": (set_head(claim="smooth"), "the claim is 'smooth'"),
     "no network": (set_head(network={}), "the network's sha256 is 'None'"),
 }
 
