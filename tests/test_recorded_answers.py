@@ -116,7 +116,7 @@ def test_certificates_of_an_answer_are_accepted_and_forged_ones_rejected(
         arrays = dict(stored)
     for change in (
         {"hi": np.minimum(arrays["hi"] + 0.05, 1)},
-        {"leaf_target": arrays["leaf_target"] * 0 + arrays["leaf_target"][0]},
+        {"tree_clause": arrays["tree_clause"] * 0},
         {"x": arrays["x"] + 1e-3},
     ):
         forged = tmp_path / "forged.npz"

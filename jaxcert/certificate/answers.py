@@ -26,13 +26,14 @@ from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.checked import write_checked
 from jaxcert.certificate.halving import halving_tree
 from jaxcert.certificate.network_file import NetworkFile, network_file
-from jaxcert.certificate.trees import sign_tree
+from jaxcert.certificate.trees import EVERY, ProofArrays
 from jaxcert.checker.answers import property_text
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.bounds import Bounds
 from jaxcert.checker.claim import AnswerReport
 from jaxcert.checker.clauses import Clauses
 from jaxcert.checker.network import network_of
+from jaxcert.checker.tree import of_signs
 from jaxcert.devices import float64
 from jaxcert.errors import UnsupportedError
 from jaxcert.interop.vnnlib import Case, Property, load_vnnlib
@@ -40,9 +41,6 @@ from jaxcert.model import Model
 from jaxcert.network import Network
 from jaxcert.oracle.complete import splits_inputs
 from jaxcert.runs.files import write_atomically
-
-EVERY = -1
-"""The clause of a tree that proves all of its box."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,8 +185,7 @@ class Trees:
         """
         self._model, self._cases, self._branch = model, cases, branch
         self._deadline, self._network = deadline, network_of(raw, False)
-        self._trees: list[tuple[int, int, np.ndarray]] = []
-        self._leaves: list[tuple[np.ndarray, ...]] = []
+        self._proof = ProofArrays(self._network.neurons)
         self._slopes: dict[str, np.ndarray] = {}
 
     def found(self) -> dict[str, np.ndarray] | None:
@@ -200,40 +197,27 @@ class Trees:
                     return None
                 first += len(case.disjuncts)
         clauses = [(n, pair) for n, case in enumerate(cases) for pair in case.disjuncts]
-        widest = max((len(d) for _, (_, d) in clauses), default=0)
-        neurons, n = self._network.neurons, self._network.sizes[0]
-        outputs = self._network.sizes[-1]
-        blank = [np.zeros((0, k), np.float32) for k in (widest, neurons, neurons)]
-        weights, slopes, betas = (
-            np.concatenate([empty, *(self._padded(v, empty) for v in parts)])
-            for empty, parts in zip(
-                blank, list(zip(*self._leaves, strict=True)) or [()] * 3, strict=True
-            )
-        )
-        boxes, of, nodes = zip(*self._trees, strict=True) if self._trees else ([],) * 3
+        n, outputs = self._network.sizes[0], self._network.sizes[-1]
         counts = [len(d) for _, (_, d) in clauses]
-        return self._slopes | {
-            "box_lo": np.array([c.lo for c in cases], np.float64).reshape(-1, n),
-            "box_hi": np.array([c.hi for c in cases], np.float64).reshape(-1, n),
-            "clause_box": np.array([number for number, _ in clauses], np.int32),
-            "row_clause": np.repeat(np.arange(len(counts)), counts).astype(np.int32),
-            "row_coefficients": np.concatenate(
-                [np.zeros((0, outputs)), *(c for _, (c, _) in clauses)]
-            ),
-            "row_offset": np.concatenate([np.zeros(0), *(d for _, (_, d) in clauses)]),
-            "tree_box": np.array(boxes, np.int32),
-            "tree_clause": np.array(of, np.int32),
-            "tree_size": np.array([len(v) for v in nodes], np.int32),
-            "nodes": np.concatenate([np.zeros(0, np.int32), *nodes]),
-            "lemma_clause": np.zeros(0, np.int32),
-            "lemma_signs": np.zeros((0, neurons), np.int8),
-            "leaf_weights": weights,
-            "leaf_slopes": slopes,
-            "leaf_betas": betas,
-        }
-
-    def _padded(self, v: np.ndarray, empty: np.ndarray) -> np.ndarray:
-        return np.pad(v, ((0, 0), (0, empty.shape[1] - v.shape[1]))).astype(np.float32)
+        proof = self._proof.arrays(max(counts, default=0))
+        return (
+            self._slopes
+            | proof
+            | {
+                "box_lo": np.array([c.lo for c in cases], np.float64).reshape(-1, n),
+                "box_hi": np.array([c.hi for c in cases], np.float64).reshape(-1, n),
+                "clause_box": np.array([number for number, _ in clauses], np.int32),
+                "row_clause": np.repeat(np.arange(len(counts)), counts).astype(
+                    np.int32
+                ),
+                "row_coefficients": np.concatenate(
+                    [np.zeros((0, outputs)), *(c for _, (c, _) in clauses)]
+                ),
+                "row_offset": np.concatenate(
+                    [np.zeros(0), *(d for _, (_, d) in clauses)]
+                ),
+            }
+        )
 
     def _box(self, number: int, case: Case, first: int) -> bool:
         """Finds the trees of one box, whose first clause is that; False without."""
@@ -248,7 +232,7 @@ class Trees:
         else:
             nodes = halving_tree(bounds, question, self._deadline, most=1)
         if nodes is not None:
-            self._trees.append((number, EVERY, nodes))
+            self._proof.add(number, EVERY, nodes)
             return True
         if splits_inputs(model, box, self._branch):
             return False
@@ -262,10 +246,10 @@ class Trees:
         leaves, signs = proof.leaves, np.asarray(proof.leaves.signs, np.int8)
         for clause in range(len(case.disjuncts)):
             own = np.flatnonzero(np.asarray(leaves.clause) == clause)
-            nodes, order = sign_tree(signs[own], len(case.lo))
-            self._trees.append((number, first + clause, nodes))
+            made, order = of_signs(signs[own], len(case.lo), f"clause {clause}")
             rows = leaves.rows(own[order]).multipliers
-            self._leaves.append(_multipliers(question, clause, signs[own[order]], rows))
+            given = _multipliers(question, clause, signs[own[order]], rows)
+            self._proof.add(number, first + clause, np.array(made), *given)
         return True
 
     def _signs(self, box: Box, case: Case) -> Proof | None:

@@ -12,13 +12,13 @@ import numpy as np
 
 import jaxcert
 from jaxcert.checker.check import check_certificate
-from jaxcert.checker.claim import AnyReport
+from jaxcert.checker.claim import Finding
 from jaxcert.runs.files import write_atomically
 
 
 def write_checked(
     path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> tuple[AnyReport, int]:
+) -> tuple[Finding, int]:
     """Writes a certificate, asks the checker, and returns what it says and the bytes.
 
     A file that it does not accept is removed, and leaves another one of this name as

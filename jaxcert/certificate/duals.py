@@ -18,8 +18,7 @@ from jaxcert.box import Box
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.answers import Trees, stored_network
 from jaxcert.certificate.checked import write_checked
-from jaxcert.checker.claim import DualReport
-from jaxcert.checker.duals import UNKNOWN
+from jaxcert.checker.duals import UNKNOWN, DualReport
 from jaxcert.devices import float64
 from jaxcert.interop.vnnlib import Case
 from jaxcert.model import Model

@@ -12,9 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcert.bounds.alpha import Multipliers
 from jaxcert.box import Box
-from jaxcert.branch.leaves import Leaves, Proof
+from jaxcert.branch.leaves import Proof
 from jaxcert.certificate.store import CertificateWriter, Claim, Written
 from jaxcert.certification import Certification
 from jaxcert.certifier import float64
@@ -94,15 +93,8 @@ class GrownWriter(CertificateWriter):
             refused = f"the checker does not accept its proof: {written.report.reason}"
         if self._arithmetic == "float32":
             return Written(claim, None, None, refused=refused)
-        alone = self._write(dataclasses.replace(claim, proved=False), self._nothing())
+        alone = self._write(dataclasses.replace(claim, proved=False), None)
         return dataclasses.replace(alone, refused=refused)
-
-    def _nothing(self) -> Proof:
-        """Returns the proof of nothing."""
-        nothing: Any = np.zeros((0, self._layout.size), np.float32)
-        none: Any = np.zeros(0, np.int32)
-        multipliers = Multipliers(nothing, nothing, nothing)
-        return Proof(Leaves(none, none, nothing.astype(np.int8), multipliers), {})
 
     def _measured(self, claim: GrownClaim) -> GrownClaim:
         """Returns the claim with the apothem of its box, rounded down."""
@@ -130,14 +122,14 @@ class GrownWriter(CertificateWriter):
         lo, hi = np.clip(lo, claim.lo, claim.x), np.clip(hi, claim.x, claim.hi)
         return self._measured(dataclasses.replace(claim, lo=lo, hi=hi))
 
-    def _header(self, claim: Claim, version_of_format: int) -> dict[str, Any]:
-        header = super()._header(claim, version_of_format)
+    def _header(self, claim: Claim) -> dict[str, Any]:
+        header = super()._header(claim)
         if isinstance(claim, GrownClaim):
             header |= {"delta": float(claim.delta), "proved": claim.proved}
         return header
 
-    def _arrays(self, claim: Claim, leaves: Leaves) -> dict[str, np.ndarray]:
-        arrays = super()._arrays(claim, leaves)
+    def _arrays(self, claim: Claim) -> dict[str, np.ndarray]:
+        arrays = super()._arrays(claim)
         if isinstance(claim, GrownClaim):
             arrays |= self._faces(claim)
         return arrays

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxcert.certificate.answers import EVERY, stored_network
+from jaxcert.certificate.answers import stored_network
 from jaxcert.certificate.checked import write_checked
 from jaxcert.certificate.halving import halving_tree
+from jaxcert.certificate.trees import EVERY, ProofArrays
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.bounds import Bounds
 from jaxcert.checker.changes import front
-from jaxcert.checker.claim import ChangeReport
 from jaxcert.checker.clauses import Clauses
 from jaxcert.checker.network import Network
+from jaxcert.checker.semantic import ChangeReport
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.semantic.changes import InputFamily
@@ -127,7 +128,9 @@ def write_change(
             continue
         finding = time.monotonic() - begin
         ends = {"change_lo": lo, "change_hi": hi}
-        arrays = stated | ends | _one_tree(nodes, net.neurons)
+        proof = ProofArrays(net.neurons)
+        proof.add(0, EVERY, nodes)
+        arrays = stated | ends | proof.arrays(widest=1)
         report, size = _checked(path, head, arrays)
         if not report.holds and "change_witness" in report.reason:
             # Rounding leaves it in doubt: nothing is claimed of it.
@@ -152,18 +155,3 @@ def _question(net: Network, box: Any, label: int) -> Clauses:
     eye = np.eye(net.sizes[-1])
     rows = eye[label] - np.delete(eye, label, axis=0)
     return Clauses(bounds, [(row[None], np.zeros(1)) for row in rows])
-
-
-def _one_tree(nodes: np.ndarray, neurons: int) -> dict[str, np.ndarray]:
-    """Returns the arrays of one tree that proves all clauses of one box."""
-    return {
-        "tree_box": np.zeros(1, np.int32),
-        "tree_clause": np.array([EVERY], np.int32),
-        "tree_size": np.array([len(nodes)], np.int32),
-        "nodes": nodes,
-        "lemma_clause": np.zeros(0, np.int32),
-        "lemma_signs": np.zeros((0, neurons), np.int8),
-        "leaf_weights": np.zeros((0, 1), np.float32),
-        "leaf_slopes": np.zeros((0, neurons), np.float32),
-        "leaf_betas": np.zeros((0, neurons), np.float32),
-    }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxcert.certificate.checked import write_checked
-from jaxcert.checker.claim import SmoothedReport
+from jaxcert.checker.smoothed import SmoothedReport
 from jaxcert.smoothing import lower_bound
 from jaxcert.smoothing.answers import SmoothedCertificates
 from jaxcert.smoothing.options import OracleError, SmoothingOptions

@@ -30,9 +30,12 @@ from jaxcert.branch.leaves import Leaves, Proof, RecordedCuts
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.checked import write_checked
 from jaxcert.certificate.network_file import NetworkFile, network_file
+from jaxcert.certificate.trees import ProofArrays
 from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier
-from jaxcert.checker.claim import Report
+from jaxcert.checker.claim import Report, Status
+from jaxcert.checker.reading import Rejected
+from jaxcert.checker.tree import of_signs
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.runs.files import file_stem
@@ -190,18 +193,19 @@ class CertificateWriter:
         return written
 
     @float64()
-    def _write(self, claim: Claim, proof: Proof, least: float = 0.0) -> Written:
+    def _write(self, claim: Claim, proof: Proof | None, least: float = 0.0) -> Written:
+        """Writes a claim with its proof; None for one that says that it has none."""
         path = self.folder / f"{file_stem(claim.name)}.npz"
-        ranges = {f"range_slopes_{k}": v for k, v in proof.range_slopes.items()}
-        cuts = _cut_arrays(proof)
+        try:
+            arrays = self._proof_arrays(proof) if proof is not None else {}
+        except Rejected as rejected:  # the leaves are not those of a tree
+            return Written(claim, Report(Status.REJECTED, str(rejected), 0.0), None)
         for share in _SHRINK[self._arithmetic]:
             smaller = self._shrunk(claim, share)
             if share and smaller.lower < least:
                 break
-            arrays = self._arrays(smaller, proof.leaves) | ranges | cuts
-            kind = 2 if cuts else 5 if "ball" in arrays else 1
-            content = self._header(smaller, kind)
-            report, size = write_checked(path, content, arrays)
+            content, claimed = self._header(smaller), self._arrays(smaller)
+            report, size = write_checked(path, content, claimed | arrays)
             assert isinstance(report, Report)
             if report.holds:
                 return Written(smaller, report, path, size, report.seconds)
@@ -273,12 +277,25 @@ class CertificateWriter:
         leaves = Leaves(owner, clause, blank.astype(np.int8), multipliers)
         return Proof(leaves, {number[i]: np.asarray(s) for i, s in slopes.items()})
 
-    def _arrays(self, claim: Claim, leaves: Leaves) -> dict[str, np.ndarray]:
-        classes = self._layout.program.output_shape[0]
-        others = np.array([j for j in range(classes) if j != claim.label], np.int32)
-        target, signs = others[leaves.clause], leaves.signs.astype(np.int8)
-        slope = np.clip(leaves.multipliers.slope, 0, 1)
-        split = np.maximum(leaves.multipliers.split, 0)
+    def _proof_arrays(self, proof: Proof) -> dict[str, np.ndarray]:
+        """Returns the proof, whose leaves are trees of signs of every other class."""
+        leaves, features = proof.leaves, int(np.prod(self._shape))
+        signs = np.asarray(leaves.signs, np.int8)
+        slope = np.where(signs == 0, np.clip(leaves.multipliers.slope, 0, 1), 0)
+        split = np.where(signs != 0, np.maximum(leaves.multipliers.split, 0), 0)
+        made, every = ProofArrays(self._layout.size), [np.zeros(0, int)]
+        for clause in range(self._layout.program.output_shape[0] - 1):
+            own = np.flatnonzero(np.asarray(leaves.clause) == clause)
+            nodes, order = of_signs(signs[own], features, f"clause {clause}")
+            own = own[order]
+            every.append(own)
+            one = np.ones((len(own), 1))
+            made.add(0, clause, np.array(nodes), one, slope[own], split[own])
+        ranges = {f"range_slopes_0_{k}": v for k, v in proof.range_slopes.items()}
+        cuts = _cut_arrays(proof, np.concatenate(every))
+        return made.arrays(1 if len(every) > 1 else 0) | ranges | cuts
+
+    def _arrays(self, claim: Claim) -> dict[str, np.ndarray]:
         region = self._region(claim)
         box = enclosing(region)
         faces: dict[str, Any] = {
@@ -297,16 +314,12 @@ class CertificateWriter:
             arrays["witness"] = np.asarray(claim.witness, np.float64)
         if self._norm != "linf":
             arrays["ball"] = np.array([int(self._norm[1:])], np.int32)
-        return arrays | {
-            "leaf_target": target.astype(np.int32),
-            "leaf_signs": signs,
-            "leaf_slopes": np.where(signs == 0, slope, 0).astype(np.float32),
-            "leaf_betas": np.where(signs != 0, split, 0).astype(np.float32),
-        }
+        return arrays
 
-    def _header(self, claim: Claim, version_of_format: int) -> dict[str, Any]:
+    def _header(self, claim: Claim) -> dict[str, Any]:
         return {
-            "version": version_of_format,
+            "version": 6,
+            "claim": "box",
             "input": claim.name,
             "network": {"sha256": self.network.sha256, "file": self.network.name},
             "arithmetic": self._arithmetic,
@@ -314,12 +327,14 @@ class CertificateWriter:
             "required_margin": self._margin,
             "apothem_lower": claim.lower if np.isfinite(claim.lower) else None,
             "apothem_upper": claim.upper if np.isfinite(claim.upper) else None,
-            "refine": bool(self._layout.improvable),
         }
 
 
-def _cut_arrays(proof: Proof) -> dict[str, np.ndarray]:
-    """Returns what the format says of cuts: of groups that some leaf needs."""
+def _cut_arrays(proof: Proof, order: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what the format says of cuts: of groups that some leaf needs.
+
+    The leaves stand in that order.
+    """
     arrays: dict[str, np.ndarray] = {}
     for k, cuts in proof.cuts.items():
         weights = np.maximum(proof.leaves.multipliers.cut[k], 0)
@@ -328,12 +343,12 @@ def _cut_arrays(proof: Proof) -> dict[str, np.ndarray]:
             continue
         kept: RecordedCuts = jax.tree.map(lambda v, used=used: v[used], cuts)
         arrays |= {
-            f"cut_neurons_{k}": kept.index.astype(np.int32),
-            f"cut_inputs_{k}": kept.at_input,
-            f"cut_outputs_{k}": kept.at_output,
-            f"cut_scales_{k}": kept.scales,
-            f"cut_slopes_{k}": kept.slopes,
-            f"leaf_cuts_{k}": weights[:, used].astype(np.float32),
+            f"cut_neurons_0_{k}": kept.index.astype(np.int32),
+            f"cut_inputs_0_{k}": kept.at_input,
+            f"cut_outputs_0_{k}": kept.at_output,
+            f"cut_scales_0_{k}": kept.scales,
+            f"cut_slopes_0_{k}": kept.slopes,
+            f"leaf_cuts_0_{k}": weights[order][:, used].astype(np.float32),
         }
     return arrays
 

@@ -130,8 +130,8 @@ class AnswerCertificate:
             clauses[box].append(clause)
         self.same_property(clauses)
         arrays = {name: a[name] for name in a if name not in shapes}
-        rows = [[len(d) for _, d in own] for own in clauses]
-        proof, b, net = Proof(arrays, self.b, self.net, rows), self.b, self.net
+        sizes, b, net = [[len(d) for _, d in own] for own in clauses], self.b, self.net
+        proof = Proof(arrays, b, net, sizes)
         every = zip(a["box_lo"], a["box_hi"], proof.slopes, clauses, strict=True)
         return proof.check(
             (Bounds(b, net, lo, hi, slopes), own) for lo, hi, slopes, own in every

@@ -85,7 +85,9 @@ class Arithmetic:
         product that is meant: this one, or `along`.
         """
         found = (dot or self.dot)(a, b)
-        return found if self.exact else found * (1 + (a.shape[-1] + 6) * 2.0**-52) + _TINY
+        if self.exact:
+            return found
+        return found * (1 + (a.shape[-1] + 6) * 2.0**-52) + _TINY
 
     def charge(self, a, reach, n=1, dot=None):
         """Returns >= |error of a @ w| @ size, for reach >= |w| @ size, w of n rows.

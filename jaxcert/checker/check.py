@@ -13,9 +13,10 @@ import numpy as np
 
 from .answers import AnswerCertificate
 from .boxes import Certificate
-from .claim import AnyReport, Expected, Report, Status
+from .claim import Expected, Finding, Report, Status
 from .duals import DualCertificate
 from .reading import Rejected, need, read, unpacked
+from .semantic import ChangeCertificate
 from .smoothed import SmoothedCertificate
 
 # By claim, which older boxes do not name: the versions, and what reads them.
@@ -26,6 +27,7 @@ _KINDS: dict[Any, tuple[tuple[int, ...], Any]] = {
     "unsat": ((3,), AnswerCertificate),
     "smoothed": ((4,), SmoothedCertificate),
     "dual": ((7,), DualCertificate),
+    "semantic": ((8,), ChangeCertificate),
 }
 
 
@@ -34,7 +36,7 @@ def check_certificate(
     *,
     expected: Expected | None = None,
     exact: bool = False,
-) -> AnyReport:
+) -> Finding:
     """Returns whether the file proves what it claims, and if not, why. Never raises.
 
     Args:
@@ -47,7 +49,7 @@ def check_certificate(
     found: dict[str, Any] = {}
     try:
         with np.errstate(all="ignore"):
-            _, head, arrays = unpacked(read(path), "certificate", 7)
+            _, head, arrays = unpacked(read(path), "certificate", 8)
             claim, version = head.get("claim"), head["version"]
             known = claim is None or isinstance(claim, str) and claim in _KINDS
             need(known, f"the claim is {str(claim)[:40]!r}")

@@ -66,12 +66,23 @@ class Finding:
       reason: why it is not accepted; empty if it is.
       seconds: how long the check took.
       network_sha256: of the network that the claim is about.
+      faces: those of a grown box; None of any other.
     """
 
     status: Status
     reason: str
     seconds: float
     network_sha256: str = ""
+    faces: Faces | None = None
+
+    @property
+    def claim(self) -> str:
+        """The whole claim in words; empty of a rejected file."""
+        return self.words() if self.holds else ""
+
+    def words(self) -> str:
+        """Returns the claim in words."""
+        raise NotImplementedError
 
     @property
     def accepted(self) -> bool:
@@ -99,7 +110,6 @@ class Report(Finding):
         the domain's boundary, NaN if the box is not proved.
       apothem_upper: distance of the counterexample; inf if none is stored.
       leaves, lemmas: of the proof.
-      faces: those of a grown box; None of any other.
     """
 
     label: int = -1
@@ -116,21 +126,17 @@ class Report(Finding):
     apothem_upper: float = math.nan
     leaves: int = 0
     lemmas: int = 0
-    faces: Faces | None = None
 
-    @property
-    def claim(self) -> str:
-        """The whole claim in words; empty of a rejected file."""
-        if not self.holds:
-            return ""
-        ends = _same(self.domain_lo), _same(self.domain_hi)
+    def words(self) -> str:
+        """Returns the claim in words."""
+        ends = same(self.domain_lo), same(self.domain_hi)
         where = "a box" if self.norm == "linf" else f"an {self.norm} ball"
         return (
             f"class {self.label} of {self.classes} wins by a margin > "
-            f"{_exact(self.required_margin)} everywhere in {where}; "
+            f"{exact(self.required_margin)} everywhere in {where}; "
             f"{self._objective()}; "
             f"domain [{ends[0]}, {ends[1]}], {self.free} of {self.features} features "
-            f"free, rates {_same(self.rates)}; {self.arithmetic} arithmetic; network "
+            f"free, rates {same(self.rates)}; {self.arithmetic} arithmetic; network "
             f"{self.network_sha256[:16]}; {self._proof()}"
         )
 
@@ -140,16 +146,16 @@ class Report(Finding):
             name, every = "apothem", "every face that may move is the domain's"
             if self.norm != "linf":
                 name, every = "radius", "all of the domain that may be reached"
-            least = f"{name} at least {_rounded(self.apothem_lower, 'FLOOR')}"
+            least = f"{name} at least {rounded(self.apothem_lower, 'FLOOR')}"
             if self.apothem_lower == math.inf:
                 least = f"{name} inf: {every}"
             if upper == math.inf:
                 return f"{least}, no counterexample is claimed"
-            return f"{least}, a counterexample at {_rounded(upper, 'CEILING')}"
+            return f"{least}, a counterexample at {rounded(upper, 'CEILING')}"
         kind = "grown" if faces.open else "maximal"
         fixed = f"{faces.fixed} fixed, " if faces.fixed else ""
         return (
-            f"{kind} to {_exact(faces.delta)} rates: {faces.on_domain} faces on the "
+            f"{kind} to {exact(faces.delta)} rates: {faces.on_domain} faces on the "
             f"domain, {fixed}{faces.witnessed} stopped, {faces.open} open"
         )
 
@@ -180,13 +186,9 @@ class AnswerReport(Finding):
     clauses: int = 0
     leaves: int = 0
     lemmas: int = 0
-    faces: None = None
 
-    @property
-    def claim(self) -> str:
-        """The whole claim in words; empty of a rejected file."""
-        if not self.holds:
-            return ""
+    def words(self) -> str:
+        """Returns the claim in words."""
         of = f"property {self.property_sha256[:16]}, network {self.network_sha256[:16]}"
         sizes = f"{self.inputs} inputs, {self.outputs} outputs; real arithmetic"
         if self.answer == "sat":
@@ -196,149 +198,6 @@ class AnswerReport(Finding):
             f"unsat: no input satisfies the property; {of}; {sizes}; {self.boxes} "
             f"boxes, {self.clauses} clauses, proved by {self.leaves} leaves{lemmas}"
         )
-
-
-@dataclass(frozen=True)
-class SmoothedReport(Finding):
-    """What was found of smoothed answers.
-
-    Attributes:
-      answers, told: how many there are, and how many have a radius above 0.
-      noise, norm, scale: what was added, and the norm of the radii.
-      alpha, oracle_alpha: the most chance that an answer is false, and that the oracle
-        errs more often than the file says.
-      radius: of those that have one.
-    """
-
-    answers: int = 0
-    told: int = 0
-    noise: str = ""
-    norm: str = ""
-    scale: float = math.nan
-    alpha: float = math.nan
-    oracle_alpha: float = math.nan
-    radius: Span = (math.nan, math.nan)
-    faces: None = None
-
-    @property
-    def claim(self) -> str:
-        """The whole claim in words; empty of a rejected file."""
-        if not self.holds:
-            return ""
-        ends = [_rounded(end, "FLOOR") for end in self.radius]
-        chance = _exact(self.alpha)
-        if self.oracle_alpha:
-            chance += f" + {_exact(self.oracle_alpha)}"
-        return (
-            f"{self.told} of {self.answers} answers: a class has a probability above "
-            f"1/2 for all inputs nearer than a radius, {ends[0]} .. {ends[1]} "
-            f"({self.norm} norm), under {self.noise} noise of scale "
-            f"{_exact(self.scale)}; each is false with a chance of {chance} at most if "
-            f"the samples were drawn as stated, which is not checked; network "
-            f"{self.network_sha256[:16]}"
-        )
-
-
-@dataclass(frozen=True)
-class DualReport(Finding):
-    """What was found of a dual box.
-
-    Attributes:
-      label, classes: the class whose points it holds, and how many there are.
-      winner: which output wins, the greatest or the least.
-      empty: whether the domain holds no point of the class.
-      domain_lo, domain_hi, features: of the domain.
-      cut: faces that are proved to lie inside the domain.
-      reached: faces at which a point of the class is known.
-      gap: how far such a point stays behind at most, as a part of the domain's width.
-      leaves: of the proof.
-    """
-
-    label: int = -1
-    classes: int = 0
-    winner: str = ""
-    empty: bool = False
-    domain_lo: Span = (math.nan, math.nan)
-    domain_hi: Span = (math.nan, math.nan)
-    features: int = 0
-    cut: int = 0
-    reached: int = 0
-    gap: float = math.nan
-    leaves: int = 0
-    faces: None = None
-
-    @property
-    def claim(self) -> str:
-        """The whole claim in words; empty of a rejected file."""
-        if not self.holds:
-            return ""
-        of = f"class {self.label} of {self.classes} (the {self.winner} output wins)"
-        known = f"every point of the domain that is of {of} lies in a box"
-        if self.empty:
-            known = f"no point of the domain is of {of}"
-        else:
-            known += (
-                f"; {self.cut} of its {2 * self.features} faces lie inside the domain; "
-                f"a point of the class is known at {self.reached}, behind by at most "
-                f"{_rounded(self.gap, 'CEILING')} of the domain's width"
-            )
-        ends = _same(self.domain_lo), _same(self.domain_hi)
-        return (
-            f"{known}; domain [{ends[0]}, {ends[1]}], {self.features} features; real "
-            f"arithmetic; network {self.network_sha256[:16]}; proved by {self.leaves} "
-            "leaves"
-        )
-
-
-@dataclass(frozen=True)
-class ChangeReport(Finding):
-    """What was found of a certificate about changes of an image.
-
-    Attributes:
-      label, classes: the class that wins, and how many there are.
-      required_margin: what its margin is greater than.
-      change: its name, and in words what becomes of the image.
-      parameters: of each its name, and the range in which the class wins.
-      refuted: parameters at which another class is as high; none if none are stored.
-      leaves: of the proof.
-    """
-
-    label: int = -1
-    classes: int = 0
-    required_margin: float = math.nan
-    change: str = ""
-    image: str = ""
-    parameters: tuple[tuple[str, Span], ...] = ()
-    refuted: tuple[float, ...] = ()
-    leaves: int = 0
-    faces: None = None
-
-    @property
-    def claim(self) -> str:
-        """The whole claim in words; empty of a rejected file."""
-        if not self.holds:
-            return ""
-        names = [name for name, _ in self.parameters]
-        ranges = ", ".join(
-            f"{name} in [{_exact(low)}, {_exact(high)}]"
-            for name, (low, high) in self.parameters
-        )
-        known = "no counterexample is claimed"
-        if self.refuted:
-            at = ", ".join(
-                f"{name} = {_exact(v)}"
-                for name, v in zip(names, self.refuted, strict=True)
-            )
-            known = f"not at {at}"
-        return (
-            f"class {self.label} of {self.classes} wins by a margin > "
-            f"{_exact(self.required_margin)} at {self.image}, for x the stored image "
-            f"and all {ranges}; {known}; real arithmetic; network "
-            f"{self.network_sha256[:16]}; proved by {self.leaves} leaves"
-        )
-
-
-AnyReport = Report | AnswerReport | SmoothedReport | DualReport | ChangeReport
 
 
 @dataclass(frozen=True)
@@ -429,16 +288,18 @@ def span(*arrays) -> Span:
     return float(numbers.min()), float(numbers.max())
 
 
-def _exact(number: float) -> str:
+def exact(number: float) -> str:
+    """Returns all digits."""
     return repr(float(number)).removesuffix(".0")
 
 
-def _same(ends: Span) -> str:
-    low, high = map(_exact, ends)
+def same(ends: Span) -> str:
+    """Returns both ends, or one if they are equal."""
+    low, high = map(exact, ends)
     return low if low == high else f"{low} .. {high}"
 
 
-def _rounded(number: float, way: str) -> str:
+def rounded(number: float, way: str) -> str:
     """Returns six digits, rounded so that the claim does not grow by it."""
     if not math.isfinite(number):
         return str(number)

@@ -21,7 +21,7 @@ from typing import Any
 from .against import Comparison, compare, proved
 from .arguments import parser
 from .check import check_certificate
-from .claim import AnyReport, Expected, Status
+from .claim import Expected, Finding, Status
 from .results import Results
 
 _SAY = {Status.UNPROVED: "NOT PROVED", Status.VACUOUS: "VACUOUS"}
@@ -63,7 +63,7 @@ def certificates(path: Path) -> list[Path]:
     return found
 
 
-def line(path: Path, report: AnyReport) -> str:
+def line(path: Path, report: Finding) -> str:
     """Returns what to print of a checked file."""
     name, reason = _one_line(path.name.removesuffix(".npz")), _one_line(report.reason)
     if report.status is Status.REJECTED:
@@ -74,7 +74,7 @@ def line(path: Path, report: AnyReport) -> str:
     return f"{_SAY[report.status]} {name}: {reason}; {said}"
 
 
-def as_json(path: Path, report: AnyReport) -> str:
+def as_json(path: Path, report: Finding) -> str:
     """Returns one line of JSON: status, reason, the claim in words and its parts.
 
     What is infinite is null, as in the file.
@@ -93,7 +93,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summary(reports: Sequence[AnyReport]) -> str:
+def summary(reports: Sequence[Finding]) -> str:
     """Returns what to print at the end."""
     count = {status: 0 for status in Status}
     for report in reports:
@@ -105,7 +105,7 @@ def summary(reports: Sequence[AnyReport]) -> str:
     return faces_total(reports) + ", ".join(parts)
 
 
-def faces_total(reports: Sequence[AnyReport]) -> str:
+def faces_total(reports: Sequence[Finding]) -> str:
     """Returns what to print of all grown boxes whose claims hold; empty without any."""
     grown = [report.faces for report in reports if report.faces is not None]
     if not grown:
@@ -126,7 +126,7 @@ def faces_total(reports: Sequence[AnyReport]) -> str:
     )
 
 
-def answers(table: Results, reports: Sequence[AnyReport]) -> str:
+def answers(table: Results, reports: Sequence[Finding]) -> str:
     """Returns what to print of a results file."""
     seconds = sum(report.seconds for report in reports)
     accepted = sum(report.accepted for report in reports)
@@ -163,7 +163,7 @@ def _tables(words: argparse.Namespace) -> list[Results]:
     ]
 
 
-def exit_code(reports: Sequence[AnyReport]) -> int:
+def exit_code(reports: Sequence[Finding]) -> int:
     """Returns 0, or what keeps the reports from being accepted, the worst first."""
     found = {report.status for report in reports}
     if not reports:
@@ -185,9 +185,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for word in words.paths:
             if word.suffix != ".csv":
                 paths += certificates(word.expanduser())
-        reports: list[AnyReport] = []
+        reports: list[Finding] = []
 
-        def told(path: Path, report: AnyReport) -> None:
+        def told(path: Path, report: Finding) -> None:
             print((as_json if words.json else line)(path, report), flush=True)
             reports.append(report)
 

@@ -10,8 +10,8 @@ The file is a certificate (`reading.py`) of version 7, whose `header` has
     "least"; "empty": whether the domain holds no point of the class at all;
 float64 dual_domain_lo and dual_domain_hi (n,); if it is not empty dual_lo and dual_hi
 (n,), dual_points (P, n), points of the class, and dual_by int32 (2n,), lower faces
-first: which of them goes farthest there, -1 if none is known; and the proof (`proof.py`)
-of one clause in every slab, where there are any.
+first: which of them goes farthest there, -1 if none is known; and the proof
+(`proof.py`) of one clause in every slab, where there are any.
 
 The proof. Slabs are cut off the domain one after the other, of the lower faces first,
 in the order of features: the slab of a face is what the earlier ones left, as far as
@@ -25,13 +25,15 @@ from __future__ import annotations
 if __name__ == "__main__":
     raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .arithmetic import LARGEST, Arithmetic
 from .bounds import Bounds
-from .claim import DualReport, Expected, Status, span
+from .claim import Expected, Finding, Span, Status, rounded, same, span
 from .faces import block, outputs
 from .network import beside, network_of
 from .proof import Proof
@@ -39,6 +41,53 @@ from .reading import need, take, whole
 
 _ENDS = ("dual_domain_lo", "dual_lo", "dual_hi", "dual_domain_hi")
 UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class DualReport(Finding):
+    """What was found of a dual box.
+
+    Attributes:
+      label, classes: the class whose points it holds, and how many there are.
+      winner: which output wins, the greatest or the least.
+      empty: whether the domain holds no point of the class.
+      domain_lo, domain_hi, features: of the domain.
+      cut: faces that are proved to lie inside the domain.
+      reached: faces at which a point of the class is known.
+      gap: how far such a point stays behind at most, as a part of the domain's width.
+      leaves: of the proof.
+    """
+
+    label: int = -1
+    classes: int = 0
+    winner: str = ""
+    empty: bool = False
+    domain_lo: Span = (math.nan, math.nan)
+    domain_hi: Span = (math.nan, math.nan)
+    features: int = 0
+    cut: int = 0
+    reached: int = 0
+    gap: float = math.nan
+    leaves: int = 0
+
+    def words(self) -> str:
+        """Returns the claim in words."""
+        of = f"class {self.label} of {self.classes} (the {self.winner} output wins)"
+        known = f"every point of the domain that is of {of} lies in a box"
+        if self.empty:
+            known = f"no point of the domain is of {of}"
+        else:
+            known += (
+                f"; {self.cut} of its {2 * self.features} faces lie inside the domain; "
+                f"a point of the class is known at {self.reached}, behind by at most "
+                f"{rounded(self.gap, 'CEILING')} of the domain's width"
+            )
+        ends = same(self.domain_lo), same(self.domain_hi)
+        return (
+            f"{known}; domain [{ends[0]}, {ends[1]}], {self.features} features; real "
+            f"arithmetic; network {self.network_sha256[:16]}; proved by {self.leaves} "
+            "leaves"
+        )
 
 
 class DualCertificate:
@@ -95,7 +144,7 @@ class DualCertificate:
             proof = Proof(self.a, b, net, [[len(rows)]] * len(slabs))
             every = zip(slabs, proof.slopes, strict=True)
             found = proof.check(
-                (Bounds(b, net, *slab, slopes), [clause]) for slab, slopes in every
+                (Bounds(b, net, lo, hi, slopes), [clause]) for (lo, hi), slopes in every
             )
             found.pop("lemmas")
         else:

@@ -88,7 +88,8 @@ class Grown:
 
     def violated(self, faces, b: Arithmetic, label: int, margin: float) -> np.ndarray:
         """Returns whether the moved points of these faces violate the margin."""
-        size, kept, step = self.net.sizes[0], np.zeros(len(faces), bool), block(b, self.net)
+        size, step = self.net.sizes[0], block(b, self.net)
+        kept = np.zeros(len(faces), bool)
         for first in range(0, len(faces), step):
             part = faces[first : first + step]
             moved = self.points[self.by[part]]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .against import Instance, instance
 from .check import check_certificate
-from .claim import AnswerReport, AnyReport, Expected, Status
+from .claim import AnswerReport, Expected, Finding, Status
 from .reading import read
 
 _COLUMNS = ["onnx", "vnnlib", "result", "seconds"]
@@ -53,13 +53,12 @@ class Results:
 
     def reports(
         self, expected: Expected, exact: bool
-    ) -> Iterator[tuple[Path, AnyReport]]:
+    ) -> Iterator[tuple[Path, Finding]]:
         """Yields the file of every answer and what is to be thought of it."""
         for number, (onnx, vnnlib, result, _) in self.decided:
             path = self.proofs / f"{number:03d}.npz"
             if self.folder is not None:
                 expected = dataclasses.replace(expected, vnnlib=self.original(vnnlib))
-            report: AnyReport
             if path.exists():
                 report = check_certificate(path, expected=expected, exact=exact)
             else:
@@ -76,9 +75,7 @@ class Results:
         packed = path.with_name(f"{path.name}.gz")
         return packed if packed.exists() and not path.exists() else path
 
-    def of_row(
-        self, number: int, onnx: str, result: str, report: AnyReport
-    ) -> AnyReport:
+    def of_row(self, number: int, onnx: str, result: str, report: Finding) -> Finding:
         """Returns the report; a rejection, if it is not of this row."""
         reason = ""
         if not report.holds:

@@ -9,7 +9,7 @@ The file is a certificate (`reading.py`) of version 8, whose `header` has
   "claim": "semantic"; "network", as in `boxes.py`; "change": a name in `changes.py`;
     "label": c; "required_margin": m;
 float64 change_x (n,), in [0, 1]; change_lo and change_hi (k,), the parameters; maybe
-change_witness (k,); and the trees of `excluded.py`, of one box and a clause per j.
+change_witness (k,); and the proof (`proof.py`) of one box and a clause per j.
 
 The proof is one about a box of the few inputs of a larger network: nodes that make the
 changed image (`changes.py`), and the network behind them.
@@ -20,6 +20,8 @@ from __future__ import annotations
 if __name__ == "__main__":
     raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,10 +29,54 @@ import numpy as np
 from .arithmetic import Arithmetic
 from .bounds import Bounds
 from .changes import NAMES, WORDS, front
-from .claim import ChangeReport, Expected, Status
-from .excluded import exclude
+from .claim import Expected, Finding, Span, Status, exact
 from .network import Network, beside
-from .reading import Rejected, need, read, take, unpacked, whole
+from .proof import Proof
+from .reading import Rejected, need, take, whole
+
+
+@dataclass(frozen=True)
+class ChangeReport(Finding):
+    """What was found of a certificate about changes of an image.
+
+    Attributes:
+      label, classes: the class that wins, and how many there are.
+      required_margin: what its margin is greater than.
+      change: its name, and in words what becomes of the image.
+      parameters: of each its name, and the range in which the class wins.
+      refuted: parameters at which another class is as high; none if none are stored.
+      leaves: of the proof.
+    """
+
+    label: int = -1
+    classes: int = 0
+    required_margin: float = math.nan
+    change: str = ""
+    image: str = ""
+    parameters: tuple[tuple[str, Span], ...] = ()
+    refuted: tuple[float, ...] = ()
+    leaves: int = 0
+
+    def words(self) -> str:
+        """Returns the claim in words."""
+        names = [name for name, _ in self.parameters]
+        ranges = ", ".join(
+            f"{name} in [{exact(low)}, {exact(high)}]"
+            for name, (low, high) in self.parameters
+        )
+        known = "no counterexample is claimed"
+        if self.refuted:
+            at = ", ".join(
+                f"{name} = {exact(v)}"
+                for name, v in zip(names, self.refuted, strict=True)
+            )
+            known = f"not at {at}"
+        return (
+            f"class {self.label} of {self.classes} wins by a margin > "
+            f"{exact(self.required_margin)} at {self.image}, for x the stored image "
+            f"and all {ranges}; {known}; real arithmetic; network "
+            f"{self.network_sha256[:16]}; proved by {self.leaves} leaves"
+        )
 
 
 class ChangeCertificate:
@@ -38,20 +84,17 @@ class ChangeCertificate:
 
     report = ChangeReport
 
-    def __init__(self, path, expected: Expected, exact: bool) -> None:
-        _, self.head, self.a = unpacked(read(path), "certificate", 8)
-        need(self.head["version"] == 8, "changes have version 8 of the format")
-        claim = self.head["claim"]
-        need(claim == "semantic", f"the claim is {str(claim)[:40]!r}")
+    def __init__(self, path, head, arrays, expected: Expected, exact: bool) -> None:
+        self.a = arrays
         expected.demand_only("a change", "network", "margin", "arithmetic")
-        self.raw, self.net = beside(path, self.head, expected.network, exact)
+        self.raw, self.net = beside(path, head, expected.network, exact)
         self.b, self.classes = Arithmetic(exact), self.net.sizes[-1]
-        self.label = whole(self.head["label"], 0, self.classes, "label")
-        margin, words = self.head["required_margin"], "required_margin"
+        self.label = whole(head["label"], 0, self.classes, "label")
+        margin, words = head["required_margin"], "required_margin"
         self.margin = float(whole(margin, -(2.0**53), 2.0**53, words, (int, float)))
         least = -np.inf if expected.margin is None else expected.margin
         need(self.margin >= least, f"{words} is not at least {least}")
-        self.change = str(self.head["change"])
+        self.change = str(head["change"])
         need(self.change in NAMES, f"the change is {self.change[:40]!r}")
         k, own = len(NAMES[self.change]), {}
         sizes = {"change_x": self.net.sizes[0], "change_lo": k, "change_hi": k}
@@ -78,7 +121,9 @@ class ChangeCertificate:
         rows = eye[self.label] - np.delete(eye, self.label, axis=0)
         clauses = [(row[None], np.array([-self.margin])) for row in rows]
         net, box = self.behind(self.lo, self.hi, self.b.exact)
-        found = exclude(self.a, self.b, net, [box], clauses)
+        proof = Proof(self.a, self.b, net, [[1] * len(clauses)])
+        bounds = Bounds(self.b, net, *box, proof.slopes[0])
+        found = proof.check([(bounds, clauses)])
         ranges = zip(self.lo.tolist(), self.hi.tolist(), strict=True)
         return {
             "network_sha256": self.net.sha256, "label": self.label,
@@ -104,9 +149,9 @@ class ChangeCertificate:
         """
         if self.witness is None:
             return
-        for exact in (self.b.exact, True):
-            b = Arithmetic(exact)
-            net, (lo, hi) = self.behind(self.witness, self.witness, exact)
+        for rational in (self.b.exact, True):
+            b = Arithmetic(rational)
+            net, (lo, hi) = self.behind(self.witness, self.witness, rational)
             at = Bounds(b, net, lo, hi, {}).root
             gap = b.down(at.lo[-1][0] - at.hi[-1][0, self.label])
             gap = b.down(gap + b.number(self.margin))

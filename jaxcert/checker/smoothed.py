@@ -30,14 +30,16 @@ from __future__ import annotations
 if __name__ == "__main__":
     raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
 
+import math
 import re
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from .arithmetic import Arithmetic
-from .claim import Expected, SmoothedReport, Status, span
+from .claim import Expected, Finding, Span, Status, exact, rounded, span
 from .curves import decay
 from .reading import need, take, whole
 
@@ -46,6 +48,43 @@ _BITS = 192  # that are kept of a number
 _SMALL = Fraction(1, 2**120)  # a term of which a sum may do without the next ones
 _SAMPLES = 2**22  # at most
 _ROOT = Fraction(39894228040143267795, 10**20)  # > 1 / sqrt(2 pi)
+
+
+@dataclass(frozen=True)
+class SmoothedReport(Finding):
+    """What was found of smoothed answers.
+
+    Attributes:
+      answers, told: how many there are, and how many have a radius above 0.
+      noise, norm, scale: what was added, and the norm of the radii.
+      alpha, oracle_alpha: the most chance that an answer is false, and that the oracle
+        errs more often than the file says.
+      radius: of those that have one.
+    """
+
+    answers: int = 0
+    told: int = 0
+    noise: str = ""
+    norm: str = ""
+    scale: float = math.nan
+    alpha: float = math.nan
+    oracle_alpha: float = math.nan
+    radius: Span = (math.nan, math.nan)
+
+    def words(self) -> str:
+        """Returns the claim in words."""
+        ends = [rounded(end, "FLOOR") for end in self.radius]
+        chance = exact(self.alpha)
+        if self.oracle_alpha:
+            chance += f" + {exact(self.oracle_alpha)}"
+        return (
+            f"{self.told} of {self.answers} answers: a class has a probability above "
+            f"1/2 for all inputs nearer than a radius, {ends[0]} .. {ends[1]} "
+            f"({self.norm} norm), under {self.noise} noise of scale "
+            f"{exact(self.scale)}; each is false with a chance of {chance} at most if "
+            f"the samples were drawn as stated, which is not checked; network "
+            f"{self.network_sha256[:16]}"
+        )
 
 
 class SmoothedCertificate:

@@ -11,9 +11,8 @@ import pytest
 
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.answers import Question, write_answer
-from jaxcert.certificate.trees import sign_tree
 from jaxcert.checker.check import check_certificate
-from jaxcert.checker.tree import leaves
+from jaxcert.checker.tree import leaves, of_signs
 from jaxcert.errors import UnsupportedError
 from jaxcert.interop.vnnlib import load_vnnlib
 from jaxcert.model import Model
@@ -143,10 +142,10 @@ def test_leaves_become_the_tree_that_they_come_from():
                 child[free[random.integers(1)]] = sign
                 signs.append(child)
         every = np.array(signs)
-        nodes, order = sign_tree(every, 4)
+        nodes, order = of_signs(every, 4, "it")
         ends = np.zeros(4), np.ones(4)
-        found = np.array([leaf for *_, leaf in leaves(nodes, *ends, 7, {})])
+        found = np.array([leaf for *_, leaf in leaves(np.array(nodes), *ends, 7, {})])
         assert np.array_equal(found, every[order])
         if len(every) > 1:
-            with pytest.raises(ValueError, match="not those of a tree"):
-                sign_tree(every[1:], 4)
+            with pytest.raises(Rejected, match="leave a part of the box out|overlap"):
+                of_signs(every[1:], 4, "it")

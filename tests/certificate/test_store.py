@@ -19,9 +19,7 @@ from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.network_file import network_file
 from jaxcert.certificate.store import CertificateWriter, Claim
 from jaxcert.certifier import Certifier, float64
-from jaxcert.checker.boxes import Certificate, report_on
 from jaxcert.checker.check import check_certificate
-from jaxcert.checker.claim import Expected
 from jaxcert.errors import UnsupportedError
 from jaxcert.runs.files import file_stem
 from jaxcert.trace.tracing import program_of
@@ -144,7 +142,7 @@ def test_every_certificate_is_accepted_also_exactly(made):
         assert one.path is not None, one.report.reason
         assert check_certificate(one.path).accepted
         with np.load(one.path) as stored:
-            branched += len(stored["leaf_signs"]) > 2
+            branched += (stored["nodes"] == -1).sum() > 2
     assert branched, "no proof needed a branch: the case is too easy"
     exactly = check_certificate(made.written[0].path, exact=True)
     assert exactly.accepted, exactly.reason
@@ -315,11 +313,6 @@ def changed(path: Path, change) -> Path:
     return copy
 
 
-def plainly(path: Path):
-    """Returns what is said by the part of the checker that knows of no cuts."""
-    return report_on(Certificate, path, Expected(), False)
-
-
 @pytest.mark.campaign
 def test_certificates_with_cuts_are_accepted(cut):
     assert len(cut.written) >= 5
@@ -332,9 +325,8 @@ def test_certificates_with_cuts_are_accepted(cut):
         assert cut.answer.upper[i] - one.claim.lower < 1.01e-3
         with np.load(one.path) as stored:
             names = [name for name in stored if name.startswith("leaf_cuts")]
-            deep = "cut_slopes_1" in stored and stored["cut_slopes_1"].any()
+            deep = "cut_slopes_0_1" in stored and stored["cut_slopes_0_1"].any()
         if not names:
-            assert plainly(one.path).accepted
             continue
 
         def forget(head, arrays, names=names):
@@ -343,7 +335,6 @@ def test_certificates_with_cuts_are_accepted(cut):
 
         report = check_certificate(changed(one.path, forget))
         needed += deep and "bound" in report.reason
-        assert "version" in plainly(one.path).reason
     assert needed >= 2, "no proof needs its cuts: the case is too easy"
 
 

@@ -10,7 +10,7 @@ from answer_builder import trees, without_leaves
 from builder import Stored
 
 from jaxcert.checker.check import check_certificate
-from jaxcert.checker.claim import AnyReport, Status
+from jaxcert.checker.claim import Finding, Status
 
 Change = Callable[[Stored], object]
 
@@ -40,7 +40,7 @@ def named(network: Stored, **head) -> dict:
     return {"format": "jaxcert certificate", "network": words, **head}
 
 
-def checked(network: Stored, made: Stored, folder: Path, **options) -> AnyReport:
+def checked(network: Stored, made: Stored, folder: Path, **options) -> Finding:
     """Writes both and returns what the checker says."""
     network.write(folder / f"network-{network.sha256[:16]}.npz")
     return check_certificate(made.write(folder / "made.npz"), **options)

@@ -216,7 +216,8 @@ def test_roundings_of_lines_are_charged():
             **dict.fromkeys(("low", "high"), end[None]),
         )
         size = np.full(n, 0.0 if end.any() else 1.0)
-        made, cost = rounded.through_curve(a, lines, np.zeros(20, int), size)
+        made, costs = rounded.through_curve(a, lines, np.zeros(20, int), size)
+        cost = -rounded.b.total([-cost for cost in costs])
         lost = abs(exact(a) * exact(slope) - exact(made)) @ exact(size)
         got = (exact(a) * exact(end)).sum(axis=1)
         spare = exact(cost) + got - lost

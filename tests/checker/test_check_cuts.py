@@ -291,7 +291,7 @@ def test_roundings_of_multipliers_are_charged():
         bounds = Bounds.__new__(Bounds)
         bounds.b, a = rounded, np.zeros((8, n))
         with_lines = module.through(bounds, layer, mu, a, lines_at(bounds, z), None, z)
-        made, cost = with_lines
+        made, cost = with_lines[0], -rounded.total([-cost for cost in with_lines[1]])
         exactly = {k: rational.number(getattr(layer, k)) for k in vars(layer)}
         points = rational.number(z)
         sides = rational.dot(exactly["before"] + exactly["after"], points)

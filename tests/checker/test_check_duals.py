@@ -126,7 +126,7 @@ def _without(name: str):
 MUTATIONS = {
     "a face too far inside": (set_to("dual_hi", 0, 0.49), "bound"),
     "a face that moved a rounding too far": (
-        set_to("dual_hi", 1, 0.5), "a leaf without multipliers: bound"
+        set_to("dual_hi", 1, 0.5), "a leaf without multipliers (clause 1): bound"
     ),
     "a box that reaches beyond the domain": (set_to("dual_hi", 0, 1.1), "dual_hi >"),
     "a box that is turned": (set_to("dual_lo", 0, 0.8), "dual_lo > dual_hi"),
@@ -145,8 +145,8 @@ MUTATIONS = {
     "an unknown order": (lambda s: replaced(s, winner="most"), "winner is 'most'"),
     "a box that is called empty": (lambda s: replaced(s, empty=True), "arrays"),
     "empty is no truth value": (lambda s: replaced(s, empty=0), "empty is '0'"),
-    "another claim": (lambda s: replaced(s, claim="unsat"), "the claim is 'unsat'"),
-    "another version": (lambda s: replaced(s, version=4), "have version 7"),
+    "another claim": (lambda s: replaced(s, claim="unsat"), "has no claim 'unsat'"),
+    "another version": (lambda s: replaced(s, version=4), "has no claim 'dual'"),
     "a slab without a tree": (
         lambda s: s.arrays.update(halved_boxes(1, 2, 7, 2)), "clause [1] has no tree"
     ),
@@ -161,7 +161,7 @@ MUTATIONS = {
         "a tree is cut off",
     ),
     "clauses of its own": (
-        lambda s: s.arrays.update(row_offset=np.ones(1)), "are the claim's"
+        lambda s: s.arrays.update(row_offset=np.ones(1)), "do not belong to the format"
     ),
     "an array too many": (
         lambda s: s.arrays.update(more=np.ones(1)), "arrays ['more'] do not belong"

@@ -15,9 +15,9 @@ from builder import Stored
 from jaxcert.certificate.smoothed import write_smoothed
 from jaxcert.checker import smoothed
 from jaxcert.checker.check import check_certificate
-from jaxcert.checker.claim import Expected, SmoothedReport, Status
+from jaxcert.checker.claim import Expected, Status
 from jaxcert.checker.command import main
-from jaxcert.checker.smoothed import cdf, tail
+from jaxcert.checker.smoothed import SmoothedReport, cdf, tail
 from jaxcert.smoothing import Gaussian, Laplace, SmoothingOptions, Stopping, Uniform
 from jaxcert.smoothing.certify import conclude
 from jaxcert.smoothing.options import OracleError
