@@ -33,7 +33,7 @@ from jaxcert.checker.bounds import Bounds
 from jaxcert.checker.claim import AnswerReport
 from jaxcert.checker.clauses import Clauses
 from jaxcert.checker.network import network_of
-from jaxcert.checker.tree import of_signs
+from jaxcert.checker.older import of_signs
 from jaxcert.devices import float64
 from jaxcert.errors import UnsupportedError
 from jaxcert.interop.vnnlib import Case, Property, load_vnnlib
@@ -133,7 +133,7 @@ def write_answer(
         return WrittenAnswer(None, "no proof was found in time", finding=finding)
     copy = PropertyCopy.into(folder, asked.text)
     head = {
-        "version": 3,
+        "version": 8,
         "claim": "unsat" if witness is None else "sat",
         "network": {"sha256": network.sha256, "file": network.name},
         "property": dataclasses.asdict(copy),
@@ -196,28 +196,8 @@ class Trees:
                 if not self._box(number, case, first):
                     return None
                 first += len(case.disjuncts)
-        clauses = [(n, pair) for n, case in enumerate(cases) for pair in case.disjuncts]
-        n, outputs = self._network.sizes[0], self._network.sizes[-1]
-        counts = [len(d) for _, (_, d) in clauses]
-        proof = self._proof.arrays(max(counts, default=0))
-        return (
-            self._slopes
-            | proof
-            | {
-                "box_lo": np.array([c.lo for c in cases], np.float64).reshape(-1, n),
-                "box_hi": np.array([c.hi for c in cases], np.float64).reshape(-1, n),
-                "clause_box": np.array([number for number, _ in clauses], np.int32),
-                "row_clause": np.repeat(np.arange(len(counts)), counts).astype(
-                    np.int32
-                ),
-                "row_coefficients": np.concatenate(
-                    [np.zeros((0, outputs)), *(c for _, (c, _) in clauses)]
-                ),
-                "row_offset": np.concatenate(
-                    [np.zeros(0), *(d for _, (_, d) in clauses)]
-                ),
-            }
-        )
+        counts = [len(d) for case in cases for _, d in case.disjuncts]
+        return self._slopes | self._proof.arrays(max(counts, default=0))
 
     def _box(self, number: int, case: Case, first: int) -> bool:
         """Finds the trees of one box, whose first clause is that; False without."""

@@ -26,10 +26,6 @@ from jaxcert.search.dual import DualBox
 
 # How much of a face's way into the domain may be given up until a proof is found.
 _BACK = (0.0, 2.0**-10, 2.0**-7, 2.0**-4)
-# Arrays that the claim determines: the checker makes them from it.
-_STATED = (
-    "box_lo", "box_hi", "clause_box", "row_clause", "row_coefficients", "row_offset"
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +96,7 @@ def write_dual(
             trees = Trees(model, cases, branch, raw, deadline).found()
             if trees is None:
                 continue
-            arrays |= {k: v for k, v in trees.items() if k not in _STATED}
+            arrays |= trees
         finding = time.monotonic() - begin
         made, size = write_checked(path, head, arrays)
         assert isinstance(made, DualReport)

@@ -34,8 +34,8 @@ from jaxcert.certificate.trees import ProofArrays
 from jaxcert.certification import Certification
 from jaxcert.certifier import Certifier
 from jaxcert.checker.claim import Report, Status
+from jaxcert.checker.older import of_signs
 from jaxcert.checker.reading import Rejected
-from jaxcert.checker.tree import of_signs
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.runs.files import file_stem

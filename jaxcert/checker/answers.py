@@ -5,14 +5,12 @@
 that it speaks of, and every conjunction C y + d <= 0 of that box, a clause, at every
 point of the box some row has C y + d > 0.
 
-The file is a certificate (`reading.py`) of version 3, whose `header` has
+The file is a certificate (`reading.py`) of version 8, whose `header` has
   "claim": "sat" or "unsat"; "network", as in `boxes.py`; "property": {"sha256": of the
     text of the VNN-LIB file, "file": the name of a copy beside this file}.
-"sat" has the array `witness` float64 (n,). "unsat" has
-  the property as the proof means it, of B boxes, Q clauses, R rows: box_lo, box_hi
-    float64 (B, n); clause_box int32 (Q,); row_clause int32 (R,), row_coefficients
-    float64 (R, outputs), row_offset float64 (R,);
-  the proof of these clauses (`proof.py`).
+"sat" has the array `witness` float64 (n,), "unsat" the proof (`proof.py`) of the
+clauses of all boxes, in the order in which `Property.cases` reads them. Version 3 also
+repeats the property (`older.py`).
 """
 
 from __future__ import annotations
@@ -26,8 +24,7 @@ import os
 import re
 from typing import Any
 
-import numpy as np
-
+from . import older
 from .arithmetic import LARGEST, Arithmetic
 from .bounds import Bounds
 from .claim import AnswerReport, Expected, Status
@@ -54,7 +51,7 @@ class AnswerCertificate:
 
     def __init__(self, path, head, arrays, expected: Expected, exact: bool) -> None:
         expected.demand_answer()
-        self.a, self.claim = arrays, head["claim"]
+        self.a, self.claim, self.version = arrays, head["claim"], head["version"]
         self.raw, self.net = beside(path, head, expected.network, exact)
         self.b = Arithmetic(exact)
         words = head["property"]
@@ -107,60 +104,13 @@ class AnswerCertificate:
         raise Rejected("the witness does not satisfy the property")
 
     def unsat(self) -> dict[str, Any]:
-        """The boxes and clauses are those of the property, and all are proved."""
-        a, (n, *_, outputs) = self.a, self.net.sizes
-        for name in ("box_lo", "clause_box", "row_clause"):
-            need(name in a, f"there is no array {name!r}")
-        boxes, count, rows = (len(a[k]) for k in ("box_lo", "clause_box", "row_clause"))
-        shapes: dict[str, Any] = {
-            "box_lo": ("f8", (boxes, n)), "box_hi": ("f8", (boxes, n)),
-            "clause_box": ("i4", (count,)), "row_clause": ("i4", (rows,)),
-            "row_coefficients": ("f8", (rows, outputs)), "row_offset": ("f8", (rows,)),
-        }  # fmt: skip
-        for name, (kind, shape) in shapes.items():
-            take(a, name, kind, shape)
-        for name, most in (("clause_box", boxes), ("row_clause", count)):
-            kinds = np.unique(a[name]).tolist()
-            need(kinds == list(range(most)), f"{name} leaves one out")
-            need(np.diff(a[name]) >= 0, f"{name} is not in order")
-        splits = np.searchsorted(a["row_clause"], np.arange(1, count))
-        parts = (np.split(a[f"row_{x}"], splits) for x in ("coefficients", "offset"))
-        clauses: list[list[Any]] = [[] for _ in range(boxes)]
-        for box, clause in zip(a["clause_box"], zip(*parts, strict=True), strict=False):
-            clauses[box].append(clause)
-        self.same_property(clauses)
-        arrays = {name: a[name] for name in a if name not in shapes}
-        sizes, b, net = [[len(d) for _, d in own] for own in clauses], self.b, self.net
-        proof = Proof(arrays, b, net, sizes)
-        every = zip(a["box_lo"], a["box_hi"], proof.slopes, clauses, strict=True)
+        """All clauses of the property are proved, in the order of its conjunctions."""
+        arrays, b, net, cases = self.a, self.b, self.net, self.cases
+        if self.version == 3:
+            arrays = older.without_property(arrays, cases, net.sizes[0], net.sizes[-1])
+        rows = [[len(d) for _, d in case.clauses] for case in cases]
+        proof = Proof(arrays, b, net, rows)
         return proof.check(
-            (Bounds(b, net, lo, hi, slopes), own) for lo, hi, slopes, own in every
+            (Bounds(b, net, case.lo, case.hi, slopes), case.clauses)
+            for case, slopes in zip(cases, proof.slopes, strict=True)
         )
-
-    def same_property(self, clauses) -> None:
-        """Boxes and clauses are those of the VNN-LIB file, none more and none less."""
-        a = self.a
-        stated = {
-            _key(lo, hi, clause)
-            for lo, hi, own in zip(a["box_lo"], a["box_hi"], clauses, strict=True)
-            for clause in own
-        }
-        asked = {
-            _key(case.lo, case.hi, clause)
-            for case in self.cases
-            for clause in case.clauses
-        }
-        more, less = len(stated - asked), len(asked - stated)
-        need(
-            not (more or less),
-            f"it proves another property: of its clauses {more} are not those of the "
-            f"VNN-LIB file, of which {less} are missing",
-        )
-
-
-def _key(lo, hi, clause):
-    """Returns what tells clauses apart; adding 0 turns -0.0 into 0.0."""
-    rows = (
-        (c + 0.0).tobytes() + (d + 0.0).tobytes() for c, d in zip(*clause, strict=True)
-    )
-    return (lo + 0.0).tobytes(), (hi + 0.0).tobytes(), tuple(sorted(rows))

@@ -84,7 +84,9 @@ class Certificate:
         if self.proved:
             if head["version"] < 6:
                 sizes = net.sizes[0], net.neurons
-                proof = older.rewritten(proof, head["version"], self.others, *sizes)
+                proof = older.without_leaf_sets(
+                    proof, head["version"], self.others, *sizes
+                )
             self.proof = Proof(proof, self.b, net, [[1] * len(self.others)])
         else:
             nothing = all(array.size == 0 for array in proof.values())

@@ -23,8 +23,8 @@ from .smoothed import SmoothedCertificate
 _KINDS: dict[Any, tuple[tuple[int, ...], Any]] = {
     None: ((1, 2, 5), Certificate),
     "box": ((6,), Certificate),
-    "sat": ((3,), AnswerCertificate),
-    "unsat": ((3,), AnswerCertificate),
+    "sat": ((3, 8), AnswerCertificate),
+    "unsat": ((3, 8), AnswerCertificate),
     "smoothed": ((4,), SmoothedCertificate),
     "dual": ((7,), DualCertificate),
     "semantic": ((8,), ChangeCertificate),

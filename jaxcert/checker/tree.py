@@ -62,30 +62,3 @@ def leaves(nodes, lo, hi, neurons: int, lemmas):
             plus[node - n], minus[node - n] = 1, -1
             stack += [(lo, hi, minus), (lo, hi, plus)]
     need(not stack, "a tree is cut off: a part of the box is left out")
-
-
-def of_signs(signs, n: int, whose: str):
-    """Returns nodes of a tree whose leaves have these signs (L, N), and their order.
-
-    Where all leaves of a part have a sign at some neuron, the leaves of each sign are a
-    tree again. Nothing rests on this: the tree is checked like any other.
-    """
-    nodes: list[int] = []
-    order: list[int] = []
-    todo = [(np.arange(len(signs)), np.ones(signs.shape[1], bool))]
-    while todo:
-        part, free = todo.pop()
-        need(len(part) > 0, f"the leaves of {whose} leave a part of the box out")
-        left = (signs[part] != 0) & free
-        if len(part) == 1 and not left.any():
-            nodes.append(LEAF)
-            order.append(int(part[0]))
-            continue
-        common = np.flatnonzero(left.all(axis=0))
-        need(len(common) > 0, f"leaves {part[:4].tolist()} of {whose} overlap")
-        nodes.append(n + int(common[0]))
-        free = free.copy()
-        free[common[0]] = False
-        plus = signs[part, common[0]] > 0
-        todo += [(part[~plus], free), (part[plus], free)]
-    return nodes, order

@@ -12,7 +12,9 @@ import pytest
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.answers import Question, write_answer
 from jaxcert.checker.check import check_certificate
-from jaxcert.checker.tree import leaves, of_signs
+from jaxcert.checker.older import of_signs
+from jaxcert.checker.reading import Rejected
+from jaxcert.checker.tree import leaves
 from jaxcert.errors import UnsupportedError
 from jaxcert.interop.vnnlib import load_vnnlib
 from jaxcert.model import Model
