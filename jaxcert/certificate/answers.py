@@ -133,7 +133,7 @@ def write_answer(
         return WrittenAnswer(None, "no proof was found in time", finding=finding)
     copy = PropertyCopy.into(folder, asked.text)
     head = {
-        "version": 8,
+        "version": 10,
         "claim": "unsat" if witness is None else "sat",
         "network": {"sha256": network.sha256, "file": network.name},
         "property": dataclasses.asdict(copy),

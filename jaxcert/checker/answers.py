@@ -5,7 +5,7 @@
 that it speaks of, and every conjunction C y + d <= 0 of that box, a clause, at every
 point of the box some row has C y + d > 0.
 
-The file is a certificate (`reading.py`) of version 8, whose `header` has
+The file is a certificate (`reading.py`) of version 10, whose `header` has
   "claim": "sat" or "unsat"; "network", as in `boxes.py`; "property": {"sha256": of the
     text of the VNN-LIB file, "file": the name of a copy beside this file}.
 "sat" has the array `witness` float64 (n,), "unsat" the proof (`proof.py`) of the

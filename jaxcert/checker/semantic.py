@@ -120,9 +120,9 @@ class ChangeCertificate:
         eye = np.eye(self.classes)
         rows = eye[self.label] - np.delete(eye, self.label, axis=0)
         clauses = [(row[None], np.array([-self.margin])) for row in rows]
-        net, box = self.behind(self.lo, self.hi, self.b.exact)
+        net, (lo, hi) = self.behind(self.lo, self.hi, self.b.exact)
         proof = Proof(self.a, self.b, net, [[1] * len(clauses)])
-        bounds = Bounds(self.b, net, *box, proof.slopes[0])
+        bounds = Bounds(self.b, net, lo, hi, proof.slopes[0])
         found = proof.check([(bounds, clauses)])
         ranges = zip(self.lo.tolist(), self.hi.tolist(), strict=True)
         return {

@@ -147,8 +147,8 @@ MUTATIONS = {
         lambda s: (_kind("gamma")(s), set_to("change_lo", 0, -1.5)(s)),
         "change_witness does not violate",
     ),
-    "another claim": (lambda s: replaced(s, claim="dual"), "the claim is 'dual'"),
-    "another version": (lambda s: replaced(s, version=1), "have version 8"),
+    "another claim": (lambda s: replaced(s, claim="dual"), "has no claim 'dual'"),
+    "another version": (lambda s: replaced(s, version=1), "has no claim 'semantic'"),
     "a tree that is cut off": (
         lambda s: s.arrays.update(
             nodes=s.arrays["nodes"][:-1], tree_size=s.arrays["tree_size"] - np.int32(1)
@@ -161,7 +161,7 @@ MUTATIONS = {
     ),
     "a node that is none": (set_to("nodes", 0, 9), "a tree splits what does not exist"),
     "a box of its own": (
-        lambda s: s.arrays.update(box_lo=np.zeros((1, 1))), "are the claim's"
+        lambda s: s.arrays.update(box_lo=np.zeros((1, 1))), "do not belong to the format"
     ),
     "no tree": (lambda s: s.arrays.pop("nodes"), "there is no array 'nodes'"),
     "no image": (lambda s: s.arrays.pop("change_x"), "is "),
