@@ -177,6 +177,19 @@ def of_case(case: Case) -> Answer:
     return answer(case.layers, [(a["lo"], a["hi"])], clauses, arrays)
 
 
+STATED = (
+    "box_lo", "box_hi", "clause_box", "row_clause", "row_coefficients", "row_offset"
+)  # fmt: skip
+
+
+def without_property(made: Answer) -> Answer:
+    """Returns the answer of version 10 that says what one of version 3 says."""
+    return made.changed(
+        lambda s: s.head.update(version=10),
+        lambda s: [s.arrays.pop(name, None) for name in STATED],
+    )
+
+
 def with_lemma(made: Answer) -> Answer:
     """Returns the answer with the first leaf of its longest tree as a lemma."""
     a = made.certificate.arrays
@@ -213,12 +226,13 @@ def halved(seed: int, sizes=(3, 6, 5, 3)) -> Answer:
             d = d - (y @ c.T + d).max(axis=1).min() + 0.03
             own.append((box, c, d))
         clauses += own
-        parts.append((box, -1, _halving(layers, lo, hi, own)))
+        parts.append((box, -1, halving(layers, lo, hi, own)))
     arrays = trees(parts) | without_leaves(sum(sizes[1:-1]), 2)
     return answer(layers, boxes, clauses, arrays)
 
 
-def _halving(layers: Layers, lo, hi, clauses) -> list[int]:
+def halving(layers: Layers, lo, hi, clauses) -> list[int]:
+    """Returns the nodes of halves of a box whose bounds prove all clauses."""
     bounder = Bounder(layers, lo, hi)
     ranges, depth = bounder.ranges(), len(layers) - 1
     if all(
@@ -228,8 +242,8 @@ def _halving(layers: Layers, lo, hi, clauses) -> list[int]:
     i = int(np.argmax(hi - lo))
     below, above = hi.copy(), lo.copy()
     below[i] = above[i] = lo[i] + (hi[i] - lo[i]) / 2
-    left = _halving(layers, lo, below, clauses)
-    return [i, *left, *_halving(layers, above, hi, clauses)]
+    left = halving(layers, lo, below, clauses)
+    return [i, *left, *halving(layers, above, hi, clauses)]
 
 
 def witnessed(seed: int) -> Answer:

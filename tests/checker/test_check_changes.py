@@ -161,7 +161,7 @@ MUTATIONS = {
     ),
     "a node that is none": (set_to("nodes", 0, 9), "a tree splits what does not exist"),
     "a box of its own": (
-        lambda s: s.arrays.update(box_lo=np.zeros((1, 1))), "do not belong to the format"
+        lambda s: s.arrays.update(box_lo=np.zeros((1, 1))), "do not belong to"
     ),
     "no tree": (lambda s: s.arrays.pop("nodes"), "there is no array 'nodes'"),
     "no image": (lambda s: s.arrays.pop("change_x"), "is "),

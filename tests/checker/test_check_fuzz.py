@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from answer_builder import Answer, answer, trees
+from answer_builder import Answer, answer, trees, without_property
 from builder import Layers, logits, random_layers
 from exact import exact_min_margin
 
@@ -104,7 +104,25 @@ def random_claim(
         if random.uniform() < 0.5:
             shape = 2, sizes[k], int(first[k])
             arrays[f"range_slopes_0_{k}"] = random.integers(0, 129, shape, np.uint8)
-    return answer(layers, [box], [(0, c, d - t)], arrays, ops=ops)
+    for k, size in enumerate(sizes):
+        if size > 1 and random.uniform() < 0.2:
+            arrays |= random_cuts(random, k, size, int(first[k]), rows)
+    made = answer(layers, [box], [(0, c, d - t)], arrays, ops=ops)
+    return without_property(made) if random.uniform() < 0.7 else made
+
+
+def random_cuts(random, k: int, size: int, before: int, rows: int):
+    """Returns two inequalities on two neurons of ReLU k, and multipliers of them."""
+    used = random.uniform(size=(rows, 1, 2)) < 0.5
+    scale = random.choice([0.02, 0.3])
+    return {
+        f"cut_neurons_0_{k}": random.permutation(size)[None, :2].astype(np.int32),
+        f"cut_inputs_0_{k}": random.normal(size=(1, 2, 2)),
+        f"cut_outputs_0_{k}": random.normal(size=(1, 2, 2)),
+        f"cut_scales_0_{k}": random.uniform(0.5, 2, (1, 2)),
+        f"cut_slopes_0_{k}": random.integers(0, 129, (1, 4, before), np.uint8),
+        f"leaf_cuts_0_{k}": (scale * used).astype(np.float32),
+    }
 
 
 SMOOTH = [("tanh",), ("logistic", "relu"), ("relu", "softplus"), ("exp", "tanh")]
