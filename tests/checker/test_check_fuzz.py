@@ -191,7 +191,7 @@ def fuzz(seeds, tmp_path, certificates: int) -> Counter:
             made = random_claim(random, layers, (lo, hi), (c, d), t)
             if false and random.uniform() < 0.3:
                 # A second row that is never positive changes nothing.
-                c2, d2 = np.zeros((1, sizes[-1])), np.array([-1.0])
+                c2, d2 = np.full((1, sizes[-1]), 1e-6), np.array([-1.0])
                 clause = np.concatenate([c, c2]), np.concatenate([d, d2 + t])
                 made = random_claim(random, layers, (lo, hi), clause, t)
             told = f"seed {seed}: {t} > {exact.value}"
