@@ -77,22 +77,18 @@ class Certificate:
         self.proved = self.grown is None or self.grown.proved
         own = {*names, "ball"} | set(faces.ARRAYS if self.grown else ())
         proof = {name: array for name, array in arrays.items() if name not in own}
-        need(
-            (self.power > 0) == (head["version"] == 5) or head["version"] == 6,
-            "version 5 of the format is that of balls",
-        )
+        if (version := head["version"]) < 6:
+            ball = (self.power > 0) == (version == 5)
+            need(ball, "version 5 of the format is that of balls")
+            if self.proved:
+                given = version, self.others, net.sizes[0], net.neurons
+                proof = older.without_leaf_sets(proof, *given)
         if self.proved:
-            if head["version"] < 6:
-                sizes = net.sizes[0], net.neurons
-                proof = older.without_leaf_sets(
-                    proof, head["version"], self.others, *sizes
-                )
             self.proof = Proof(proof, self.b, net, [[1] * len(self.others)])
         else:
             nothing = all(array.size == 0 for array in proof.values())
             need(nothing, "there are leaves, but proved is false")
-        claimed = self.required_margin, self.arithmetic, self.a, self.norm
-        expected.demand(*claimed)
+        expected.demand(self.required_margin, self.arithmetic, self.a, self.norm)
 
     def check(self) -> dict[str, Any]:
         """Returns what is proved."""
@@ -103,25 +99,21 @@ class Certificate:
         for end in ("apothem_lower", "apothem_upper"):
             found[end] = math.inf if found[end] is None else found[end]
         if self.grown:
-            found["faces"] = self.grown.faces(
-                a, self.b, self.label, self.required_margin
-            )
+            margin = self.required_margin
+            found["faces"] = self.grown.faces(a, self.b, self.label, margin)
         if not self.proved:
             found["apothem_lower"] = math.nan
-        return (
-            found
-            | counts
-            | {
-                "network_sha256": self.net.sha256,
-                "classes": self.classes,
-                "domain_lo": span(a["domain_lo"]),
-                "domain_hi": span(a["domain_hi"]),
-                "rates": span(a["rate_lo"], a["rate_hi"]),
-                "features": self.net.sizes[0],
-                "free": int(np.count_nonzero(free_features(a))),
-                "norm": self.norm,
-            }
-        )
+        found |= counts
+        return found | {
+            "network_sha256": self.net.sha256,
+            "classes": self.classes,
+            "domain_lo": span(a["domain_lo"]),
+            "domain_hi": span(a["domain_hi"]),
+            "rates": span(a["rate_lo"], a["rate_hi"]),
+            "features": self.net.sizes[0],
+            "free": int(np.count_nonzero(free_features(a))),
+            "norm": self.norm,
+        }
 
     def judged(self) -> tuple[Status, str]:
         """Returns what is to be thought of a claim that was proved, and why."""

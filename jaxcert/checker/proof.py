@@ -82,10 +82,9 @@ class Proof:
         for name, (kind, shape) in shapes.items():
             take(a, name, kind, shape)
         self.cuts = [cuts.layers(a, b, net, box, proofs) for box in range(len(rows))]
-        of_cuts = (
-            name for of in self.cuts for layer in of.values() for name in layer.names
-        )
-        strange = sorted(set(a) - set(shapes) - set(of_cuts))
+        layers = itertools.chain(*(of.values() for of in self.cuts))
+        known = set(shapes).union(*(layer.names for layer in layers))
+        strange = sorted(set(a) - known)
         need(not strange, f"arrays {strange[:3]} do not belong to the format")
         signs = a["lemma_signs"]
         need((signs >= -1) & (signs <= 1), "lemma_signs is not -1, 0 or 1")
@@ -104,8 +103,8 @@ class Proof:
         a, first = self.a, self.first
         boxes = range(len(first) - 1)
         want = {(box, q) for box in boxes for q in range(first[box], first[box + 1])}
-        boxes_and_clauses = a["tree_box"].tolist(), a["tree_clause"].tolist()
-        self.trees = list(zip(*boxes_and_clauses, strict=True))
+        both = (a[name].tolist() for name in ("tree_box", "tree_clause"))
+        self.trees = list(zip(*both, strict=True))
         for box, clause in self.trees:
             good = (box, clause) in want or (clause == -1 and box in boxes)
             need(good, "a tree is of no clause of its box")
@@ -132,22 +131,19 @@ class Proof:
                 number, _, low, high, _ = leaf
                 return number >= 0, low is lo and high is hi
 
-            for (own, whole), group in itertools.groupby(
-                self.leaves(box, lo, hi), kind
-            ):
-                halved = 0 if whole else 2 * len(lo)
-                size = _NUMBERS // max(
-                    halved, self.net.neurons, *self.net.sizes[-1:], *self.net.sizes[1:]
-                )
-                while some := list(itertools.islice(group, max(1, size))):
+            every, largest = (
+                self.leaves(box, lo, hi),
+                max(self.net.sizes[1:], default=1),
+            )
+            for (own, whole), group in itertools.groupby(every, kind):
+                each = max(largest, self.net.neurons, 0 if whole else 2 * len(lo))
+                size = max(1, _NUMBERS // each)
+                while some := list(itertools.islice(group, size)):
                     self.batch(box, bounds, question, own, whole, some)
-        need(
-            self.next == len(self.a["leaf_weights"]), "there are leaves without a tree"
-        )
-        return {
-            "leaves": int(np.count_nonzero(self.a["nodes"] == LEAF)),
-            "lemmas": len(self.a["lemma_clause"]),
-        }
+        enough = self.next == len(self.a["leaf_weights"])
+        need(enough, "there are leaves without a tree")
+        count = int(np.count_nonzero(self.a["nodes"] == LEAF))
+        return {"leaves": count, "lemmas": len(self.a["lemma_clause"])}
 
     def leaves(self, box: int, lo, hi):
         """Yields number, clause, part and signs of a box's lemmas, then of its leaves.
