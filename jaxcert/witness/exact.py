@@ -23,7 +23,8 @@ from jaxcert.spec import Spec
 from jaxcert.trace.equations import Equation, Values
 from jaxcert.trace.program import Program
 from jaxcert.witness.exact_numbers import Budget, Exact, Inexact
-from jaxcert.witness.exact_rules import Operand, Range, rule_of
+from jaxcert.witness.exact_ranges import Operand, Range
+from jaxcert.witness.exact_rules import rule_of
 
 _WORK = 4e9
 """Most multiply-adds of one evaluation, of float64 numbers: seconds."""

@@ -7,7 +7,6 @@ computes is written here. A primitive without a rule has no exact value.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -24,62 +23,10 @@ from jaxcert.witness.exact_numbers import (
     Inexact,
     aligned,
     extreme,
-    matrix_product,
 )
+from jaxcert.witness.exact_products import convolution, dot_general, window_reduction
+from jaxcert.witness.exact_ranges import Operand, Range, Rule, increasing, range_of
 from jaxcert.witness.exact_smooth import smooth
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Range:
-    """All arrays between two exact ones; one array where both are the same object."""
-
-    lo: Exact
-    hi: Exact
-
-    @staticmethod
-    def point(value: Exact) -> Range:
-        """Returns the range of one array."""
-        return Range(value, value)
-
-    @property
-    def is_point(self) -> bool:
-        """Whether it is known to hold one array only."""
-        return self.lo is self.hi
-
-    def map(self, change: Callable[[Exact], Exact]) -> Range:
-        """Returns the range of a change that is non-decreasing in every element."""
-        lo = change(self.lo)
-        return Range(lo, lo if self.is_point else change(self.hi))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the arrays."""
-        return self.lo.shape
-
-
-Operand = Any
-Rule = Callable[[Equation, list[Operand], Budget], Operand]
-
-
-def _increasing(change: Callable[..., Exact]) -> Rule:
-    """The rule of a function that is non-decreasing in all elements of its operands."""
-
-    def rule(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
-        ranges = [_range(v) for v in operands]
-        budget.spend(sum(v.lo.integers.size for v in ranges))
-        lo = change(equation, *(v.lo for v in ranges))
-        if all(v.is_point for v in ranges):
-            return Range.point(lo)
-        return Range(lo, change(equation, *(v.hi for v in ranges)))
-
-    return rule
-
-
-def _range(operand: Operand) -> Range:
-    if isinstance(operand, Range):
-        return operand
-    return Range.point(Exact.of(operand))
-
 
 # ------------------------------------------------------------------ moving elements
 
@@ -97,7 +44,7 @@ def _moved(*positions: int | slice) -> Rule:
             )  # fmt: skip
         if not any(isinstance(operands[i], Range) for i in chosen):
             return _run(equation, operands)
-        ranges = [_range(operands[i]) for i in chosen]
+        ranges = [range_of(operands[i]) for i in chosen]
         indices, start = list(operands), 0
         for i, value in zip(chosen, ranges, strict=True):
             size = value.lo.integers.size
@@ -149,21 +96,21 @@ def _select(equation: Equation, operands: list[Operand], budget: Budget) -> Oper
 
 
 def _sub(_: Equation, operands: list[Operand], budget: Budget) -> Range:
-    x, y = map(_range, operands)
+    x, y = map(range_of, operands)
     budget.spend(x.lo.integers.size + y.lo.integers.size)
     lo = x.lo + -y.hi
     return Range(lo, lo if x.is_point and y.is_point else x.hi + -y.lo)
 
 
 def _neg(_: Equation, operands: list[Operand], budget: Budget) -> Range:
-    x = _range(operands[0])
+    x = range_of(operands[0])
     budget.spend(x.lo.integers.size)
     lo = -x.hi
     return Range(lo, lo if x.is_point else -x.lo)
 
 
 def _mul(_: Equation, operands: list[Operand], budget: Budget) -> Range:
-    x, y = map(_range, operands)
+    x, y = map(range_of, operands)
     budget.spend(4 * max(x.lo.integers.size, y.lo.integers.size))
     if x.is_point and y.is_point:
         return Range.point(budget.kept((x.lo * y.lo).reduced()))
@@ -176,7 +123,7 @@ def _extremes(arrays: list[Exact], sign: int) -> Exact:
 
 
 def _div(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
-    y = _range(operands[1])
+    y = range_of(operands[1])
     if not y.is_point:
         raise Inexact
     inverse = y.lo.inverse(budget.bits)
@@ -184,7 +131,7 @@ def _div(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
 
 
 def _power(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
-    x, exponent = _range(operands[0]), equation.params.get("y", 2)
+    x, exponent = range_of(operands[0]), equation.params.get("y", 2)
     if not x.is_point or not 0 <= exponent <= 8:
         raise Inexact
     budget.spend(8 * x.lo.integers.size)
@@ -195,7 +142,7 @@ def _power(equation: Equation, operands: list[Operand], budget: Budget) -> Range
 
 
 def _abs(_: Equation, operands: list[Operand], budget: Budget) -> Range:
-    x = _range(operands[0])
+    x = range_of(operands[0])
     budget.spend(2 * x.lo.integers.size)
     if x.is_point:
         return Range.point(x.lo.map(abs))
@@ -234,7 +181,7 @@ def _cumsum(equation: Equation, x: Exact) -> Exact:
 
 def _greater(sign: int) -> Rule:
     """The rule of max (sign 1) and min (-1), which know their neutral element."""
-    extremes = _increasing(lambda _, x, y: extreme(x, y, sign))
+    extremes = increasing(lambda _, x, y: extreme(x, y, sign))
 
     def rule(equation: Equation, operands: list[Operand], budget: Budget) -> Operand:
         x, y = operands
@@ -279,161 +226,10 @@ def _signs(x: Exact) -> np.ndarray:
 
 
 def _smooth(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
-    x = _range(operands[0])
+    x = range_of(operands[0])
     if not x.is_point:
         raise Inexact
     return Range.point(smooth(equation.name, x.lo, budget))
-
-
-# ------------------------------------------------------------------- matrix products
-
-
-def _dot(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
-    (lc, rc), (lb, rb) = equation.params["dimension_numbers"]
-    x, y = map(_range, operands)
-
-    def laid_out(v: Exact, batch: Any, contract: Any, last: bool) -> Exact:
-        free = [i for i in range(len(v.shape)) if i not in (*batch, *contract)]
-        tail = [*free, *contract] if last else [*contract, *free]
-        sizes = [math.prod(v.shape[i] for i in part) for part in (batch, free)]
-        count = math.prod(v.shape[i] for i in contract)
-        shape = (sizes[0], *((sizes[1], count) if last else (count, sizes[1])))
-        return v.moved(lambda a: a.transpose([*batch, *tail]).reshape(shape))
-
-    def free_sizes(v: Exact, batch: Any, contract: Any) -> list[int]:
-        return [n for i, n in enumerate(v.shape) if i not in (*batch, *contract)]
-
-    out = [x.shape[i] for i in lb]
-    out += free_sizes(x.lo, lb, lc) + free_sizes(y.lo, rb, rc)
-    left = x.map(lambda v: laid_out(v, lb, lc, True))
-    right = y.map(lambda v: laid_out(v, rb, rc, False))
-
-    def product(a: Exact, b: Exact) -> Exact:
-        return matrix_product(a, b, budget)
-
-    return _bilinear(product, left, right).map(
-        lambda v: v.moved(lambda a: a.reshape(out))
-    )
-
-
-def _bilinear(product: Callable[[Exact, Exact], Exact], x: Range, y: Range) -> Range:
-    """Returns the range of a product of sums, one factor of which is known."""
-    if x.is_point and y.is_point:
-        return Range.point(product(x.lo, y.lo))
-    if x.is_point:
-        return _bilinear(lambda a, b: product(b, a), y, x)
-    if not y.is_point:
-        raise Inexact
-    positive = y.lo.map(lambda v: np.maximum(v, 0))
-    negative = y.lo.map(lambda v: np.minimum(v, 0))
-    return Range(
-        product(x.lo, positive) + product(x.hi, negative),
-        product(x.hi, positive) + product(x.lo, negative),
-    )
-
-
-def _windows(
-    shape: tuple[int, ...],
-    window: tuple[int, ...],
-    strides: Any,
-    padding: Any,
-    dilations: tuple[Any, Any],
-) -> np.ndarray:
-    """Returns flat indices (*out, *window) into an array of a shape, -1 for padding."""
-    base, spread = dilations
-    index = np.arange(math.prod(shape)).reshape(shape)
-    parts = []
-    for axis, n in enumerate(shape):
-        wide = (n - 1) * base[axis] + 1 if n else 0
-        before, after = padding[axis]
-        total = before + wide + after
-        count = (total - (window[axis] - 1) * spread[axis] - 1) // strides[axis] + 1
-        at = strides[axis] * np.arange(max(count, 0))[:, None] - before
-        at = at + spread[axis] * np.arange(window[axis])
-        valid = (at >= 0) & (at < wide) & (at % base[axis] == 0)
-        parts.append(np.where(valid, at // base[axis], -1))
-    outs = [part.shape[0] for part in parts]
-    found = np.zeros((*outs, *window), np.int64)
-    inside = np.ones(found.shape, bool)
-    strides_flat = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    for axis, part in enumerate(parts):
-        place = [1] * found.ndim
-        place[axis], place[len(shape) + axis] = part.shape
-        part = part.reshape(place)
-        found = found + part * strides_flat[axis]
-        inside = inside & (part >= 0)
-    assert index.size == 0 or found.size == 0 or found[inside].max() < index.size
-    return np.where(inside, found, -1)
-
-
-def _conv(equation: Equation, operands: list[Operand], budget: Budget) -> Range:
-    p = equation.params
-    if p["batch_group_count"] != 1:
-        raise Inexact
-    numbers, groups = p["dimension_numbers"], p["feature_group_count"]
-    x, w = map(_range, operands)
-    if not w.is_point:
-        raise Inexact
-    x = x.map(lambda v: v.moved(lambda a: a.transpose(numbers.lhs_spec)))
-    kernel = w.lo.moved(lambda a: a.transpose(numbers.rhs_spec))
-    batch, channels, *spatial = x.shape
-    out_channels, depth, *window = kernel.shape
-    each = _windows(
-        tuple(spatial), tuple(window), p["window_strides"], p["padding"],
-        (p["lhs_dilation"], p["rhs_dilation"]),
-    )  # fmt: skip
-    outs = each.shape[: len(spatial)]
-    flat = each.reshape(math.prod(outs), math.prod(window))
-    budget.spend(batch * channels * flat.size)
-    start = np.arange(batch * channels).reshape(batch, channels, 1, 1)
-    every = np.where(flat >= 0, flat + start * math.prod(spatial), -1)
-    # (batch, groups, positions, channels of the group and window)
-    every = every.reshape(batch, groups, depth, *flat.shape).transpose(0, 1, 3, 2, 4)
-    gather = every.reshape(batch, groups, len(flat), depth * flat.shape[1])
-    columns = kernel.moved(
-        lambda a: a.reshape(groups, out_channels // groups, -1).transpose(0, 2, 1)
-    )
-
-    def product(a: Exact, b: Exact) -> Exact:
-        return matrix_product(a, b, budget, gather)
-
-    flat_x = x.map(lambda v: v.moved(np.ravel))
-    found = _bilinear(product, flat_x, Range.point(columns))
-    order = np.argsort(numbers.out_spec)
-
-    def back(v: np.ndarray) -> np.ndarray:
-        v = v.transpose(0, 1, 3, 2).reshape(batch, out_channels, *outs)
-        return v.transpose(order)
-
-    return found.map(lambda v: v.moved(back))
-
-
-def _window_reduction(kind: Any) -> Callable[[Equation, Exact], Exact]:
-    def change(equation: Equation, x: Exact) -> Exact:
-        p = equation.params
-        window = tuple(p["window_dimensions"])
-        index = _windows(
-            x.shape, window, p["window_strides"], p["padding"],
-            (p["base_dilation"], p["window_dilation"]),
-        )  # fmt: skip
-        index = index.reshape(*index.shape[: len(window)], -1)
-
-        def spread(r: np.ndarray) -> np.ndarray:
-            return (np.sum if kind is np.add else np.max)(
-                np.append(r.reshape(-1), 0.0)[index], axis=-1
-            )
-
-        def reduce(v: np.ndarray) -> np.ndarray:
-            # Padding counts as 0 in sums; in a maximum it is below everything.
-            empty = 0 if kind is np.add else min([*v.reshape(-1), 0])
-            flat = np.append(v.reshape(-1), empty)
-            return kind.reduce(flat[index], axis=-1)
-
-        if kind is np.maximum and (index < 0).all(axis=-1).any():
-            raise Inexact
-        return x.map(reduce, spread)
-
-    return change
 
 
 # ------------------------------------------------------------------------ decisions
@@ -445,7 +241,7 @@ def _compared(below: bool, equal: bool, above: bool) -> Rule:
     def rule(equation: Equation, operands: list[Operand], budget: Budget) -> np.ndarray:
         if not any(isinstance(v, Range) for v in operands):
             return _run(equation, operands)
-        x, y = map(_range, operands)
+        x, y = map(range_of, operands)
         budget.spend(x.lo.integers.size + y.lo.integers.size)
         ends = [(x.lo.lower, y.hi.upper), (x.hi.upper, y.lo.lower)]
         exact = all(end.radius is None for v in (x, y) for end in (v.lo, v.hi))
@@ -465,7 +261,7 @@ def _compared(below: bool, equal: bool, above: bool) -> Rule:
 
 
 def _finite(_: Equation, operands: list[Operand], budget: Budget) -> np.ndarray:
-    return np.ones(_range(operands[0]).shape, bool)
+    return np.ones(range_of(operands[0]).shape, bool)
 
 
 def _plain(equation: Equation, operands: list[Operand], budget: Budget) -> Operand:
@@ -481,7 +277,7 @@ def _convert(equation: Equation, operands: list[Operand], budget: Budget) -> Ope
     (x,), kind = operands, np.dtype(equation.params["new_dtype"])
     if not jnp.issubdtype(kind, jnp.floating):
         return _plain(equation, operands, budget)
-    x = _range(x)
+    x = range_of(x)
     if kind == np.float64:
         return x
     if kind.itemsize < 4:
@@ -526,8 +322,8 @@ RULES: dict[str, Rule] = {
     "concatenate": _moved(slice(None)),
     "stack": _moved(slice(None)),
     "select_n": _select,
-    "add": _increasing(lambda _, x, y: x + y),
-    "add_any": _increasing(lambda _, x, y: x + y),
+    "add": increasing(lambda _, x, y: x + y),
+    "add_any": increasing(lambda _, x, y: x + y),
     "sub": _sub,
     "neg": _neg,
     "mul": _mul,
@@ -537,18 +333,18 @@ RULES: dict[str, Rule] = {
     "abs": _abs,
     "max": _greater(1),
     "min": _greater(-1),
-    "clamp": _increasing(_clamp),
-    "floor": _increasing(_whole(_floors)),
-    "sign": _increasing(_whole(_signs)),
-    "reduce_sum": _increasing(_sum),
-    "cumsum": _increasing(_cumsum),
-    "reduce_max": _increasing(_reduced(np.maximum)),
-    "reduce_min": _increasing(_reduced(np.minimum)),
-    "reduce_window_sum": _increasing(_window_reduction(np.add)),
-    "reduce_window_max": _increasing(_window_reduction(np.maximum)),
+    "clamp": increasing(_clamp),
+    "floor": increasing(_whole(_floors)),
+    "sign": increasing(_whole(_signs)),
+    "reduce_sum": increasing(_sum),
+    "cumsum": increasing(_cumsum),
+    "reduce_max": increasing(_reduced(np.maximum)),
+    "reduce_min": increasing(_reduced(np.minimum)),
+    "reduce_window_sum": increasing(window_reduction(np.add)),
+    "reduce_window_max": increasing(window_reduction(np.maximum)),
     **dict.fromkeys("exp log logistic rsqrt sqrt tanh".split(), _smooth),
-    "dot_general": _dot,
-    "conv_general_dilated": _conv,
+    "dot_general": dot_general,
+    "conv_general_dilated": convolution,
     "convert_element_type": _convert,
     "is_finite": _finite,
     "lt": _compared(True, False, False),

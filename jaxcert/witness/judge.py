@@ -190,9 +190,9 @@ class Judge:
 
     def _first_in_doubt(self, spec: Spec, points: np.ndarray, values: Values) -> list:
         for i, margin in enumerate(values.margin):
-            if not self._is_clear(margin, values.outputs[i]) and (
-                margin <= self.slack(spec, points[i])
-            ):
+            if self._is_clear(margin, values.outputs[i]):
+                continue
+            if not margin > self.slack(spec, points[i]):  # which may be NaN
                 return [i]
         return []
 

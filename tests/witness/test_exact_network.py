@@ -19,7 +19,7 @@ from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_of
 from jaxcert.witness.exact import ExactNetwork
 from jaxcert.witness.exact_numbers import Exact
-from jaxcert.witness.exact_rules import Range
+from jaxcert.witness.exact_ranges import Range
 from jaxcert.witness.judge import Judge
 
 
