@@ -14,6 +14,7 @@ import numpy as np
 from .answers import AnswerCertificate
 from .boxes import Certificate
 from .claim import Expected, Finding, Report, Status
+from .convex import ConvexCertificate
 from .duals import DualCertificate
 from .reading import Rejected, need, read, unpacked
 from .semantic import ChangeCertificate
@@ -28,6 +29,7 @@ _KINDS: dict[Any, tuple[tuple[int, ...], Any]] = {
     "smoothed": ((4,), SmoothedCertificate),
     "dual": ((7,), DualCertificate),
     "semantic": ((8,), ChangeCertificate),
+    "convex": ((9,), ConvexCertificate),
 }
 
 

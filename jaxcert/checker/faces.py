@@ -114,22 +114,40 @@ def violations(b: Arithmetic, net: Network, points, label: int, margin: float):
 def outputs(b: Arithmetic, net: Network, points):
     """Returns lo <= y <= hi (outputs, P) at points (P, d), and which of them are sane.
 
-    Values are enclosed, node by node, between arrays of shape (size, P); they are sane
-    if none of them is too large.
+    They are if no value of the network is too large.
     """
     z = b.number(points.T)
-    lo, hi = [z], [z]
-    sane = np.all(abs(z) < LARGEST, axis=0)
+
+    def activation(node, lo, hi):
+        return activated(b, node.curve, lo, hi)
+
+    lo, hi = enclosed(b, net, z, z, activation)
+    sane = [
+        np.all((-low < LARGEST) & (high < LARGEST), axis=0)
+        for low, high in zip(lo, hi, strict=True)
+    ]
+    return lo[-1], hi[-1], np.all(sane, axis=0)
+
+
+def enclosed(b: Arithmetic, net: Network, lo, hi, activation):
+    """Returns lists lo, hi of (size, P) that all values lie between, node by node.
+
+    Args:
+      b, net: arithmetic and network.
+      lo, hi: bounds of P inputs, (d, P).
+      activation: of a node that is not affine and bounds of its input, the bounds of
+        its value.
+    """
+    lo, hi = [lo], [hi]
     for node in net.nodes:
         if not node.affine:
             v = node.terms[0][0]
-            low, high = activated(b, node.curve, lo[v], hi[v])
+            low, high = activation(node, lo[v], hi[v])
         else:
-            low = high = node.offset[:, None] + b.number(np.zeros((1, len(points))))
+            low = high = node.offset[:, None] + b.number(np.zeros((1, lo[0].shape[1])))
             for v, w, _ in node.terms:
                 low = b.down(low + b.least(w, lo[v], hi[v]))
                 high = b.up(high - b.least(-w, lo[v], hi[v]))
-        sane &= np.all((-low < LARGEST) & (high < LARGEST), axis=0)
         lo.append(low)
         hi.append(high)
-    return lo[-1], hi[-1], sane
+    return lo, hi
