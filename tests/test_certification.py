@@ -128,7 +128,7 @@ def test_a_report_is_one_file_that_needs_no_other(answer, tmp_path):
     assert found and all(link.startswith("data:image/png;base64,") for link in found)
     assert "@import" not in text and "url(" not in text
     assert "(left)" in text and answer.asked.content_hash in text
-    assert "Claim: of every input called certified" in text
+    assert "Claim: of each of the" in text
     assert "record=True and call jaxcert.write_certificates for" in " ".join(
         text.split()
     )

@@ -90,15 +90,20 @@ def write_report(output_dir: str | os.PathLike[str]) -> Path:
     """
     directory = Path(output_dir)
     run = read_run(directory)
+    certificates = certificates_of(run, directory)
+    regions = Regions.read(directory)
+    return write_page(run, directory / "report.html", certificates, regions)
+
+
+def certificates_of(run: Run, directory: Path) -> dict[str, str]:
+    """Returns the names of the certificates in a run's folder, by certified input."""
     folder = directory / PROOFS
-    certificates = {
+    return {
         record["input"]: path.name
         for record in run.records
         if record["status"] == "certified"
         and (path := folder / f"{file_stem(record['input'])}.npz").is_file()
     }
-    regions = Regions.read(directory)
-    return write_page(run, directory / "report.html", certificates, regions)
 
 
 def write_page(
@@ -139,8 +144,8 @@ def write_page(
         "certify.html",
         title=_title(run.config),
         sentence=sentence(summary, _tolerance(run.config)),
-        claim=_claim(run),
-        proofs=_proofs(run, certificates),
+        claim=claim(run),
+        proofs=proofs(run, certificates),
         rates=run.config.get("rates_are"),
         objective=run.config.get("objective", OBJECTIVE),
         complete=run.about.get("complete", False),
@@ -201,23 +206,46 @@ def write_html(target: Path, page: str) -> Path:
     return target
 
 
-def _claim(run: Run) -> str:
-    """Returns what is claimed of certified inputs, in one sentence."""
+def claim(run: Run) -> str:
+    """Returns what is claimed of the certified inputs of a run, in one sentence."""
     margins = sorted({value_text(r["required_margin"]) for r in run.records}) or ["0"]
     unit = pictures.units(run.config, run.x.shape[1:])
     norm = norm_of_objective(run.config.get("objective", OBJECTIVE))
-    near = "in which no feature is farther from the input"
+    near = "in which no feature is farther from it"
     if norm != "linf":
-        near = f"whose {norm} distance from the input is no greater"
+        near = f"whose {norm} distance from it is no greater"
+    count = sum(r["status"] == "certified" for r in run.records)
+    network = "as a function of real numbers, with its weights as stored"
+    if any(r["arithmetic"] == "float32" for r in run.records):
+        network = "in every float32 evaluation of it, with its weights as stored"
+    if "model_hash" in run.config:
+        network += f" (content hash {str(run.config['model_hash'])[:16]})"
     return (
-        f"Claim: of every input called certified, each point of the domain {near} than "
-        f"the lower end of its bracket ({unit}) gets the class of the input, by a "
-        f"margin > {', '.join(margins)}."
+        f"Claim: of each of the {count} inputs called certified, the network, "
+        f"{network}, gives the class of the input, by a margin > "
+        f"{', '.join(margins)}, at every point of the domain {near} than the lower end "
+        f"of its bracket ({unit})."
     )
 
 
-def _proofs(run: Run, certificates: Mapping[str, str]) -> str:
-    """Returns where the proofs are, and what the checker said of them."""
+def checked(run: Run, certificates: Mapping[str, str]) -> str:
+    """Returns how many certified inputs the independent program has checked.
+
+    Args:
+      run: the run.
+      certificates: what `certificates_of` returned of it.
+    """
+    certified = sum(r["status"] == "certified" for r in run.records)
+    return f"Checked by the independent program: {len(certificates)} of {certified}."
+
+
+def proofs(run: Run, certificates: Mapping[str, str]) -> str:
+    """Returns how many answers were checked, and where the proofs are.
+
+    Args:
+      run: the run.
+      certificates: what `certificates_of` returned of it.
+    """
     certified = sum(r["status"] == "certified" for r in run.records)
     if not certified:
         return ""
@@ -235,15 +263,18 @@ def _proofs(run: Run, certificates: Mapping[str, str]) -> str:
         if run.about.get("command"):
             how = "Run again with --proofs"
         return (
-            "No certificate files were written: the claim rests on the search, which "
-            f"proved each box in float64 with a margin for rounding. {how} for files "
-            "that the independent checker accepts or rejects."
+            f"{checked(run, certificates)} No certificate files were written: the "
+            "claim rests on the search, which proved each box in float64 with a margin "
+            f"for rounding. {how} for files that the independent checker accepts or "
+            "rejects."
         )
     text = (
-        f"{len(certificates)} of the {certified} certified inputs have a certificate "
-        f"in the folder {PROOFS}. The independent checker accepted each when it was "
-        "written, and does so again with: jaxcert check, followed by that folder."
+        f"{checked(run, certificates)} Their certificates are in the folder {PROOFS}; "
+        "it accepted each when it was written, and does so again with: jaxcert check, "
+        "followed by that folder."
     )
+    if len(certificates) < certified:
+        text += " Of the others the claim rests on the search alone."
     if any(r["required_margin"] < 0 for r in run.records):
         text += " It calls them vacuous: with a margin below 0 another class may win."
     return text

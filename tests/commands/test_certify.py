@@ -125,7 +125,7 @@ def test_balls_of_a_run(run_certify, tmp_path, norm):
         assert report.apothem_lower == record["apothem_lower"]
     assert certified
     page = (out / "report.html").read_text()
-    assert f"whose {norm} distance from the input is no greater" in page
+    assert f"whose {norm} distance from it is no greater" in page
     assert "no feature is farther" not in page
 
 
@@ -138,6 +138,11 @@ def test_proofs_of_a_run(run_certify, tmp_path, arithmetic):
     assert "all accepted by the" in ended.out
     found = [r for r in records(out) if r["status"] == "certified"]
     assert len(found) > 2
+    checked = f"Checked by the independent program: {len(found)} of {len(found)}."
+    meant = {"real": "as a function of real numbers", "float32": "in every float32 ev"}
+    said = " ".join(ended.out.split())
+    assert f"Claim: of each of the {len(found)} inputs called certified" in said
+    assert checked in said and meant[arithmetic] in said
     for record in found:
         assert record["arithmetic"] == arithmetic
         report = check_certificate(out / "proofs" / f"{record['input']}.npz")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from pathlib import Path
 
 import jax
@@ -41,8 +42,11 @@ from jaxcert.devices import local_devices
 from jaxcert.errors import InputError
 from jaxcert.network import Network
 from jaxcert.report import RunFiles, read_run, summarise, table, write_report
+from jaxcert.report.page import certificates_of, checked, claim
 from jaxcert.scope import Scope, scope_of
 from jaxcert.search.growth import GrowthOptions
+
+_WIDTH = 80  # of what is printed
 
 
 def main(request: Request) -> int:
@@ -161,9 +165,12 @@ def _show(
     *,
     report: bool,
 ) -> None:
-    records = read_run(files.directory).records
-    summary = summarise(records, radius=request.radius)
-    print(table(records, summary, tolerance=request.tolerance))
+    run = read_run(files.directory)
+    summary = summarise(run.records, radius=request.radius)
+    print(table(run.records, summary, tolerance=request.tolerance))
+    if summary["certified"]:
+        said = claim(run), checked(run, certificates_of(run, files.directory))
+        print("\n" + "\n".join(textwrap.fill(text, _WIDTH) for text in said))
     if proofs is not None:
         print(f"\n{proofs.summary()}")
     if grower is not None:
