@@ -146,7 +146,7 @@ MUTATIONS = {
     ),
     "unknown features": (lambda s: replaced(s, features="pca"), "features are 'pca'"),
     "another claim": (lambda s: replaced(s, claim="sat"), "which has no claim 'sat'"),
-    "another version": (lambda s: replaced(s, version=5), "which has no claim 'convex'"),
+    "another version": (lambda s: replaced(s, version=5), "no claim 'convex'"),
     "an array too many": (
         lambda s: s.arrays.update(more=np.ones(1)), "arrays ['more'] do not belong"
     ),
