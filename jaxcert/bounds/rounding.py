@@ -26,6 +26,7 @@ pass multiplies by slopes of at most L and by the same |A|: the same sum covers 
 
 from __future__ import annotations
 
+import functools
 from typing import TypeGuard
 
 import jax
@@ -190,13 +191,17 @@ class _Errors:
         raise TypeError(f"unknown node {type(node).__name__}")
 
     def _affine(self, node: AffineNode) -> tuple[Array, Array]:
-        def symmetric(*sizes: Array) -> Box:
-            return node.interval(self._values, *(Box(-z, z) for z in sizes))
-
-        both = jax.vmap(symmetric)(*(self._both[i] for i in node.inputs))
-        size = jnp.maximum(jnp.abs(both.lo[0]), jnp.abs(both.hi[0]))
-        # Half the width leaves b out; what cancels there is far below the rest.
-        carried = (both.hi[1] - both.lo[1]) / 2
+        inputs = [self._both[i] for i in node.inputs]
+        if node.spread is not None:
+            spread = functools.partial(node.spread, self._values)
+            size, carried = jax.vmap(spread)(*inputs)
+        else:
+            both = jax.vmap(
+                lambda *sizes: node.interval(self._values, *(Box(-z, z) for z in sizes))
+            )(*inputs)
+            size = jnp.maximum(jnp.abs(both.lo[0]), jnp.abs(both.hi[0]))
+            # Half the width leaves b out; what cancels there is far below the rest.
+            carried = (both.hi[1] - both.lo[1]) / 2
         error = carried + self._unit * size
         if any(~i in self._values for i in node.weights):
             sizes = [self.size(i) for i in node.inputs]

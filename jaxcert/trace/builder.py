@@ -93,6 +93,7 @@ class Builder:
         hint: Callable[..., Box] | None = None,
         hint_inputs: tuple[int, ...] = (),
         error: Callable[..., Any] | None = None,
+        spread: Callable[..., Any] | None = None,
         reads: bool = True,
     ) -> int:
         """Adds an affine node; weights of low precision add their error as noise.
@@ -106,7 +107,7 @@ class Builder:
         node = AffineNode(
             tuple(inputs), output, tuple(shape), name, self.where, hint, hint_inputs,
             fine, apply, interval, has_offset, separable,
-            tuple(self.flat.shapes[i] for i in inputs), error,
+            tuple(self.flat.shapes[i] for i in inputs), error, spread,
         )  # fmt: skip
         self.nodes.append(node)
         return self._with_errors_of(coarse, node) if coarse else output
@@ -212,7 +213,7 @@ class Builder:
 
         return self.affine(
             name, (x,), shape, lambda _, z: apply(z), interval, separable=separable,
-            reads=False,
+            spread=lambda _, z: apply(z), reads=False,
         )  # fmt: skip
 
     def broadcast_to(self, x: int, shape: Sequence[int]) -> int:
@@ -235,7 +236,7 @@ class Builder:
         shape = self.flat.shapes[x]
         return self.affine(
             "mul", (x,), shape, lambda _, z: factor * z, interval, separable=True,
-            reads=False,
+            spread=lambda _, z: abs(factor) * z, reads=False,
         )  # fmt: skip
 
     def shifted(self, x: int, constant: int, x_sign: float, sign: float) -> int:
@@ -258,7 +259,8 @@ class Builder:
         return self.affine(
             "add", (x, y), self.flat.shapes[x],
             lambda _, p, q: p + q,
-            lambda _, p, q: Box(p.lo + q.lo, p.hi + q.hi), reads=False, **hint,
+            lambda _, p, q: Box(p.lo + q.lo, p.hi + q.hi),
+            spread=lambda _, p, q: p + q, reads=False, **hint,
         )  # fmt: skip
 
     def sub(self, x: int, y: int, **hint: Any) -> int:
@@ -266,7 +268,8 @@ class Builder:
         return self.affine(
             "sub", (x, y), self.flat.shapes[x],
             lambda _, p, q: p - q,
-            lambda _, p, q: Box(p.lo - q.hi, p.hi - q.lo), reads=False, **hint,
+            lambda _, p, q: Box(p.lo - q.hi, p.hi - q.lo),
+            spread=lambda _, p, q: p + q, reads=False, **hint,
         )  # fmt: skip
 
     def finish(self, result: int) -> tuple[tuple[Node, ...], int]:

@@ -30,10 +30,11 @@ def monotone(
             return Box(lo, apply(values, *(box.hi for box in boxes)))
 
         moving = b.moving(e)
-        spread = elementwise and b.flat.shapes[moving[0]] != b.shape(e)
+        spreads = elementwise and b.flat.shapes[moving[0]] != b.shape(e)
         return b.affine(
             e.name, moving, b.shape(e), apply, interval,
-            has_offset=offset, separable=separable and len(moving) == 1 and not spread,
+            has_offset=offset, separable=separable and len(moving) == 1 and not spreads,
+            spread=None if offset else apply,
         )  # fmt: skip
 
     return rule
@@ -72,15 +73,19 @@ def _scaled_interval(apply: Callable[..., Any]) -> Callable[..., Box]:
     return interval
 
 
+def _magnitude(apply: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda values, size: jnp.abs(apply(values, size))
+
+
 def mul(b: Builder, e: Equation) -> int:
     """c x: scaled; x x: the square; x y: a product node (McCormick)."""
     moving = b.moving(e)
     if len(moving) == 1:
         apply = b.operation(e)
-        spread = b.flat.shapes[moving[0]] != b.shape(e)
+        spreads = b.flat.shapes[moving[0]] != b.shape(e)
         return b.affine(
             "mul", moving, b.shape(e), apply, _scaled_interval(apply),
-            separable=not spread,
+            separable=not spreads, spread=_magnitude(apply),
         )  # fmt: skip
     x, y = moving
     if x == y:
@@ -92,10 +97,11 @@ def div(b: Builder, e: Equation) -> int:
     """x / c: scaled; a / y: a times the reciprocal of y."""
     if not b.moves(e.inputs[1]):
         apply = b.operation(e)
-        spread = b.flat.shapes[b.moving(e)[0]] != b.shape(e)
+        spreads = b.flat.shapes[b.moving(e)[0]] != b.shape(e)
         return b.affine(
             "div", b.moving(e), b.shape(e), apply, _scaled_interval(apply),
-            separable=not spread, error=_divisor_error(b.operation(e), e.inputs[1]),
+            separable=not spreads, spread=_magnitude(apply),
+            error=_divisor_error(b.operation(e), e.inputs[1]),
         )  # fmt: skip
     y = b.broadcast_to(b.resolve(e.inputs[1]), b.shape(e))
     inverse = b.activation(r.RECIPROCAL, y)
@@ -108,7 +114,7 @@ def div(b: Builder, e: Equation) -> int:
 
     return b.affine(
         "div", (inverse,), b.shape(e), apply_scaled, _scaled_interval(apply_scaled),
-        separable=True,
+        separable=True, spread=_magnitude(apply_scaled),
     )  # fmt: skip
 
 
@@ -136,7 +142,9 @@ def contraction(b: Builder, e: Equation) -> int:
         center, radius = apply(values, x.center), absolute(values, x.radius)
         return Box(center - radius, center + radius)
 
-    return b.affine(e.name, moving, b.shape(e), apply, interval, separable=False)
+    return b.affine(
+        e.name, moving, b.shape(e), apply, interval, separable=False, spread=absolute
+    )
 
 
 def _dot_of_two(b: Builder, e: Equation) -> int:

@@ -163,3 +163,31 @@ def test_scalar_inputs_and_identity():
     box = jc.Box(jnp.zeros(3), jnp.ones(3))
     same = jc.crown(lambda p, x: x)(None, box).concretize(box)
     assert same.lo.tolist() == [0, 0, 0] and same.hi.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["residual", "conv_grouped", "max_of_two", "batch_norm", "two_perturbed_dot"],
+)
+def test_spreads_are_what_intervals_make_of_symmetric_boxes(name):
+    case = BY_NAME[name]
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        program = program_of(case.f, case.params, np.zeros(case.shape))
+        values = program.prepare(case.params, jnp.float64)
+        nodes = [n for n in program.nodes if getattr(n, "spread", None) is not None]
+        sizes = [[rng.uniform(0, 2, s) for s in n.input_shapes] for n in nodes]
+
+        @jax.jit
+        def both(values, sizes):
+            made = []
+            for node, size in zip(nodes, sizes, strict=True):
+                box = node.interval(values, *(jc.Box(-z, z) for z in size))
+                made.append((node.spread(values, *size), box))
+            return made
+
+        found = jax.device_get(both(values, sizes))
+    assert len(found) > 1
+    for spread, box in found:
+        np.testing.assert_allclose(spread, box.hi, rtol=1e-12, atol=1e-300)
+        np.testing.assert_allclose(spread, -box.lo, rtol=1e-12, atol=1e-300)
