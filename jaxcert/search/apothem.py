@@ -166,20 +166,18 @@ def search_apothem(
     count = options.candidates
     fractions = jnp.arange(1, count + 1, dtype=query.x.dtype)
 
-    def spread(state: SearchState, parts: int) -> Array:
-        return state.low + (state.high - state.low) * fractions / parts
-
+    # The first step is one of the loop: outside of it the oracle, which is nearly all
+    # of the program, would be compiled once more.
     def proceed(carry: tuple[Array, SearchState]) -> tuple[Array, SearchState]:
         index, state = carry
-        radii = spread(state, count + 1)
+        parts = jnp.where(index == 0, count, count + 1)
+        radii = state.low + (state.high - state.low) * fractions / parts
         return index + 1, step(oracle, options, params, query, state, radii)
 
     def unfinished(carry: tuple[Array, SearchState]) -> Array:
         index, state = carry
         wide = state.high - state.low > tolerance
-        return wide & (index < options.max_steps)
+        return (index == 0) | (wide & (index < options.max_steps))
 
-    state = start_state(query, floor)
-    state = step(oracle, options, params, query, state, spread(state, count))
-    _, state = lax.while_loop(unfinished, proceed, (jnp.int32(1), state))
-    return state
+    start = jnp.int32(0), start_state(query, floor)
+    return lax.while_loop(unfinished, proceed, start)[1]

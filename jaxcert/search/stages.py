@@ -26,11 +26,13 @@ from jaxcert.search.apothem import Query, SearchOptions, SearchState, search_apo
 from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_of
 from jaxcert.witness.attack import AttackOracle
+from jaxcert.witness.rays import nearest_on_ray
 
 # How much of the radius the re-proof gives up, step by step, until float64 agrees.
 _SHRINK = (0.0, 2.0**-24, 2.0**-20, 2.0**-16, 2.0**-12, 2.0**-8, 2.0**-4, 0.5, 1.0)
 # How far beyond a float32 witness float64 may look for one along the same ray.
 _STRETCH = (1.0, 1 + 2.0**-18, 1 + 2.0**-14, 1 + 2.0**-10, 1 + 2.0**-6)
+_HALVINGS = 40
 
 
 @jax.tree_util.register_dataclass
@@ -150,27 +152,14 @@ def confirm(
             point = domain.project(query.x + t * (witness - query.x))
             return query.rates.pin(query.x, point)
 
-        def violates(t: Array) -> Array:
-            here = propagate(program, values, Box.point(at(t)))
+        def violates(point: Array) -> Array:
+            here = propagate(program, values, Box.point(point))
             slack = float64_slack(program, values, here, spec.coefficients)
-            y = program.evaluate_prepared(values, at(t))
+            y = program.evaluate_prepared(values, point)
             return spec.margin(spec.values(y)) <= -slack
 
-        holds = jax.vmap(violates)(stretch)
-        end = stretch[jnp.argmax(holds)]
-
-        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            safe, bad = bracket
-            middle = (safe + bad) / 2
-            worse = violates(middle)
-            return jnp.where(worse, safe, middle), jnp.where(worse, middle, bad)
-
-        _, end = lax.fori_loop(0, 40, halve, (jnp.zeros_like(end), end))
-        point, found = at(end), jnp.any(holds) & violates(end)
+        _, point, found = nearest_on_ray(at, violates, stretch, _HALVINGS)
         distance = outward(query.rates.distance(query.x, point), point.size)
-        return (
-            jnp.where(found, distance, jnp.inf),
-            jnp.where(found, point, jnp.nan),
-        )
+        return jnp.where(found, distance, jnp.inf), point
 
     return jax.vmap(one, in_axes=(axes, 0))(queries, witness)

@@ -22,6 +22,7 @@ from jaxcert.branch.questions import Questions
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
 from jaxcert.witness.judge import point_slack
+from jaxcert.witness.rays import nearest_on_ray
 
 _POINTS = 400
 _ZOOMS = 3
@@ -72,36 +73,20 @@ def nearest_violations(
             ray = t * (guess.astype(jnp.float64) - double.centre)
             return double.domain.project(double.centre + ray)
 
-        def violates(t: Array) -> Array:
-            point, bar = at(t), slack
+        def violates(point: Array) -> Array:
+            bar = slack
             if program.jumps:  # by more than the slack of a whole box tells
                 here = point_slack(program, values, spec64, point)
                 bar = jnp.maximum(slack, here)
             y = program.evaluate_prepared(values, point)
             return spec64.margin(spec64.values(y)) <= -bar
 
-        stretch = jnp.asarray(_STRETCH, jnp.float64)
-        holds = jax.vmap(violates)(stretch)
-        end = stretch[jnp.argmax(holds)]
-
-        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            safe, bad = bracket
-            middle = (safe + bad) / 2
-            worse = violates(middle)
-            return jnp.where(worse, safe, middle), jnp.where(worse, middle, bad)
-
-        _, end = lax.fori_loop(0, _HALVINGS, halve, (jnp.zeros_like(end), end))
         # Where the centre itself violates there is nothing to prove.
-        end = jnp.where(violates(jnp.zeros_like(end)), 0, end)
-        point = at(end)
-        found = violates(end)
+        tries = jnp.asarray((0.0, *_STRETCH), jnp.float64)
+        t, point, found = nearest_on_ray(at, violates, tries, _HALVINGS)
         distance = double.rates.distance(double.centre, point)
-        distance = jnp.where(end == 0, 0, outward(distance))
-        nothing = jnp.full_like(point, jnp.nan)
-        return (
-            jnp.where(found, distance, jnp.inf),
-            jnp.where(found, point, nothing),
-        )
+        distance = jnp.where(t == 0, 0, outward(distance))
+        return jnp.where(found, distance, jnp.inf), point
 
     each = tuple((q.x, q.spec) for q in questions)
     return lax.map(one, (*each, double.slack, radius), batch_size=8)

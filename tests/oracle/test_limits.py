@@ -168,7 +168,7 @@ def test_a_part_is_as_large_as_what_a_step_needs_allows(monkeypatch):
             donate_argnames=("search",),
         )  # fmt: skip
         made = step.lower(
-            program, options, weights, spec, varying, state, like((), jnp.int32)
+            program, options, weights, spec, varying, None, state, like((), jnp.int32)
         ).compile()
     used = made.memory_analysis().temp_size_in_bytes
     # A few stacks or blocks, each an eighth of what is free: not 512 boxes' worth.
