@@ -22,6 +22,7 @@ from builder import CASES, Case, change, make_case, set_to
 
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Status
+from jaxcert.checker.clauses import Clauses
 from jaxcert.checker.tree import middle
 
 # Kinds of mutations that only sets of leaves, or a property of their own, can have.
@@ -162,6 +163,22 @@ def test_halves_prove_a_box(tmp_path):
     assert "a leaf without multipliers (clause" in report.reason
     no_tree = change(case, lambda s: s.arrays.update(trees([(0, 0, nodes)])))
     assert "has no tree" in check_certificate(no_tree.write(tmp_path)).reason
+
+
+@pytest.mark.parametrize(("name", "method"), [("few", "weighed"), ("halved", "every")])
+def test_nothing_is_proved_by_a_nan(answers, tmp_path, monkeypatch, name, method):
+    """The bounds of all leaves are as they were, but for one, which is no number."""
+    true = getattr(Clauses, method)
+
+    def spoiled(*given):
+        found = true(*given)
+        (found if method == "weighed" else found[0])[-1] = np.nan
+        return found
+
+    path = without_property(answers[name]).write(tmp_path)
+    assert check_certificate(path).accepted
+    monkeypatch.setattr(Clauses, method, spoiled)
+    assert "bound nan is not > 0" in check_certificate(path).reason
 
 
 def test_trees_of_two_classes_cannot_be_exchanged(cases, tmp_path):
