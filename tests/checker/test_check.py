@@ -230,6 +230,18 @@ def test_roundings_are_charged():
         assert np.all(least <= rational.dot(rational.number(a), rational.number(v)))
 
 
+def test_sums_of_parts_are_below_the_true_ones():
+    random, rounded = np.random.default_rng(0), Arithmetic(False)
+    parts = list(
+        random.normal(size=(12, 500)) * np.exp2(random.integers(-9, 9, (12, 1)))
+    )
+    parts += [-part for part in parts[:11]]  # much cancels
+    exact = sum(map(Arithmetic(True).number, parts))
+    found = rounded.total(parts)
+    assert np.all(found <= exact) and np.all((exact - found).astype(float) < 1e-10)
+    assert np.any(sum(parts) > exact), "plain sums are below as well"
+
+
 def test_nothing_is_concluded_from_a_nan():
     bounds = Bounds.__new__(Bounds)
     bounds.b = Arithmetic(False)
@@ -373,6 +385,20 @@ def test_numbers_out_of_range(layers, point, arithmetic, reason, exact, tmp_path
     network.write(tmp_path / "network.npz")
     report = check_certificate(certificate.write(tmp_path / "c.npz"), exact=exact)
     assert report.accepted, report.reason
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_float32_must_win_by_more_than_it_errs(exact, tmp_path):
+    """The margin is 1e-9 more than is required, which float32 may lose."""
+    for arithmetic, spare in (("real", 1e-9), ("float32", 1e-9), ("float32", 1e-5)):
+        network, certificate = affine_case(
+            [([[1.0], [0.0]], [1.0, 0.0])], 0.5, 0.5, 0.75, arithmetic
+        )
+        certificate.head["required_margin"] = 1.5 - spare
+        network.write(tmp_path / "network.npz")
+        report = check_certificate(certificate.write(tmp_path / "c.npz"), exact=exact)
+        assert report.accepted == (arithmetic == "real" or spare == 1e-5), report.reason
+        assert report.accepted or "is not > 0" in report.reason
 
 
 def test_a_name_that_stands_twice_is_rejected(tmp_path):
