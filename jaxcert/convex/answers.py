@@ -73,8 +73,8 @@ class Radii(Listed):
         return (
             "Claim: every input within a radius, in its norm, keeps the sensitive "
             "class; a theorem about convex functions, its constants rounded outward "
-            "in float64. Of the other class nothing is claimed. There are no "
-            "certificate files."
+            "in float64. Of the other class nothing is claimed. "
+            "jaxcert.certificate.convex.write_radii writes a certificate file."
         )
 
     def cells(self) -> list[tuple[str, ...]]:

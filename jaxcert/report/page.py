@@ -211,9 +211,9 @@ def claim(run: Run) -> str:
     margins = sorted({value_text(r["required_margin"]) for r in run.records}) or ["0"]
     unit = pictures.units(run.config, run.x.shape[1:])
     norm = norm_of_objective(run.config.get("objective", OBJECTIVE))
-    near = "in which no feature is farther from it"
+    near = "in which no feature is farther from the input's"
     if norm != "linf":
-        near = f"whose {norm} distance from it is no greater"
+        near = f"whose {norm} distance from the input is no greater"
     count = sum(r["status"] == "certified" for r in run.records)
     network = "as a function of real numbers, with its weights as stored"
     if any(r["arithmetic"] == "float32" for r in run.records):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jaxcert.report.charts import Scheme
 
 _BASIS = (
-    "There are no certificate files: the claim rests on the search, which proved it in "
-    "float64 with a margin for rounding."
+    "The claim rests on the search, which proved it in float64 with a margin for "
+    "rounding; jaxcert semantic --proofs writes certificate files."
 )
 _TERMS = {
     "radius": "How far the parameters of the change may go, in units of their rates.",

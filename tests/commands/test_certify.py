@@ -125,7 +125,7 @@ def test_balls_of_a_run(run_certify, tmp_path, norm):
         assert report.apothem_lower == record["apothem_lower"]
     assert certified
     page = (out / "report.html").read_text()
-    assert f"whose {norm} distance from it is no greater" in page
+    assert f"whose {norm} distance from the input is no greater" in page
     assert "no feature is farther" not in page
 
 
