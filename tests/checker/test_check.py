@@ -23,6 +23,7 @@ from jaxcert.checker.arithmetic import Arithmetic, excess
 from jaxcert.checker.bounds import Bounds
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Status
+from jaxcert.checker.clauses import Clauses
 from jaxcert.checker.float32 import float32_errors
 from jaxcert.checker.network import network_of
 
@@ -240,6 +241,27 @@ def test_sums_of_parts_are_below_the_true_ones():
     found = rounded.total(parts)
     assert np.all(found <= exact) and np.all((exact - found).astype(float) < 1e-10)
     assert np.any(sum(parts) > exact), "plain sums are below as well"
+
+
+@pytest.mark.parametrize("kept", ["coefficients", "offsets"])
+def test_roundings_of_weighed_rows_are_charged(kept, tmp_path):
+    """At a point, of rows that cancel: nothing but the charges keeps the bound true."""
+    random, n, count = np.random.default_rng(0), 3, 40
+    network = stored_network([(np.eye(n), np.zeros(n))])
+    raw = network.write(tmp_path / "n.npz").read_bytes()
+    x = random.normal(size=n)
+    bounds = Bounds(Arithmetic(False), network_of(raw, False), x, x, {})
+    c, d = random.normal(size=(count, n)), random.normal(size=count)
+    c, d = (v * (kept == name) for v, name in ((c, "coefficients"), (d, "offsets")))
+    rows = np.concatenate([c, -c * (1 + 1e-12)]), np.concatenate([d, -d * (1 + 1e-12)])
+    weights = np.tile(random.exponential(size=(200, count)), 2)
+    zero, none = np.zeros(200, int), np.zeros((200, 0))
+    question = Clauses(bounds, [rows])
+    found = question.weighed(bounds.root, zero, zero, weights, none, none)
+    b = Arithmetic(True)
+    values = b.dot(b.number(rows[0]), b.number(x)) + b.number(rows[1])
+    true = b.dot(b.number(weights), values)
+    assert np.all(found <= true) and np.all((true - found).astype(float) < 1e-10)
 
 
 def test_nothing_is_concluded_from_a_nan():
