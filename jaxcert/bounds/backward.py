@@ -85,6 +85,36 @@ class Planes:
     upper: tuple[Array, Array]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Charges:
+    """What lower bounds of rows over one region are charged for rounding.
+
+    They are constants to derivatives. Moved elements lose nothing; see `charges.py`.
+
+    Attributes:
+      unit: of their offset, relative to it.
+      steps: what the step from the output of a node to its inputs loses per unit of
+        coefficient on each element, by output id; at the input, what the last sum does.
+      flushed: what is lost there however small coefficients are.
+    """
+
+    unit: Float[Array, ""]
+    steps: dict[int, Array]
+    flushed: dict[int, Array]
+
+    def offset(self, offset: Float[Array, " rows"]) -> Float[Array, " rows"]:
+        """Returns the offset of rows less what its sum with other numbers loses."""
+        return offset - self.unit * jnp.abs(offset)
+
+    def at(self, value: int, rows: Coefficients) -> Float[Array, " rows"] | float:
+        """Returns what rows over a value lose in the step from there."""
+        if value not in self.steps:
+            return 0.0
+        each = _row_sum(jnp.abs(rows[value]) * self.steps[value])
+        return lax.stop_gradient(each + self.flushed[value])
+
+
 def concretize_lower(rows: Float[Array, "rows *d"], box: Box) -> Float[Array, " rows"]:
     """Returns min over the box of each row: sum of Lambda+ lo + Lambda- hi."""
     return _row_sum(jnp.where(rows > 0, rows * box.lo, rows * box.hi))
@@ -109,12 +139,21 @@ def without_infinity(least: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def pull_affine(
-    program: Program, values: Values, rows: Coefficients, const: Float[Array, " rows"]
+    program: Program,
+    values: Values,
+    rows: Coefficients,
+    const: Float[Array, " rows"],
+    charges: Charges | None = None,
 ) -> tuple[Coefficients, Float[Array, " rows"]]:
-    """Returns the same rows, exactly, over the input and outputs of nonlinear nodes."""
+    """Returns the same rows, exactly, over the input and outputs of nonlinear nodes.
+
+    With charges they are lower bounds; see `pull_through`.
+    """
     rows = dict(rows)
     for node in reversed(program.nodes):
         if node.output in rows and isinstance(node, AffineNode):
+            if charges is not None:
+                const = const - charges.at(node.output, rows)
             const = _through_affine(node, values, rows, const)
     return rows, const
 
@@ -161,13 +200,19 @@ def pull_through(
     const: Float[Array, " rows"],
     terms: dict[int, Terms] | None = None,
     planes: dict[int, Planes] | None = None,
+    charges: Charges | None = None,
 ) -> tuple[Coefficients, Float[Array, " rows"], Coefficients]:
-    """Returns rows over what these nodes are made of; see `pull_to_input`."""
+    """Returns rows over what these nodes are made of; see `pull_to_input`.
+
+    With charges they are lower bounds whatever rounding did to them.
+    """
     rows, at_outputs = dict(rows), {}
     terms, planes = terms or {}, planes or {}
     for node in reversed(nodes):
         if node.output not in rows:
             continue
+        if charges is not None:
+            const = const - charges.at(node.output, rows)
         match node:
             case AffineNode():
                 const = _through_affine(node, values, rows, const)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from jaxcert.ball import Region, enclosing, of_jax
 from jaxcert.bounds.backward import (
+    Charges,
     concretize_lower,
     pull_affine,
     without_infinity,
@@ -76,18 +77,26 @@ def propagate(
 
 
 def interval_rows(
-    program: Program, values: Values, boxes: dict[int, Box], spec: Spec
+    program: Program,
+    values: Values,
+    boxes: dict[int, Box],
+    spec: Spec,
+    charges: Charges | None = None,
 ) -> Float[Array, " rows"]:
     """Returns lower bounds of the spec's rows from interval enclosures.
 
     The rows are folded into the affine maps at the network's end, so that the last
-    layer loses nothing to the interval of each output on its own.
+    layer loses nothing to the interval of each output on its own. For `charges` see
+    `pull_through`.
     """
-    coefficients, offset = pull_affine(
-        program, values, {program.output: _rows_at_output(program, spec)}, spec.offset
-    )
-    for value, rows in coefficients.items():
-        offset = offset + concretize_lower(rows, boxes[value])
+    at_output, offset = {program.output: _rows_at_output(program, spec)}, spec.offset
+    if charges is not None:
+        offset = charges.offset(offset)
+    rows, offset = pull_affine(program, values, at_output, offset, charges)
+    for value, coefficients in rows.items():
+        if charges is not None:
+            offset = offset - charges.at(value, rows)
+        offset = offset + concretize_lower(coefficients, boxes[value])
     return without_infinity(offset)
 
 

@@ -1,12 +1,13 @@
 """Rounding: what a bound computed in float64 must exceed before it counts as a proof.
 
-Until every rule is evaluated with outward rounding, a float64 bound is accepted only if
-it exceeds a slack that covers the rounding of its evaluation. A sum of n products is
-computed with an error of at most about n 2^-53 times the sum of their magnitudes, in
-any order of summation (Higham, Accuracy and Stability of Numerical Algorithms, chapter
-3). A bound is a sum over paths through the network, and every path meets at most as
-many roundings as all layers together have terms; twice that, times 2^-53, is the unit u
-charged here at every layer. Errors are carried to the output:
+Bounds in steps are charged for rounding as they go (`charges.py`) and hold as they are.
+Any other float64 bound is accepted only if it exceeds a slack that covers the rounding
+of its evaluation. A sum of n products is computed with an error of at most about
+n 2^-53 times the sum of their magnitudes, in any order of summation (Higham, Accuracy
+and Stability of Numerical Algorithms, chapter 3). A bound is a sum over paths through
+the network, and every path meets at most as many roundings as all layers together have
+terms; twice that, times 2^-53, is the unit u charged here at every layer. Errors
+are carried to the output:
 
     affine      A z + b     |A| e + u (|A| M + |b|)
     moved elements          e
@@ -27,7 +28,7 @@ pass multiplies by slopes of at most L and by the same |A|: the same sum covers 
 from __future__ import annotations
 
 import functools
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def rounding_unit(program: Program) -> float:
     return 2 * _HALF_ULP * total
 
 
-def _lost(unit: float) -> float:
+def lost_by(unit: Any) -> Any:
     """Returns t: what flushing loses along all roundings that u counts."""
     return unit / _HALF_ULP * _LEAST
 
@@ -147,13 +148,13 @@ class _Errors:
 
     def cost(self, value: int) -> Array:
         """Returns the error that a unit of multiplier on each element brings."""
-        lost = _lost(self._unit) * (1 + self.total_size())
+        lost = lost_by(self._unit) * (1 + self.total_size())
         return self.error(value) + self._unit * self.size(value) + lost
 
     def _keep(self, value: int, size: Array, error: Array) -> None:
         self._greatest[value] = jnp.max(size, initial=0)  # NaN stays NaN
         self._top = jnp.maximum(self._top, self._greatest[value])
-        lost = _lost(self._unit) * (1 + self._top) if self._both else 0.0
+        lost = lost_by(self._unit) * (1 + self._top) if self._both else 0.0
         self._both[value] = jnp.stack([size, error + lost])
 
     def _decision(self, node: Node, box: Box) -> None:
@@ -309,7 +310,7 @@ def float64_slack(
     coefficients = jnp.abs(rows)
     carried = coefficients @ errors.error(program.output)
     local = coefficients @ errors.size(program.output)
-    lost = _lost(unit) * (1 + jnp.max(coefficients)) * (1 + errors.total_size())
+    lost = lost_by(unit) * (1 + jnp.max(coefficients)) * (1 + errors.total_size())
     return jnp.max(carried + unit * (1 + local)) + lost
 
 

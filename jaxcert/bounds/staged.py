@@ -7,8 +7,9 @@ lines from what is known so far, a backward pass that may begin at any layer, an
 same optimised. Rows that begin at one layer are zero at all others; that costs up to
 twice the arithmetic, so that it is for few boxes of deep networks.
 
-The programs are computed in float64, and every bound in them counts as it is: any
-slopes in [0, 1] and any planes are valid (weak duality).
+The programs are computed in float64. Any slopes in [0, 1] and any planes are valid
+(weak duality), and what each step may lose to rounding is taken off as it is done
+(`charges.charged`): every range and bound holds as it is.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ from jaxcert.ball import Ball, Region, enclosing
 from jaxcert.bounds.alpha import with_slope
 from jaxcert.bounds.ascent import climb
 from jaxcert.bounds.backward import (
+    Charges,
     Coefficients,
     Planes,
     least_over,
     pull_through,
 )
-from jaxcert.bounds.crown import bounded_again, matters, meet
-from jaxcert.bounds.ibp import interval_rows, node_interval
+from jaxcert.bounds.charges import charged
+from jaxcert.bounds.crown import bounded_again, matters
+from jaxcert.bounds.ibp import interval_rows
+from jaxcert.bounds.rounding import rounding_unit
 from jaxcert.box import Box
 from jaxcert.devices import jit_in_haste
 from jaxcert.spec import Spec
@@ -73,29 +77,50 @@ class StagedOptions:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Enclosure:
-    """Ranges of all values over a box or ball, and the lines of all activations."""
+    """Ranges of all values over a box or ball, and the lines of all activations.
+
+    With what bounds made of them are charged for rounding.
+    """
 
     region: Region
     boxes: dict[int, Box]
     lines: dict[int, Relaxation]
+    charges: Charges
 
 
 @jit_in_haste
 def _enclosed(
-    program: Program, values: Values, region: Region, known: dict[int, Box]
+    program: Program,
+    values: Values,
+    region: Region,
+    known: dict[int, Box],
+    unit: Float[Array, ""],
 ) -> Enclosure:
     """Returns what intervals say, met with ranges that are known already."""
-    boxes, lines = {program.input: enclosing(region)}, {}
+    boxes, charges = charged(program, values, enclosing(region), known, unit)
+    lines = {}
     for node in program.nodes:
         if isinstance(node, ActivationNode):
             z = boxes[node.inputs[0]]
             lines[node.output] = node.activation.relax(z.lo, z.hi)
-        found = node_interval(node, values, boxes)
-        if node.output in known:
-            more = known[node.output]
-            found = Box(*meet(found.lo, found.hi, more.lo, more.hi))
-        boxes[node.output] = found
-    return Enclosure(region, boxes, lines)
+    return Enclosure(region, boxes, lines, charges)
+
+
+def ranges_at(program: Program, values: Values, point: Array) -> dict[int, Box]:
+    """Returns the values at a point, as they are computed in float64."""
+    point = jnp.asarray(point)
+    known = _unknown(program, joint=False)
+    return _enclosed(program, values, Box.point(point), known, jnp.zeros(())).boxes
+
+
+def _unknown(program: Program, *, joint: bool) -> dict[int, Box]:
+    """Returns ranges that say nothing, of all values that are to be bounded."""
+    shapes = {node.output: node.shape for node in program.nodes}
+    known = {}
+    for value in sum(bounded_again(program, joint=joint).values(), ()):
+        far = jnp.asarray(np.full(shapes[value], np.inf))
+        known[value] = Box(-far, far)
+    return known
 
 
 @functools.lru_cache(maxsize=64)
@@ -152,7 +177,7 @@ class _Asked:
         rows: Coefficients = {}
         if not parts:  # f(x) is x
             rows[program.input] = self.rows.reshape((-1, *program.input_shape))
-        const = self.offset
+        const = known.charges.offset(self.offset)
         for number, (value, nodes) in reversed([*enumerate(parts)]):
             last = number == len(parts) - 1
             shape = nodes[-1].shape
@@ -162,8 +187,9 @@ class _Asked:
 
             def through(rows: Coefficients, const: Array, nodes: Any = nodes) -> Any:
                 return pull_through(
-                    nodes, values, known.lines, known.boxes, rows, const, None, planes
-                )[:2]
+                    nodes, values, known.lines, known.boxes, rows, const, None, planes,
+                    known.charges,
+                )[:2]  # fmt: skip
 
             made, _ = jax.eval_shape(through, rows, const)
 
@@ -173,6 +199,7 @@ class _Asked:
             rows, const = lax.cond(self.part >= number, through, skipped, rows, const)
         if program.input not in rows:
             return const
+        const = const - known.charges.at(program.input, rows)
         return least_over(rows[program.input], const, known.region)
 
     def _units(self, shape: tuple[int, ...]) -> Array:
@@ -286,11 +313,10 @@ class Staged:
         joint = isinstance(region, Ball)
         self._asked = bounded_again(program, joint=joint)
         self._parts = _segments(program, joint)
-        shapes = {node.output: node.shape for node in program.nodes}
-        self._known = {}
-        for value in dict.fromkeys(sum(self._asked.values(), ())):
-            far = jnp.asarray(np.full(shapes[value], np.inf))
-            self._known[value] = Box(-far, far)
+        self._known = _unknown(program, joint=joint)
+        # The sum over the outputs is one more, which no node counts.
+        outputs = math.prod(program.output_shape)
+        self._unit = jnp.asarray(rounding_unit(program) + 2.0**-52 * outputs)
         self.enclosure = self._enclosed()
 
     @property
@@ -299,7 +325,9 @@ class Staged:
         return self.enclosure.boxes
 
     def _enclosed(self) -> Enclosure:
-        return _enclosed(self._program, self._values, self._region, self._known)
+        return _enclosed(
+            self._program, self._values, self._region, self._known, self._unit
+        )
 
     def _late(self) -> bool:
         return time.monotonic() >= self._deadline
@@ -337,8 +365,8 @@ class Staged:
     def interval_rows(self, spec: Spec) -> np.ndarray:
         """Returns lower bounds of the rows of a spec by ranges alone, numpy float64."""
         spec = jax.tree.map(jnp.asarray, spec)
-        found = _interval_rows(self._program, self._values, self.boxes, spec)
-        return np.asarray(found)
+        known = self.enclosure
+        return np.asarray(_interval_rows(self._program, self._values, known, spec))
 
     def rows(self, spec: Spec, options: StagedOptions | None = None) -> np.ndarray:
         """Returns lower bounds of the rows of a spec, numpy float64."""
@@ -378,4 +406,8 @@ class Staged:
         return np.asarray(least)
 
 
-_interval_rows = jit_in_haste(interval_rows)
+@jit_in_haste
+def _interval_rows(
+    program: Program, values: Values, known: Enclosure, spec: Spec
+) -> Float[Array, " rows"]:
+    return interval_rows(program, values, known.boxes, spec, known.charges)

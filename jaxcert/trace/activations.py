@@ -46,6 +46,7 @@ class Activation:
         what bounds rounding where g' is infinite, as that of a root at 0.
       jump: of a step function: (l, u, e) -> how far g may jump within e of l and u.
       third: an upper bound of |g'''| everywhere, for what expands g to second degree.
+      relative: whether g is computed up to a few roundings of its own size.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Activation:
     modulus: Callable[[Array, Array, Array], Array] | None = None
     jump: Callable[[Array, Array, Array], Array] | None = None
     third: float | None = None
+    relative: bool = False
 
     def carried(self, lo: Array, hi: Array, error: Array) -> Array:
         """Returns how far an error of the argument moves g, or its lines, on [lo, hi].
@@ -462,6 +464,7 @@ RECIPROCAL = Activation(
     _reciprocal_interval,
     _reciprocal_relax,
     _reciprocal_steepness,
+    relative=True,
 )
 # where(is_finite(z), z, c): the identity wherever z has a finite range, nothing else.
 FINITE = Activation(
@@ -477,7 +480,7 @@ FINITE = Activation(
 SQUARE = dataclasses.replace(
     _positive(convex("square", jnp.square, _even_interval(jnp.square))), third=0.0
 )
-EXP = _positive(convex("exp", jnp.exp))
+EXP = dataclasses.replace(_positive(convex("exp", jnp.exp)), relative=True)
 EXPM1 = convex("expm1", jnp.expm1)
 LOG = concave("log", jnp.log)
 LOG1P = concave("log1p", jnp.log1p)

@@ -90,6 +90,7 @@ class Builder:
         *,
         has_offset: bool = False,
         separable: bool = False,
+        sums: bool = False,
         hint: Callable[..., Box] | None = None,
         hint_inputs: tuple[int, ...] = (),
         error: Callable[..., Any] | None = None,
@@ -106,7 +107,7 @@ class Builder:
         output = self.flat.new(shape, depends_on_x=True)
         node = AffineNode(
             tuple(inputs), output, tuple(shape), name, self.where, hint, hint_inputs,
-            fine, apply, interval, has_offset, separable,
+            fine, apply, interval, has_offset, separable, sums,
             tuple(self.flat.shapes[i] for i in inputs), error, spread,
         )  # fmt: skip
         self.nodes.append(node)
@@ -213,7 +214,7 @@ class Builder:
 
         return self.affine(
             name, (x,), shape, lambda _, z: apply(z), interval, separable=separable,
-            spread=lambda _, z: apply(z), reads=False,
+            sums=True, spread=lambda _, z: apply(z), reads=False,
         )  # fmt: skip
 
     def broadcast_to(self, x: int, shape: Sequence[int]) -> int:

@@ -70,6 +70,7 @@ class AffineNode(Node):
     `has_offset` says whether `apply` at zeros may differ from zero. `separable` says
     that the exact range of the output, as a box, is a box of independent elements if
     the inputs' are: every element of the input reaches at most one of the output.
+    `sums` says that every element of the output is a sum of elements of the input.
     `spread(values, *magnitudes)`, where it is known and there is no offset, is
     |A| magnitudes: what `interval` makes of symmetric boxes, for less.
     `weight_error(values, *magnitudes)` is how far the result moves with the errors of
@@ -80,6 +81,7 @@ class AffineNode(Node):
     interval: Callable[..., Box] = None  # type: ignore[assignment]
     has_offset: bool = False
     separable: bool = False
+    sums: bool = False
     input_shapes: tuple[tuple[int, ...], ...] = ()
     weight_error: Callable[..., Any] | None = None
     spread: Callable[..., Any] | None = None

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from jaxcert.ball import Ball, Region, enclosing
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack, slack_of
-from jaxcert.bounds.staged import Staged
+from jaxcert.bounds.staged import ranges_at
 from jaxcert.box import Box, Family, distances
 from jaxcert.model import Model
 from jaxcert.spec import Spec
@@ -176,7 +176,7 @@ class Judge:
     def slack(self, spec: Spec, point: np.ndarray) -> float:
         """Returns by how much the float64 margin of a point may be wrong, > 0."""
         program, prepared = self.model.program, self.model.prepared
-        here = Staged(program, prepared, Box.point(point)).boxes
+        here = ranges_at(program, prepared, point)
         return float(slack_of(program, prepared, here, spec.coefficients))
 
     def _is_clear(self, margin: float, outputs: np.ndarray) -> bool:
