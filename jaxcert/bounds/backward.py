@@ -213,6 +213,8 @@ def pull_through(
             continue
         if charges is not None:
             const = const - charges.at(node.output, rows)
+        if isinstance(node, ProductNode) and node.shares is not None:
+            const = _less_common(node, boxes, rows, const)
         match node:
             case AffineNode():
                 const = _through_affine(node, values, rows, const)
@@ -261,6 +263,23 @@ def _through_lines(
     intercept = jnp.where(positive, lines.lower_intercept, lines.upper_intercept)
     _accumulate(rows, node.inputs[0], coefficients * slope)
     return const + _row_sum(coefficients * intercept)
+
+
+def _less_common(
+    node: ProductNode, boxes: dict[int, Box], rows: Coefficients, const: Array
+) -> Array:
+    """Takes from coefficients of shares of 1 what they have in common, s: it is s.
+
+    With s their mean at the centre, whose weights are the shares there, the whole that
+    they are shares of has no coefficient left.
+    """
+    coefficients, axis = rows[node.output], node.shares
+    assert axis is not None
+    shares = node.apply(*(boxes[i].center for i in node.inputs))
+    shares = shares / shares.sum(axis=axis, keepdims=True)
+    common = (coefficients * shares).sum(axis=axis + 1, keepdims=True)
+    rows[node.output] = coefficients - common
+    return const + _row_sum(common)
 
 
 def _through_product(

@@ -13,13 +13,14 @@ the ranges of the inputs, S is
     moved elements          0
     ReLU                    3 R
     activation  g(z)        |g| + 2 L R, L a bound of |g'| and of the slopes of lines
-    product     x y         6 R_x R_y
+    product     x y         6 R_x R_y, and 1 for shares of 1
     decision, noise         their range
 
 and u the unit of `rounding.py`: twice 2^-53 times the roundings that any path meets.
 Lines are sums of terms of at most |g| + 2 L R, planes `b x + a y - c` of at most
-6 R_x R_y. What is flushed below 2^-1022 is charged per value, however small its
-coefficients are.
+6 R_x R_y, and what coefficients of shares of 1 have in common is no greater than the
+greatest of them. What is flushed below 2^-1022 is charged
+per value, however small its coefficients are.
 """
 
 from __future__ import annotations
@@ -121,6 +122,11 @@ def _widened(box: Box, errors: Box, positive: Array | None) -> Box:
     return Box(lo, box.hi + errors.hi)
 
 
+def _product_size(node: ProductNode, rx: Array, ry: Array) -> Array:
+    size = 6 * node.apply(rx, ry)
+    return size if node.shares is None else size + 1
+
+
 def _size(
     node: Node, values: Values, boxes: dict[int, Box], found: Box
 ) -> tuple[Array, Array | float]:
@@ -135,7 +141,7 @@ def _size(
             steepness = node.activation.steepness(inputs[0].lo, inputs[0].hi)
             size = found.magnitude + 2 * steepness * reach[0]
         case ProductNode():
-            size = 6 * node.apply(*reach)
+            size = _product_size(node, *reach)
         case OpaqueNode():
             size = found.magnitude
         case AffineNode():

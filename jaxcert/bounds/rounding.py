@@ -12,7 +12,7 @@ are carried to the output:
     affine      A z + b     |A| e + u (|A| M + |b|)
     moved elements          e
     activation  g(z)        L e + u (|g| + L M),  L = sup |g'| on the widened range
-    product     x y         M_x e_y + M_y e_x + e_x e_y + u M_x M_y
+    product     x y         M_x e_y + M_y e_x + e_x e_y + u M_x M_y, and u for shares
     decision                how far its range moves when its inputs are widened by e
     computed weights        what their own errors do (`weight_errors`), added
     low precision           a bound has it as a range; a value at a point, as an error
@@ -175,7 +175,8 @@ class _Errors:
                 ex, ey = (self.error(i) for i in node.inputs)
                 size = node.apply(mx, my)
                 carried = node.apply(mx, ey) + node.apply(ex, my + ey)
-                return size, carried + self._unit * size
+                common = 0 if node.shares is None else 1  # of coefficients
+                return size, carried + self._unit * (size + common)
             case OpaqueNode():
                 inputs = [self._wide(i) for i in node.inputs]
                 wide = node.interval(self._values, *inputs)

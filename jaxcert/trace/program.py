@@ -113,12 +113,14 @@ class ProductNode(Node):
 
     `collect(p * q)` for `p, q = expand(x, y)`, of which `apply(x, y)` is a cheaper
     form: expand repeats and moves elements, collect sums some of them. Left out, all of
-    them are those of the elementwise product.
+    them are those of the elementwise product. Along the axis `shares` the results are
+    shares of one whole: their sum is 1.
     """
 
     expand: Callable[[Any, Any], tuple[Any, Any]] = _both
     collect: Callable[[Any], Any] = _itself
     apply: Callable[[Any, Any], Any] = operator.mul
+    shares: int | None = None
 
     @property
     def sums(self) -> bool:

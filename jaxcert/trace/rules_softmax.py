@@ -31,7 +31,7 @@ def softmax(b: Builder, x: int, axis: float) -> int:
 
     return b.bilinear(
         "softmax", (powers, inverse), shape, expand,
-        lambda p, q: p * jnp.expand_dims(q, k),
+        lambda p, q: p * jnp.expand_dims(q, k), shares=k,
         interval_hint=lambda _, z: _range(z, k), hint_inputs=(x,),
     )  # fmt: skip
 

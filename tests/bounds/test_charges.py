@@ -6,6 +6,7 @@ import functools
 from fractions import Fraction
 
 import jax
+import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
@@ -182,3 +183,16 @@ def test_bounds_behind_a_softmax_hold_for_scores_near_and_far(question):
                 for bound, value in zip(bounds.tolist(), exact, strict=True):
                     assert not mpmath.mpf(bound) > value
     assert np.isfinite(found[-1]).all()
+
+
+def test_what_shares_have_in_common_is_bounded_without_loss():
+    """Their sum is 1, however much each of them may vary."""
+
+    def f(_, x):
+        shares = jax.nn.softmax(x)
+        return jnp.stack([7 * shares.sum(), shares @ jnp.arange(100.0, 104.0)])
+
+    box = jc.Box(np.full(TOKENS, -0.5), np.full(TOKENS, 0.5))
+    _, crown, _ = bounds_of(Model(f, {}, (TOKENS,)), {}, box, 2)
+    np.testing.assert_allclose(crown[[0, 2]], [7, -7], atol=1e-9)
+    assert crown[1] <= 101.5 - 0.3 and crown[1] >= 100
