@@ -40,7 +40,7 @@ Answer = TypeVar("Answer")
 
 
 def _no_convolution(program: Any) -> bool:
-    return not program.convolves
+    return not program.slides
 
 
 def jit_in_haste(

@@ -216,8 +216,8 @@ def test_only_a_cpu_is_given_what_is_compiled_in_haste_and_no_convolution(monkey
 
     monkeypatch.setattr(jax, "jit", jit)
     run = own.jit_in_haste(lambda first, x: x + 1)
-    for convolves in (True, False):
-        program = types.SimpleNamespace(convolves=convolves)
+    for slides in (True, False):
+        program = types.SimpleNamespace(slides=slides)
         assert run(program, 1) == run(types.SimpleNamespace(program=program), 1) == 2
     monkeypatch.setattr(own, "is_accelerator", lambda: True)
     assert run(program, 1) == 2

@@ -70,13 +70,10 @@ def convolve(x: Any, kernel: Any, params: dict[str, Any]) -> Any:
 
     Groups of features or batches are left to JAX.
     """
-    if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+    if _groups(params):
         return lax.conv_general_dilated_p.bind(x, kernel, **params)
     lhs, rhs, out = params["dimension_numbers"]
-    window = Window(
-        tuple(params["window_strides"]), tuple(map(tuple, params["padding"])),
-        tuple(params["lhs_dilation"]), tuple(params["rhs_dilation"]),
-    )  # fmt: skip
+    window = _window(params)
     # Specs are (batch, features, *spatial) of operands, (out, in, *spatial) of kernels.
     x = jnp.transpose(x, (lhs[0], *lhs[2:], lhs[1]))
     kernel = jnp.transpose(kernel, (*rhs[2:], rhs[1], rhs[0]))
@@ -86,6 +83,24 @@ def convolve(x: Any, kernel: Any, params: dict[str, Any]) -> Any:
         made = _convolution.bind(x, kernel, window=window)
     order = np.argsort((out[0], *out[2:], out[1]))
     return jnp.transpose(made, tuple(map(int, order)))
+
+
+def is_product(kernel: tuple[int, ...], params: dict[str, Any]) -> bool:
+    """Returns whether it is a product of matrices for a kernel of this shape."""
+    _, rhs, _ = params["dimension_numbers"]
+    taps = tuple(kernel[axis] for axis in rhs[2:])
+    return not _groups(params) and _window(params).cuts(taps)
+
+
+def _groups(params: dict[str, Any]) -> bool:
+    return params["feature_group_count"] != 1 or params["batch_group_count"] != 1
+
+
+def _window(params: dict[str, Any]) -> Window:
+    return Window(
+        tuple(params["window_strides"]), tuple(map(tuple, params["padding"])),
+        tuple(params["lhs_dilation"]), tuple(params["rhs_dilation"]),
+    )  # fmt: skip
 
 
 def _of_parts(x: Any, kernel: Any) -> Any:

@@ -193,7 +193,12 @@ class Program:
 
     @property
     def convolves(self) -> bool:
-        """Whether there is a convolution."""
+        """Whether f has a convolution."""
+        return any(e.name == "conv_general_dilated" for e in self.typed.equations)
+
+    @property
+    def slides(self) -> bool:
+        """Whether bounds have one; they make products of matrices of others."""
         return any(node.name == "conv_general_dilated" for node in self.nodes)
 
     @property

@@ -14,6 +14,7 @@ from jax import lax
 from jaxcert.box import Box
 from jaxcert.trace import activations as r
 from jaxcert.trace.builder import Builder, Rule
+from jaxcert.trace.convolution import is_product
 from jaxcert.trace.equations import Equation, unsupported
 
 
@@ -142,8 +143,12 @@ def contraction(b: Builder, e: Equation) -> int:
         center, radius = apply(values, x.center), absolute(values, x.radius)
         return Box(center - radius, center + radius)
 
+    name = e.name
+    if name == "conv_general_dilated":
+        kernel = b.flat.shapes[e.inputs[1]]
+        name = "dot_general" if is_product(kernel, e.params) else name
     return b.affine(
-        e.name, moving, b.shape(e), apply, interval, separable=False, spread=absolute
+        name, moving, b.shape(e), apply, interval, separable=False, spread=absolute
     )
 
 

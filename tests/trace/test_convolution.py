@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
+from jaxcert.model import Model
 from jaxcert.trace.convolution import convolve
 
 _LAYOUTS = {
@@ -32,11 +33,14 @@ def convolutions(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     x = jnp.asarray(rng.normal(size=[x_shape[key] for key in layout[0]]))
     kernel = jnp.asarray(rng.normal(size=[k_shape[key] for key in layout[1]]))
+    taps = tuple(k_shape[key] for key in "HW"[:axes])
+    still, parts = (1,) * axes, draw(st.booleans())
+    pads = sizes(-1, 2), sizes(-1, 2)
     params = {
-        "window_strides": sizes(1, 2),
-        "padding": tuple(zip(sizes(-1, 2), sizes(-1, 2), strict=True)),
-        "lhs_dilation": sizes(1, 2),
-        "rhs_dilation": sizes(1, 2),
+        "window_strides": taps if parts else sizes(1, 2),
+        "padding": ((0, 0),) * axes if parts else tuple(zip(*pads, strict=True)),
+        "lhs_dilation": still if parts else sizes(1, 2),
+        "rhs_dilation": still if parts else sizes(1, 2),
         "dimension_numbers": lax.conv_dimension_numbers(x.shape, kernel.shape, layout),
         "feature_group_count": 1,
         "batch_group_count": 1,
@@ -120,3 +124,18 @@ def test_both_directions_are_what_xla_has_a_fast_routine_for():
     found = [line for line in text.splitlines() if " convolution(" in line]
     assert len(found) == 2
     assert all("dim_labels=b01f_01io->b01f" in line for line in found)
+
+
+@pytest.mark.parametrize(("taps", "product"), [((2, 2), True), ((3, 3), False)])
+def test_only_windows_that_do_not_overlap_are_products_of_matrices(taps, product):
+    kernel = np.ones((4, 3, *taps))
+
+    def f(kernel, x):
+        return lax.conv_general_dilated(x[None], kernel, (2, 2), "VALID").reshape(-1)
+
+    program = Model(f, kernel, (3, 8, 8)).program
+    assert program.convolves
+    assert program.slides == (not product)
+    x = jnp.ones((3, 8, 8))
+    text = jax.jit(program.evaluate).lower(kernel, x).as_text()
+    assert ("convolution" in text) == (not product)
