@@ -64,11 +64,12 @@ class Network:
         self.sha256 = digest.hexdigest()
         lengths = [whole(n, 1, NUMBERS, "input_shape") for n in head["input_shape"]]
         self.shape, specs, curves = lengths, head["nodes"], dict[str, Any]()
+        behind = 0  # the value that is the input of the nodes of the file
         if head["version"] > 1:
             curves = CURVES
         self.sizes, self.neurons = [math.prod(lengths)], 0
         if front is not None:
-            specs = front.nodes + [_moved(spec, len(front.nodes)) for spec in specs]
+            specs, behind = front.nodes + specs, len(front.nodes)
             need(front.nodes[-1]["size"] == self.sizes[0], "network: another input")
             self.sizes, arrays = [front.inputs], arrays | front.arrays
             curves = CURVES | {"clip": CLIP}
@@ -84,7 +85,8 @@ class Network:
             node.direct, node.relu, node.part = True, -1, None
             used += size
             for term in spec["terms"] if affine else [spec]:
-                v = whole(term.get("input"), 0, k + 1, f"{what}: input")
+                first = behind if k >= behind else 0
+                v = first + whole(term.get("input"), 0, k + 1 - first, f"{what}: input")
                 used += size * self.sizes[v] if affine else 0
                 need(used <= most, f"{what}: more than {most} weights")
                 w = _matrix(term, size, self.sizes[v], arrays) if affine else b.zero
@@ -125,14 +127,6 @@ def beside(path, head, expected: str | None, exact: bool) -> tuple[bytes, Networ
     net = network_of(raw, exact)
     need(net.sha256 == sha256, f"{wrong} {net.sha256[:16]!r} beside it")
     return raw, net
-
-
-def _moved(spec, by: int):
-    """Returns a node of a network that was read before, behind so many others."""
-    if "terms" in spec:
-        terms = [term | {"input": term["input"] + by} for term in spec["terms"]]
-        return spec | {"terms": terms}
-    return spec | {"input": spec["input"] + by}
 
 
 def _matrix(term, rows: int, columns: int, arrays):

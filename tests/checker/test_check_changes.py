@@ -199,6 +199,17 @@ def test_a_network_must_not_reach_into_what_is_in_front_of_it(tmp_path):
     assert "input is '-1'" in checked(network, made, tmp_path).reason
 
 
+def test_words_that_belong_to_no_node_change_no_input(tmp_path):
+    negative: Layers = [(-np.eye(4, dtype=np.float32), np.zeros(4, np.float32))]
+    network, made = change(
+        [*negative, (np.float32([[1] * 4, [0] * 4]), np.float32([-1, 0]))],
+        "brightness", PIXELS, 0, [-0.1], [0.1], 3,
+    )  # fmt: skip
+    network.head["nodes"][1]["terms"] = []  # of the ReLU, whose input is -x <= 0
+    made.head["network"] = named(network)["network"]
+    assert "bound -1 is not > 0" in checked(network, made, tmp_path).reason
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_lines_of_clip_hold_at_all_points(seed):
     random = np.random.default_rng(seed)
