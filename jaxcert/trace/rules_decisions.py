@@ -100,6 +100,8 @@ def non_decreasing(b: Builder, e: Equation) -> int:
 def ordered(b: Builder, e: Equation) -> tuple[int, ...]:
     """sort and top_k: the k-th smallest element is non-decreasing in every element.
 
+    One of which nothing is known leaves nothing known of any: NaN would be sorted last.
+
     Raises:
       UnsupportedError: places are asked for, which are integers that depend on x; or x
         is ordered by something else.
@@ -117,5 +119,10 @@ def ordered(b: Builder, e: Equation) -> tuple[int, ...]:
     def apply(values: Any, x: Any) -> Any:
         return operation(values, x)[0]
 
-    value = b.opaque(e.name, b.moving(e), b.shape(e), apply, _both_ends(apply))
+    def interval(values: Any, z: Box) -> Box:
+        unknown = jnp.any(jnp.isnan(z.lo) | jnp.isnan(z.hi))
+        ends = (apply(values, v) for v in (z.lo, z.hi))
+        return Box(*(jnp.where(unknown, jnp.full_like(v, jnp.nan), v) for v in ends))
+
+    value = b.opaque(e.name, b.moving(e), b.shape(e), apply, interval)
     return (value,) * len(e.outputs)  # nobody reads the others

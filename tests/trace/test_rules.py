@@ -183,6 +183,13 @@ def test_a_gather_that_fills_with_nan_is_never_a_number():
     assert np.isnan([bounds.lo[1], bounds.hi[1]]).all()
 
 
+@pytest.mark.parametrize("ordered", [jnp.sort, lambda z: lax.top_k(z, 3)[0]])
+def test_order_tells_nothing_where_nothing_is_known_of_one_element(ordered):
+    """1/(x - 0.5) takes all values, and NaN as its range would be sorted last."""
+    bounds = jc.ibp(lambda p, x: ordered(jnp.append(1 / (x[:1] - 0.5), x + 1)))
+    assert np.isnan(bounds(None, UNIT).lo).all()
+
+
 @pytest.mark.parametrize("method", [jc.ibp, jc.crown])
 def test_an_integer_box_does_not_round_the_weights(method):
     box = jc.Box(jnp.zeros(2, jnp.int32), jnp.ones(2, jnp.int32))
