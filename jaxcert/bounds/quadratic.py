@@ -70,11 +70,15 @@ _UNDERFLOW = 2.0**-1000
 
 
 def is_quadratic(program: Program) -> bool:
-    """Returns whether forms of second degree are what a program is bounded by."""
+    """Returns whether forms of second degree are what a program is bounded by.
+
+    Not one that jumps: what rounding does to a jump is told at the ends of a box, and
+    parts of the box, for which the slack of the whole stands, have others.
+    """
     products = any(isinstance(node, ProductNode) for node in program.nodes)
     little = all(node.size <= _SIZE for node in program.nodes)
     few = program.input_size <= _FEATURES and _symbols(program) <= _SYMBOLS
-    return products and little and few
+    return products and little and few and not program.jumps
 
 
 def _symbols(program: Program) -> int:

@@ -260,3 +260,20 @@ def test_where_products_cancel_forms_of_second_degree_decide():
     assert (box.lo <= x).all() and (x <= box.hi).all()
     y = step_of_a_loop(params, x)
     assert y[0] >= 0.25 and y[1] <= 1.02 * least
+
+
+def jump_in_a_part(p, x):
+    """-3.5 next to x = 1, where 1 + 2^-60 > 1: in float64 these are one number."""
+    away = jnp.where(x[0] > 5, -1.0, jnp.square(x[0] - 1))
+    y = jnp.where(1 - away + 2.0**-60 > 1, x[0] - 4.5, 1.0)
+    return jnp.stack([y + 1e-6 * x[0] * x[1]])
+
+
+def test_rounding_before_a_jump_is_charged_in_every_part_of_the_box():
+    """In all of the box both sides of the jump are possible: there it costs nothing."""
+    model = Model(jump_in_a_part, {}, (2,))
+    box = jc.Box(np.array([-1.0, 0.0]), np.array([11.0, 1.0]))
+    spec = jc.Spec.rows(np.eye(1), np.array([-0.1]))
+    options = InputSplitOptions(block=8, capacity=1 << 8, crown=CrownOptions("ibp"))
+    with float64():
+        assert not decide_by_input(Judge(model), box, spec, options, np.inf).proved
