@@ -25,7 +25,7 @@ import numpy as np
 
 from .reading import need
 
-_TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
+_TOKEN = re.compile(r';[^\r\n]*|[()]|"[^"]*"|\|[^|]*\||[^\s();"|]+|["|]')
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _VARIABLE = re.compile(r"[XY]_(0|[1-9][0-9]{0,8})", re.ASCII)
 _IGNORED = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
@@ -183,6 +183,7 @@ def _forms(text: str):
             stack[-1].append(form)
         elif not token.startswith(";"):
             need(len(stack) > 1, f"VNN-LIB: {token[:40]!r} outside parentheses")
+            need(token not in ('"', "|"), "VNN-LIB: a quotation is never closed")
             stack[-1].append(token)
     need(len(stack) == 1, "VNN-LIB: '(' is never closed; the file may be truncated")
     return stack[0]

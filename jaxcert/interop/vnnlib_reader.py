@@ -21,7 +21,7 @@ _FREE_BYTES = 2**22
 _NOT_TEXT = (
     "not text. A VNN-LIB file is plain text, or gzipped with a name that ends in .gz"
 )
-_TOKEN = re.compile(r';[^\n]*|[()]|"[^"]*"|\|[^|]*\||[^\s();"|]+|["|]')
+_TOKEN = re.compile(r';[^\r\n]*|[()]|"[^"]*"|\|[^|]*\||[^\s();"|]+|["|]')
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _VARIABLE = re.compile(r"[XY]_(0|[1-9][0-9]{0,8})", re.ASCII)
 _CONSTANT = ""  # key of the constant of a linear term

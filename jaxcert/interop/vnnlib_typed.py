@@ -20,12 +20,12 @@ from jaxcert.errors import InputError, UnsupportedError
 from jaxcert.interop.vnnlib_reader import FORMULA, Form, Linear, Reader, shown
 from jaxcert.interop.vnnlib_tree import Junction
 
-VERSION = re.compile(r"\s*(;[^\n]*\n\s*)*\(\s*vnnlib-version\b")
+VERSION = re.compile(r"\s*(;[^\r\n]*[\r\n]\s*)*\(\s*vnnlib-version\b")
 """What a file of a version from 2.0 on begins with."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 REAL = "real"
 _TOKEN = re.compile(
-    r';[^\n]*|[()]|"(?:[^"\\]|\\.)*"|[A-Za-z][A-Za-z0-9_]*\s*\[[^\]\n]*\]|\[[^\]\n]*\]'
+    r';[^\r\n]*|[()]|"(?:[^"\\]|\\.)*"|[A-Za-z][A-Za-z0-9_]*\s*\[[^\]\n]*\]|\[[^\]\n]*\]'
     r'|[^\s();"\[\]]+|["\[\]]'
 )
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)

@@ -252,11 +252,35 @@ def test_a_witness_must_satisfy_strict_rows():
         ("(define-fun f)", "VNN-LIB"),
         ("(assert)", "VNN-LIB"),
         ("(assert (and))", "is no condition"),
+        ('(set-info :a "b)', "a quotation is never closed"),
+        ("(set-info :a |b)", "a quotation is never closed"),
     ],
 )
 def test_what_is_not_understood_is_rejected(text, reason):
     with pytest.raises(Rejected, match=reason):
         Property((declared(2, 2) + text).encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '(set-info :a ";") (assert (<= Y_0 -5))\n(set-info :b ")")',
+        '(set-info :a ")(assert (<= Y_1 0))(set-info :b ") (assert (<= Y_0 -5))',
+        "(set-info :a |;|) (assert (<= Y_0 -5))\n(set-info :b |)|)",
+        "; a comment\r(assert (<= Y_0 -5))",
+        '; no "quotation\n(assert (<= Y_0 -5))',
+    ],
+)
+def test_what_is_quoted_or_a_comment_is_no_assertion_and_hides_none(text):
+    from jaxcert.interop import vnnlib
+
+    text = declared(2, 2) + text + f"(assert {BOX})"
+    ((c, d),) = Property(text.encode()).cases()[0].clauses
+    assert c.tolist() == [[1, 0]] and d.tolist() == [5]
+    reader = vnnlib.Reader(text, "text")
+    reader.read()
+    ((one,),) = (case.disjuncts for case in vnnlib.normal_form(reader, "text").cases)
+    assert rows(*one) == rows(c, d)
 
 
 def test_an_input_without_a_bound_is_rejected():
