@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .reading import read
+from .reading import Rejected, read
 
 _SAYS = {"sat": "sat", "violated": "sat", "unsat": "unsat", "holds": "unsat"}
 _OWN = ["onnx", "vnnlib", "result", "seconds"]
@@ -32,6 +32,14 @@ def instance(onnx: str, vnnlib: str) -> Instance:
         for name in (onnx.strip(), vnnlib.strip())
     )
     return one, two
+
+
+def table(path: Path) -> list[list[str]]:
+    """Returns the rows of a file; raises OSError."""
+    try:
+        return list(csv.reader(read(path).decode("utf-8-sig").splitlines()))
+    except (Rejected, UnicodeDecodeError, csv.Error) as error:
+        raise OSError(f"{path} is no table: {error}") from error
 
 
 def proved(answers: Iterable[tuple[Instance, str]]) -> dict[Instance, str]:
@@ -62,9 +70,8 @@ class Comparison:
 
 def compare(path: Path, known: dict[Instance, str]) -> Comparison:
     """Returns what is proved of the answers of a file; raises OSError."""
-    rows = list(csv.reader(read(path).decode("utf-8-sig").splitlines()))
     answers, agree, contradicted = 0, 0, []
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(table(path), 1):
         if not row or row == _OWN:
             continue
         if len(row) not in (len(_OWN), 6):

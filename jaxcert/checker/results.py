@@ -10,15 +10,13 @@ from __future__ import annotations
 if __name__ == "__main__":
     raise SystemExit("a part of the checker; run: python jaxcert/checker PATH...")
 
-import csv
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from .against import Instance, instance
+from .against import Instance, instance, table
 from .check import check_certificate
 from .claim import AnswerReport, Expected, Finding, Status
-from .reading import read
 
 _COLUMNS = ["onnx", "vnnlib", "result", "seconds"]
 
@@ -40,8 +38,7 @@ class Results:
         self.folder, self.networks = folder, dict[str, tuple[str, int]]()
         self.accepted: list[tuple[Instance, str]] = []
         self.proofs = path.with_name(f"{path.stem}_proofs")
-        text = read(path).decode("utf-8-sig")
-        head, *rows = [row for row in csv.reader(text.splitlines()) if row] or [[]]
+        head, *rows = [row for row in table(path) if row] or [[]]
         if head != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows):
             raise OSError(f"{path} is no results file: its columns are not {_COLUMNS}")
         self.rows = len(rows)
@@ -72,7 +69,7 @@ class Results:
         """Returns where the VNN-LIB file of a row is, gzipped or not."""
         assert self.folder is not None
         path = self.folder / vnnlib
-        packed = path.with_name(f"{path.name}.gz")
+        packed = Path(f"{path}.gz")
         return packed if packed.exists() and not path.exists() else path
 
     def of_row(self, number: int, onnx: str, result: str, report: Finding) -> Finding:

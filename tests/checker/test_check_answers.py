@@ -191,11 +191,23 @@ def test_names_that_mean_two_instances_say_nothing():
     assert known == {two: "unsat"}
 
 
-def test_what_is_no_results_file_is_an_error(tmp_path, capsys):
+def test_what_is_no_results_file_is_an_error(answers, tmp_path, capsys):
     path = tmp_path / "other.csv"
     path.write_text("a,b\n1,2\n")
     assert command.main([str(path)]) == 2
     assert "is no results file" in capsys.readouterr().err
+    good, head = benchmark(answers, tmp_path), "onnx,vnnlib,result,seconds\n"
+    path.write_text(head + "a" * 200_000 + ",b,sat,1\n")
+    (tmp_path / "binary.csv").write_bytes(b"\xff")
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("other.csv", "binary.csv", "folder.csv"):
+        bad = str(tmp_path / name)
+        for words in ([bad], [str(good), "--against", bad]):
+            assert command.main(words) == 2
+            assert f"{name} is no table: " in capsys.readouterr().err
+    path.write_text(head + "a,.,sat,1\n")
+    assert command.main([str(path), "--benchmark", "."]) == 1
+    assert "REJECTED 001: there is no proof of it" in capsys.readouterr().out
 
 
 def read(*assertions: str) -> Property:
