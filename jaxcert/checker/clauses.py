@@ -66,7 +66,8 @@ class Clauses:
         b, last = self.bounds.b, len(self.bounds.net.nodes)
         found = [b.number(np.zeros(0))]
         for some in self.bounds.blocks(len(part)):
-            w, q, n = b.number(weights[some]), clause[some], weights.shape[1]
+            q, n = clause[some], self.padded.shape[1]  # of other boxes: more rows
+            w = b.number(weights[some, :n])
             columns = self.padded[q].transpose(2, 0, 1)
             a = np.stack([b.along(w, column) for column in columns], axis=1)
             d = b.along(w, self.offset[q])

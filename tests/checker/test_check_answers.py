@@ -10,7 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from answer_builder import ANSWERS, Answer, box_text, declared, row_text
+from answer_builder import (
+    ANSWERS,
+    Answer,
+    answer,
+    box_text,
+    declared,
+    row_text,
+    trees,
+    without_leaves,
+)
 
 from jaxcert.checker import command
 from jaxcert.checker.against import instance, proved
@@ -63,6 +72,25 @@ def test_a_box_is_no_answer(cases, answers, tmp_path):
         cases["few"].write(tmp_path), expected=Expected(vnnlib=mine)
     )
     assert "it is of a box, not of a property" in report.reason
+
+
+@pytest.mark.parametrize("counts", [(1, 3), (2, 3), (3, 2)])
+def test_boxes_may_have_clauses_of_other_sizes(counts, tmp_path):
+    one = np.eye(3, dtype=np.float32)
+    layers = [(one, np.zeros(3, np.float32))] * 2  # y = max(x, 0), and all x are > 0
+    boxes = [(np.full(3, 0.5 + k), np.full(3, 0.75 + k)) for k in range(2)]
+    clauses = [(k, np.eye(3)[:n], np.zeros(n)) for k, n in enumerate(counts)]
+    arrays = trees([(0, 0, [-1]), (1, 1, [-1])]) | without_leaves(3, 3)
+    arrays |= {f"leaf_{k}": np.zeros((2, 3), np.float32) for k in ("slopes", "betas")}
+    arrays["leaf_weights"] = one[[0, 0]]
+    assert check_certificate(
+        answer(layers, boxes, clauses, arrays).write(tmp_path)
+    ).accepted
+    few = int(np.argmin(counts))
+    arrays["leaf_weights"] = arrays["leaf_weights"].copy()
+    arrays["leaf_weights"][few] = one[counts[few]]  # of a row that the clause has not
+    report = check_certificate(answer(layers, boxes, clauses, arrays).write(tmp_path))
+    assert report.reason.startswith(f"leaf {few} (clause {few}): bound")
 
 
 def test_an_answer_to_nothing_is_vacuous(answers, tmp_path):
