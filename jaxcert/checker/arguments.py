@@ -19,7 +19,7 @@ One line per file states the whole claim, then comes a summary. Exit codes:
   1  one is REJECTED, or the box of one is NOT PROVED
   2  a path holds no certificate, or the command line is wrong
   3  all hold, but one is VACUOUS: it says nothing (a margin below 0, no free feature,
-     rates 0, a box that is a point)
+     rates 0, a box that is a point, an image that nothing changes)
   4  all are accepted, and contradict an answer of --against
 Of a grown box every face is checked as well: it lies on the domain's boundary, or a
 counterexample stops it, or it is open; an open face is no mistake.

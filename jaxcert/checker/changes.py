@@ -27,7 +27,7 @@ WORDS = {
     "brightness": "x + b, cut to [0, 1]",
     "contrast": "(1 + c) x, cut to [0, 1]",
     "both": "(1 + c) x + b, cut to [0, 1]",
-    "blur": "(1 - a) x + a B x, B the 3 x 3 binomial blur",
+    "blur": "(1 - a) x + a B x, B the 3 x 3 binomial blur along the first two axes",
     "gamma": "x^(1 + g)",
 }
 """What becomes of the image x."""
@@ -57,6 +57,15 @@ def front(kind: str, x, shape, lo, hi) -> tuple[Front, np.ndarray, np.ndarray]:
     if kind != "blur":
         nodes.append({"op": "clip", "size": len(x), "input": 1})
     return Front(matrix.shape[1], nodes, {".w": matrix, ".x": x}), lo, hi
+
+
+def still(kind: str, made: Front, x, lo, hi) -> bool:
+    """Returns whether a front makes the image x itself, of all parameters (k,)."""
+    moved = made.arrays[".w"][:, : len(lo)] != 0
+    up, down = (np.any(moved & end, axis=1) for end in (hi > 0, lo < 0))
+    if kind in ("brightness", "contrast", "both"):  # they are cut, and no slope is < 0
+        up, down = up & (x < 1), down & (x > 0)
+    return not (up | down).any()
 
 
 def _affine(size: int, offset: str):

@@ -158,6 +158,8 @@ class DualCertificate:
 
     def judged(self) -> tuple[Status, str]:
         """Returns what is to be thought of it, and why."""
+        if np.array_equal(*self.domain):
+            return Status.VACUOUS, "the domain is a point"
         if self.empty or self.slabs() or self.known:
             return Status.ACCEPTED, ""
         return Status.VACUOUS, "the box is the domain, and no point is known"
@@ -210,6 +212,6 @@ class DualCertificate:
             face_at = self.box[face // n][i]
             away = abs(point - face_at)
             if away > 0:
-                # Four roundings, each by a factor of at most 1 + 2^-52.
-                gap = max(gap, away / (hi[i] - lo[i]) * (1 + 2.0**-49))
+                # Five roundings, each by a factor of at most 1 + 2^-52, or underflow.
+                gap = max(gap, away / (hi[i] - lo[i]) * (1 + 2.0**-49) + 2.0**-1022)
         return {"features": n, "reached": len(at), "gap": float(gap)}

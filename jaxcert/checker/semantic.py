@@ -28,7 +28,7 @@ import numpy as np
 
 from .arithmetic import Arithmetic
 from .bounds import Bounds
-from .changes import NAMES, WORDS, front
+from .changes import NAMES, WORDS, front, still
 from .claim import Expected, Finding, Span, Status, exact
 from .network import Network, beside
 from .proof import Proof
@@ -109,9 +109,9 @@ class ChangeCertificate:
         need((self.lo <= 0) & (self.hi >= 0), "the parameters leave out 0")
 
     def behind(self, lo, hi, exact: bool):
-        """Returns the network behind the change, and the box of its inputs."""
+        """Returns the network behind a change, that, and the box of its inputs."""
         made, *box = front(self.change, self.x, self.net.shape, lo, hi)
-        return Network(self.raw, exact, made), box
+        return Network(self.raw, exact, made), made, box
 
     def check(self) -> dict[str, Any]:
         """Returns what is proved."""
@@ -120,7 +120,8 @@ class ChangeCertificate:
         eye = np.eye(self.classes)
         rows = eye[self.label] - np.delete(eye, self.label, axis=0)
         clauses = [(row[None], np.array([-self.margin])) for row in rows]
-        net, (lo, hi) = self.behind(self.lo, self.hi, self.b.exact)
+        net, made, (lo, hi) = self.behind(self.lo, self.hi, self.b.exact)
+        self.still = still(self.change, made, self.x, self.lo, self.hi)
         proof = Proof(self.a, self.b, net, [[1] * len(clauses)])
         bounds = Bounds(self.b, net, lo, hi, proof.slopes[0])
         found = proof.check([(bounds, clauses)])
@@ -140,6 +141,8 @@ class ChangeCertificate:
             return Status.VACUOUS, f"the required margin is {self.margin}, below 0"
         if np.array_equal(self.lo, self.hi):
             return Status.VACUOUS, "the parameters are 0: nothing is changed"
+        if self.still:
+            return Status.VACUOUS, "no parameter changes the image"
         return Status.ACCEPTED, ""
 
     def refuted(self) -> None:
@@ -151,7 +154,7 @@ class ChangeCertificate:
             return
         for rational in (self.b.exact, True):
             b = Arithmetic(rational)
-            net, (lo, hi) = self.behind(self.witness, self.witness, rational)
+            net, _, (lo, hi) = self.behind(self.witness, self.witness, rational)
             at = Bounds(b, net, lo, hi, {}).root
             gap = b.down(at.lo[-1][0] - at.hi[-1][0, self.label])
             gap = b.down(gap + b.number(self.margin))

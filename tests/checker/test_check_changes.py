@@ -107,6 +107,31 @@ def test_nothing_that_changes_is_vacuous(tmp_path):
     assert checked(network, slack, tmp_path).status is Status.VACUOUS
 
 
+@pytest.mark.parametrize(
+    ("kind", "x", "lo", "hi", "moving"),
+    [
+        ("contrast", [0, 0, 0, 0], [-0.5], [0.5], [0, 0, 0, 0.5]),
+        ("contrast", [1, 0, 1, 1], [0], [0.5], [1, 0, 1, 0.5]),
+        ("brightness", [1, 1, 1, 1], [0], [0.5], [1, 1, 1, 0.5]),
+        ("brightness", [0, 0, 0, 0], [-0.5], [0], [0, 0, 0, 0.5]),
+        ("both", [0, 0, 0, 0], [-0.5, -0.5], [0, 0.5], [0, 0, 0, 0.5]),
+        ("blur", [0.5, 0.5, 0.5, 0.5], [0], [1], [0.5, 0.5, 0.5, 0.25]),
+        ("gamma", [0, 1, 1, 0], [-0.5], [0.5], [0, 1, 1, 0.5]),
+    ],
+)
+def test_an_image_that_no_parameter_changes_is_vacuous(
+    kind, x, lo, hi, moving, tmp_path
+):
+    constant: Layers = [
+        (np.zeros((1, 4), np.float32), np.zeros(1, np.float32)),
+        (np.zeros((2, 1), np.float32), np.float32([1, 0])),
+    ]
+    report = checked(*change(constant, kind, x, 0, lo, hi, 0), tmp_path)
+    assert report.status is Status.VACUOUS
+    assert report.reason == "no parameter changes the image"
+    assert checked(*change(constant, kind, moving, 0, lo, hi, 0), tmp_path).accepted
+
+
 def test_the_caller_insists(tmp_path):
     network, made = plain()
     for expected, why in (

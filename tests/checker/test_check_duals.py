@@ -113,6 +113,21 @@ def test_nothing_known_is_vacuous(tmp_path):
     assert report.reason == "the box is the domain, and no point is known"
 
 
+def test_a_domain_that_is_a_point_is_vacuous(tmp_path):
+    ends = (np.zeros(2),) * 2
+    made = dual(PLAIN, 0, ends, ends, [[0, 0]], [0] * 4, 0)
+    report = checked(*made, tmp_path)
+    assert report.status is Status.VACUOUS and report.reason == "the domain is a point"
+
+
+def test_a_gap_that_underflows_is_not_0(tmp_path):
+    ends = np.zeros(2), np.array([2.0**100, 0])
+    made = dual(PLAIN, 0, ends, ends, [[2.0**-1000, 0]], [0, -1, -1, -1], 0)
+    report = checked(*made, tmp_path)
+    assert report.accepted and 0 < report.gap < 1e-300
+    assert "behind by at most 0 of" not in report.claim
+
+
 def _with(made: Stored, **arrays) -> Stored:
     changed = made.copy()
     changed.arrays |= arrays
