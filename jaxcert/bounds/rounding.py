@@ -21,6 +21,12 @@ Numbers below 2^-1022 may be lost altogether, in weights, products and coefficie
 every operation adds t (1 + M) to its error, with t the same count times 2^-1022, and
 the backward pass loses at most t M at every value, which is added at the end.
 
+t is 1 for values at a point. In bounds lines and planes hold on computed ranges, which
+the values may leave by e. There a line of slope s and g part by |g' - s| e more, with s
+and g' between -L and L: t is 3, and 2 where g increases, for both are >= 0 then. A ReLU
+that keeps its sign on the widened range has t = 1: its line is itself. A plane moves by
+M_y e_x and M_x e_y, and parts from the product by twice that: t is 3.
+
 M is the magnitude that a value could reach if nothing cancelled. The backward
 pass multiplies by slopes of at most L and by the same |A|: the same sum covers it.
 """
@@ -102,10 +108,15 @@ class _Errors:
     """
 
     def __init__(
-        self, unit: float, values: Values, boxes: dict[int, Box], noise: bool
+        self,
+        unit: float,
+        values: Values,
+        boxes: dict[int, Box],
+        noise: bool,
+        lines: bool,
     ) -> None:
         self._unit, self._values, self._boxes = unit, values, boxes
-        self._noise = noise
+        self._noise, self._lines = noise, lines
         self._both: dict[int, Array] = {}
         # The greatest magnitude of a value, or more, and that of all values so far.
         self._greatest: dict[int, Array] = {}
@@ -220,7 +231,15 @@ class _Errors:
         else:
             size = self._boxes[out].magnitude + carried
         local = size + steepness * self.size(z)
-        return size, carried + self._unit * local
+        beyond = self._beyond(node, wide, carried) if self._lines else 0.0
+        return size, carried + beyond + self._unit * local
+
+    def _beyond(self, node: ActivationNode, wide: Box, carried: Array) -> Array:
+        """Returns by how much its lines and a function part beyond a computed range."""
+        if is_relu(node):
+            keeps = ~node.activation.undecided(wide.lo, wide.hi)  # NaN does not
+            return jnp.where(keeps, 0, carried)
+        return carried if node.activation.increasing else 2 * carried
 
     def _wide(self, value: int) -> Box:
         if value in self._truth:
@@ -238,8 +257,9 @@ def _errors(
     values: Values,
     boxes: dict[int, Box],
     noise: bool = False,
+    lines: bool = True,
 ) -> _Errors:
-    errors = _Errors(unit, values, boxes, noise)
+    errors = _Errors(unit, values, boxes, noise, lines)
     errors.signs = known_signs(program, values, boxes[program.input])
     errors.start(program.input)
     for node in program.nodes:
@@ -289,6 +309,7 @@ def float64_slack(
     rows: Array,
     *,
     noise: bool = True,
+    lines: bool = True,
 ) -> Float[Array, ""]:
     """Returns what a float64 bound of spec rows `C y + d` must exceed, > 0.
 
@@ -305,9 +326,10 @@ def float64_slack(
       noise: whether rounding to narrow types counts, from one way to round to any
         other. A bound ranges over all of them and may do without; a value at a point
         was rounded in one way.
+      lines: whether it is for bounds by lines, and not for values at points alone.
     """
     unit = rounding_unit(program) + 2 * _HALF_ULP * sum(rows.shape)
-    errors = _errors(unit, program, values, boxes, noise)
+    errors = _errors(unit, program, values, boxes, noise, lines)
     coefficients = jnp.abs(rows)
     carried = coefficients @ errors.error(program.output)
     local = coefficients @ errors.size(program.output)
@@ -315,5 +337,5 @@ def float64_slack(
     return jnp.max(carried + unit * (1 + local)) + lost
 
 
-slack_of = jit_in_haste(float64_slack, static_argnames=("program", "noise"))
+slack_of = jit_in_haste(float64_slack, static_argnames=("program", "noise", "lines"))
 """`float64_slack` of one box, by a program that all who ask share."""

@@ -296,7 +296,8 @@ def _written(cuts: Cuts, weights: Array, budget: Array, index: Array) -> Cuts:
 
 def _slack(program: Program, values: Values, front: Front) -> Array:
     ranges = propagate(program, values, front.domain)
-    return float64_slack(program, values, ranges, front.spec.coefficients)
+    rows = front.spec.coefficients
+    return float64_slack(program, values, ranges, rows, lines=False)
 
 
 @functools.partial(jax.jit, static_argnames=("program", "options"))

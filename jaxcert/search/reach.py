@@ -76,7 +76,8 @@ class _Judge:
         ranges = propagate(program, values, domain)
         self._program, self._values = program, values
         self._domain, self._spec = domain, spec
-        self._slack = float64_slack(program, values, ranges, spec.coefficients)
+        rows = spec.coefficients
+        self._slack = float64_slack(program, values, ranges, rows, lines=False)
 
     def margin(self, z: Array) -> Array:
         """Returns how far the best other class is ahead; NaN becomes infinite."""

@@ -154,7 +154,8 @@ def confirm(
 
         def violates(point: Array) -> Array:
             here = propagate(program, values, Box.point(point))
-            slack = float64_slack(program, values, here, spec.coefficients)
+            rows = spec.coefficients
+            slack = float64_slack(program, values, here, rows, lines=False)
             y = program.evaluate_prepared(values, point)
             return spec.margin(spec.values(y)) <= -slack
 

@@ -47,6 +47,7 @@ class Activation:
       jump: of a step function: (l, u, e) -> how far g may jump within e of l and u.
       third: an upper bound of |g'''| everywhere, for what expands g to second degree.
       relative: whether g is computed up to a few roundings of its own size.
+      increasing: whether neither g nor any of its lines falls anywhere.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Activation:
     jump: Callable[[Array, Array, Array], Array] | None = None
     third: float | None = None
     relative: bool = False
+    increasing: bool = False
 
     def carried(self, lo: Array, hi: Array, error: Array) -> Array:
         """Returns how far an error of the argument moves g, or its lines, on [lo, hi].
@@ -286,13 +288,17 @@ def _curved_interval(g: Callable, curvature: float) -> Callable:
 def convex(name: str, g: Callable, interval: Callable | None = None) -> Activation:
     """Returns the activation of a convex g, increasing unless `interval` says else."""
     return Activation(
-        name, g, interval or _increasing(g), _convex_relax(g), _steepest_at_ends(g)
-    )
+        name, g, interval or _increasing(g), _convex_relax(g), _steepest_at_ends(g),
+        increasing=interval is None,
+    )  # fmt: skip
 
 
 def concave(name: str, g: Callable) -> Activation:
     """Returns the activation of a concave, increasing g."""
-    return Activation(name, g, _increasing(g), _concave_relax(g), _steepest_at_ends(g))
+    return Activation(
+        name, g, _increasing(g), _concave_relax(g), _steepest_at_ends(g),
+        increasing=True,
+    )  # fmt: skip
 
 
 def s_shaped(name: str, g: Callable) -> Activation:
@@ -300,7 +306,10 @@ def s_shaped(name: str, g: Callable) -> Activation:
 
     g must be convex on z <= 0 and concave on z >= 0, and g(z) - g(0) odd.
     """
-    return Activation(name, g, _increasing(g), _s_shaped_relax(g), _steepest_at_ends(g))
+    return Activation(
+        name, g, _increasing(g), _s_shaped_relax(g), _steepest_at_ends(g),
+        increasing=True,
+    )  # fmt: skip
 
 
 def curved(

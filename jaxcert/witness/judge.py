@@ -81,7 +81,7 @@ def _values(program: Program, params: Any, spec: Spec, points: Array) -> Values:
 def point_slack(program: Program, values: Any, spec: Spec, z: Array) -> Array:
     """Returns by how much the float64 margin of a point may be wrong, > 0."""
     here = propagate(program, values, Box.point(z))
-    return float64_slack(program, values, here, spec.coefficients)
+    return float64_slack(program, values, here, spec.coefficients, lines=False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,7 +177,8 @@ class Judge:
         """Returns by how much the float64 margin of a point may be wrong, > 0."""
         program, prepared = self.model.program, self.model.prepared
         here = ranges_at(program, prepared, point)
-        return float(slack_of(program, prepared, here, spec.coefficients))
+        rows = spec.coefficients
+        return float(slack_of(program, prepared, here, rows, lines=False))
 
     def _is_clear(self, margin: float, outputs: np.ndarray) -> bool:
         """Whether a point is no witness, as far as anybody would look for one.
