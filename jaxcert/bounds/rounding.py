@@ -186,8 +186,9 @@ class _Errors:
                 ex, ey = (self.error(i) for i in node.inputs)
                 size = node.apply(mx, my)
                 carried = node.apply(mx, ey) + node.apply(ex, my + ey)
+                times = 3 if self._lines else 1
                 common = 0 if node.shares is None else 1  # of coefficients
-                return size, carried + self._unit * (size + common)
+                return size, times * carried + self._unit * (size + common)
             case OpaqueNode():
                 inputs = [self._wide(i) for i in node.inputs]
                 wide = node.interval(self._values, *inputs)

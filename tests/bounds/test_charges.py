@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxcert as jc
+from jaxcert.bounds.ibp import node_interval
+from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.staged import Staged, StagedOptions, ranges_at
 from jaxcert.model import Model
+from jaxcert.trace.tracing import program_of
 
 OPTIONS = StagedOptions(iterations=6)
 TOKENS, WIDTH = 4, 3
@@ -196,3 +199,42 @@ def test_what_shares_have_in_common_is_bounded_without_loss():
     _, crown, _ = bounds_of(Model(f, {}, (TOKENS,)), {}, box, 2)
     np.testing.assert_allclose(crown[[0, 2]], [7, -7], atol=1e-9)
     assert crown[1] <= 101.5 - 0.3 and crown[1] >= 100
+
+
+@pytest.mark.parametrize(
+    ("g", "low", "expected"),
+    [
+        (jax.nn.relu, -1.0, 5 / 4),
+        (jax.nn.relu, 0.5, 1),
+        (lambda z: jax.nn.relu(z - 3), -1.0, 1),
+        (jnp.tanh, -1.0, 3 / 2),
+        (jnp.sin, -1.0, 2),
+        (lambda z: z[::-1] * z, -1.0, 2),
+    ],
+    ids=["relu", "active", "inactive", "tanh", "sin", "product"],
+)
+def test_the_slack_counts_how_lines_leave_functions_beyond_ranges(g, low, expected):
+    """An error of e in z is 2 e behind ReLU and tanh, 3 e behind sine and product.
+
+    With z of magnitude M, and u M its error, values at a point have u times 4 M (ReLU),
+    2 M (tanh, sine) and 4 M^2 (product).
+    """
+
+    def f(w, x):
+        return g(w @ x)
+
+    w, rows = np.float64([[1e9, 1.0 - 1e9], [1e9, 1.0 - 1e9]]), np.eye(2)[:1]
+    with jax.enable_x64(True):
+        program = program_of(f, w, np.zeros(2))
+        values = program.prepare(w, jnp.float64)
+        box = jc.Box.point(np.float64([1.0, 1.0]))
+        z = program.nodes[0].output
+        narrow = jc.Box(np.full(2, low), np.ones(2))
+        boxes = {program.input: box, z: narrow}
+        for node in program.nodes[1:]:
+            boxes[node.output] = node_interval(node, values, boxes)
+        at_points, of_lines = (
+            float(float64_slack(program, values, boxes, rows, lines=lines))
+            for lines in (False, True)
+        )
+    assert of_lines / at_points == pytest.approx(expected, rel=0.01)
