@@ -74,6 +74,7 @@ class Certificate:
         self.power = balls.power(arrays) if "ball" in arrays else 0
         self.norm = f"l{self.power}" if self.power else "linf"
         self.grown = faces.Grown(head, arrays, net) if "face_by" in arrays else None
+        need(not (self.power and self.grown), "a ball has no faces")
         self.proved = self.grown is None or self.grown.proved
         own = {*names, "ball"} | set(faces.ARRAYS if self.grown else ())
         proof = {name: array for name, array in arrays.items() if name not in own}

@@ -131,8 +131,9 @@ class Report(Finding):
         """Returns the claim in words."""
         ends = same(self.domain_lo), same(self.domain_hi)
         where = "a box" if self.norm == "linf" else f"an {self.norm} ball"
+        wins = "is said to win" if self.status is Status.UNPROVED else "wins"
         return (
-            f"class {self.label} of {self.classes} wins by a margin > "
+            f"class {self.label} of {self.classes} {wins} by a margin > "
             f"{exact(self.required_margin)} everywhere in {where}; "
             f"{self._objective()}; "
             f"domain [{ends[0]}, {ends[1]}], {self.free} of {self.features} features "

@@ -149,6 +149,8 @@ class SmoothedCertificate:
 
     def judged(self) -> tuple[Status, str]:
         """Returns what is to be thought of it, and why."""
+        if Fraction(self.alpha) + Fraction(self.oracle_alpha) >= 1:
+            return Status.VACUOUS, "every answer may be false"
         if (self.a["radius"] > 0).any():
             return Status.ACCEPTED, ""
         return Status.VACUOUS, "no radius is above 0"

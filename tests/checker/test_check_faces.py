@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from builder import Case, logits, make_case
+from builder import Case, change, logits, make_case
 
 from jaxcert.checker.arithmetic import Arithmetic
 from jaxcert.checker.check import check_certificate
@@ -217,6 +217,7 @@ def test_a_box_without_its_proof_says_so(cases, tmp_path):
     assert not report.faces.proved and report.faces.witnessed >= 2
     assert np.isnan(report.apothem_lower) and report.leaves == 0
     assert "its faces are audited, the box is not proved" in report.claim
+    assert "of 3 is said to win by a margin > 0 everywhere" in report.claim
     case.certificate.head["proved"] = True
     report = check_certificate(case.write(tmp_path))
     assert report.status is Status.REJECTED and "leave a part" in report.reason
@@ -247,6 +248,14 @@ def test_a_grown_box_equal_to_the_domain_without_a_proof_is_not_accepted(
     case.certificate.head["proved"] = True
     report = check_certificate(case.write(tmp_path), exact=exact)
     assert report.status is Status.REJECTED and "leave a part" in report.reason
+
+
+def test_a_ball_has_no_faces(cases, tmp_path):
+    ball = change(
+        cases["shallow"], lambda s: s.head.update(version=5),
+        lambda s: s.arrays.update(ball=np.int32([1])),
+    )  # fmt: skip
+    assert check_certificate(ball.write(tmp_path)).reason == "a ball has no faces"
 
 
 def test_a_grown_claim_is_said_in_words(cases, tmp_path):

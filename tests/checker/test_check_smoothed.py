@@ -189,6 +189,14 @@ def test_the_command_says_what_is_claimed(written, capsys):
     assert json.loads(capsys.readouterr().out)["told"] > 3
 
 
+def test_answers_that_may_all_be_false_are_vacuous(written, tmp_path):
+    made = stored(written)
+    made.head.update(oracle_alpha=0.9999)
+    report = check_certificate(made.write(tmp_path / "doubtful.npz"))
+    assert report.status is Status.VACUOUS
+    assert report.reason == "every answer may be false"
+
+
 def test_answers_that_abstain_are_vacuous(tmp_path):
     options = SmoothingOptions(noise=Gaussian(1.0), n=100)
     tally = Tally(np.eye(2, dtype=int), np.full((2, 2), 50), np.full(2, 100))
