@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
@@ -212,9 +214,11 @@ def _s_shaped_relax(g: Callable) -> Callable[[Array, Array], Relaxation]:
     symmetry. Where no such d <= u exists the chord is above g. Bisection keeps the end
     of its bracket at which the inequality was evaluated and holds.
     """
-    slope_of = _derivative(g)
 
     def upper(g: Callable, lo: Array, hi: Array) -> tuple[Array, Array]:
+        # Of -g(-z) its own: that of g at -z is the same, but not what rounding leaves.
+        slope_of = _derivative(g)
+
         def clears(d: Array) -> Array:
             return g(d) + slope_of(d) * (lo - d) >= g(lo)
 
@@ -504,8 +508,33 @@ SOFTPLUS = _positive(convex("softplus", jax.nn.softplus))
 # tanh form of gelu the same at 0 (its other extrema are below 0.3); mish below 0.65
 # near -0.09; sine and cosine 1.
 SILU = curved("silu", jax.nn.silu, 0.5001)
-GELU = curved("gelu", lambda z: jax.nn.gelu(z, approximate=False), 0.8)
-GELU_TANH = curved("gelu_tanh", lambda z: jax.nn.gelu(z, approximate=True), 0.8)
 MISH = curved("mish", jax.nn.mish, 0.7)
 SIN = curved("sin", jnp.sin, 1.0, third=1.0)
 COS = curved("cos", jnp.cos, 1.0, third=1.0)
+
+
+@functools.cache
+def gelu(kind: Any, *, quotient: bool = False) -> Activation:
+    """Returns gelu with its constant as float type `kind` holds it.
+
+    That is the root of 1/2, or the one of 2 that z is divided by.
+    """
+    factor = float(np.sqrt(0.5).astype(kind))
+    if quotient:
+        factor = 1 / float(np.sqrt(2.0).astype(kind))
+    return curved("gelu", lambda z: z * jax.lax.erfc(-factor * z) / 2, 0.8)
+
+
+@functools.cache
+def gelu_tanh(kind: Any) -> Activation:
+    """Returns the tanh form of gelu, with its constants as type `kind` holds them.
+
+    (1 + tanh v) / 2 is the logistic function of 2 v, in which nothing cancels.
+    """
+    constants = (np.sqrt(2 / np.pi), np.float64(0.044715))
+    root, cubic = (float(c.astype(kind)) for c in constants)
+
+    def value(z: Array) -> Array:
+        return z * jax.nn.sigmoid(2 * root * (z + cubic * z**3))
+
+    return curved("gelu_tanh", value, 0.8)

@@ -30,6 +30,7 @@ class Builder:
 
     Attributes:
       needed: value ids that the result is computed from.
+      kind: type of the result of the equation that a rule is asked about.
     """
 
     def __init__(self, flat: Flattener, needed: Set[int] = frozenset()) -> None:
@@ -37,12 +38,12 @@ class Builder:
         self.needed = needed
         self.nodes: list[Node] = []
         self.alias: dict[int, int] = {}
-        self.where = ""
+        self.where, self.kind = "", None
         self._weights: tuple[int, ...] = ()
 
     def at(self, equation: Equation) -> None:
-        """Sets the source line of the nodes to come, and the weights they may read."""
-        self.where = equation.where
+        """Sets line and type of the nodes to come, and the weights they may read."""
+        self.where, self.kind = equation.where, equation.output_types[0]
         self._weights = tuple(i for i in equation.inputs if not self.moves(i))
 
     def resolve(self, value: int) -> int:

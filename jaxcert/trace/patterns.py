@@ -61,7 +61,10 @@ PATTERNS = (
     Pattern("softplus", jax.nn.softplus),
     Pattern("silu", lambda x: x * jax.nn.sigmoid(x)),
     Pattern("gelu", lambda x: jax.nn.gelu(x, approximate=False)),
-    Pattern("gelu", lambda x: 0.5 * x * (1 + jax.lax.erf(x / np.sqrt(2).item()))),
+    Pattern(
+        "gelu_by_quotient",
+        lambda x: 0.5 * x * (1 + jax.lax.erf(x / np.sqrt(2).item())),
+    ),
     Pattern("gelu_tanh", lambda x: jax.nn.gelu(x, approximate=True)),
     Pattern("mish", jax.nn.mish),
     Pattern("soft_sign", jax.nn.soft_sign),

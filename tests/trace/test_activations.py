@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 
@@ -27,8 +28,8 @@ ACTIVATIONS = {
     "soft_sign": (r.SOFT_SIGN, -30, 30),
     "mish": (r.MISH, -20, 20),
     "silu": (r.SILU, -30, 30),
-    "gelu": (r.GELU, -10, 10),
-    "gelu_tanh": (r.GELU_TANH, -10, 10),
+    "gelu": (r.gelu(np.float64), -10, 10),
+    "gelu_tanh": (r.gelu_tanh(np.float64), -10, 10),
     "sin": (r.SIN, -20, 20),
     "cos": (r.COS, -20, 20),
     "square": (r.SQUARE, -30, 30),
@@ -44,6 +45,16 @@ ACTIVATIONS = {
     "pow_-0.7": (r.real_power(-0.7), 1e-6, 30),
     "finite": (r.FINITE, -30, 30),
 }
+# Of some, the same in any precision.
+LITTLE = {
+    "logistic": lambda z: 1 / (1 + mpmath.exp(-z)),
+    "silu": lambda z: z / (1 + mpmath.exp(-z)),
+    "softplus": lambda z: mpmath.log1p(mpmath.exp(z)),
+    "gelu": lambda z: z * mpmath.erfc(-z / mpmath.sqrt(2)) / 2,
+    "gelu_tanh": lambda z: z * LITTLE["logistic"](
+        mpmath.sqrt(8 / mpmath.pi) * (z + mpmath.mpf(0.044715) * z**3)
+    ),
+}  # fmt: skip
 each = pytest.mark.parametrize("name", ACTIVATIONS)
 
 
@@ -89,6 +100,22 @@ def test_lines_and_range_enclose_the_activation(name: str):
     assert (above >= g - allowed).all(), np.max(g - above)
     assert (np.asarray(least) <= g + allowed).all()
     assert (np.asarray(most) >= g - allowed).all()
+
+
+@pytest.mark.parametrize("name", ["logistic", "gelu_tanh", "gelu", "silu", "softplus"])
+def test_lines_enclose_what_is_little_of_itself(name: str):
+    """Left of 0, to a few roundings of their own size: a logarithm may follow."""
+    lo = np.linspace(-18 if "gelu" in name else -60, -5, 50) + np.zeros((2, 1))
+    hi = lo + np.array([[0.0], [0.2]])
+    with jax.enable_x64(True), mpmath.workprec(400):
+        lines, (least, most), _ = jax.device_get(relaxed(name)(lo, hi))
+        for z in (lo, hi):
+            g = np.vectorize(LITTLE[name], otypes=[object])(z)
+            below = lines.lower_slope * z + lines.lower_intercept
+            above = lines.upper_slope * z + lines.upper_intercept
+            allowed = 1e-11 * np.abs(z) * np.abs(g)
+            assert (np.maximum(below, least) <= g + allowed).all()
+            assert (np.minimum(above, most) >= g - allowed).all()
 
 
 @each

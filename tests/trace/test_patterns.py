@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +146,25 @@ def test_bounds_hold_for_what_is_computed_not_for_what_it_looks_like(name: str):
         assert (y >= bounds.lo[:, None] - 1e-5).all(), name
         assert (y <= bounds.hi[:, None] + 1e-5).all(), name
     np.testing.assert_allclose(values, y, atol=2e-6)
+
+
+GELUS = {
+    "gelu": lambda x: x * math.erfc(-x * np.float32(np.sqrt(0.5))) / 2,
+    "gelu by erf": lambda x: x * math.erfc(-x / float(np.float32(np.sqrt(2)))) / 2,
+    "gelu by tanh": lambda x: x / 2 * (
+        1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GELUS)
+def test_the_constants_of_a_pattern_are_those_of_the_trace(name: str):
+    """In float32 the root of 2 is another number than in float64."""
+    program = program_of(lambda p, x: RECOGNISED[name][0](x), None, jnp.zeros(1))
+    with jax.enable_x64(True):
+        for x in (-2.0, -0.3, 1.7):
+            value = float(program.evaluate(None, jnp.array([x]))[0])
+            assert value == pytest.approx(GELUS[name](np.float64(x)), rel=1e-13)
 
 
 def test_an_impostor_is_no_named_activation():
