@@ -137,9 +137,15 @@ class Report(Finding):
             f"{exact(self.required_margin)} everywhere in {where}; "
             f"{self._objective()}; "
             f"domain [{ends[0]}, {ends[1]}], {self.free} of {self.features} features "
-            f"free, rates {same(self.rates)}; {self.arithmetic} arithmetic; network "
+            f"free, rates {same(self.rates)}; {self._arithmetic()}; network "
             f"{self.network_sha256[:16]}; {self._proof()}"
         )
+
+    def _arithmetic(self) -> str:
+        against = self.faces is not None or self.apothem_upper < math.inf
+        if self.arithmetic == "float32" and against:
+            return "float32 arithmetic, counterexamples in real arithmetic"
+        return f"{self.arithmetic} arithmetic"
 
     def _objective(self) -> str:
         upper, faces = self.apothem_upper, self.faces

@@ -41,6 +41,16 @@ def test_printed_numbers_never_claim_more(cases, tmp_path):
             assert float(found[1]) < report.apothem_upper * (1 + 1e-5)
 
 
+def test_counterexamples_to_float32_are_of_real_arithmetic(cases, tmp_path):
+    case = change(cases["linear"], lambda s: replaced(s, arithmetic="float32"))
+    words = "; float32 arithmetic{}; network "
+    both = words.format(", counterexamples in real arithmetic")
+    report = check_certificate(case.write(tmp_path))
+    assert both in report.claim, report
+    alone = change(case, without_witness, lambda s: replaced(s, apothem_upper=None))
+    assert words.format("") in check_certificate(alone.write(tmp_path)).claim
+
+
 # Claims that hold and say nothing
 
 
