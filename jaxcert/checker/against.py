@@ -70,17 +70,20 @@ class Comparison:
 
 def compare(path: Path, known: dict[Instance, str]) -> Comparison:
     """Returns what is proved of the answers of a file; raises OSError."""
-    answers, agree, contradicted = 0, 0, []
+    answers, agree, contradicted, found = 0, 0, [], []
+    meant: dict[Instance, set[tuple[str, ...]]] = {}
     for number, row in enumerate(table(path), 1):
         if not row or row == _OWN:
             continue
         if len(row) not in (len(_OWN), 6):
             raise OSError(f"{path}, line {number}: it has {len(row)} columns, not 6")
-        onnx, vnnlib, result = row[1:3] + row[4:5] if len(row) == 6 else row[:3]
-        says = _SAYS.get(result.strip().lower())
-        key = instance(onnx, vnnlib)
+        *where, result = row[:3] + row[4:5] if len(row) == 6 else row[:3]
+        key = instance(*where[-2:])
+        meant.setdefault(key, set()).add(tuple(where))
+        found.append((number, key, _SAYS.get(result.strip().lower())))
+    for number, key, says in found:
         answers += says is not None
-        if says is None or key not in known:
+        if says is None or key not in known or len(meant[key]) > 1:
             continue
         agree += says == known[key]
         if says != known[key]:

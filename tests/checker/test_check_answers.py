@@ -207,6 +207,10 @@ def test_answers_of_others_are_compared_with_what_is_proved(answers, tmp_path, c
     # A results file is such a file too, and what it says itself is no contradiction.
     assert command.main([str(path), "--against", str(path)]) == 1
     assert "0 contradicted" in capsys.readouterr().out
+    other.write_text(OTHERS + "cifar,few.onnx,4.vnnlib,0.1,unsat,9\n")
+    assert command.main(given) == 1
+    out = capsys.readouterr().out
+    assert "5 answers: 1 proved, 0 contradicted, 4 without a proof" in out
     other.write_text("acas,few.onnx,sat\n")
     assert command.main(given) == 2
     assert "line 1: it has 3 columns, not 6" in capsys.readouterr().err
