@@ -98,6 +98,8 @@ class Reader:
                 value = self.reduce(form, top=not stack)
                 if stack:
                     stack[-1].items.append(value)
+            elif token in ('"', "|"):
+                raise self.error(position, "the quotation is never closed")
             elif not token.startswith(";"):
                 if not stack:
                     raise self.error(position, f"{shown(token)} outside parentheses")

@@ -426,7 +426,8 @@ MALFORMED = [
     ("(assert (<= Y_0 (+)))", "'+' takes numbers and variables"),
     ("(declare-const X_0)", "not of the form (declare-const X_0 Real)"),
     ("(declare-const X_0 Real)", "X_0 is declared twice"),
-    ('(assert (<= Y_0 "))', "'\"' is neither a number nor a declared variable"),
+    ('(assert (<= Y_0 "))', "the quotation is never closed"),
+    ("(set-info :a |b)", "the quotation is never closed"),
 ]
 
 
