@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from answer_builder import trees, without_leaves
@@ -54,3 +56,32 @@ def rejected(network: Stored, made: Stored, change: Change, folder: Path) -> str
     assert report.status is Status.REJECTED, report
     assert not report.claim
     return report.reason
+
+
+def rejections(
+    kind: str,
+    mutations: Mapping[str, tuple[str, Callable]],
+    given: Mapping[str, Any],
+    folder: Path,
+    rewritten: Callable[[Any], Any] = lambda mutant: mutant,
+) -> list[Finding]:
+    """Returns what the checker says of every mutant: rejected, for the stated reason.
+
+    Args:
+      kind: of the mutation.
+      mutations: reason (a pattern) and function by kind; None is no mutant.
+      given: what is mutated, by name.
+      folder: where mutants are written.
+      rewritten: the form in which they are.
+    """
+    reason, mutate = mutations[kind]
+    random, found = np.random.default_rng(sum(map(ord, kind))), []
+    for name, one in given.items():
+        mutant = mutate(one, random)
+        if mutant is None:
+            continue
+        report = check_certificate(rewritten(mutant).write(folder))
+        assert report.status is Status.REJECTED, f"{name} is accepted"
+        assert re.search(reason, report.reason), f"{name}: {report.reason}"
+        found.append(report)
+    return found
