@@ -122,11 +122,6 @@ def _widened(box: Box, errors: Box, positive: Array | None) -> Box:
     return Box(lo, box.hi + errors.hi)
 
 
-def _product_size(node: ProductNode, rx: Array, ry: Array) -> Array:
-    size = 6 * node.apply(rx, ry)
-    return size if node.shares is None else size + 1
-
-
 def _size(
     node: Node, values: Values, boxes: dict[int, Box], found: Box
 ) -> tuple[Array, Array | float]:
@@ -141,7 +136,9 @@ def _size(
             steepness = node.activation.steepness(inputs[0].lo, inputs[0].hi)
             size = found.magnitude + 2 * steepness * reach[0]
         case ProductNode():
-            size = _product_size(node, *reach)
+            size = 6 * node.apply(*reach)
+            if node.shares is not None:
+                size = size + 1
         case OpaqueNode():
             size = found.magnitude
         case AffineNode():

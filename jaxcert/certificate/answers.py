@@ -119,7 +119,6 @@ def write_answer(
     """
     begin, folder = time.monotonic(), path.parent
     network = stored_network(asked.model)
-    folder.mkdir(parents=True, exist_ok=True)
     network.write(folder)
     arrays: dict[str, np.ndarray] | None
     if witness is not None:
@@ -135,7 +134,7 @@ def write_answer(
     head = {
         "version": 10,
         "claim": "unsat" if witness is None else "sat",
-        "network": {"sha256": network.sha256, "file": network.name},
+        "network": network.reference,
         "property": dataclasses.asdict(copy),
     }
     report, size = write_checked(path, head, arrays)

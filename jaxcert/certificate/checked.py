@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Mapping
@@ -14,6 +15,32 @@ import jaxcert
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Finding
 from jaxcert.runs.files import write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenProof:
+    """One certificate whose proof was looked for.
+
+    Attributes:
+      path: the file; None if there is none.
+      report: what the checker said; None if no proof was found in time.
+      size: bytes of the file.
+      finding: seconds that finding the proof took.
+    """
+
+    path: Path | None
+    report: Finding | None
+    size: int = 0
+    finding: float = 0.0
+
+    @property
+    def refused(self) -> str:
+        """Why there is no file; empty if there is one."""
+        if self.path is not None:
+            return ""
+        if self.report is None:
+            return "no proof was found in time"
+        return f"the checker does not accept it: {self.report.reason}"
 
 
 def write_checked(

@@ -69,12 +69,11 @@ def write_radii(
     double = jax.tree.map(lambda v: jnp.asarray(v, jnp.float64), classifier.params)
     feature = np.zeros(classifier.architecture.feature_shape, np.float64)
     network = network_file(program_as_given(g, double, feature), double)
-    path.parent.mkdir(parents=True, exist_ok=True)
     network.write(path.parent)
     head = {
         "version": 9,
         "claim": "convex",
-        "network": {"sha256": network.sha256, "file": network.name},
+        "network": network.reference,
         "features": name,
         "shift": float(classifier.shift),
         "norms": [_NORMS[found.norms[k]] for k in columns],

@@ -7,7 +7,6 @@ the faces keeps no trace of itself.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import numpy as np
 from jaxcert.box import Box
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.answers import Trees, stored_network
-from jaxcert.certificate.checked import write_checked
-from jaxcert.checker.duals import UNKNOWN, DualReport
+from jaxcert.certificate.checked import WrittenProof, write_checked
+from jaxcert.checker.duals import UNKNOWN
 from jaxcert.devices import float64
 from jaxcert.interop.vnnlib import Case
 from jaxcert.model import Model
@@ -26,23 +25,6 @@ from jaxcert.search.dual import DualBox
 
 # How much of a face's way into the domain may be given up until a proof is found.
 _BACK = (0.0, 2.0**-10, 2.0**-7, 2.0**-4)
-
-
-@dataclasses.dataclass(frozen=True)
-class WrittenDual:
-    """The certificate of one dual box.
-
-    Attributes:
-      path: the file; None if there is none.
-      report: what the checker said; None if no proof was found in time.
-      size: bytes of the file.
-      finding: seconds that finding the proofs took.
-    """
-
-    path: Path | None
-    report: DualReport | None
-    size: int = 0
-    finding: float = 0.0
 
 
 @float64()
@@ -54,7 +36,7 @@ def write_dual(
     *,
     lowest: bool = False,
     deadline: float = np.inf,
-) -> WrittenDual:
+) -> WrittenProof:
     """Writes the certificate of a dual box, and the network beside it.
 
     Where no proof of a face is found, the face is moved back by the least that helps.
@@ -72,19 +54,18 @@ def write_dual(
       OSError: the folder cannot be written.
     """
     begin, network = time.monotonic(), stored_network(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
     network.write(path.parent)
     raw = (path.parent / network.name).read_bytes()
     head = {
         "version": 7,
         "claim": "dual",
-        "network": {"sha256": network.sha256, "file": network.name},
+        "network": network.reference,
         "label": found.label,
         "winner": "least" if lowest else "greatest",
         "empty": found.empty,
     }
     domain = _flat(found.domain)
-    report, size, finding = None, 0, 0.0
+    report, finding = None, 0.0
     for share in (0.0,) if found.empty else _BACK:
         arrays = {"dual_domain_lo": domain[0], "dual_domain_hi": domain[1]}
         box = _flat(found.outer)
@@ -98,12 +79,10 @@ def write_dual(
                 continue
             arrays |= trees
         finding = time.monotonic() - begin
-        made, size = write_checked(path, head, arrays)
-        assert isinstance(made, DualReport)
-        report = made
+        report, size = write_checked(path, head, arrays)
         if report.holds:
-            return WrittenDual(path, report, size, finding)
-    return WrittenDual(None, report, 0, time.monotonic() - begin)
+            return WrittenProof(path, report, size, finding)
+    return WrittenProof(None, report, 0, time.monotonic() - begin)
 
 
 def _flat(box: Box) -> list[np.ndarray]:

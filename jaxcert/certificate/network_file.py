@@ -60,8 +60,14 @@ class NetworkFile:
         """The name of its file."""
         return f"network-{self.sha256[:16]}.npz"
 
+    @property
+    def reference(self) -> dict[str, str]:
+        """How the header of a certificate beside the file names it."""
+        return {"sha256": self.sha256, "file": self.name}
+
     def write(self, folder: Path) -> None:
-        """Writes the file into a folder, unless it is there."""
+        """Writes the file into a folder, made if missing, unless it is there."""
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.name
         if not path.exists():
             packed = io.BytesIO()

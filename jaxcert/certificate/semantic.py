@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxcert.certificate.answers import stored_network
-from jaxcert.certificate.checked import write_checked
+from jaxcert.certificate.checked import WrittenProof, write_checked
 from jaxcert.certificate.halving import halving_tree
 from jaxcert.certificate.trees import EVERY, ProofArrays
 from jaxcert.checker.arithmetic import Arithmetic
@@ -22,7 +22,6 @@ from jaxcert.checker.bounds import Bounds
 from jaxcert.checker.changes import front
 from jaxcert.checker.clauses import Clauses
 from jaxcert.checker.network import Network
-from jaxcert.checker.semantic import ChangeReport
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.semantic.changes import InputFamily
@@ -63,27 +62,10 @@ class ChangeClaim:
         return lo + 0.0, hi
 
 
-@dataclasses.dataclass(frozen=True)
-class WrittenChange:
-    """The certificate of one image.
-
-    Attributes:
-      path: the file; None if there is none.
-      report: what the checker said; None if no proof was found in time.
-      size: bytes of the file.
-      finding: seconds that finding the proof took.
-    """
-
-    path: Path | None
-    report: ChangeReport | None
-    size: int = 0
-    finding: float = 0.0
-
-
 @float64()
 def write_change(
     path: Path, model: Model, claim: ChangeClaim, deadline: float = np.inf
-) -> WrittenChange:
+) -> WrittenProof:
     """Writes the certificate of an image, and the network beside it.
 
     Where no proof is found, the parameters shrink by the least that helps.
@@ -99,13 +81,12 @@ def write_change(
       OSError: the folder cannot be written.
     """
     begin, network = time.monotonic(), stored_network(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
     network.write(path.parent)
     raw = (path.parent / network.name).read_bytes()
     head = {
         "version": 8,
         "claim": "semantic",
-        "network": {"sha256": network.sha256, "file": network.name},
+        "network": network.reference,
         "change": claim.change,
         "label": claim.label,
         "required_margin": 0.0,
@@ -114,7 +95,7 @@ def write_change(
     stated = {"change_x": x.reshape(-1)}
     if np.isfinite(claim.witness).all():
         stated["change_witness"] = np.asarray(claim.witness, np.float64)
-    report: ChangeReport | None = None
+    report = None
     for share in _SHRINK:
         lo, hi = claim.box(share)
         with np.errstate(all="ignore"):
@@ -131,21 +112,15 @@ def write_change(
         proof = ProofArrays(net.neurons)
         proof.add(0, EVERY, nodes)
         arrays = stated | ends | proof.arrays(widest=1)
-        report, size = _checked(path, head, arrays)
+        report, size = write_checked(path, head, arrays)
         if not report.holds and "change_witness" in report.reason:
             # Rounding leaves it in doubt: nothing is claimed of it.
             stated.pop("change_witness", None)
             arrays.pop("change_witness", None)
-            report, size = _checked(path, head, arrays)
+            report, size = write_checked(path, head, arrays)
         if report.holds:
-            return WrittenChange(path, report, size, finding)
-    return WrittenChange(None, report, 0, time.monotonic() - begin)
-
-
-def _checked(path: Path, head: Any, arrays: Any) -> tuple[ChangeReport, int]:
-    report, size = write_checked(path, head, arrays)
-    assert isinstance(report, ChangeReport)
-    return report, size
+            return WrittenProof(path, report, size, finding)
+    return WrittenProof(None, report, 0, time.monotonic() - begin)
 
 
 def _question(net: Network, box: Any, label: int) -> Clauses:

@@ -321,7 +321,7 @@ class CertificateWriter:
             "version": 6,
             "claim": "box",
             "input": claim.name,
-            "network": {"sha256": self.network.sha256, "file": self.network.name},
+            "network": self.network.reference,
             "arithmetic": self._arithmetic,
             "label": int(claim.label),
             "required_margin": self._margin,

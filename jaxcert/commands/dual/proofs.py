@@ -65,12 +65,10 @@ class Proofs:
             self.written += 1
             self.seconds += found.report.seconds
             return
-        why = "no proof was found in time"
-        if found.report is not None:
-            why = f"the checker does not accept it: {found.report.reason}"
         logging.warning(
-            "%sclass %d has no certificate: %s", name and f"{name} ", box.label, why
-        )
+            "%sclass %d has no certificate: %s",
+            name and f"{name} ", box.label, found.refused,
+        )  # fmt: skip
 
     def summary(self) -> str:
         """Returns what to print of them."""

@@ -53,10 +53,9 @@ def write_proofs(
         path = folder / f"{file_stem(f'{change}-{name}')}.npz"
         made = write_change(path, model, claim, time.monotonic() + _SECONDS)
         if made.path is None or made.report is None:
-            why = "no proof was found in time"
-            if made.report is not None:
-                why = f"the checker does not accept it: {made.report.reason}"
-            logging.warning("%s of %s has no certificate: %s", change, name, why)
+            logging.warning(
+                "%s of %s has no certificate: %s", change, name, made.refused
+            )
             continue
         checked += 1
         seconds += made.report.seconds
