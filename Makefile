@@ -21,9 +21,10 @@ certify: $(READY)
 test: $(TESTS)
 	$(MAKE) --no-print-directory --jobs=2 quick optimised
 
-# With the campaigns, which take long.
+# With the campaigns, which take long, and the documentation.
 test-all: $(TESTS)
 	$(MAKE) --no-print-directory --jobs=2 quick optimised WHICH="-m ''"
+	$(MAKE) --no-print-directory docs
 
 # Compiled quickly; and beside it, what depends on how it is compiled, as users' programs
 # are.

@@ -26,7 +26,7 @@ THREE = local_devices()[:1] * 3
 @pytest.mark.parametrize(
     ("oracle", "count"),
     [
-        ("crown", 3),
+        ("crown", 2),
         pytest.param("crown", 8, marks=pytest.mark.campaign),
         pytest.param("complete", 2, marks=pytest.mark.campaign),
     ],

@@ -25,9 +25,17 @@ MODULES = [
     for _, name, _ in pkgutil.walk_packages([str(ROOT)], prefix="jaxcert.")
     if _has_examples(name)
 ]
+# They compile whole searches, as the tour of the README does, which `make test` runs.
+LONG = ("jaxcert.api", "jaxcert.answer")
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.campaign) if name in LONG else name
+        for name in MODULES
+    ],
+)
 def test_docstring_examples(name: str):
     results = doctest.testmod(importlib.import_module(name))
     assert results.attempted > 0

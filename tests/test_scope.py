@@ -172,6 +172,7 @@ def test_a_damaged_scope_is_refused(certified, tmp_path):
         read_run(out)
 
 
+@pytest.mark.campaign
 def test_audit_tells_it_beside_its_settings(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(auditing, "load_network", lambda _: NETWORK)
     np.savez(tmp_path / "b.npz", lo=[[0.8, 0.2]], hi=[[0.9, 0.3]])

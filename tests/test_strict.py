@@ -128,6 +128,7 @@ def test_constants_of_wide_types_stay_so_where_x_is_narrow():
     assert program.input_shape == (1,) and float(y[0]) == 1 + 1e-9
 
 
+@pytest.mark.campaign
 def test_integer_weights_work_where_integers_are_wide():
     def permuted(p, x):
         return p["w"] @ x[p["order"]]

@@ -162,6 +162,7 @@ def test_ranges_tightened_with_cuts_hold_every_point(name: str):
     assert (found["z"] <= hi[:, None] + allowed).all()
 
 
+@pytest.mark.campaign
 def test_cuts_prove_what_single_neurons_cannot_and_never_more_than_holds():
     rng, count = np.random.default_rng(5), 12
     params = networks(rng, count=count)

@@ -29,7 +29,9 @@ def scalars(*layers):
     [
         Effort("crown"),
         Effort("alpha"),
-        Effort("ibp", branch=BranchOptions(narrow=0)),
+        pytest.param(
+            Effort("ibp", branch=BranchOptions(narrow=0)), marks=pytest.mark.campaign
+        ),
         Effort("ibp", branch=BranchOptions()),
     ],
     ids=["crown", "alpha", "signs", "inputs"],

@@ -35,8 +35,9 @@ def network():
         layout = layout_of(model.program)
         values = model.values(jnp.float64)
         box = jc.Box(jnp.zeros(4), jnp.ones(4))
-        layers = bound_layers(model.program, values, box, CrownOptions())
-        ranges = {i: layers.boxes[i] for i in layout.needed()}
+        bound = functools.partial(bound_layers, model.program, options=CrownOptions())
+        layers = jax.jit(lambda *given: bound(*given).boxes)(values, box)
+        ranges = {i: layers[i] for i in layout.needed()}
         rows = jnp.array([[1.0, -1, 0]])
         problem = Problem(box, ranges, rows, jnp.zeros(1))
         yield layout, (values, model.values(jnp.float32)), problem
@@ -86,7 +87,8 @@ def test_of_the_candidates_the_one_whose_children_gain_most_is_split(network):
     multipliers = Multipliers(slopes, jnp.zeros(layout.size), jnp.zeros(1))
     value, (_, outputs) = bound(signs, multipliers)
     known = problem, signs, multipliers, outputs
-    _, free = scores(layout, problem.ranges, signs, jnp.abs(outputs), narrowing=False)
+    rated = jax.jit(functools.partial(scores, layout, narrowing=False))
+    _, free = rated(problem.ranges, signs, jnp.abs(outputs))
     gains = {
         neuron: np.prod(
             np.maximum(
@@ -96,7 +98,8 @@ def test_of_the_candidates_the_one_whose_children_gain_most_is_split(network):
         )
         for neuron in np.flatnonzero(free)
     }
-    neuron, any_free = look_ahead(layout, values32, *known, candidates=layout.size)
+    ahead = functools.partial(look_ahead, layout, candidates=layout.size)
+    neuron, any_free = jax.jit(ahead)(values32, *known)
     assert any_free
     best = max(gains.values())
     assert gains[int(neuron)] == pytest.approx(best, rel=1e-3)
@@ -111,5 +114,6 @@ def test_where_every_sign_is_fixed_nothing_is_split(network):
     )
     outputs = jnp.ones(layout.size)
     known = problem, signs, multipliers, outputs
-    _, any_free = look_ahead(layout, values32, *known, candidates=4)
+    ahead = functools.partial(look_ahead, layout, candidates=4)
+    _, any_free = jax.jit(ahead)(values32, *known)
     assert not any_free

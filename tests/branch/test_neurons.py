@@ -182,6 +182,7 @@ def test_rounds_close_brackets_on_the_exact_radius():
     assert least(answer.upper[0]) <= 1e-6
 
 
+@pytest.mark.campaign
 def test_inputs_of_a_batch_take_rounds_of_their_own():
     """One holds, one is violated, one was not asked for; each answer is its own.
 

@@ -137,7 +137,7 @@ def test_batches_do_not_change_an_evaluation(digits, trained):
     assert told == [(min(done, 50), 50) for done in (*range(7, 57, 7), 50, 50)]
 
 
-@pytest.mark.parametrize("method", sampled(["crown_ibp", "standard"]))
+@pytest.mark.parametrize("method", sampled(["standard", "crown_ibp"]))
 def test_convolution_and_batch_norm(digits, method):
     config = dataclasses.replace(
         CONFIG, method=method, epochs=4, ramp_epochs=2, learning_rate=1e-2

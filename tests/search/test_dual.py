@@ -175,6 +175,7 @@ def test_no_point_of_a_dense_grid_lies_outside(function, options):
     assert outside == 0 and smaller >= 10
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("oracle", sampled(["ibp", "crown", "complete"]))
 def test_every_sound_box_lies_inside_the_dual_box(oracle: str):
     domain, rng, largest = cube(3), np.random.default_rng(0), 0.0

@@ -237,6 +237,7 @@ def _cropped_and_brighter(x, theta):
     return x[:, 1:] + theta[0]
 
 
+@pytest.mark.campaign
 def test_output_ranges_of_a_change_that_crops_the_image():
     crop = InputFamily(_cropped_and_brighter, ("b",), (-1.0,), (1.0,), (1.0,), (1.0,))
 
@@ -265,6 +266,7 @@ def _tiny_surplus(w, x):
     return jnp.stack([(w - 1) * 1e9 * x.mean() - 0.5, 0 * x.mean()])
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_double_network_is_decided_as_that(dtype):
     """In float64 class 0 wins as long as the mean exceeds .5; in float32 w is 1."""

@@ -204,6 +204,7 @@ def test_boxes_of_a_linear_classifier_have_the_right_radius():
     assert method.network.params["head"]["layers"][0]["bias"].tolist() == [0, 0]
 
 
+@pytest.mark.campaign
 def test_a_radius_that_is_too_large_is_noticed():
     """The attack has to be able to succeed: on radii 1 % too large, for example."""
     data = load_task("digits", TASKS["digits"], None, 50, 0)

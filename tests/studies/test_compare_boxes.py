@@ -130,6 +130,7 @@ def test_bottom_up_ends_where_bisections_by_hand_do(problem):
         np.testing.assert_allclose([found.lo, found.hi], faces, atol=1e-14)
 
 
+@pytest.mark.campaign
 def test_a_bisection_reaches_the_domain(diamond):
     # Within |x_i| <= .4 the class is kept everywhere.
     small = problem_of(load_network(diamond / "net.npz"), (-0.4, 0.4), DELTA)
@@ -170,6 +171,7 @@ def test_liu_ends_with_symmetric_sound_boxes_of_greater_volume_than_cubes(proble
         assert np.prod(found.hi - found.lo) >= (2 * cube) ** 2 / 4
 
 
+@pytest.mark.campaign
 def test_a_row_states_what_the_box_is_and_the_audit(run, tmp_path, diamond):
     ended = run(algorithms=("top_down", "dual_bottom_up"))
     assert ended.code == 0, ended.err
@@ -283,6 +285,7 @@ def test_mistakes_are_named(request_of, words):
         comparison.Request(**({"model": "net.npz"} | request_of))
 
 
+@pytest.mark.campaign
 def test_nothing_to_prove_is_an_error(run):
     ended = run(required_margin=5.0)
     assert ended.code == 1

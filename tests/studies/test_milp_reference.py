@@ -158,6 +158,7 @@ def write_onnx(path: Path, weights, mean: float) -> None:
     onnx.save(onnx.helper.make_model(graph), path)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("wrong", [None, 1])
 def test_the_script_confirms_true_runs_and_contradicts_false_ones(
     tmp_path, wrong, capsys

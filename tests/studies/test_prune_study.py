@@ -45,6 +45,7 @@ def test_keypoints_are_the_extremal_pixels():
     assert np.isclose(pixel_error(shifted, task.y), 5, atol=1e-4)
 
 
+@pytest.mark.campaign
 def test_prune_compares_all_methods_and_resumes(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     images = (random.uniform(size=(1100, 28, 28, 1)) > 0.9).astype(np.float32)

@@ -19,6 +19,7 @@ from jaxcert.bounds import hull
 EXACT = "exact"
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("count", sampled([8, 40]))
 def test_no_relaxation_is_tighter_than_a_tighter_one(count: int):
     comparisons = list(compare(count, seed=3))
@@ -83,6 +84,7 @@ def test_pictures_are_drawn(capsys, tmp_path: Path, monkeypatch):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.campaign
 def test_a_network_is_measured_and_resumed(capsys, tmp_path: Path, tiny):
     pytest.importorskip("onnx")
     options = {

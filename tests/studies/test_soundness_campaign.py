@@ -64,6 +64,7 @@ def small(tmp_path, **settings):
 # ------------------------------------------------------------------ a small campaign
 
 
+@pytest.mark.campaign
 def test_a_small_campaign_finds_no_violation(tmp_path, simple, monkeypatch):
     (record,) = small(tmp_path)
     # Two boxes, three rows, nine offsets, three oracles.
@@ -156,6 +157,7 @@ def test_without_the_slack_the_campaign_reports_violations(
     assert "PROVED" not in capsys.readouterr().out
 
 
+@pytest.mark.campaign
 def test_a_shifted_bound_is_reported(tmp_path, simple, monkeypatch):
     original = Ibp.rows_and_boxes
 
@@ -169,6 +171,7 @@ def test_a_shifted_bound_is_reported(tmp_path, simple, monkeypatch):
     assert campaign.table([record]).splitlines()[-1].split()[-1] != "0"
 
 
+@pytest.mark.campaign
 def test_a_false_witness_is_reported(tmp_path, simple, monkeypatch):
     monkeypatch.setattr(attack, "point_slack", lambda *a: jnp.asarray(-1e-2))
     monkeypatch.setattr(Judge, "slack", lambda *a: -1e-2)

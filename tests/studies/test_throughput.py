@@ -57,6 +57,7 @@ def residual():
     return builder.build("residual", (1, 6, 6))
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", sampled(["cnn", "mlp"]))
 def test_a_loaded_checkpoint_is_the_same_function(tmp_path, kind):
     from flax import nnx
@@ -94,6 +95,7 @@ def test_the_standard_networks_have_ten_classes(name):
     assert networks.standard(name).network.num_outputs == 10
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("method", sampled(["crown", "ibp", "crown-ibp"]))
 def test_bounds_of_jaxcert_pass_their_check(residual, method):
     case = case_of(residual, method)
@@ -101,6 +103,7 @@ def test_bounds_of_jaxcert_pass_their_check(residual, method):
     assert row["problem"] is None and row["worst_difference"] < 1e-5
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("count", sampled([2, 3]))
 def test_a_batch_is_spread_over_all_devices(mlp, count, monkeypatch):
     case = case_of(mlp, "crown")
@@ -133,6 +136,7 @@ def test_alpha_crown_is_between_crown_and_the_centre(mlp):
     assert problem == "bounds above the value at the centre"
 
 
+@pytest.mark.campaign
 def test_a_wrong_tool_is_not_timed(mlp, monkeypatch):
     case = case_of(mlp, "crown")
     monkeypatch.setitem(TOOLS, "torch", ("torch", lambda case: wrong(jaxcert(case))))
@@ -242,6 +246,7 @@ def test_multiply_adds_are_counted_by_hand(mlp):
     assert multiply_adds(dataclasses.replace(case, method="complete")) is None
 
 
+@pytest.mark.campaign
 def test_the_table_fits_and_the_pictures_are_written(tmp_path):
     rows = [
         {

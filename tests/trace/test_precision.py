@@ -642,6 +642,7 @@ def test_a_double_network_is_decided_as_that(oracle):
     assert bool(jc.verify(steep, single, upper, first, options=options).refuted)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("oracle", sampled(["crown", "complete"]))
 def test_brackets_of_a_double_network_are_its_own(oracle):
     """In float32 y_0 is 0 everywhere: nothing of 0.9 is proved, too much of 0.2."""
