@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from exact import exact_min_margin
 import jaxcert as jc
 from jaxcert.bounds.alpha import layout_of
 from jaxcert.branch import rounds
-from jaxcert.branch.brackets import begin
+from jaxcert.branch.brackets import ApothemAnswer, begin
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.neurons import NeuronOptions, branched_ranges, least_rows
 from jaxcert.branch.reduced import reduced
@@ -180,6 +181,43 @@ def test_rounds_close_brackets_on_the_exact_radius():
     # HiGHS is right to 1e-6.
     assert least(answer.lower[0]) >= -1e-6
     assert least(answer.upper[0]) <= 1e-6
+
+
+def test_what_rounds_find_of_an_input_is_its_own(monkeypatch):
+    """Two of three inputs are open; what is found of each is told by its offset."""
+    count = 3
+    points = np.arange(9.0).reshape(count, 3)
+    spec = jc.Spec(
+        np.tile([[1.0, -1.0, 0.0]], (count, 1, 1)), np.array([[0.5], [1.5], [2.5]]),
+        np.zeros((count, 1), np.int32), 1,
+    )  # fmt: skip
+    task = ApothemTask.of_boxes(jc.Box(points, points), spec)
+
+    def answer(lower, box, opened):
+        size = len(lower)
+        return ApothemAnswer(
+            lower=np.array(lower), box=box, improved=np.array(lower) > 0,
+            upper=np.full(size, np.inf), witness=np.full((size, 3), np.nan),
+            processed=np.ones(size, int), open=np.array(opened),
+        )  # fmt: skip
+
+    def by_rounds(model, own, neurons, options, root, until, judge):
+        (row,) = root
+        np.testing.assert_array_equal(own.family.core.lo, points[row : row + 1])
+        return answer(own.spec.offset[0], own.family.core, [False])
+
+    first = answer([0.0] * count, jc.Box(0 * points, 0 * points), [True, False, True])
+    monkeypatch.setattr(rounds, "close_brackets", lambda *given, **named: first)
+    begun = types.SimpleNamespace(root=np.arange(count))
+    monkeypatch.setattr(rounds, "begin", lambda *given: begun)
+    monkeypatch.setattr(rounds, "_by_rounds", by_rounds)
+    model = Model(relu_network, random_network(SIZES, 0), (3,))
+    found = rounds.close_in_rounds(model, task, AT_ONCE)
+    np.testing.assert_array_equal(found.lower, [0.5, 0.0, 2.5])
+    np.testing.assert_array_equal(found.improved, [True, False, True])
+    np.testing.assert_array_equal(found.box.lo, points * [[1], [0], [1]])
+    np.testing.assert_array_equal(found.processed, [2, 1, 2])
+    assert not found.open.any()
 
 
 @pytest.mark.campaign
