@@ -55,9 +55,15 @@ class ProofArrays:
             "lemma_clause": np.zeros(0, np.int32),
             "lemma_signs": np.zeros((0, self._neurons), np.int8),
             "leaf_weights": weights.astype(np.float32),
-            "leaf_slopes": slopes.astype(np.float32),
-            "leaf_betas": betas.astype(np.float32),
+            "leaf_slopes": _stored(slopes),
+            "leaf_betas": _stored(betas),
         }
+
+
+def _stored(v: np.ndarray) -> np.ndarray:
+    """Returns multipliers as float32 where these are the same numbers."""
+    single = v.astype(np.float32)
+    return single if (single == v).all() else np.asarray(v, np.float64)
 
 
 def _padded(v: np.ndarray, width: int) -> np.ndarray:

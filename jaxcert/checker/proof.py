@@ -10,8 +10,8 @@ the proof, over the N inputs of all ReLUs, the file has
     input is >= 0, -1 that it is <= 0;
   of the lemmas and then the L leaves of all trees of one clause: leaf_weights float32
     (H + L, W) of the rows of the clause, >= 0, W the most rows of a clause; leaf_slopes
-    float32 (H + L, N) in [0, 1]; leaf_betas float32 (H + L, N), >= 0 and only where the
-    leaf has a sign;
+    (H + L, N) in [0, 1] and leaf_betas (H + L, N), >= 0 and only where the leaf has a
+    sign, each float32, or float64 where that is too coarse;
   range_slopes_<box>_<k> uint8 (2, n, M), 128ths, which may bound the n inputs of ReLU k
     of a box from below and from above, M neurons before it;
   cuts of a box (`cuts.py`).
@@ -64,7 +64,7 @@ class Proof:
         trees, lemmas, proofs = map(count, ("tree_box", "lemma_clause", "leaf_weights"))
         need(lemmas <= proofs, "there are lemmas without a leaf")
         widest = max(itertools.chain(*rows), default=0)
-        of_leaves = "f4", (proofs, net.neurons)
+        of_leaves = "f4 f8", (proofs, net.neurons)
         shapes: dict[str, Any] = {
             "tree_box": ("i4", (trees,)), "tree_clause": ("i4", (trees,)),
             "tree_size": ("i4", (trees,)), "nodes": ("i4", (count("nodes"),)),

@@ -390,8 +390,9 @@ class Prover:
     ) -> list[Proof | None]:
         """Returns the proof of every box that leaves of a cover prove, (J,).
 
-        As a certificate holds it: with multipliers of float32, and over ranges that a
-        checker derives again. Leaves for which these are too coarse are split on.
+        As a certificate holds it: over ranges that a checker derives again, and with
+        multipliers of float32, or of float64 where some leaf of the box needs these.
+        Leaves for which they are too coarse are split on.
 
         Args:
           box: a box per input.
@@ -401,16 +402,20 @@ class Prover:
         options = dataclasses.replace(self.options, record=True, cuts=None)
         prover = dataclasses.replace(self, options=options)
         place = prover.at(box)
-        multipliers = cast_floats(
-            cast_floats(leaves.multipliers, np.float32), np.float64
-        )
-        coarse = dataclasses.replace(leaves, multipliers=multipliers)
-        done, rest, _ = prover.prove(place, coarse, ascent, budget)
-        missing = ~prover.complete(leaves)
-        missing[rest.owner] = True
+        whole = self.complete(leaves)
+        missing, parts = whole.copy(), []
+        for dtype in (np.float32, np.float64):
+            asked = leaves.rows(missing[leaves.owner])
+            multipliers = cast_floats(cast_floats(asked.multipliers, dtype), np.float64)
+            asked = dataclasses.replace(asked, multipliers=multipliers)
+            done, rest, _ = prover.prove(place, asked, ascent, budget)
+            missing = np.isin(np.arange(len(whole)), rest.owner)
+            parts.append(done.rows(~missing[done.owner]))
+            if not missing.any():
+                break
         number = {node.output: k for k, node in enumerate(self.layout.nodes)}
         slopes = {number[i]: np.asarray(v) for i, v in place.recorded.items()}
-        proof = Proof(done, slopes)
+        proof, missing = Proof(Leaves.joined(parts), slopes), missing | ~whole
         return [None if missing[j] else proof.of(j) for j in range(len(missing))]
 
     def solve(self, place: Place, leaf: Leaves, box: Box) -> LeafProof | None:

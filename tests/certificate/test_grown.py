@@ -16,6 +16,7 @@ from jaxcert.certificate.grown import GrownClaim, GrownWriter
 from jaxcert.certifier import Certifier, float64
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.claim import Status
+from jaxcert.search.cover import Prover
 from jaxcert.search.growth import Growth, GrowthOptions
 
 DELTA, SIZES = 1e-2, (4, 8, 3)
@@ -113,6 +114,37 @@ def test_a_box_whose_proof_is_missing_is_proved_again(made, tmp_path):
     row = int(made.rows()[0])
     written = made.writer(tmp_path).write_grown(made.claim(row), None)
     assert check_certificate(written.path).accepted and not written.refused
+
+
+def test_multipliers_are_float64_where_float32_is_too_coarse(
+    made, tmp_path, monkeypatch
+):
+    keep, refused = Prover.prove, []
+
+    def prove(self, place, leaves, *more):
+        if self.options.record and not refused:
+            refused.append(leaves)  # those of float32
+            return leaves.rows(slice(0)), leaves, np.zeros(8, int)
+        if self.options.record:
+            finer = leaves.multipliers.split * (1 - 2.0**-40)
+            multipliers = dataclasses.replace(leaves.multipliers, split=finer)
+            leaves = dataclasses.replace(leaves, multipliers=multipliers)
+        return keep(self, place, leaves, *more)
+
+    monkeypatch.setattr(Prover, "prove", prove)
+    options = GrowthOptions(delta=DELTA)
+    growth = made.certifier.grow(made.x, made.found, options, record=True)
+    (coarse,) = refused
+    split = np.asarray(coarse.multipliers.split)
+    np.testing.assert_array_equal(split, split.astype(np.float32))
+    kinds = set()
+    for row in made.rows():
+        claim = GrownClaim.of(str(row), made.x[row], row, made.found, growth)
+        written = made.writer(tmp_path).write_grown(claim, growth.proofs[row])
+        assert check_certificate(written.path, exact=True).faces.proved
+        with np.load(written.path) as stored:
+            kinds.add(stored["leaf_betas"].dtype.name)
+    assert "float64" in kinds
 
 
 @pytest.mark.parametrize("given", [True, False])
