@@ -14,6 +14,7 @@ from jaxcert.checks import as_arrays
 from jaxcert.devices import float64, jit_in_haste
 from jaxcert.errors import InputError
 from jaxcert.trace.equations import Values
+from jaxcert.trace.lattice import NormalForm, normal_form
 from jaxcert.trace.pinned import own_settings, pinned
 from jaxcert.trace.program import Program
 from jaxcert.trace.tracing import program_of, with_types
@@ -104,6 +105,11 @@ class Model:
     ) -> Float[np.ndarray, "batch *outputs"]:
         """Returns f of every input of a batch, in float64."""
         return np.asarray(_outputs(self, np.asarray(x, np.float64)))
+
+    @functools.cached_property
+    def normal_form(self) -> NormalForm | None:
+        """Its outputs as combinations of ReLUs; None where that is no small thing."""
+        return normal_form(self.program, self.double, lambda: self.prepared)
 
     def tree_flatten(self) -> tuple[tuple[Any, Any], tuple[Any, Program]]:
         """Returns the weights, and what is static."""

@@ -14,6 +14,7 @@ from jaxcert.bounds.alpha import layout_of
 from jaxcert.box import Box
 from jaxcert.branch.inputs import decide_by_input
 from jaxcert.branch.instances import ApothemTask
+from jaxcert.branch.lattice import decide_lattice
 from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.branch.rounds import close_in_rounds
 from jaxcert.branch.signs import BranchOptions
@@ -21,6 +22,7 @@ from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.oracle.linear import decide_linear, is_linear
 from jaxcert.spec import Spec
+from jaxcert.trace.lattice import Lattice
 from jaxcert.verdict import Reason, Status, Verdict, refuted, unknown
 from jaxcert.witness.judge import Judge
 
@@ -37,7 +39,8 @@ def branch_and_bound(
     """Returns the verdict on a box or ball and the number of subproblems it took.
 
     Networks without a nonlinear part need no search.
-    Where few features vary, or activations are smooth, the features are split.
+    Where few features vary, or activations are smooth, the features are split: by what
+    affine functions say where few vary and the margin is a lattice of such.
     Otherwise signs are, and over balls always.
 
     Args:
@@ -62,6 +65,16 @@ def branch_and_bound(
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
     elif splits_inputs(model, region, options):
+        lattice = lattice_of(model, region, spec, options)
+        if lattice is not None:
+            answer = decide_lattice(judge, lattice, region, spec, deadline)
+            if answer.witness is not None:
+                point, margin = answer.witness.point, answer.witness.margin
+                return refuted(point, margin), answer.processed
+            if answer.proved or answer.reason == Reason.TIME:
+                proved, reason = answer.proved, answer.reason
+                found = _verdict(model, spec, proved, None, center, reason)
+                return found, answer.processed
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed, reason = decide_by_input(
             judge, region, spec, options.inputs, deadline
@@ -89,6 +102,15 @@ def splits_inputs(model: Model, box: Box, options: BranchOptions) -> bool:
         return True
     program = model.program
     return not is_piecewise_linear(program) or layout_of(program).size == 0
+
+
+def lattice_of(
+    model: Model, box: Box, spec: Spec, options: BranchOptions
+) -> Lattice | None:
+    """Returns the margin as a lattice, where branch and bound of a box splits that."""
+    few = np.count_nonzero(np.asarray(box.lo) < np.asarray(box.hi)) <= options.narrow
+    form = model.normal_form if few else None
+    return None if form is None else form.lattice(spec)
 
 
 def _verdict(

@@ -41,7 +41,7 @@ from jaxcert.interop.onnx import final_softmax
 from jaxcert.interop.vnnlib import Case, Property, load_vnnlib
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
-from jaxcert.oracle.complete import splits_inputs
+from jaxcert.oracle.complete import lattice_of, splits_inputs
 from jaxcert.oracle.decide import Effort, decide
 from jaxcert.oracle.linear import is_linear
 from jaxcert.runs.worker import DiedError, LateError, Worker
@@ -322,11 +322,12 @@ def verify_property(
 
     All cases that are left go through one means after the other, the cheapest to
     compile first: intervals, the attack, and branch and bound, which begins with CROWN.
-    A network without a nonlinear part needs only the last: bounds find the corner.
+    A network without a nonlinear part needs only the last: bounds find the corner. So
+    does a lattice of few features, for which nothing is compiled there.
     """
     inquiry = _Inquiry(network, prop, deadline, effort)
     asks = [inquiry.bounded, inquiry.attacked, inquiry.decided]
-    if is_linear(network.model.program):
+    if is_linear(network.model.program) or all(map(inquiry.is_lattice, prop.cases)):
         asks = [inquiry.decided]
     left = list(prop.cases)
     for ask in asks:
@@ -357,6 +358,12 @@ class _Inquiry:
         self._deadline, self._effort = deadline, effort
         self._judge = Judge(network.model)
         self._run = jax.jit(network.apply)
+
+    def is_lattice(self, case: Case) -> bool:
+        """Returns whether branch and bound splits a lattice."""
+        model, box = self._network.model, self._box(case.lo, case.hi)
+        branch = self._effort.branch or BranchOptions()
+        return lattice_of(model, box, case.spec(), branch) is not None
 
     def bounded(self, case: Case) -> str:
         """Returns what intervals prove."""
