@@ -64,7 +64,7 @@ def decide_lattice(
             return LatticeAnswer(False, None, processed, Reason.TIME)
         if processed >= _MOST_BOXES or not np.all(np.isfinite(error)):
             break
-        order = np.argsort(margin, kind="stable")
+        order = np.argpartition(margin, min(_BLOCK, len(margin)) - 1)
         now, later = order[:_BLOCK], order[_BLOCK:]
         least, centre = bounded(lattice, error, lo[now], hi[now])
         processed += len(now)
@@ -85,7 +85,9 @@ def decide_lattice(
         lo = np.concatenate([lo[later], lo[now], halves[1]])
         hi = np.concatenate([hi[later], halves[0], hi[now]])
         margin = np.concatenate([margin[later], centre, centre])
-    return LatticeAnswer(not len(lo), None, processed, Reason.LIMIT)
+    proved = not len(lo)
+    reason = Reason.BOUND if proved else Reason.LIMIT
+    return LatticeAnswer(proved, None, processed, reason)
 
 
 def leaf_error(
