@@ -24,7 +24,7 @@ from jaxcert.commands.verify import command
 from jaxcert.commands.verify.instances import Row
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import Property, load_vnnlib
-from jaxcert.oracle import decide
+from jaxcert.oracle import complete, decide
 from jaxcert.runs.worker import Worker
 
 onnx = pytest.importorskip("onnx")
@@ -231,6 +231,16 @@ def test_answers(run, files, name):
         "any_output": x[0] >= 0.5,
     }
     assert by_hand[name]
+
+
+@pytest.mark.parametrize("name", ["sat", "unsat", "boxes_unsat", "mixed_sat"])
+def test_answers_by_bounds_attack_and_branching(run, files, name, monkeypatch):
+    """As for networks that are no minima and maxima; the diamond is read as such."""
+    read = []
+    for module in (answering, complete):
+        monkeypatch.setattr(module, "lattice_of", lambda *_: read.append(_))
+    test_answers(run, files, name)
+    assert read
 
 
 @pytest.mark.parametrize("last", ["Softmax", "LogSoftmax"])

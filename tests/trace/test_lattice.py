@@ -170,7 +170,8 @@ def test_matrices_slices_and_axes():
         last = jnp.einsum("nk,kmi->nmi", p["mix"], planes[:, :, :2])
         joined = jnp.concatenate([last[1:], planes], axis=0)
         least = jnp.minimum(joined[:, 0], 2.0 - joined[:, 1])
-        return jnp.maximum(least[:2], least[2:4]).reshape(-1) - x[0]
+        one = jnp.maximum(x[0] - x[0] + 1, 0) - jnp.maximum(x[1] - x[1] - 1, 0)
+        return jnp.maximum(least[:2], least[2:4]).reshape(-1) - one - x[0]
 
     rng = np.random.default_rng(0)
     shapes = {"scale": (3, 2), "w": (2, 3, 2), "mix": (3, 2)}

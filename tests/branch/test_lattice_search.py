@@ -173,6 +173,15 @@ def test_what_overflows_is_not_proved():
     assert answer.reason == Reason.LIMIT
 
 
+def test_a_point_within_rounding_of_0_ends_the_search():
+    """What cannot be halved is unknown, though it is > 0: branch and bound goes on."""
+    model = Model(lambda p, x: jnp.maximum(x - p, p - x), np.float32(0.5), (1,))
+    point = np.nextafter([0.5], 1)
+    answer = decide(model, numpy_box(point, point), row(1.0, 0.0))
+    assert (answer.proved, answer.witness, answer.processed) == (False, None, 1)
+    assert answer.reason == Reason.LIMIT
+
+
 def test_time_and_room_are_limited(monkeypatch):
     # |x - y| is least along a line, which many boxes lie around.
     model = Model(lambda p, x: jnp.abs(x[:1] - p * x[1:]), np.float32(1), (2,))
