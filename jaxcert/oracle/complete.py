@@ -65,16 +65,9 @@ def branch_and_bound(
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
     elif splits_inputs(model, region, options):
-        lattice = lattice_of(model, region, spec, options)
-        if lattice is not None:
-            answer = decide_lattice(judge, lattice, region, spec, deadline)
-            if answer.witness is not None:
-                point, margin = answer.witness.point, answer.witness.margin
-                return refuted(point, margin), answer.processed
-            if answer.proved or answer.reason == Reason.TIME:
-                proved, reason = answer.proved, answer.reason
-                found = _verdict(model, spec, proved, None, center, reason)
-                return found, answer.processed
+        known = _by_lattice(judge, region, spec, options, deadline)
+        if known is not None:
+            return known
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed, reason = decide_by_input(
             judge, region, spec, options.inputs, deadline
@@ -111,6 +104,26 @@ def lattice_of(
     few = np.count_nonzero(np.asarray(box.lo) < np.asarray(box.hi)) <= options.narrow
     form = model.normal_form if few else None
     return None if form is None else form.lattice(spec)
+
+
+def _by_lattice(
+    judge: Judge, box: Box, spec: Spec, options: BranchOptions, deadline: float
+) -> tuple[Verdict, int] | None:
+    """Returns verdict and count of boxes; None where the margin's lattice says nothing.
+
+    See `branch_and_bound`.
+    """
+    model, center = judge.model, np.asarray(box.center)
+    lattice = lattice_of(model, box, spec, options)
+    if lattice is None:
+        return None
+    found = decide_lattice(judge, lattice, box, spec, deadline)
+    if found.witness is not None:
+        return refuted(found.witness.point, found.witness.margin), found.processed
+    if found.reason == Reason.LIMIT:
+        return None
+    verdict = _verdict(model, spec, found.proved, None, center, found.reason)
+    return verdict, found.processed
 
 
 def _verdict(
