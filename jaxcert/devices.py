@@ -30,6 +30,8 @@ those of a library either way."""
 if jaxlib.__version__.startswith("0.10."):  # unknown to later ones, an error there
     IN_HASTE["xla_cpu_use_fusion_emitters"] = False
 
+# Entries of matrices that convolutions in float64 may be without a fast routine.
+_LITTLE = 1 << 26
 # Answers per device that may wait for one of an earlier part.
 _AHEAD = 4
 # The matrix products that a device's float types are compared by.
@@ -39,8 +41,18 @@ Part = TypeVar("Part")
 Answer = TypeVar("Answer")
 
 
-def _no_convolution(program: Any) -> bool:
+def no_convolution(program: Any) -> bool:
+    """Returns whether bounds of a program meet no convolution."""
     return not program.slides
+
+
+def little_convolution(program: Any) -> bool:
+    """Returns whether what bounds meet of convolutions is little for a single value.
+
+    Written as matrices they would have no more than so many entries: what XLA makes of
+    them in haste takes some 30 ms then.
+    """
+    return program.slides_over <= _LITTLE
 
 
 def jit_in_haste(
@@ -48,9 +60,9 @@ def jit_in_haste(
     *,
     static_argnames: tuple[str, ...] = ("program",),
     donate_argnames: tuple[str, ...] = (),
-    when: Callable[[Any], bool] = _no_convolution,
+    when: Callable[[Any], bool] = little_convolution,
 ) -> Callable[..., Answer]:
-    """Returns a function compiled in haste on CPUs where its network does not convolve.
+    """Returns a function compiled in haste on CPUs where its network convolves little.
 
     There is no library for convolutions in float64: what XLA makes of them in haste
     takes some hundred times as long. Other devices are given what users' programs are.

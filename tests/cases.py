@@ -57,6 +57,32 @@ def relu_network(params: Any, x: Any) -> Any:
     return w @ x + b
 
 
+def residual_network(params: Any, x: Any) -> Any:
+    """A residual network whose output sees all layers and three inputs.
+
+    Its params are those of `relu_network`: two layers of one size, and the outputs.
+    """
+    (w, b), (v, c), (u, e) = params
+    h = jax.nn.relu(w @ x + b)
+    k = jax.nn.relu(v @ h + c) + h
+    return u @ k + e + x[:3]
+
+
+def without_shortcuts(params: Any, lo: Any) -> list[tuple[Any, Any]]:
+    """Returns `residual_network` of three inputs x >= lo as layers (`exact.Layers`).
+
+    What goes past a layer is >= 0, and a neuron more.
+    """
+    (w, b), (v, c), (u, e) = params
+    n, eye, none = len(b), np.eye(3), np.zeros((len(b), 3))
+    past = np.block([[v, none], [np.eye(n), none], [none.T, eye]])
+    return [
+        (np.vstack([w, eye]).T, np.concatenate([b, -np.asarray(lo)])),
+        (past.T, np.concatenate([c, np.zeros(n + 3)])),
+        (np.hstack([u, u, eye]).T, e + np.asarray(lo)),
+    ]
+
+
 def random_network(sizes: Sequence[int], seed: int) -> list[tuple[Any, Any]]:
     """Returns parameters of `relu_network`, float32 numbers in float64 arrays."""
     rng = np.random.default_rng(seed)

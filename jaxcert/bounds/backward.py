@@ -154,7 +154,7 @@ def pull_affine(
         if node.output in rows and isinstance(node, AffineNode):
             if charges is not None:
                 const = const - charges.at(node.output, rows)
-            const = _through_affine(node, values, rows, const)
+            const = through_affine(node, values, rows, const)
     return rows, const
 
 
@@ -217,7 +217,7 @@ def pull_through(
             const = _less_common(node, boxes, rows, const)
         match node:
             case AffineNode():
-                const = _through_affine(node, values, rows, const)
+                const = through_affine(node, values, rows, const)
             case ActivationNode():
                 at_outputs[node.output] = rows[node.output]
                 added = terms.get(node.output)
@@ -225,7 +225,7 @@ def pull_through(
                     rows[node.output] = rows[node.output] + added.at_output
                 const = _through_lines(node, relaxations[node.output], rows, const)
                 if added is not None:
-                    _accumulate(rows, node.inputs[0], added.at_input)
+                    accumulate(rows, node.inputs[0], added.at_input)
                     const = const + added.constant
             case ProductNode() if node.output in planes:
                 const = _through_planes(node, boxes, planes[node.output], rows, const)
@@ -237,7 +237,7 @@ def pull_through(
     return rows, const, at_outputs
 
 
-def _through_affine(
+def through_affine(
     node: AffineNode, values: Values, rows: Coefficients, const: Array
 ) -> Array:
     coefficients = rows.pop(node.output)
@@ -245,7 +245,7 @@ def _through_affine(
     at_zero, transpose = jax.vjp(lambda *xs: node.apply(values, *xs), *zeros)
     pulled = jax.vmap(transpose)(coefficients)
     for value, part in zip(node.inputs, pulled, strict=True):
-        _accumulate(rows, value, part)
+        accumulate(rows, value, part)
     if node.has_offset:
         exact = lax.Precision.HIGHEST
         const = const + jnp.tensordot(
@@ -261,7 +261,7 @@ def _through_lines(
     positive = coefficients > 0
     slope = jnp.where(positive, lines.lower_slope, lines.upper_slope)
     intercept = jnp.where(positive, lines.lower_intercept, lines.upper_intercept)
-    _accumulate(rows, node.inputs[0], coefficients * slope)
+    accumulate(rows, node.inputs[0], coefficients * slope)
     return const + _row_sum(coefficients * intercept)
 
 
@@ -299,7 +299,7 @@ def _through_product(
     _, transpose = jax.vjp(node.apply, x.center, y.center)
     # The coefficients of x are those at the centre of y, and those of y at that of x.
     for value, part in zip(node.inputs, jax.vmap(transpose)(coefficients), strict=True):
-        _accumulate(rows, value, part)
+        accumulate(rows, value, part)
     intercept = jnp.where(coefficients > 0, below, above)
     return const + _row_sum(coefficients * intercept)
 
@@ -333,13 +333,13 @@ def _through_planes(
         for value, found in zip(
             node.inputs, jax.vmap(pulled, in_axes=axes)(part, a, b), strict=True
         ):
-            _accumulate(rows, value, found)
+            accumulate(rows, value, found)
         intercept = jax.vmap(constant)(a, b) if each else constant(a, b)
         const = const + _row_sum(part * intercept)
     return const
 
 
-def _accumulate(rows: Coefficients, value: int, pulled: Array) -> None:
+def accumulate(rows: Coefficients, value: int, pulled: Array) -> None:
     rows[value] = rows[value] + pulled if value in rows else pulled
 
 

@@ -89,7 +89,7 @@ class Enclosure:
 
 
 @jit_in_haste
-def _enclosed(
+def enclosed(
     program: Program,
     values: Values,
     region: Region,
@@ -109,11 +109,11 @@ def _enclosed(
 def ranges_at(program: Program, values: Values, point: Array) -> dict[int, Box]:
     """Returns the values at a point, as they are computed in float64."""
     point = jnp.asarray(point)
-    known = _unknown(program, joint=False)
-    return _enclosed(program, values, Box.point(point), known, jnp.zeros(())).boxes
+    known = unknown_ranges(program, joint=False)
+    return enclosed(program, values, Box.point(point), known, jnp.zeros(())).boxes
 
 
-def _unknown(program: Program, *, joint: bool) -> dict[int, Box]:
+def unknown_ranges(program: Program, *, joint: bool) -> dict[int, Box]:
     """Returns ranges that say nothing, of all values that are to be bounded."""
     shapes = {node.output: node.shape for node in program.nodes}
     known = {}
@@ -313,7 +313,7 @@ class Staged:
         joint = isinstance(region, Ball)
         self._asked = bounded_again(program, joint=joint)
         self._parts = _segments(program, joint)
-        self._known = _unknown(program, joint=joint)
+        self._known = unknown_ranges(program, joint=joint)
         # The sum over the outputs is one more, which no node counts.
         outputs = math.prod(program.output_shape)
         self._unit = jnp.asarray(rounding_unit(program) + 2.0**-52 * outputs)
@@ -325,7 +325,7 @@ class Staged:
         return self.enclosure.boxes
 
     def _enclosed(self) -> Enclosure:
-        return _enclosed(
+        return enclosed(
             self._program, self._values, self._region, self._known, self._unit
         )
 

@@ -84,7 +84,7 @@ def neuron_to_split(
       at_outputs: coefficients of the bound at the outputs of the neurons.
     """
     cut = restricted(layout, ranges, signs)
-    score, free = scores(layout, cut, signs, _weight(at_outputs), narrowing=narrowing)
+    score, free = scores(layout, cut, signs, weight(at_outputs), narrowing=narrowing)
     return jnp.argmax(score), jnp.any(free)
 
 
@@ -111,7 +111,7 @@ def look_ahead(
       candidates: how many neurons are tried.
     """
     cut = restricted(layout, problem.ranges, signs)
-    score, free = scores(layout, cut, signs, _weight(at_outputs), narrowing=False)
+    score, free = scores(layout, cut, signs, weight(at_outputs), narrowing=False)
     best, neurons = lax.top_k(score, min(candidates, layout.size))
     problem = problem.cast(jnp.float32)
     multipliers = cast_floats(multipliers, jnp.float32)
@@ -154,5 +154,6 @@ def kinks(
     return jnp.stack([rise * (1 - slope), rise * slope], axis=-1)
 
 
-def _weight(at_outputs: Float[Array, " N"]) -> Float[Array, " N"]:
+def weight(at_outputs: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Returns what the upper line of a neuron counts for, by its coefficients."""
     return jnp.maximum(-at_outputs, 0) + _LOWER_WEIGHT * jnp.maximum(at_outputs, 0)

@@ -27,7 +27,7 @@ from jaxcert.bounds.alpha import Layout, Ranges, layout_of
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack, multiplier_cost
 from jaxcert.box import Box
-from jaxcert.devices import jit_in_haste
+from jaxcert.devices import jit_in_haste, no_convolution
 from jaxcert.model import Model
 from jaxcert.trace.program import AffineNode, Node, is_relu
 
@@ -181,7 +181,7 @@ def _ends(layout: Layout, ranges: Ranges) -> tuple[Array, Array, Array]:
     return layout.join(lo), layout.join(hi), layout.join(free)
 
 
-@functools.partial(jit_in_haste, static_argnames=("layout",))
+@functools.partial(jit_in_haste, static_argnames=("layout",), when=no_convolution)
 def _maps(
     layout: Layout, model: Model, box: Box, ranges: Ranges, index: Int[Array, " U"]
 ) -> tuple[Array, Array, Array]:

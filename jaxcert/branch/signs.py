@@ -46,6 +46,7 @@ from jaxcert.branch.instances import Instances, Known, Subproblems, ball
 from jaxcert.branch.leaves import Leaves
 from jaxcert.branch.neurons import NeuronOptions
 from jaxcert.branch.search import Search, advance, push
+from jaxcert.branch.wide import WideOptions
 from jaxcert.devices import is_accelerator
 from jaxcert.memory import room_for
 from jaxcert.model import Model
@@ -79,6 +80,8 @@ class BranchOptions:
         signs of a single input stalls; None to do without. Not where leaves are
         recorded, and not where `refine` is 0.
       inputs: how the input box is split, where that is done instead.
+      wide: how boxes of networks of many neurons are decided, where clauses have one
+        row each; None to do without. Not where leaves are recorded, nor with cuts.
       narrow: boxes in which at most this many features vary are split themselves; so
         are those of networks with smooth activations, of any width.
       record: keep the leaves of the proof, which certificates are made of. Ranges are
@@ -98,6 +101,7 @@ class BranchOptions:
     tighten: TightenOptions = TightenOptions()
     neurons: NeuronOptions | None = NeuronOptions()
     inputs: InputSplitOptions = InputSplitOptions()
+    wide: WideOptions | None = WideOptions()
     narrow: int = 8
     record: bool = False
     cuts: CutOptions | None = None

@@ -18,6 +18,7 @@ from jaxcert.branch.lattice import decide_lattice
 from jaxcert.branch.linear_program import is_piecewise_linear
 from jaxcert.branch.rounds import close_in_rounds
 from jaxcert.branch.signs import BranchOptions
+from jaxcert.branch.wide import decide_wide, is_wide
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.oracle.linear import decide_linear, is_linear
@@ -74,6 +75,14 @@ def branch_and_bound(
         )
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
+    elif reduces(model, region, spec, options):
+        assert options.wide is not None
+        proved, witness, before, reason = decide_wide(
+            judge, region, spec, options.wide, deadline
+        )
+        if proved or witness is not None or reason == Reason.TIME:
+            found = _verdict(model, spec, proved, witness, center, reason)
+            return found, before
     task = ApothemTask.of_region(region, spec)
     answer = close_in_rounds(model, task, options, deadline, judge)
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
@@ -124,6 +133,19 @@ def _by_lattice(
         return None
     verdict = _verdict(model, spec, found.proved, None, center, found.reason)
     return verdict, found.processed
+
+
+def reduces(model: Model, region: Region, spec: Spec, options: BranchOptions) -> bool:
+    """Returns whether branch and bound begins with what a box leaves undecided.
+
+    That has bounds of its own; where it comes to nothing the whole network is branched.
+    """
+    wide = options.wide
+    if wide is None or options.record or options.cuts or isinstance(region, Ball):
+        return False
+    if splits_inputs(model, region, options):
+        return False
+    return is_wide(model.program, spec, wide)
 
 
 def _verdict(

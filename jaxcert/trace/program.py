@@ -202,6 +202,16 @@ class Program:
         return any(node.name == "conv_general_dilated" for node in self.nodes)
 
     @property
+    def slides_over(self) -> int:
+        """Entries that the convolutions which bounds have would have as matrices."""
+        return sum(
+            node.size * math.prod(shape)
+            for node in self.nodes
+            if isinstance(node, AffineNode) and node.name == "conv_general_dilated"
+            for shape in node.input_shapes
+        )
+
+    @property
     def input_size(self) -> int:
         """Number of elements of x."""
         return math.prod(self.input_shape)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from jaxcert.ball import Ball, Region, enclosing, lowest, of_jax
 from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box
+from jaxcert.devices import jit_in_haste
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings
@@ -153,6 +154,11 @@ def _seeds(
     return points[jnp.argsort(jnp.where(jnp.isnan(margins), jnp.inf, margins))[:count]]
 
 
+@functools.partial(jit_in_haste, static_argnames=("oracle",), when=lambda oracle: True)
+def _starts(oracle: AttackOracle, region: Region) -> Array:
+    return oracle.starts(region, region.center)
+
+
 def _sloped(node: Node, value: Array, operands: Sequence[Array]) -> Array:
     """Returns a step with a slope to descend on; its value is what it was.
 
@@ -196,8 +202,7 @@ def find_witness(
     if model.program.convolves and not model.program.typed.x64:
         # Convolutions in float64 are no library's on CPUs: they take ten times as long.
         weights, asked = model.single, cast_floats(asked, jnp.float32)
-    near = jax.tree.map(jnp.asarray, asked[0])
-    starts = oracle.starts(near, near.center)
+    starts = _starts(oracle, asked[0])
     # One start after the other where each takes long: the first often finds it.
     each = 1 if model.program.convolves else len(starts)
     for first in range(0, len(starts), each):

@@ -156,6 +156,17 @@ class Judge:
             return None
         values = self.values(spec, points)
         order = np.asarray(values.margin) if order is None else order
+        return self._first(spec, points, values, order, accepts)
+
+    def _first(
+        self,
+        spec: Spec,
+        points: np.ndarray,
+        values: Values,
+        order: np.ndarray,
+        accepts: Accepts | None,
+    ) -> Witness | None:
+        """Returns what `first` does of points whose values are known."""
         left = 1.0
         for i in np.argsort(order, kind="stable"):
             margin = float(values.margin[i])
@@ -255,10 +266,12 @@ class Judge:
         box: Any = jax.tree.map(np.asarray, enclosing(region))
         if isinstance(region, Ball):
             accepts = _within(region, accepts)
-        found = self.first(spec, seeds, accepts=accepts)
+        if not len(seeds):
+            return None
+        values = self.values(spec, seeds)
+        found = self._first(spec, seeds, values, values.margin, accepts)
         if found is not None:
             return found
-        values = self.values(spec, seeds)
         best = np.argsort(np.nan_to_num(values.margin, nan=np.inf), kind="stable")[:3]
         near = [
             nearby(seeds[i], box, values.margin[i], values.gradient[i]) for i in best

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import random_network, relu_network, sampled
+from cases import random_network, relu_network, residual_network, sampled
 from exact import exact_min_margin
 
 import jaxcert as jc
@@ -58,15 +58,7 @@ def what_is_left(model, spec=SPEC, box=BOX):
     return small, [np.flatnonzero((z.lo < 0) & (z.hi > 0)) for z in boxes]
 
 
-def skipping(params, x):
-    """A residual network whose output sees all layers."""
-    (w, b), (v, c), (u, e) = params
-    h = jax.nn.relu(w @ x + b)
-    k = jax.nn.relu(v @ h + c) + h
-    return u @ k + e + x[:3]
-
-
-@pytest.mark.parametrize("network", [relu_network, skipping])
+@pytest.mark.parametrize("network", [relu_network, residual_network])
 @pytest.mark.parametrize("width", [0.0, 0.1, 0.4])
 def test_a_reduced_network_is_the_network_on_the_box(network, width):
     model = Model(network, random_network(SIZES, 3), (3,))

@@ -41,7 +41,7 @@ from jaxcert.interop.onnx import final_softmax
 from jaxcert.interop.vnnlib import Case, Property, load_vnnlib
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
-from jaxcert.oracle.complete import lattice_of, splits_inputs
+from jaxcert.oracle.complete import lattice_of, reduces, splits_inputs
 from jaxcert.oracle.decide import Effort, decide
 from jaxcert.oracle.linear import is_linear
 from jaxcert.runs.worker import DiedError, LateError, Worker
@@ -409,6 +409,7 @@ class _Inquiry:
         """Returns what branch and bound says, after bounds that compile much faster.
 
         Boxes that few features span are split at once: alone, bounds rarely prove them.
+        What a box leaves of a wide network is bounded as it is found.
         """
         branch, varying = self._effort.branch or BranchOptions(), box.lo < box.hi
         bounds: Literal["crown", "alpha"] | None = "crown"
@@ -416,6 +417,8 @@ class _Inquiry:
             bounds = None
         elif splits_inputs(self._network.model, box, branch):
             bounds = "alpha"
+        elif reduces(self._network.model, box, spec, branch):
+            bounds = None
         effort = dataclasses.replace(self._effort, attack=None, bounds=bounds)
         return self._decide(box, spec, effort)
 
