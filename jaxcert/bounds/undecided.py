@@ -47,7 +47,7 @@ _ROWS = 64
 """Rows that are bounded together."""
 _CAPACITY, _MOST = 2048, 8192
 """Neurons that blocks are made for at first, and at most: a shape of programs."""
-SLOPES = AscentOptions(slope_rate=0.25, decay=0.92)
+SLOPES = AscentOptions(slope_rate=0.5, decay=0.8)
 """How the slopes of rows are optimised."""
 # What is flushed below 2^-1022, with more than all operations there may be.
 _FLUSHED = 2.0**-960

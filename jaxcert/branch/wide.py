@@ -61,11 +61,11 @@ class WideOptions:
     """
 
     above: int = 2048
-    slopes: int = 30
-    tighten: int = 10
-    root: int = 40
+    slopes: int = 15
+    tighten: int = 5
+    root: int = 15
     block: int = 64
-    ascent: AscentOptions = AscentOptions(iterations=8)
+    ascent: AscentOptions = AscentOptions(iterations=5, decay=0.9)
     lookahead: int = 4
     patience: int = 8
     capacity: int = 1 << 13
@@ -252,8 +252,9 @@ def decide_wide(
     if not left.reduce():
         return WideAnswer(False, None, 0, unknown())
     maps = left.rows_of(spec)
-    for iterations in (0, options.slopes, options.root):
-        if iterations == options.root:
+    stages = (False, 0), (False, options.slopes), (True, options.root)
+    for narrower, iterations in stages:
+        if narrower:
             left.tighten(options.tighten)
         if time.monotonic() >= deadline:
             return WideAnswer(False, None, 0, Reason.TIME)

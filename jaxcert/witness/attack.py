@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -141,6 +142,9 @@ class AttackOracle:
 
 _TARGETS = 8
 """Clauses that are descended on: those that hold least at the centre."""
+_FAR = 0.1
+"""The margin, relative to the outputs, that is not worth looking near a point, where
+evaluating one takes long."""
 _SEEDS = 8
 """Candidates of the attack that are judged."""
 
@@ -204,12 +208,12 @@ def find_witness(
         weights, asked = model.single, cast_floats(asked, jnp.float32)
     starts = _starts(oracle, asked[0])
     # One start after the other where each takes long: the first often finds it.
-    each = 1 if model.program.convolves else len(starts)
+    each, far = (1, _FAR) if model.program.convolves else (len(starts), math.inf)
     for first in range(0, len(starts), each):
         part = starts[first : first + each]
         seeds = np.asarray(_seeds(oracle, weights, *asked, part), np.float64)
         seeds = np.asarray(jax.vmap(region.project)(jnp.asarray(seeds)))
-        witness = judge.search(spec, region, seeds, accepts)
+        witness = judge.search(spec, region, seeds, accepts, far)
         if witness is not None:
             return witness
     if isinstance(region, Ball) or not _worth_sampling(model.program, region):

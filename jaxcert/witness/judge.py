@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -255,6 +256,7 @@ class Judge:
         region: Region,
         seeds: np.ndarray,
         accepts: Accepts | None = None,
+        far: float = math.inf,
     ) -> Witness | None:
         """Returns a witness among points of a box or ball, or near them; or None.
 
@@ -262,6 +264,8 @@ class Judge:
           spec, region: numpy float64.
           seeds: (n, *d), inside the set; of a ball, but for rounding.
           accepts: see `first`.
+          far: the margin, relative to the outputs, above which nothing near a seed is
+            looked at.
         """
         box: Any = jax.tree.map(np.asarray, enclosing(region))
         if isinstance(region, Ball):
@@ -272,7 +276,12 @@ class Judge:
         found = self._first(spec, seeds, values, values.margin, accepts)
         if found is not None:
             return found
-        best = np.argsort(np.nan_to_num(values.margin, nan=np.inf), kind="stable")[:3]
+        margin = np.nan_to_num(values.margin, nan=np.inf)
+        size = 1 + np.abs(values.outputs).max(axis=1, initial=0.0)
+        best = np.argsort(margin, kind="stable")[:3]
+        best = best[~(margin[best] > far * size[best])]
+        if not best.size:
+            return None
         near = [
             nearby(seeds[i], box, values.margin[i], values.gradient[i]) for i in best
         ]
