@@ -65,8 +65,8 @@ class WideOptions:
     tighten: int = 5
     root: int = 15
     block: int = 64
-    ascent: AscentOptions = AscentOptions(iterations=5, decay=0.9)
-    lookahead: int = 4
+    ascent: AscentOptions = AscentOptions()
+    lookahead: int = 8
     patience: int = 8
     capacity: int = 1 << 13
     steps: int = 20
