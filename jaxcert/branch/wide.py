@@ -60,13 +60,13 @@ class WideOptions:
       steps: most steps per call (a chunk).
     """
 
-    above: int = 2048
+    above: int = 4096
     slopes: int = 15
     tighten: int = 5
     root: int = 15
     block: int = 64
-    ascent: AscentOptions = AscentOptions()
-    lookahead: int = 8
+    ascent: AscentOptions = AscentOptions(iterations=5, decay=0.9)
+    lookahead: int = 4
     patience: int = 8
     capacity: int = 1 << 13
     steps: int = 20
