@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import sampled
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
 from jaxcert.model import Model
-from jaxcert.trace.convolution import convolve
+from jaxcert.trace.convolution import Window, _by_phases, convolve
 
 _LAYOUTS = {
     1: (("NCH", "OIH", "NCH"), ("NHC", "HIO", "NCH")),
@@ -103,9 +104,30 @@ def test_values_and_derivatives_are_those_of_jax(data):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", sampled(range(12), 1))
+def test_dilated_operands_meet_the_same_taps_by_phases(seed):
+    """Also kernels of fewer taps than phases, and padding that cuts."""
+    rng, tried = np.random.default_rng(seed), 0
+    while tried < 4:
+        base, taps, size = (tuple(rng.integers(1, n, 2).tolist()) for n in (4, 5, 6))
+        padding = tuple(map(tuple, rng.integers(-1, 4, (2, 2)).tolist()))
+        reach = zip(size, base, padding, taps, strict=True)
+        if min((n - 1) * b + 1 + sum(p) - k for n, b, p, k in reach) < 0:
+            continue  # a kernel larger than what it moves over
+        tried += 1
+        window = Window((1, 1), padding, base, (1, 1))
+        x, kernel = rng.normal(size=(2, *size, 3)), rng.normal(size=(*taps, 3, 2))
+        theirs = lax.conv_general_dilated(
+            x, kernel, (1, 1), padding, base, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        ours = _by_phases(jnp.asarray(x), jnp.asarray(kernel), window)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_both_directions_are_what_xla_has_a_fast_routine_for():
-    """In a loop it compiles a convolution as it is written."""
-    x, kernel = jnp.ones((2, 3, 8, 8)), jnp.ones((4, 3, 3, 3))
+    """In a loop it compiles a convolution as it is written. That is for float32."""
+    x = jnp.ones((2, 3, 8, 8), jnp.float32)
+    kernel = jnp.ones((4, 3, 3, 3), jnp.float32)
     layout = lax.conv_dimension_numbers(x.shape, kernel.shape, ("NCHW", "OIHW", "NCHW"))
     params = {
         "window_strides": (2, 2),
