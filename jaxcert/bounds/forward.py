@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxcert.bounds.ibp import node_interval
 from jaxcert.box import Box
 from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
-from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program
+from jaxcert.trace.program import ActivationNode, AffineNode, Node, Program, is_relu
 
 
 @jax.tree_util.register_dataclass
@@ -42,6 +42,22 @@ class Form:
     def range(self) -> Box:
         reach = jnp.abs(self.generators).sum(axis=0) + self.error
         return Box(self.centre - reach, self.centre + reach)
+
+
+class RowBounds(NamedTuple):
+    """Lower bounds of spec rows over one box.
+
+    Attributes:
+      rows: the bounds, (rows,).
+      pulled, least: coefficients of an affine function of the input that is no greater
+        than the row, (rows, *d), and its least value, (rows,).
+      gain: about what a unit of each feature's width costs a bound, (rows, *d).
+    """
+
+    rows: Float[Array, " rows"]
+    pulled: Float[Array, "rows *d"]
+    least: Float[Array, " rows"]
+    gain: Float[Array, "rows *d"]
 
 
 def forward_layers(
@@ -64,7 +80,8 @@ def forward_layers(
         elif isinstance(node, ActivationNode):
             z = boxes[node.inputs[0]]
             relaxations[node.output] = node.activation.relax(z.lo, z.hi)
-            form = through_lines(relaxations[node.output], z, forms[node.inputs[0]])
+            lines = parallel_lines(node, z)
+            form = through_lines(lines, z, forms[node.inputs[0]])
         else:
             boxes[node.output] = node_interval(node, values, boxes)
             if boxes[node.output].lo.dtype != bool:
@@ -94,19 +111,45 @@ def through_affine(node: AffineNode, values: Values, inputs: Sequence[Form]) -> 
 
 
 def through_lines(lines: Relaxation, z: Box, form: Form) -> Form:
-    """g(z) - s z lies in [a, b], s the slope of the upper line and b its intercept.
+    """g(z) - s z lies in a strip, which joins the error."""
+    found = strip(lines, z)
+    return Form(
+        found.slope * form.centre + found.middle,
+        found.slope * form.generators,
+        jnp.abs(found.slope) * form.error + found.half,
+    )
 
-    a is the least of `lower line - s z` over [l, u], which one of the ends takes.
+
+class Strip(NamedTuple):
+    """g(z) - slope z lies in middle + [-half, half], elementwise."""
+
+    slope: Float[Array, "*n"]
+    middle: Float[Array, "*n"]
+    half: Float[Array, "*n"]
+
+
+def strip(lines: Relaxation, z: Box) -> Strip:
+    """Returns the strip of an activation's upper slope s over [l, u].
+
+    g(z) - s z lies in [a, b], b the intercept of the upper line, a the least of
+    `lower line - s z` over [l, u], which one of the ends takes.
     """
     slope = lines.upper_slope
     at_ends = [(lines.lower_slope - slope) * end for end in (z.lo, z.hi)]
     least = jnp.minimum(*at_ends) + lines.lower_intercept
     most = lines.upper_intercept
-    return Form(
-        slope * form.centre + (least + most) / 2,
-        slope * form.generators,
-        jnp.abs(slope) * form.error + (most - least) / 2,
-    )
+    return Strip(slope, (least + most) / 2, (most - least) / 2)
+
+
+def parallel_lines(node: ActivationNode, z: Box) -> Relaxation:
+    """Returns lines of which those of a ReLU have one slope, u / (u - l).
+
+    a z <= relu(z) for every a in [0, 1]: no other strip is as narrow.
+    """
+    lines = node.activation.relax(z.lo, z.hi)
+    if not is_relu(node):
+        return lines
+    return dataclasses.replace(lines, lower_slope=jnp.minimum(lines.upper_slope, 1))
 
 
 def constant_form(box: Box, k: int) -> Form:

@@ -27,7 +27,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +37,11 @@ from jaxtyping import Array, Float
 from jaxcert.bounds.backward import concretize_lower, without_infinity
 from jaxcert.bounds.forward import (
     Form,
+    RowBounds,
     constant_form,
     meet_cheap,
     met,
+    parallel_lines,
     through_affine,
     through_lines,
 )
@@ -88,22 +89,6 @@ def _symbols(program: Program) -> int:
 def _has_symbols(node: object) -> bool:
     """Whether elements of an activation have a number eta each: others are smooth."""
     return isinstance(node, ActivationNode) and node.activation.third is None
-
-
-class RowBounds(NamedTuple):
-    """Lower bounds of spec rows over one box.
-
-    Attributes:
-      rows: the bounds, (rows,).
-      pulled, least: coefficients of an affine function of the input that is no greater
-        than the row, (rows, *d), and its least value, (rows,).
-      gain: about what a unit of each feature's width costs a bound, (rows, *d).
-    """
-
-    rows: Float[Array, " rows"]
-    pulled: Float[Array, "rows *d"]
-    least: Float[Array, " rows"]
-    gain: Float[Array, "rows *d"]
 
 
 def quadratic_rows(
@@ -271,7 +256,7 @@ class _Forms:
 
     def _activation(self, node: ActivationNode, form: Form) -> Form:
         z = self.boxes[node.inputs[0]]
-        lines = node.activation.relax(z.lo, z.hi)
+        lines = parallel_lines(node, z)
         by_lines = through_lines(lines, z, form)
         # A function may round relatively to its argument, and so do lines.
         rounded = self.unit * _magnitude(form)
