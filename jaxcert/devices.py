@@ -27,8 +27,12 @@ IN_HASTE: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
 """Compiler options of programs that run a few times: XLA compiles them three times as
 fast, and elementwise operations take some ten times as long. Products of matrices are
 those of a library either way."""
+OLD_FUSIONS: dict[str, int | bool] = {}
+"""Compiler options of programs that are products of matrices more than elementwise
+operations: XLA compiles them in three quarters of the time, and they run as fast."""
 if jaxlib.__version__.startswith("0.10."):  # unknown to later ones, an error there
-    IN_HASTE["xla_cpu_use_fusion_emitters"] = False
+    OLD_FUSIONS["xla_cpu_use_fusion_emitters"] = False
+IN_HASTE |= OLD_FUSIONS
 
 # Entries of matrices that convolutions in float64 may be without a fast routine.
 _LITTLE = 1 << 26
@@ -61,6 +65,7 @@ def jit_in_haste(
     static_argnames: tuple[str, ...] = ("program",),
     donate_argnames: tuple[str, ...] = (),
     when: Callable[[Any], bool] = little_convolution,
+    options: dict[str, int | bool] = IN_HASTE,
 ) -> Callable[..., Answer]:
     """Returns a function compiled in haste on CPUs where its network convolves little.
 
@@ -71,12 +76,13 @@ def jit_in_haste(
       compute: its first argument is a Program, or has it as `program`.
       static_argnames, donate_argnames: as of `jax.jit`.
       when: whether haste pays, given the Program.
+      options: of the compiler, which make the haste.
     """
     compiled = functools.partial(
         jax.jit, compute, static_argnames=static_argnames,
         donate_argnames=donate_argnames,
     )  # fmt: skip
-    hasty, thorough = compiled(compiler_options=IN_HASTE), compiled()
+    hasty, thorough = compiled(compiler_options=options), compiled()
 
     @functools.wraps(compute)
     def run(first: Any, *arguments: Any, **named: Any) -> Answer:

@@ -34,6 +34,7 @@ pass multiplies by slopes of at most L and by the same |A|: the same sum covers 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import jax
@@ -69,17 +70,24 @@ def rounding_unit(program: Program) -> float:
     total = program.input_size
     for node in program.nodes:
         sizes[node.output] = node.size
-        if isinstance(node, AffineNode):
-            reach = max(node.size, *(sizes[i] for i in node.inputs))
-            total += _PLAIN if node.separable else reach + _PLAIN
-        elif isinstance(node, ProductNode) and node.sums:
-            # Both operands are as large as the terms of one sum, or larger.
-            total += max(sizes[i] for i in node.inputs) + _PLAIN
-        elif is_relu(node):
-            total += _PLAIN
-        else:
-            total += _TRANSCENDENTAL
+        total += roundings(node, sizes)
     return 2 * _HALF_ULP * total
+
+
+def roundings(node: Node, sizes: dict[int, int]) -> int:
+    """Returns how many roundings any path through a node meets in it, at most.
+
+    Args:
+      node: the node.
+      sizes: number of elements of its inputs.
+    """
+    if isinstance(node, AffineNode):
+        reach = max(node.size, *(sizes[i] for i in node.inputs))
+        return _PLAIN if node.separable else reach + _PLAIN
+    if isinstance(node, ProductNode) and node.sums:
+        # Both operands are as large as the terms of one sum, or larger.
+        return max(sizes[i] for i in node.inputs) + _PLAIN
+    return _PLAIN if is_relu(node) else _TRANSCENDENTAL
 
 
 def lost_by(unit: Any) -> Any:
@@ -206,21 +214,7 @@ class _Errors:
 
     def _affine(self, node: AffineNode) -> tuple[Array, Array]:
         inputs = [self._both[i] for i in node.inputs]
-        if node.spread is not None:
-            spread = functools.partial(node.spread, self._values)
-            size, carried = jax.vmap(spread)(*inputs)
-        else:
-            both = jax.vmap(
-                lambda *sizes: node.interval(self._values, *(Box(-z, z) for z in sizes))
-            )(*inputs)
-            size = jnp.maximum(jnp.abs(both.lo[0]), jnp.abs(both.hi[0]))
-            # Half the width leaves b out; what cancels there is far below the rest.
-            carried = (both.hi[1] - both.lo[1]) / 2
-        error = carried + self._unit * size
-        if any(~i in self._values for i in node.weights):
-            sizes = [self.size(i) for i in node.inputs]
-            error += weight_error(node, self._values, sizes, node.weights)
-        return size, error
+        return through_affine(node, self._values, inputs, self._unit)
 
     def _activation(self, node: ActivationNode) -> tuple[Array, Array]:
         (z,), out = node.inputs, node.output
@@ -250,6 +244,34 @@ class _Errors:
         if value in self.signs:  # NaN stays NaN
             lo = jnp.where(self.signs[value] & (lo < 0), 0, lo)
         return Box(lo, box.hi + error)
+
+
+def through_affine(
+    node: AffineNode, values: Values, inputs: Sequence[Array], unit: float
+) -> tuple[Array, Array]:
+    """Returns magnitude and error of an affine node's output, |A| M + |b| and
+    |A| e + u (|A| M + |b|) with what errors of its weights do.
+
+    Args:
+      node: the node.
+      values: prepared parameter values.
+      inputs: M and e of every input, one array (2, *n) each.
+      unit: u.
+    """
+    if node.spread is not None:
+        size, carried = jax.vmap(functools.partial(node.spread, values))(*inputs)
+    else:
+        both = jax.vmap(
+            lambda *sizes: node.interval(values, *(Box(-z, z) for z in sizes))
+        )(*inputs)
+        size = jnp.maximum(jnp.abs(both.lo[0]), jnp.abs(both.hi[0]))
+        # Half the width leaves b out; what cancels there is far below the rest.
+        carried = (both.hi[1] - both.lo[1]) / 2
+    error = carried + unit * size
+    if any(~i in values for i in node.weights):
+        sizes = [both[0] for both in inputs]
+        error += weight_error(node, values, sizes, node.weights)
+    return size, error
 
 
 def _errors(

@@ -25,12 +25,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.backward import least_over
 from jaxcert.bounds.crown import CrownOptions, bound_layers
+from jaxcert.bounds.forward import RowBounds
 from jaxcert.bounds.ibp import interval_rows, propagate
-from jaxcert.bounds.quadratic import RowBounds, is_quadratic, quadratic_rows
+from jaxcert.bounds.quadratic import is_quadratic, quadratic_rows
 from jaxcert.bounds.rounding import float64_slack
+from jaxcert.bounds.zonotope import generator_bytes, has_zonotopes, zonotope_rows
 from jaxcert.box import Box
 from jaxcert.branch.search import Chunks, Search, advance, by_parts
-from jaxcert.devices import jit_in_haste
+from jaxcert.devices import OLD_FUSIONS, jit_in_haste
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
@@ -53,6 +55,8 @@ class InputSplitOptions:
       block: most boxes bounded per step.
       part: how many of them at once.
       part_of_forms: how many where forms of second degree bound them.
+      generators: most rows of a zonotope; such boxes are bounded one by one, and so
+        many per step as `block_of_zonotopes` says.
       steps: most steps per call (a chunk).
       capacity: most boxes on the stack.
       crown: how each box is bounded.
@@ -61,9 +65,17 @@ class InputSplitOptions:
     block: int = 512
     part: int = 8
     part_of_forms: int = 64
+    generators: int = 1024
+    block_of_zonotopes: int = 4
     steps: int = 20
     capacity: int = 1 << 18
     crown: CrownOptions = CrownOptions(bucket=16)
+
+    def for_zonotopes(self, program: Program) -> InputSplitOptions:
+        """Returns the options with generators as the memory allows, in small blocks."""
+        rows = room_for(generator_bytes(program), 64, self.generators)
+        block = min(self.block, self.block_of_zonotopes)
+        return dataclasses.replace(self, generators=rows, part=1, block=block)
 
     def fitted(self, program: Program, rows: int, free: int) -> InputSplitOptions:
         """Returns the options with part, block and stack as the memory allows.
@@ -181,6 +193,27 @@ def bound_by_forms(
     values = program.prepare(params, jnp.float64)
     found = quadratic_rows(program, values, box, spec, around.boxes)
     return _judged(program, values, box, spec, found, around.slacks)
+
+
+def bound_by_zonotope(
+    program: Program,
+    params: Any,
+    varying: Varying,
+    capacity: int,
+    box: Box,
+    spec: Spec,
+) -> Bounded:
+    """Returns what a zonotope says of a spec over one box, float64.
+
+    Its bounds are charged for rounding as they are made: there is no slack, and points
+    that violate the spec as it is computed are left to the judge.
+    """
+    values = program.prepare(params, jnp.float64)
+    found = zonotope_rows(program, values, box, varying.index, spec, capacity)
+    bar = Slacks(jnp.asarray(jnp.inf), jnp.asarray(0.0))
+    bounded = _judged(program, values, box, spec, found, bar)
+    doubt = jnp.where(bounded.doubt <= 0, bounded.doubt, jnp.inf)
+    return bounded._replace(doubt=doubt)
 
 
 def bound_box(
@@ -331,11 +364,7 @@ def _long(program: Program) -> bool:
     )
 
 
-@functools.partial(
-    jit_in_haste, static_argnames=("program", "options"), donate_argnames=("search",),
-    when=_long,
-)  # fmt: skip
-def run_chunk(
+def _chunk(
     program: Program,
     options: InputSplitOptions,
     params: Any,
@@ -347,15 +376,19 @@ def run_chunk(
 ) -> Search:
     """Returns the search after at most so many steps; it ends at a counterexample.
 
-    Boxes are bounded by forms of second degree where `around` is given.
+    Boxes are bounded by forms of second degree where `around` is given, else by
+    zonotopes where the program has them, else by CROWN.
     """
 
     def bound(part: Box) -> Bounded:
         box = varying.whole(part)
-        if around is None:
-            found = bound_box(program, options.crown, params, box, spec)
-        else:
+        if around is not None:
             found = bound_by_forms(program, params, around, box, spec)
+        elif has_zonotopes(program, varying.index.size):
+            rows = options.generators
+            found = bound_by_zonotope(program, params, varying, rows, box, spec)
+        else:
+            found = bound_box(program, options.crown, params, box, spec)
         return found._replace(
             box=jax.tree.map(varying.part, found.box), worth=varying.part(found.worth)
         )
@@ -386,6 +419,15 @@ def run_chunk(
         return ~known.refuted & ~known.stuck
 
     return advance(step, search, options.block, steps, going)
+
+
+_compiled = functools.partial(
+    jit_in_haste, _chunk, static_argnames=("program", "options"),
+    donate_argnames=("search",),
+)  # fmt: skip
+run_chunk = _compiled(when=_long)
+"""`_chunk`, compiled for CROWN and forms of second degree."""
+_run_zonotopes = _compiled(when=lambda program: True, options=OLD_FUSIONS)
 
 
 def halves(boxes: Box, feature: Int[Array, " n"]) -> tuple[Box, Bool[Array, " n"]]:
@@ -434,6 +476,9 @@ def decide_by_input(
             options = dataclasses.replace(options, part=options.part_of_forms)
         else:
             around = None  # known of no part, it may be of some
+    run = run_chunk
+    if around is None and has_zonotopes(program, varying.index.size):
+        options, run = options.for_zonotopes(program), _run_zonotopes
     options = options.fitted(program, len(spec.offset), varying.index.size)
     known = Known(
         witness=jnp.full(np.shape(box.lo), jnp.nan),
@@ -445,9 +490,7 @@ def decide_by_input(
     )
     stack = _stack_of(options.capacity, jax.tree.map(varying.part, whole))
     search = Search(stack, jnp.ones((), jnp.int32), known)
-    advance_by = functools.partial(
-        run_chunk, program, options, params, spec, varying, around
-    )
+    advance_by = functools.partial(run, program, options, params, spec, varying, around)
     chunks = Chunks(advance_by, options.steps, deadline)
     witness, suspects = None, 0
     while witness is None and not bool(search.known.stuck) and chunks.wanted(search):

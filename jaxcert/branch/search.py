@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -138,6 +139,7 @@ def by_parts(
       size: of a part, at most that of the block; the last one may overlap.
     """
     count = valid.size
+    each = jax.vmap(bound) if size > 1 else functools.partial(_alone, bound)
     whole = jax.eval_shape(jax.vmap(bound), items)
     found = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), whole)
     parts = (jnp.sum(valid) + size - 1) // size
@@ -148,10 +150,17 @@ def by_parts(
         return jax.tree.map(
             lambda v, new: lax.dynamic_update_slice_in_dim(v, new, start, 0),
             found,
-            jax.vmap(bound)(part),
+            each(part),
         )
 
     return lax.fori_loop(0, parts, one, found)
+
+
+def _alone(bound: Callable[[Any], Any], part: Any) -> Any:
+    """Returns `bound` of the one item of a part: a batch of one has its loops and
+    branches, which `vmap` would take all of."""
+    found = bound(jax.tree.map(lambda v: v[0], part))
+    return jax.tree.map(lambda v: v[None], found)
 
 
 def pop_block(
