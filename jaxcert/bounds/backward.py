@@ -90,7 +90,7 @@ class Planes:
 class Charges:
     """What lower bounds of rows over one region are charged for rounding.
 
-    They are constants to derivatives. Moved elements lose nothing; see `charges.py`.
+    They are constants to derivatives. See `charges.py`.
 
     Attributes:
       unit: of their offset, relative to it.

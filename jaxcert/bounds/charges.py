@@ -10,7 +10,7 @@ values that the inputs take, but for |c| times u S. With R the greatest magnitud
 the ranges of the inputs, S is
 
     affine      A z + b     |A| R + |b|, and what errors of computed weights do
-    moved elements          0
+    moved elements          0, and R where they are repeated: rows are summed there
     ReLU                    3 R
     activation  g(z)        |g| + 2 L R, L a bound of |g'| and of the slopes of lines
     product     x y         6 R_x R_y, and 1 for shares of 1
@@ -86,6 +86,12 @@ def charged(
             ends = _end_errors(node, values, boxes, found, unit) or Box(each, each)
             ends = jax.tree.map(lambda end: jnp.where(counts, end, 0), ends)
             found = _widened(found, ends, signs.get(node.output))
+        elif found.lo.dtype != bool and node.size > boxes[node.inputs[0]].lo.size:
+            # Its elements are exact, but a row over them becomes sums of its elements.
+            size = found.magnitude
+            each = unit * size + lost * (1 + size)
+            steps[node.output] = jnp.where(counts, each, 0)
+            flushed[node.output] = lost * jnp.sum(1 + size)
         elif any(~i in values for i in node.weights):
             found = Box(found.lo & ~counts, found.hi | counts)
         if node.output in known:

@@ -109,6 +109,22 @@ def test_no_bound_of_a_box_is_beyond_an_exact_value(seed: int):
                 assert Fraction(bound) <= value
 
 
+def test_rows_over_repeated_elements_are_charged_for_their_sums():
+    """In float64 1 - 1e-17 is 1: computed, the row is 0 over what is repeated."""
+    model = Model(
+        lambda p, x: jnp.broadcast_to(jax.nn.relu(x + p), (3,)), np.zeros(1), (1,)
+    )
+    box = jc.Box(np.array([1.0]), np.array([2.0]))
+    rows, offset = [1.0, -1e-17, -1.0], 5e-18
+    exact = 2 * sum(map(Fraction, rows)) + Fraction(offset)
+    assert exact < 0
+    spec = jc.Spec.rows(np.array([rows]), np.array([offset]))
+    with jax.enable_x64(True):
+        staged = Staged(model.program, model.prepared, box)
+        for bound in (*staged.interval_rows(spec), *staged.rows(spec)):
+            assert Fraction(bound) <= exact
+
+
 def test_values_at_a_point_are_charged_nothing():
     params, x = weights(0, 1e-3), np.linspace(-1, 1, 6)
     model = Model(layers, params, (6,))
