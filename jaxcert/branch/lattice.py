@@ -70,7 +70,8 @@ def decide_lattice(
         processed += len(now)
         left = ~(least > 0)
         now, centre = now[left], centre[left]
-        middle = lo[now] / 2 + hi[now] / 2
+        # Halves of subnormal numbers are rounded, out of an edge of length 0 even.
+        middle = np.clip(lo[now] / 2 + hi[now] / 2, lo[now], hi[now])
         if len(now) and centre.min() <= error.max() and suspects < MOST_SUSPECTS:
             suspects += 1
             point = middle[centre.argmin()].reshape(shape)

@@ -182,6 +182,16 @@ def test_a_point_within_rounding_of_0_ends_the_search():
     assert answer.reason == Reason.LIMIT
 
 
+def test_witnesses_of_subnormal_numbers_are_in_the_box():
+    """Half of 3 units is 2, and twice that is 4."""
+    model = Model(lambda p, x: jnp.minimum(x[:1], x[1:] + p), np.float32(0), (2,))
+    unit = np.nextafter(0.0, 1.0)
+    box = numpy_box([3 * unit, 1.0], [3 * unit, 2.0])
+    answer = decide(model, box, row(-1.0, 3 * unit))
+    assert answer.witness is not None
+    assert answer.witness.point[0] == 3 * unit
+
+
 def test_time_and_room_are_limited(monkeypatch):
     # |x - y| is least along a line, which many boxes lie around.
     model = Model(lambda p, x: jnp.abs(x[:1] - p * x[1:]), np.float32(1), (2,))
