@@ -15,6 +15,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 # Safely above the least normal float32, 2^-126.
 _NORMAL = 2.0**-124
+# A float64 below which differences of two numbers may be subnormal.
+_FLUSHED = 2.0**-960
 
 Norm = Literal["linf", "l1", "l2"]
 """How displacements of several features are measured together."""
@@ -146,6 +148,18 @@ class Box:
             jnp.where(jnp.abs(self.lo) < _NORMAL, low, lo),
             jnp.where(jnp.abs(self.hi) < _NORMAL, high, hi),
         )
+
+    def normal(self) -> Box:
+        """Returns a box around it that XLA flushes nothing of; numpy float64.
+
+        Its ends are 0 or so large that differences of them are normal numbers: large
+        weights make much of an end that was flushed to 0.
+        """
+        lo, hi = (np.asarray(end, np.float64) for end in (self.lo, self.hi))
+        low, high = np.where(lo < 0, -_FLUSHED, 0.0), np.where(hi > 0, _FLUSHED, 0.0)
+        low = np.where(np.abs(lo) < _FLUSHED, low, lo)
+        high = np.where(np.abs(hi) < _FLUSHED, high, hi)
+        return Box(low, high)  # type: ignore[arg-type]
 
     def split(self, feature: Int[ArrayLike, ""]) -> tuple[Box, Box]:
         """Returns the two halves of the box along one feature (a flat index).

@@ -309,7 +309,8 @@ class Staged:
         self, program: Program, values: Values, region: Region, deadline: float = np.inf
     ) -> None:
         self._program, self._values, self._deadline = program, values, deadline
-        self._region = jax.tree.map(jnp.asarray, region)
+        around = region if isinstance(region, Ball) else region.normal()
+        self._region = jax.tree.map(jnp.asarray, around)
         joint = isinstance(region, Ball)
         self._asked = bounded_again(program, joint=joint)
         self._parts = _segments(program, joint)

@@ -228,7 +228,7 @@ class Undecided:
           deadline: `time.monotonic()` after which nothing more is bounded.
         """
         self._program, self._prepared, self._deadline = program, prepared, deadline
-        self._layout = layout_of(program)
+        self._layout, box = layout_of(program), box.normal()
         self._box: Any = jax.tree.map(jnp.asarray, box)
         lo, hi = (np.asarray(v, np.float64).reshape(-1) for v in (box.lo, box.hi))
         self._flat, self._width = Box(lo, hi), lo.size  # type: ignore[arg-type]

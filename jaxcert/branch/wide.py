@@ -304,6 +304,7 @@ def _branched(
         if float(search.known.suspect_value) <= 0:
             if suspects < MOST_SUSPECTS:
                 point = np.asarray(search.known.suspect).reshape(shape)
+                point = np.clip(point, box.lo, box.hi)  # of the box around it
                 found = judge.search(spec, box, point[None])
                 witness = None if found is None else found.point
             suspects += 1

@@ -18,6 +18,7 @@ import jaxcert as jc
 from jaxcert.bounds.ibp import node_interval
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.staged import Staged, StagedOptions, ranges_at
+from jaxcert.bounds.undecided import Undecided
 from jaxcert.model import Model
 from jaxcert.trace.tracing import program_of
 
@@ -123,6 +124,20 @@ def test_rows_over_repeated_elements_are_charged_for_their_sums():
         staged = Staged(model.program, model.prepared, box)
         for bound in (*staged.interval_rows(spec), *staged.rows(spec)):
             assert Fraction(bound) <= exact
+
+
+def test_large_weights_make_much_of_subnormal_inputs():
+    """XLA flushes the ends, both of which are read as 0."""
+    weight, ends = 1e30, np.array([[1e-308], [2e-308]])
+    model = Model(lambda p, x: -jax.nn.relu(p * x), np.full(1, weight), (1,))
+    spec = jc.Spec.rows(np.ones((1, 1)), np.zeros(1))
+    with jax.enable_x64(True):
+        staged = Staged(model.program, model.prepared, jc.Box(*ends))
+        left = Undecided(model.program, model.prepared, jc.Box(*ends))
+        assert left.reduce()
+        found = left.least(left.rows_of(spec), 0)[0]
+        for bound in (*staged.interval_rows(spec), *staged.rows(spec), *found):
+            assert Fraction(bound) <= -Fraction(weight) * Fraction(ends[1, 0])
 
 
 def test_values_at_a_point_are_charged_nothing():
