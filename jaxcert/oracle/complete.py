@@ -83,13 +83,17 @@ def branch_and_bound(
         if proved or witness is not None or reason == Reason.TIME:
             found = _verdict(model, spec, proved, witness, center, reason)
             return found, before
-    task = ApothemTask.of_region(region, spec)
+    around = region if isinstance(region, Ball) else region.normal()
+    task = ApothemTask.of_region(around, spec)
     answer = close_in_rounds(model, task, options, deadline, judge)
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None
     if isinstance(region, Ball) and witness is not None:
         # It may lie beyond the radius.
         witness = witness if region.holds(witness) else None
+    elif isinstance(region, Box) and witness is not None:
+        inside = np.all((region.lo <= witness) & (witness <= region.hi))
+        witness = witness if inside else None
     if answer.full:
         reason = Reason.ROOM
     elif time.monotonic() >= deadline:

@@ -23,6 +23,8 @@ from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.bounds.tighten import TightenOptions
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certifier import Certifier
+from jaxcert.model import Model
+from jaxcert.oracle.complete import branch_and_bound
 from jaxcert.verdict import Status
 
 # What the exact solver cannot tell apart, relative to the margins' size.
@@ -548,3 +550,13 @@ def test_weights_that_become_nan_after_the_checks_prove_nothing():
         spec = jc.Spec.classification(answer.label[row], 3)
         lo, hi = answer.box.lo[row], answer.box.hi[row]
         assert spec_minimum(params, lo, hi, spec) > -SOLVER
+
+
+def test_what_is_flushed_at_the_input_is_no_proof():
+    """The ends are subnormal, and 1e300 times 2e-308 is more than the offset."""
+    weight = np.array([[-1e300, 0.0]])
+    model = Model(lambda p, x: jnp.sum(jax.nn.relu(x)) * 0 + p @ x, weight, (2,))
+    box = jc.Box(np.array([1e-308, -1.0]), np.array([2e-308, 1.0]))
+    spec = jc.Spec.rows(np.ones((1, 1)), np.array([1e-8]))
+    verdict, _ = branch_and_bound(model, box, spec, BranchOptions(narrow=0, wide=None))
+    assert not verdict.proved
