@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable, Set
 from typing import Any
 
 import jax
@@ -131,16 +132,69 @@ def _segments(
 
     The last part ends at the output. For `joint` see `independent_values`.
     """
-    asked = {
-        v for values in bounded_again(program, joint=joint).values() for v in values
-    }
+    asked = bounded_again(program, joint=joint).values()
+    return parts_at(program, {v for values in asked for v in values})
+
+
+def parts_at(
+    program: Program, ends: Set[int]
+) -> tuple[tuple[int, tuple[Node, ...]], ...]:
+    """Returns the values and the output, in order, and the nodes up to each of them."""
     parts, nodes = [], []
     for node in program.nodes:
         nodes.append(node)
-        if node.output in asked or node.output == program.output:
+        if node.output in ends or node.output == program.output:
             parts.append((node.output, tuple(nodes)))
             nodes = []
     return tuple(parts)
+
+
+def pulled_by_parts(
+    parts: tuple[tuple[int, tuple[Node, ...]], ...],
+    part: Int[Array, ""],
+    begun: Callable[[bool, tuple[int, ...]], Array],
+    through: Callable[
+        [tuple[Node, ...], Coefficients, Any], tuple[Coefficients, Any, dict]
+    ],
+    carry: Any,
+) -> tuple[Coefficients, Any, dict]:
+    """Returns rows that begin at the end of a part, pulled back through all before it.
+
+    Parts behind it are left out as the program runs: what is known of them may be no
+    numbers yet.
+
+    Args:
+      parts: see `parts_at`.
+      part: number of the part.
+      begun: returns the rows, (rows, elements), given whether they begin at the output,
+        and the shape of the value there.
+      through: returns rows pulled through nodes, what is carried on, and what is found
+        there, which is 0 of parts that are left out.
+      carry: what is carried on first.
+    """
+    rows: Coefficients = {}
+    found: dict = {}
+    for number, (value, nodes) in reversed([*enumerate(parts)]):
+        shape = nodes[-1].shape
+        start = begun(number == len(parts) - 1, shape).reshape((-1, *shape))
+        start = jnp.where(part == number, start, 0)
+        rows[value] = rows[value] + start if value in rows else start
+        pull = functools.partial(through, nodes)
+        made = jax.eval_shape(pull, rows, carry)
+
+        def skipped(_: Coefficients, carry: Any, made: Any = made) -> Any:
+            nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), made)
+            return nothing[0], carry, nothing[2]
+
+        rows, carry, more = lax.cond(part >= number, pull, skipped, rows, carry)
+        found |= more
+    return rows, carry, found
+
+
+def unit_of_rows(program: Program) -> Float[Array, ""]:
+    """Returns u for rows over the outputs, whose sum is one more than nodes count."""
+    outputs = math.prod(program.output_shape)
+    return jnp.asarray(rounding_unit(program) + 2.0**-52 * outputs)
 
 
 @jax.tree_util.register_dataclass
@@ -168,35 +222,25 @@ class _Asked:
         known: Enclosure,
         planes: dict[int, Planes],
     ) -> Float[Array, " rows"]:
-        """Returns lower bounds of the rows.
-
-        Parts behind the one where rows begin are left out as they run: their lines may
-        be no numbers yet.
-        """
+        """Returns lower bounds of the rows."""
         parts = _segments(program, isinstance(known.region, Ball))
-        rows: Coefficients = {}
+
+        def begun(last: bool, shape: tuple[int, ...]) -> Array:
+            return self.rows if last else self._units(shape)
+
+        def through(
+            nodes: tuple[Node, ...], rows: Coefficients, const: Array
+        ) -> tuple[Coefficients, Array, dict]:
+            rows, const, _ = pull_through(
+                nodes, values, known.lines, known.boxes, rows, const, None, planes,
+                known.charges,
+            )  # fmt: skip
+            return rows, const, {}
+
+        const = known.charges.offset(self.offset)
+        rows, const, _ = pulled_by_parts(parts, self.part, begun, through, const)
         if not parts:  # f(x) is x
             rows[program.input] = self.rows.reshape((-1, *program.input_shape))
-        const = known.charges.offset(self.offset)
-        for number, (value, nodes) in reversed([*enumerate(parts)]):
-            last = number == len(parts) - 1
-            shape = nodes[-1].shape
-            begun = self.rows if last else self._units(shape)
-            begun = jnp.where(self.part == number, begun.reshape((-1, *shape)), 0)
-            rows[value] = rows[value] + begun if value in rows else begun
-
-            def through(rows: Coefficients, const: Array, nodes: Any = nodes) -> Any:
-                return pull_through(
-                    nodes, values, known.lines, known.boxes, rows, const, None, planes,
-                    known.charges,
-                )[:2]  # fmt: skip
-
-            made, _ = jax.eval_shape(through, rows, const)
-
-            def skipped(_: Coefficients, const: Array, made: Any = made) -> Any:
-                return jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), made), const
-
-            rows, const = lax.cond(self.part >= number, through, skipped, rows, const)
         if program.input not in rows:
             return const
         const = const - known.charges.at(program.input, rows)
@@ -315,9 +359,7 @@ class Staged:
         self._asked = bounded_again(program, joint=joint)
         self._parts = _segments(program, joint)
         self._known = unknown_ranges(program, joint=joint)
-        # The sum over the outputs is one more, which no node counts.
-        outputs = math.prod(program.output_shape)
-        self._unit = jnp.asarray(rounding_unit(program) + 2.0**-52 * outputs)
+        self._unit = unit_of_rows(program)
         self.enclosure = self._enclosed()
 
     @property

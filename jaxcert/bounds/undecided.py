@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxcert.bounds import blocks
@@ -36,8 +35,14 @@ from jaxcert.bounds.ascent import AscentOptions
 from jaxcert.bounds.backward import Coefficients, accumulate, through_affine
 from jaxcert.bounds.blocks import WIDTH, Blocks, Chosen, Rows
 from jaxcert.bounds.cuts import cast_floats
-from jaxcert.bounds.rounding import rounding_unit
-from jaxcert.bounds.staged import Enclosure, enclosed, unknown_ranges
+from jaxcert.bounds.staged import (
+    Enclosure,
+    enclosed,
+    parts_at,
+    pulled_by_parts,
+    unit_of_rows,
+    unknown_ranges,
+)
 from jaxcert.box import Box
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
@@ -95,19 +100,16 @@ class Maps(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _parts(program: Program) -> tuple[tuple[int, tuple[Node, ...]], ...]:
     """Returns the nodes in parts, each up to an input of ReLUs or the output."""
-    ends = {node.inputs[0] for node in program.nodes if is_relu(node)}
-    parts, nodes = [], []
-    for node in program.nodes:
-        nodes.append(node)
-        if node.output in ends or node.output == program.output:
-            parts.append((node.output, tuple(nodes)))
-            nodes = []
-    return tuple(parts)
+    return parts_at(program, _relu_inputs(program))
+
+
+def _relu_inputs(program: Program) -> set[int]:
+    return {node.inputs[0] for node in program.nodes if is_relu(node)}
 
 
 def is_reducible(program: Program) -> bool:
     """Returns whether ReLUs are fed by nodes whose values are no output."""
-    ends = {node.inputs[0] for node in program.nodes if is_relu(node)}
+    ends = _relu_inputs(program)
     return bool(ends) and not ends & {program.input, program.output}
 
 
@@ -131,49 +133,36 @@ def _mapped(
       index: elements of the value there, flat.
       given: rows over the outputs, where that is the last part.
     """
-    parts, layout = _parts(program), layout_of(program)
-    rows: Coefficients = {}
-    count = len(index)
-    const = loss = jnp.zeros(count)
-    found = {n.output: jnp.zeros((count, *n.shape)) for n in layout.nodes}
-    for number, (value, nodes) in reversed([*enumerate(parts)]):
-        shape = nodes[-1].shape
-        begun = given
-        if value != program.output:
-            begun = jax.nn.one_hot(index, math.prod(shape), dtype=given.dtype)
-        begun = jnp.where(part == number, begun.reshape((-1, *shape)), 0)
-        rows[value] = rows[value] + begun if value in rows else begun
+    layout, count = layout_of(program), len(index)
 
-        def through(
-            rows: Coefficients, const: Array, loss: Array, nodes: Any = nodes
-        ) -> Any:
-            rows, undecided = dict(rows), {}
-            for node in reversed(nodes):
-                if node.output not in rows:
-                    continue
-                loss = loss + known.charges.at(node.output, rows)
-                if isinstance(node, AffineNode):
-                    const = through_affine(node, prepared, rows, const)
-                    continue
-                coefficients, z = rows.pop(node.output), known.boxes[node.inputs[0]]
-                free = node.activation.undecided(z.lo, z.hi)
-                undecided[node.output] = jnp.where(free, coefficients, 0)
-                passes = ~free & (z.lo >= 0)
-                accumulate(rows, node.inputs[0], jnp.where(passes, coefficients, 0))
-            return rows, const, loss, undecided
+    def begun(last: bool, shape: tuple[int, ...]) -> Array:
+        if last:
+            return given
+        return jax.nn.one_hot(index, math.prod(shape), dtype=given.dtype)
 
-        made = jax.eval_shape(through, rows, const, loss)
+    def through(
+        nodes: Any, rows: Coefficients, carry: tuple[Array, Array]
+    ) -> tuple[Coefficients, tuple[Array, Array], dict[int, Array]]:
+        rows, undecided, (const, loss) = dict(rows), {}, carry
+        for node in reversed(nodes):
+            if node.output not in rows:
+                continue
+            loss = loss + known.charges.at(node.output, rows)
+            if isinstance(node, AffineNode):
+                const = through_affine(node, prepared, rows, const)
+                continue
+            coefficients, z = rows.pop(node.output), known.boxes[node.inputs[0]]
+            free = node.activation.undecided(z.lo, z.hi)
+            undecided[node.output] = jnp.where(free, coefficients, 0)
+            passes = ~free & (z.lo >= 0)
+            accumulate(rows, node.inputs[0], jnp.where(passes, coefficients, 0))
+        return rows, (const, loss), undecided
 
-        def skipped(
-            _: Coefficients, const: Array, loss: Array, made: Any = made
-        ) -> Any:
-            nothing = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), made)
-            return nothing[0], const, loss, nothing[3]
-
-        rows, const, loss, undecided = lax.cond(
-            part >= number, through, skipped, rows, const, loss
-        )
-        found |= undecided
+    nothing = jnp.zeros(count), jnp.zeros(count)
+    rows, (const, loss), undecided = pulled_by_parts(
+        _parts(program), part, begun, through, nothing
+    )
+    found = {n.output: jnp.zeros((count, *n.shape)) for n in layout.nodes} | undecided
     outputs = [found[node.output].reshape(count, -1) for node in layout.nodes]
     at_input = rows[program.input].reshape(count, -1)
     return at_input, jnp.concatenate(outputs, axis=1), const, loss
@@ -244,8 +233,7 @@ class Undecided:
         self._filled = 0
         self._on_device: list[tuple[Array, Array]] = []  # in float64 and float32
         self._grow(_CAPACITY)
-        outputs = math.prod(program.output_shape)
-        self._unit = jnp.asarray(rounding_unit(program) + 2.0**-52 * outputs)
+        self._unit = unit_of_rows(program)
 
     def reduce(self) -> bool:
         """Finds them; returns False where time or room was over before that."""
