@@ -283,6 +283,11 @@ def ascended(
     return found[0]
 
 
+def undecided(lo: Any, hi: Any) -> Any:
+    """Returns which ranges decide no sign, numpy or traced."""
+    return ~(lo >= 0) & ~(hi <= 0)
+
+
 def _lines(
     blocks: Blocks, number: Array, sign: Array, chosen: Chosen
 ) -> tuple[Array, Array, Array]:
@@ -290,7 +295,7 @@ def _lines(
     lo, hi = (_block(face, number) for face in (blocks.ranges.lo, blocks.ranges.hi))
     lo = jnp.where(sign > 0, jnp.maximum(lo, 0), lo)
     hi = jnp.where(sign < 0, jnp.minimum(hi, 0), hi)
-    free = ~(lo >= 0) & ~(hi <= 0)  # NaN is undecided, and its lines are NaN
+    free = undecided(lo, hi)  # so is NaN, and its lines are NaN
     known = jnp.where(hi <= 0, 0.0, 1.0).astype(lo.dtype)
     chord = hi / jnp.where(free, hi - lo, 1)
     slope = jnp.clip(_block(chosen.slope, number), 0, 1) + 0 * chord

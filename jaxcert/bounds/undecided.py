@@ -249,7 +249,7 @@ class Undecided:
             face = around.boxes[value]
             lo, hi = (np.array(v).reshape(-1) for v in (face.lo, face.hi))
             first, kept = self._filled, []
-            for at in _in_parts(np.flatnonzero(_free(lo, hi))):
+            for at in _in_parts(np.flatnonzero(blocks.undecided(lo, hi))):
                 if self._late():
                     return False
                 maps = self._mapped(around, numbers[value], at)
@@ -263,7 +263,7 @@ class Undecided:
                 if self._late():
                     return False
                 _narrow(lo, hi, at, -near, self._least(maps.times(-near), first))
-                free = _free(lo[at], hi[at])
+                free = blocks.undecided(lo[at], hi[at])
                 at = at[free]
                 if not self._add(maps.at(free), lo[at], hi[at], start + at):
                     return False
@@ -309,7 +309,7 @@ class Undecided:
             if first == 0:
                 continue  # these ranges are exact
             free = np.arange(first, behind)
-            free = free[_free(self._lo[free], self._hi[free])]
+            free = free[blocks.undecided(self._lo[free], self._hi[free])]
             for at in _in_parts(free):
                 if self._late():
                     return
@@ -478,11 +478,6 @@ def _regrouped(kept: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     joined = Maps(*map(np.concatenate, zip(*maps, strict=True)))
     for part in _in_parts(np.arange(len(at))):
         yield at[part], joined.at(part), side[part]
-
-
-def _free(lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
-    """Returns which ranges decide no sign."""
-    return ~(lo >= 0) & ~(hi <= 0)
 
 
 def _in_parts(rows: np.ndarray) -> list[np.ndarray]:

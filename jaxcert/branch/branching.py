@@ -25,6 +25,7 @@ from jaxcert.bounds.alpha import (
     subproblem_bound,
 )
 from jaxcert.bounds.cuts import cast_floats
+from jaxcert.box import Box
 from jaxcert.trace.equations import Values
 
 # Where ranges follow the signs a split narrows all later layers too: how much more a
@@ -60,7 +61,7 @@ def scores(
     for layer, node in enumerate(layout.nodes):
         z = ranges[node.inputs[0]]
         free = node.activation.undecided(z.lo, z.hi)
-        gap[node.output] = jnp.where(free, -z.lo * z.hi / (z.hi - z.lo), 0.0)
+        gap[node.output] = chord_height(z, free)
         unstable[node.output] = free
         earlier = _LAYER_WEIGHT ** min(last - layer, _LAYERS) if narrowing else 1.0
         factor[node.output] = jnp.full(node.shape, earlier)
@@ -127,8 +128,7 @@ def look_ahead(
         starts = kinks(multipliers.slope[neuron], at_outputs[neuron])
         starts = starts.astype(jnp.float32)
         gains = jax.vmap(gain)(jnp.array([1, -1], signs.dtype), starts)
-        # Where one child gains nothing the other still tells neurons apart.
-        return jnp.prod(jnp.maximum(gains, 1e-6 * (1 + jnp.abs(now))))
+        return worth(gains, now)
 
     found = jnp.where(best > 0, lax.map(value, neurons), -jnp.inf)
     return neurons[jnp.argmax(found)], jnp.any(free)
@@ -152,6 +152,19 @@ def kinks(
     slope = jnp.clip(slope, 0, 1).astype(at_output.dtype)
     rise = jnp.maximum(at_output, 0)
     return jnp.stack([rise * (1 - slope), rise * slope], axis=-1)
+
+
+def chord_height(z: Box, free: Bool[Array, "*n"]) -> Float[Array, "*n"]:
+    """Returns how far the chord of a ReLU is above it at 0; 0 where it is not free."""
+    return jnp.where(free, -z.lo * z.hi / (z.hi - z.lo), 0.0)
+
+
+def worth(gains: Float[Array, "2 *n"], bound: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Returns the product of what both children gain on the bound of their parent.
+
+    Where one gains nothing the other still tells neurons apart.
+    """
+    return jnp.prod(jnp.maximum(gains, 1e-6 * (1 + jnp.abs(bound))), axis=0)
 
 
 def weight(at_outputs: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -31,13 +31,12 @@ from jaxcert.bounds.quadratic import is_quadratic, quadratic_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.zonotope import generator_bytes, has_zonotopes, zonotope_rows
 from jaxcert.box import Box
-from jaxcert.branch.search import Chunks, Search, advance, by_parts
+from jaxcert.branch.search import Chunks, Search, SearchAnswer, advance, by_parts
 from jaxcert.devices import OLD_FUSIONS, jit_in_haste
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
 from jaxcert.trace.program import Program
-from jaxcert.verdict import Reason
 from jaxcert.witness.judge import MOST_SUSPECTS, Judge, point_slack
 
 # Programs of more nodes than these, none of which has more elements, are compiled in
@@ -96,19 +95,6 @@ class InputSplitOptions:
         least = min(4 * block, self.capacity)
         capacity = room_for(16 * free, least, self.capacity)
         return dataclasses.replace(self, part=part, block=block, capacity=capacity)
-
-
-class InputAnswer(NamedTuple):
-    """What splitting the input came to.
-
-    proved; witness: a point that violates the spec, or None; processed: boxes bounded;
-    reason: why neither, where it is neither.
-    """
-
-    proved: bool
-    witness: np.ndarray | None
-    processed: int
-    reason: Reason
 
 
 @jax.tree_util.register_dataclass
@@ -457,7 +443,7 @@ def decide_by_input(
     spec: Spec,
     options: InputSplitOptions,
     deadline: float,
-) -> InputAnswer:
+) -> SearchAnswer:
     """Returns what can be decided by the deadline. Runs where float64 is enabled.
 
     Args:
@@ -503,7 +489,4 @@ def decide_by_input(
             found = judge.search(spec, box, np.asarray(known.suspect)[None])
             witness = None if found is None else found.point
             search = search.learned(suspect_margin=jnp.asarray(jnp.inf))
-    stuck, processed = bool(search.known.stuck), int(search.known.processed)
-    proved = int(search.count) == 0 and witness is None and not stuck
-    reason = Reason.LIMIT if stuck else chunks.reason
-    return InputAnswer(proved, witness, processed, reason)
+    return SearchAnswer.of(search, chunks, witness)

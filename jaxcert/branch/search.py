@@ -19,7 +19,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -234,6 +234,27 @@ class Chunks:
             search = jax.block_until_ready(self._advance(_typed(search), steps))
         self._moved = _progress(search) != before
         return search
+
+
+class SearchAnswer(NamedTuple):
+    """What a search about one question came to.
+
+    proved; witness: a point that violates the spec, or None; processed: subproblems
+    bounded; reason: why neither, where it is neither.
+    """
+
+    proved: bool
+    witness: np.ndarray | None
+    processed: int
+    reason: Reason
+
+    @staticmethod
+    def of(search: Search, chunks: Chunks, witness: np.ndarray | None) -> SearchAnswer:
+        """Returns that of a search that ended; its `known` says whether it is stuck."""
+        stuck = bool(search.known.stuck)
+        proved = int(search.count) == 0 and witness is None and not stuck
+        reason = Reason.LIMIT if stuck else chunks.reason
+        return SearchAnswer(proved, witness, int(search.known.processed), reason)
 
 
 def _typed(search: Search) -> Search:

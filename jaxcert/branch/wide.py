@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +32,9 @@ from jaxcert.bounds.blocks import Blocks, Chosen, Pulled, Rows
 from jaxcert.bounds.cuts import cast_floats
 from jaxcert.bounds.undecided import Maps, Undecided, is_reducible
 from jaxcert.box import Box
-from jaxcert.branch.branching import kinks, weight
+from jaxcert.branch.branching import chord_height, kinks, weight, worth
 from jaxcert.branch.linear_program import is_piecewise_linear
-from jaxcert.branch.search import Chunks, Search, advance
+from jaxcert.branch.search import Chunks, Search, SearchAnswer, advance
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
@@ -70,15 +69,6 @@ class WideOptions:
     patience: int = 8
     capacity: int = 1 << 13
     steps: int = 20
-
-
-class WideAnswer(NamedTuple):
-    """What a search came to; see `inputs.InputAnswer`."""
-
-    proved: bool
-    witness: np.ndarray | None
-    processed: int
-    reason: Reason
 
 
 @jax.tree_util.register_dataclass
@@ -200,9 +190,9 @@ def _neuron_to_split(
     bounded with the multipliers that they start from; the product of gains counts.
     """
     z = single.ranges
-    free = ~(z.lo >= 0) & ~(z.hi <= 0) & (signs == 0)
+    free = blocks.undecided(z.lo, z.hi) & (signs == 0)
     rows, pulled = cast_floats((rows, pulled), jnp.float32)
-    gap = jnp.where(free, -z.lo * z.hi / (z.hi - z.lo), 0)
+    gap = chord_height(z, free)
     scores = jnp.where(free, weight(pulled.at_output) * gap + 1e-30, -1.0)
     best, neurons = lax.top_k(scores, options.lookahead)
 
@@ -214,10 +204,9 @@ def _neuron_to_split(
         jnp.repeat(neurons.T, 2, axis=0),
         jnp.tile(jnp.array([1, -1]), neurons.shape[1]),
     )
-    gains = lax.map(gain, both).reshape(-1, 2, len(signs))
-    # Where one child gains nothing the other still tells neurons apart.
-    worth = jnp.prod(jnp.maximum(gains, 1e-6 * (1 + jnp.abs(pulled.bound))), axis=1)
-    first = jnp.argmax(jnp.where(best > 0, worth.T, -jnp.inf), axis=1)
+    gains = lax.map(gain, both).reshape(-1, 2, len(signs)).swapaxes(0, 1)
+    value = worth(gains, pulled.bound).T
+    first = jnp.argmax(jnp.where(best > 0, value, -jnp.inf), axis=1)
     neuron = jnp.take_along_axis(neurons, first[:, None], axis=1)[:, 0]
     return neuron, jnp.any(free, axis=1)
 
@@ -231,7 +220,7 @@ def is_wide(program: Program, spec: Spec, options: WideOptions) -> bool:
 
 def decide_wide(
     judge: Judge, box: Box, spec: Spec, options: WideOptions, deadline: float
-) -> WideAnswer:
+) -> SearchAnswer:
     """Returns what can be decided by the deadline. Runs where float64 is enabled.
 
     The reason is ROOM where too much is undecided, or too much open.
@@ -250,19 +239,19 @@ def decide_wide(
         return Reason.TIME if time.monotonic() >= deadline else Reason.ROOM
 
     if not left.reduce():
-        return WideAnswer(False, None, 0, unknown())
+        return SearchAnswer(False, None, 0, unknown())
     maps = left.rows_of(spec)
     stages = (False, 0), (False, options.slopes), (True, options.root)
     for narrower, iterations in stages:
         if narrower:
             left.tighten(options.tighten)
         if time.monotonic() >= deadline:
-            return WideAnswer(False, None, 0, Reason.TIME)
+            return SearchAnswer(False, None, 0, Reason.TIME)
         least, slopes = left.least(maps, iterations)
         wanted = ~(least > 0)
         maps, slopes = maps.at(wanted), slopes[wanted]
         if not wanted.any():
-            return WideAnswer(True, None, 0, Reason.BOUND)
+            return SearchAnswer(True, None, 0, Reason.BOUND)
     return _branched(judge, box, spec, options, deadline, left, maps, slopes)
 
 
@@ -275,7 +264,7 @@ def _branched(
     left: Undecided,
     maps: Maps,
     slopes: Float[np.ndarray, "rows N"],
-) -> WideAnswer:
+) -> SearchAnswer:
     """Returns what branching rows comes to, from these lower slopes."""
     count, size = slopes.shape
     room = room_for(9 * size, max(4 * options.block, 2 * count), options.capacity)
@@ -310,7 +299,4 @@ def _branched(
             suspects += 1
             nothing = jnp.asarray(jnp.inf)
             search = search.learned(suspect_value=nothing)
-    stuck, processed = bool(search.known.stuck), int(search.known.processed)
-    proved = int(search.count) == 0 and witness is None and not stuck
-    reason = Reason.LIMIT if stuck else chunks.reason
-    return WideAnswer(proved, witness, processed, reason)
+    return SearchAnswer.of(search, chunks, witness)
