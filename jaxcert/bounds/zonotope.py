@@ -16,7 +16,8 @@ What is computed rounds, and every node is charged where it is done. With M what
 reaches where nothing cancels (|centre|, all |generators| and the error), a node that
 computes A v + b adds u (|A| M + |b|) to the error: u is four times 2^-53 times its own
 roundings and those of a sum over generators, half for the node itself and half for
-whoever reads the value. Bounds hold as they are: there is no slack to be exceeded.
+whoever reads the value. What is flushed below 2^-1022, weights and products, is charged
+by the greatest M. Bounds hold as they are: there is no slack to be exceeded.
 
 The stack of generators has a fixed capacity, and is walked in blocks of rows, as many
 as there are. Neurons beyond the capacity have their strip in the error; where that are
@@ -28,6 +29,7 @@ Source: Singh et al., "Fast and effective robustness certification", NeurIPS 201
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +53,9 @@ _BLOCK = 16
 _SMOOTH = 8
 # Halvings that look for the least loss that still has a number of its own.
 _HALVINGS = 30
-# Above whatever the operations of one node lose to underflow.
-_UNDERFLOW = 2.0**-1000
+# Above what the operations of one node lose below 2^-1022: per unit of what they read
+# (weights are lost there) and of 1 (products are).
+_UNDERFLOW = 2.0**-960
 
 
 def has_zonotopes(program: Program, features: int) -> bool:
@@ -176,7 +179,7 @@ class _Forms:
         radius = box.radius.reshape(-1)[features]
         flat = flat.at[jnp.arange(k), features].set(radius)
         size = box.magnitude
-        error = self._unit(own=0) * size + _UNDERFLOW
+        error = self._unit(own=0) * size + _lost(size)
         self._of = {
             program.input: self._written(
                 box.center, flat.reshape((-1, *box.lo.shape)), error, box.radius
@@ -200,7 +203,7 @@ class _Forms:
         c = spec.coefficients
         unit = self._unit(own=sum(c.shape))
         size = jnp.abs(c) @ out.size + jnp.abs(spec.offset)
-        error = jnp.abs(c) @ out.error + unit * size + _UNDERFLOW
+        error = jnp.abs(c) @ out.error + unit * size + _lost(out.size)
         generators = c @ out.rows.buffer.T
         linear, eta = generators[:, :k], jnp.abs(generators[:, k:])
         constant = c @ out.centre + spec.offset - error - eta.sum(axis=1)
@@ -302,7 +305,7 @@ class _Forms:
             unit = self._unit(roundings(node, self._sizes))
             both = [jnp.stack([size[i], error[i]]) for i in node.inputs]
             size[out], error[out] = through_affine(node, self._values, both, unit)
-            error[out] += _UNDERFLOW
+            error[out] += _lost(*(size[i] for i in node.inputs))
         return centre, error, size
 
     def _activated(self, node: ActivationNode) -> _Value:
@@ -320,7 +323,7 @@ class _Forms:
         centre = slope * z.centre + found.middle
         error = jnp.abs(slope) * z.error + found.half + moved
         size = jnp.abs(centre) + jnp.abs(slope) * z.reach + error
-        error = error + unit * size + _UNDERFLOW
+        error = error + unit * size + _lost(z.size)
         own, place, amount = self._new_rows(node, z, found.half, error)
         rows = _Rows(z.rows.buffer, slope, place, amount)
         return _Value(centre, rows, jnp.where(own, 0, error), size + unit * size, None)
@@ -364,3 +367,9 @@ class _Forms:
         self._shares = self._shares + at_rows(shares)
         self._count = self._count + jnp.sum(own)
         return own.reshape(half.shape), place, amount
+
+
+def _lost(*sizes: Array) -> Float[Array, ""]:
+    """Returns what a node loses to underflow that reads values of these magnitudes."""
+    most = functools.reduce(jnp.maximum, (jnp.max(m, initial=0) for m in sizes))
+    return _UNDERFLOW * (1 + most)

@@ -225,3 +225,17 @@ def test_boxes_of_convolutions_are_split_by_zonotopes(shift, monkeypatch):
     if shift < 0:
         at = np.asarray(found.witness)
         assert (lo <= at).all() and (at <= hi).all() and found.bound <= 0
+
+
+def test_weights_that_are_flushed_are_charged_by_what_they_are_multiplied_with():
+    """2^-1030 times 2^40 is a number that XLA has, but the first of the two is not."""
+    p = {name: np.zeros(v.shape) for name, v in weights(0).items()}
+    p["first"][:, 0], p["scale"][:] = 2.0**-1030, 1.0
+    p["k1"][0, 0], p["k2"][0, 0], p["last"][0] = 1.0, 1.0, -(2.0**990)
+    lo, hi = np.full(K, 2.0**40), np.full(K, 2.0**41)
+    rows = np.vectorize(Fraction, otypes=[object])(np.asarray(ROWS.coefficients))
+    y = rows @ by_matrices(in_fractions(p), np.array([Fraction(v) for v in lo]))
+    assert y[0] < -1
+    with jax.enable_x64(True):
+        least = np.asarray(compiled(generator, 112)(p, lo, hi).rows)
+    assert all(map(Fraction.__le__, map(Fraction, least), y + [Fraction(1, 4), 0]))
