@@ -25,6 +25,7 @@ from jaxcert.checks import (
     check_inputs,
     check_labels,
     check_no_cuts,
+    check_not_flushed,
     checked_norm,
     checked_number,
     checked_options,
@@ -191,6 +192,7 @@ def _checked_region(region: Any) -> Region:
         return _checked_box(region)
     checked_norm(region.rates.norm, ("l1", "l2"))
     domain = _checked_box(region.domain, "domain of the ball")
+    check_not_flushed("the domain of the ball", domain.lo, domain.hi)
     center: Any = as_inputs(region.center)
     if center.shape != domain.lo.shape:
         raise InputError(
@@ -484,6 +486,7 @@ def dual_boxes(
     deadline = deadline_after(time_limit)
     options = checked_options(options, DualOptions)
     domain, f = _checked_box(domain, "domain"), pinned(f)
+    check_not_flushed("the domain", domain.lo, domain.hi)
     _result_shape(f, params, domain.lo.shape, "domain")
     model = Model(f, params, domain.lo.shape)
     wanted = [] if labels is None else [int(label) for label in labels]

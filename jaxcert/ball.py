@@ -94,7 +94,7 @@ class Ball:
         if domain is None:
             low, high = middle - radius, middle + radius
             below, above = np.nextafter(low, -np.inf), np.nextafter(high, np.inf)
-            within = Box(below, above)
+            within = Box(below, above).normal()
         else:
             within = Box(
                 *(np.asarray(v, np.float64) for v in (domain.lo, domain.hi))  # type: ignore[arg-type]

@@ -15,8 +15,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 # Safely above the least normal float32, 2^-126.
 _NORMAL = 2.0**-124
-# A float64 below which differences of two numbers may be subnormal.
-_FLUSHED = 2.0**-960
+FLUSHED = 2.0**-960
+"""A float64 below which differences of two numbers may be subnormal."""
 
 Norm = Literal["linf", "l1", "l2"]
 """How displacements of several features are measured together."""
@@ -156,9 +156,9 @@ class Box:
         weights make much of an end that was flushed to 0.
         """
         lo, hi = (np.asarray(end, np.float64) for end in (self.lo, self.hi))
-        low, high = np.where(lo < 0, -_FLUSHED, 0.0), np.where(hi > 0, _FLUSHED, 0.0)
-        low = np.where(np.abs(lo) < _FLUSHED, low, lo)
-        high = np.where(np.abs(hi) < _FLUSHED, high, hi)
+        low, high = np.where(lo < 0, -FLUSHED, 0.0), np.where(hi > 0, FLUSHED, 0.0)
+        low = np.where(np.abs(lo) < FLUSHED, low, lo)
+        high = np.where(np.abs(hi) < FLUSHED, high, hi)
         return Box(low, high)  # type: ignore[arg-type]
 
     def split(self, feature: Int[ArrayLike, ""]) -> tuple[Box, Box]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jaxcert.box import NORMS, Box, Norm, Rates
+from jaxcert.box import FLUSHED, NORMS, Box, Norm, Rates
 from jaxcert.errors import InputError
 
 Options = TypeVar("Options")
@@ -24,7 +24,8 @@ LARGEST = 3e38
 def check_inputs(
     x: np.ndarray, domain: Box, names: Sequence[str] | None = None
 ) -> None:
-    """Raises InputError if an input holds a NaN or lies outside the domain.
+    """Raises InputError if an input holds a NaN, or numbers that XLA flushes, or lies
+    outside the domain.
 
     Args:
       x: shape (n, *d).
@@ -32,6 +33,7 @@ def check_inputs(
       names: what the message calls each input; their indices where None.
     """
     axes = tuple(range(1, x.ndim))
+    check_not_flushed("x", x)
     broken = ~np.isfinite(x).all(axis=axes)
     if broken.any():
         i = int(np.flatnonzero(broken)[0])
@@ -47,6 +49,17 @@ def check_inputs(
             f"[{np.min(domain.lo):.6g}, {np.max(domain.hi):.6g}]. Rescale the input or "
             "widen the domain"
         )
+
+
+def check_not_flushed(what: str, *values: np.ndarray) -> None:
+    """Raises InputError if a number is so small that XLA computes with 0 instead."""
+    for value in values:
+        tiny = value[(value != 0) & (np.abs(value) < FLUSHED)]
+        if tiny.size:
+            raise InputError(
+                f"{what} holds {tiny[0]:g}: numbers nearer to 0 than {FLUSHED:.0e} "
+                "count as 0 where bounds are computed; give 0, or a greater one"
+            )
 
 
 def check_at_least(options: object, least: float, *fields: str) -> None:
@@ -236,7 +249,8 @@ def checked_domain(
     """Returns the domain as a Box of the input's shape, numpy float64.
 
     Raises:
-      InputError: wrong shape, NaN, beyond float32, or lower > upper somewhere.
+      InputError: wrong shape, NaN, beyond float32, flushed by XLA, or lower > upper
+        somewhere.
     """
     ends = (0.0, 1.0) if domain is None else domain
     ends = (ends.lo, ends.hi) if isinstance(ends, Box) else ends
@@ -254,6 +268,7 @@ def checked_domain(
             f"the domain has bounds beyond {LARGEST:g}, which float32 cannot hold: "
             "rescale the inputs and the network's first layer"
         )
+    check_not_flushed("the domain", lo, hi)
     if (lo > hi).any():
         raise InputError(
             "the domain is empty: its lower bound exceeds its upper one "

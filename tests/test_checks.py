@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import jaxcert as jc
+from jaxcert.ball import Ball
+from jaxcert.box import Box
 from jaxcert.checks import check_inputs, check_labels, checked_domain
 from jaxcert.errors import InputError
 
@@ -30,3 +33,38 @@ def test_messages_name_the_input(names, shown):
 def test_a_domain_beyond_float32_is_refused(domain):
     with pytest.raises(InputError, match="beyond 3e\\+38, which float32 cannot hold"):
         checked_domain(domain, (2,))
+
+
+def _flat(w, x):
+    """A network of two classes; those asked for never come to be bounded."""
+    return w @ x
+
+
+TINY, WEIGHT = 2.0**-1023, np.eye(2)
+WITHIN = Box(np.zeros(2), np.array([TINY, 1.0]))
+AROUND = [Ball.around(np.zeros(2), 0.1, norm, WITHIN) for norm in ("l1", "l2")]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: jc.certify(_flat, WEIGHT, np.zeros(2), domain=WITHIN),
+        lambda: jc.certify(_flat, WEIGHT, np.array([TINY, 1.0])),
+        lambda: jc.dual_boxes(_flat, WEIGHT, WITHIN, [0]),
+        *(
+            lambda ball=ball: jc.verify(
+                _flat, WEIGHT, ball, jc.Spec.classification(0, 2)
+            )
+            for ball in AROUND
+        ),
+    ],
+)
+def test_numbers_that_would_count_as_0_are_refused(ask):
+    """Large weights make much of them."""
+    with pytest.raises(InputError, match="holds 1.11254e-308: numbers nearer to 0"):
+        ask()
+
+
+def test_a_ball_without_a_domain_has_no_such_ends():
+    ball = Ball.around(np.array([0.25]), 0.25, "l2")
+    assert ball.domain.lo[0] < -1e-300 and ball.domain.hi[0] > 0.5

@@ -30,7 +30,7 @@ from jaxcert.bounds.ibp import interval_rows, propagate
 from jaxcert.bounds.quadratic import is_quadratic, quadratic_rows
 from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.zonotope import generator_bytes, has_zonotopes, zonotope_rows
-from jaxcert.box import Box
+from jaxcert.box import FLUSHED, Box
 from jaxcert.branch.search import Chunks, Search, SearchAnswer, advance, by_parts
 from jaxcert.devices import OLD_FUSIONS, jit_in_haste
 from jaxcert.memory import room_for
@@ -417,14 +417,16 @@ _run_zonotopes = _compiled(when=lambda program: True, options=OLD_FUSIONS)
 
 
 def halves(boxes: Box, feature: Int[Array, " n"]) -> tuple[Box, Bool[Array, " n"]]:
-    """Returns both halves of boxes, and which boxes have a half equal to themselves.
+    """Returns both halves of boxes, and which boxes cannot be cut any more.
 
-    Those cannot be cut any more: the cut face has nowhere to go.
+    They have a half equal to themselves, for the cut face has nowhere to go; or the cut
+    edge is so short that XLA flushes what is computed of its halves.
     """
     low, high = jax.vmap(Box.split)(boxes, feature)
     whole = jax.vmap(lambda a, b: jnp.all((a.lo == b.lo) & (a.hi == b.hi)))
+    edge = jax.vmap(lambda box, i: box.edges().reshape(-1)[i])(boxes, feature)
     parts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), low, high)
-    return parts, whole(low, boxes) | whole(high, boxes)
+    return parts, whole(low, boxes) | whole(high, boxes) | (edge < FLUSHED)
 
 
 @functools.partial(jax.jit, static_argnames=("capacity",))
@@ -448,7 +450,7 @@ def decide_by_input(
 
     Args:
       judge: of points that rounding leaves in doubt, and with it the network.
-      box: numpy float64, not empty.
+      box: numpy float64, not empty; XLA flushes nothing of it, see `Box.normal`.
       spec: what must hold, float64.
       options: how the input box is split.
       deadline: `time.monotonic()` after which no further chunk begins.

@@ -55,6 +55,7 @@ def branch_and_bound(
     """
     program, judge = model.program, judge or Judge(model)
     center, reason = np.asarray(region.center), Reason.LIMIT
+    around = region if isinstance(region, Ball) else region.normal()
     if isinstance(region, Ball):
         if not layout_of(program).size:  # it is bounded as well as may be already
             return unknown(center, Reason.BOUND_TOO_LOOSE), 0
@@ -71,8 +72,9 @@ def branch_and_bound(
             return known
         spec = jax.tree.map(jnp.asarray, spec)
         proved, witness, processed, reason = decide_by_input(
-            judge, region, spec, options.inputs, deadline
+            judge, around, spec, options.inputs, deadline
         )
+        witness = _inside(region, witness)
         found = _verdict(model, spec, proved, witness, center, reason)
         return found, processed
     elif reduces(model, region, spec, options):
@@ -83,23 +85,27 @@ def branch_and_bound(
         if proved or witness is not None or reason == Reason.TIME:
             found = _verdict(model, spec, proved, witness, center, reason)
             return found, before
-    around = region if isinstance(region, Ball) else region.normal()
     task = ApothemTask.of_region(around, spec)
     answer = close_in_rounds(model, task, options, deadline, judge)
     witness = answer.witness[0] if np.isfinite(answer.upper[0]) else None
     proved = bool(answer.improved[0]) and witness is None
-    if isinstance(region, Ball) and witness is not None:
-        # It may lie beyond the radius.
-        witness = witness if region.holds(witness) else None
-    elif isinstance(region, Box) and witness is not None:
-        inside = np.all((region.lo <= witness) & (witness <= region.hi))
-        witness = witness if inside else None
+    witness = _inside(region, witness)  # it may lie beyond the radius
     if answer.full:
         reason = Reason.ROOM
     elif time.monotonic() >= deadline:
         reason = Reason.TIME
     verdict = _verdict(model, spec, proved, witness, center, reason)
     return verdict, int(answer.processed[0])
+
+
+def _inside(region: Region, witness: np.ndarray | None) -> np.ndarray | None:
+    """Returns the witness of a set around the region if it lies in the region."""
+    if witness is None:
+        return None
+    if isinstance(region, Ball):
+        return witness if region.holds(witness) else None
+    inside = np.all((region.lo <= witness) & (witness <= region.hi))
+    return witness if inside else None
 
 
 def splits_inputs(model: Model, box: Box, options: BranchOptions) -> bool:

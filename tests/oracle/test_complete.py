@@ -560,3 +560,17 @@ def test_what_is_flushed_at_the_input_is_no_proof():
     spec = jc.Spec.rows(np.ones((1, 1)), np.array([1e-8]))
     verdict, _ = branch_and_bound(model, box, spec, BranchOptions(narrow=0, wide=None))
     assert not verdict.proved
+
+
+@pytest.mark.parametrize("least", [0.0, 2.0**-1023])
+def test_what_is_flushed_at_the_input_is_no_proof_where_inputs_are_split(least):
+    """tanh(1) is more than 1/2, and 1 is 2^1023 times the upper end."""
+
+    def smooth(p, x):
+        return jnp.tanh((p @ x) * 2.0**23)
+
+    model = Model(smooth, np.array([[2.0**1000, 0.0]]), (2,))
+    box = jc.Box(np.array([least, 0.0]), np.array([2.0**-1023, 1.0]))
+    spec = jc.Spec.rows(-np.ones((1, 1)), np.array([0.5]))
+    verdict, _ = branch_and_bound(model, box, spec, BranchOptions())
+    assert not verdict.proved
