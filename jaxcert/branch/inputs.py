@@ -32,7 +32,7 @@ from jaxcert.bounds.rounding import float64_slack
 from jaxcert.bounds.zonotope import generator_bytes, has_zonotopes, zonotope_rows
 from jaxcert.box import FLUSHED, Box
 from jaxcert.branch.search import Chunks, Search, SearchAnswer, advance, by_parts
-from jaxcert.devices import OLD_FUSIONS, jit_in_haste
+from jaxcert.devices import LESS_OPTIMISED, jit_in_haste
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
 from jaxcert.trace.equations import Values
@@ -258,7 +258,7 @@ def _judged(
         value = spec.margin(spec.values(y))
         return jnp.where(jnp.isnan(value), jnp.inf, value)
 
-    at_point, at_center = margin(point), margin(box.center)
+    at_point, at_center = jax.vmap(margin)(jnp.stack([point, box.center]))
     point = jnp.where(at_point <= at_center, point, box.center)
     value = jnp.minimum(at_point, at_center)
     if program.jumps:  # at the point, by more than the ends of the box tell
@@ -413,7 +413,7 @@ _compiled = functools.partial(
 )  # fmt: skip
 run_chunk = _compiled(when=_long)
 """`_chunk`, compiled for CROWN and forms of second degree."""
-_run_zonotopes = _compiled(when=lambda program: True, options=OLD_FUSIONS)
+_run_zonotopes = _compiled(when=lambda program: True, options=LESS_OPTIMISED)
 
 
 def halves(boxes: Box, feature: Int[Array, " n"]) -> tuple[Box, Bool[Array, " n"]]:

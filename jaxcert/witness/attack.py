@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from jaxcert.ball import Ball, Region, enclosing, lowest, of_jax
 from jaxcert.bounds.cuts import cast_floats
 from jaxcert.box import Box
-from jaxcert.devices import jit_in_haste
+from jaxcert.devices import LESS_OPTIMISED, jit_in_haste, some_convolution
 from jaxcert.errors import InputError
 from jaxcert.spec import Spec
 from jaxcert.trace.pinned import own_settings
@@ -149,10 +149,22 @@ _SEEDS = 8
 """Candidates of the attack that are judged."""
 
 
-@functools.partial(jax.jit, static_argnames=("oracle",))
+@functools.partial(
+    jit_in_haste, static_argnames=("program", "oracle"), when=some_convolution,
+    options=LESS_OPTIMISED,
+)  # fmt: skip
 def _seeds(
-    oracle: AttackOracle, params: Any, box: Region, spec: Spec, starts: Array
+    program: Program,
+    oracle: AttackOracle,
+    params: Any,
+    box: Region,
+    spec: Spec,
+    starts: Array,
 ) -> Array:
+    """Returns where descents lead that begin at `starts`, the worst points first.
+
+    How it is compiled depends on the program.
+    """
     points, margins = oracle.candidates(params, box, spec, starts=starts)
     count = min(_SEEDS, len(margins))
     return points[jnp.argsort(jnp.where(jnp.isnan(margins), jnp.inf, margins))[:count]]
@@ -211,7 +223,9 @@ def find_witness(
     each, far = (1, _FAR) if model.program.convolves else (len(starts), math.inf)
     for first in range(0, len(starts), each):
         part = starts[first : first + each]
-        seeds = np.asarray(_seeds(oracle, weights, *asked, part), np.float64)
+        seeds = np.asarray(
+            _seeds(model.program, oracle, weights, *asked, part), np.float64
+        )
         seeds = np.asarray(jax.vmap(region.project)(jnp.asarray(seeds)))
         witness = judge.search(spec, region, seeds, accepts, far)
         if witness is not None:

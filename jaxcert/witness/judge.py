@@ -27,14 +27,15 @@ from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack, slack_of
 from jaxcert.bounds.staged import ranges_at
 from jaxcert.box import Box, Family, distances
+from jaxcert.devices import LESS_OPTIMISED, jit_in_haste, some_convolution
 from jaxcert.model import Model
 from jaxcert.spec import Spec
 from jaxcert.trace.program import Program
 from jaxcert.witness.exact import ExactNetwork
 from jaxcert.witness.exact_ranges import Range
 
-_BATCH = 64
-"""Points per call of the compiled evaluation."""
+_BATCH, _SMALL_BATCH = 64, 8
+"""Points per call of the compiled evaluation, and where the network convolves."""
 _CLEAR = 1e-3
 """Margins above this, relative to the outputs, are taken to be > 0."""
 _MOST_EXACT, _MOST_CLOSE = 12, 3
@@ -65,7 +66,7 @@ class Values:
     gradient: Float[Array, "n *d"]
 
 
-@functools.partial(jax.jit, static_argnames=("program",))
+@functools.partial(jit_in_haste, when=some_convolution, options=LESS_OPTIMISED)
 def _values(program: Program, params: Any, spec: Spec, points: Array) -> Values:
     prepared = program.prepare(params, points.dtype)
 
@@ -126,9 +127,10 @@ class Judge:
     def values(self, spec: Spec, points: np.ndarray) -> Values:
         """Returns what float64 says about points, (n, *d)."""
         found = []
-        for start in range(0, len(points), _BATCH):
-            part = points[start : start + _BATCH]
-            filled = np.concatenate([part, np.repeat(part[-1:], _BATCH - len(part), 0)])
+        batch = _SMALL_BATCH if self.model.program.convolves else _BATCH
+        for start in range(0, len(points), batch):
+            part = points[start : start + batch]
+            filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), 0)])
             answer = jax.device_get(
                 _values(
                     self.model.program, self.model.double, spec, jnp.asarray(filled)
