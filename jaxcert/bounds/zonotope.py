@@ -20,8 +20,9 @@ whoever reads the value. What is flushed below 2^-1022, weights and products, is
 by the greatest M. Bounds hold as they are: there is no slack to be exceeded.
 
 The stack of generators has a fixed capacity, and is walked in blocks of rows, as many
-as there are. Neurons beyond the capacity have their strip in the error; where that are
-many, bounds would say nothing, and the rest is skipped.
+as there are; what a block becomes is written over it. Neurons beyond the capacity have
+their strip in the error; where that are many, or will be, bounds would say nothing, and
+the rest is skipped.
 
 Source: Singh et al., "Fast and effective robustness certification", NeurIPS 2018.
 """
@@ -51,6 +52,9 @@ _FEATURES = 8
 _BLOCK = 16
 # Parts of the stack that the neurons of one smooth layer may take.
 _SMOOTH = 8
+# Times the capacity of the stack: where more rows are expected, by the share of neurons
+# that have one so far, the layers behind are not walked.
+_HOPELESS = 1.25
 # Halvings that look for the least loss that still has a number of its own.
 _HALVINGS = 30
 # Above what the operations of one node lose below 2^-1022: per unit of what they read
@@ -76,9 +80,15 @@ def has_zonotopes(program: Program, features: int) -> bool:
 
 def generator_bytes(program: Program) -> int:
     """Returns what one row of the generators takes, float64: two values are kept."""
+    written = _written_out(program)
+    sizes = [n.size for n in program.nodes if n.output in written]
+    return 16 * max(program.input_size, *sizes)
+
+
+def _written_out(program: Program) -> set[int]:
+    """Returns the values whose generators are written out."""
     read = {i for n in program.nodes if isinstance(n, ActivationNode) for i in n.inputs}
-    sizes = [n.size for n in program.nodes if n.output in read | {program.output}]
-    return 8 * sum(sorted([program.input_size, *sizes])[-2:])
+    return {program.input, program.output} | read
 
 
 def zonotope_rows(
@@ -111,12 +121,13 @@ class _Rows:
     """Generators of a value: `scale * buffer`, and one element more in some rows.
 
     Attributes:
-      buffer: shape (capacity, *n).
+      buffer: shape (capacity, width). The first elements of a row are those of the
+        value; those behind may be what another value has left.
       scale: shape (*n).
       place, amount: flat index of that element, and what is added to it, (capacity,).
     """
 
-    buffer: Float[Array, "rows *n"]
+    buffer: Float[Array, "rows width"]
     scale: Float[Array, "*n"]
     place: Int[Array, " rows"]
     amount: Float[Array, " rows"]
@@ -127,10 +138,11 @@ class _Rows:
         def part(v: Array) -> Array:
             return lax.dynamic_slice_in_dim(v, start, _BLOCK)
 
-        rows = part(self.buffer) * self.scale
-        flat = rows.reshape((_BLOCK, -1))
+        sizes = (_BLOCK, self.scale.size)
+        flat = lax.dynamic_slice(self.buffer, (start, jnp.zeros_like(start)), sizes)
+        flat = flat * self.scale.reshape(-1)
         flat = flat.at[np.arange(_BLOCK), part(self.place)].add(part(self.amount))
-        return flat.reshape(rows.shape)
+        return flat.reshape((_BLOCK, *self.scale.shape))
 
 
 @jax.tree_util.register_dataclass
@@ -138,7 +150,8 @@ class _Rows:
 class _Value:
     """Centre, generators and error of a value, and the magnitude M.
 
-    `reach` is the sum of the generators' magnitudes; None until they are written out.
+    `first` are the generators of the features, (k, n), and `reach` is the sum of the
+    magnitudes of all; None until they are written out.
     """
 
     centre: Float[Array, "*n"]
@@ -146,6 +159,7 @@ class _Value:
     error: Float[Array, "*n"]
     size: Float[Array, "*n"]
     reach: Float[Array, "*n"] | None
+    first: Float[Array, "k n"] | None
 
 
 class _Forms:
@@ -168,6 +182,7 @@ class _Forms:
         self._capacity = -(-max(capacity, k) // _BLOCK) * _BLOCK
         self._sizes = {program.input: program.input_size}
         self._sizes |= {node.output: node.size for node in program.nodes}
+        self._width = max(self._sizes[i] for i in _written_out(program))
         self._waiting: list[AffineNode] = []
         self._count: Array = jnp.asarray(k)
         self._full: Bool[Array, ""] = jnp.zeros((), bool)
@@ -175,16 +190,12 @@ class _Forms:
         self._shares = jnp.zeros((self._capacity, k))
         # What all neurons of a layer lose to the width of each feature.
         self._lost = jnp.zeros(k)
-        flat = jnp.zeros((self._capacity, box.lo.size), box.lo.dtype)
+        flat = jnp.zeros((self._capacity, self._width), box.lo.dtype)
         radius = box.radius.reshape(-1)[features]
         flat = flat.at[jnp.arange(k), features].set(radius)
         size = box.magnitude
         error = self._unit(own=0) * size + _lost(size)
-        self._of = {
-            program.input: self._written(
-                box.center, flat.reshape((-1, *box.lo.shape)), error, box.radius
-            )
-        }
+        self._of = {program.input: self._written(box.center, flat, error, box.radius)}
 
     def run(self) -> None:
         """Adds the forms of all nodes."""
@@ -204,7 +215,7 @@ class _Forms:
         unit = self._unit(own=sum(c.shape))
         size = jnp.abs(c) @ out.size + jnp.abs(spec.offset)
         error = jnp.abs(c) @ out.error + unit * size + _lost(out.size)
-        generators = c @ out.rows.buffer.T
+        generators = c @ out.rows.buffer[:, : out.centre.size].T
         linear, eta = generators[:, :k], jnp.abs(generators[:, k:])
         constant = c @ out.centre + spec.offset - error - eta.sum(axis=1)
         least = constant - jnp.abs(linear).sum(axis=1)
@@ -229,8 +240,13 @@ class _Forms:
     ) -> _Value:
         """Returns a value whose generators are a buffer's."""
         none = jnp.zeros(self._capacity, int), jnp.zeros(self._capacity, error.dtype)
+        # Read before another value's rows take the place of these.
+        first, buffer = lax.optimization_barrier(
+            (buffer[: len(self._features), : centre.size], buffer)
+        )
         rows = _Rows(buffer, jnp.ones_like(centre), *none)
-        return _Value(centre, rows, error, jnp.abs(centre) + reach + error, reach)
+        size = jnp.abs(centre) + reach + error
+        return _Value(centre, rows, error, size, reach, first)
 
     def _write_out(self, value: int) -> None:
         """Brings the generators of a value to a buffer, through the nodes that wait."""
@@ -244,6 +260,9 @@ class _Forms:
         outs = [value, *(i for i in inside if i in outside and i != value)]
         centre, error, size = self._points(nodes, ins)
         start = {i: self._of[i].rows for i in ins}
+        # Rows take the place of those that they are made of: memory that is zeroed anew
+        # takes as long as the products of matrices.
+        over = len(ins) == len(outs) == 1
 
         def through(block: dict[int, Array]) -> dict[int, Array]:
             made = dict(block)
@@ -261,21 +280,28 @@ class _Forms:
 
         def step(number: Array, made: tuple) -> tuple:
             begin = number * _BLOCK
-            found = through({i: rows.block(begin) for i, rows in start.items()})
             buffers, reach = made
+            now = start
+            if over:
+                (i,), (buffer,) = ins, buffers.values()
+                now = {i: dataclasses.replace(start[i], buffer=buffer)}
+            found = through({i: rows.block(begin) for i, rows in now.items()})
             return (
                 {
-                    i: lax.dynamic_update_slice_in_dim(buffers[i], v, begin, 0)
+                    i: lax.dynamic_update_slice(
+                        buffers[i], v.reshape((_BLOCK, -1)), (begin, begin * 0)
+                    )
                     for i, v in found.items()
                 },
                 {i: reach[i] + jnp.abs(v).sum(axis=0) for i, v in found.items()},
             )
 
         blocks = jnp.where(self._full, 0, (self._count + _BLOCK - 1) // _BLOCK)
-        empty = {
-            i: jnp.zeros((self._capacity, *centre[i].shape), centre[i].dtype)
-            for i in outs
-        }
+        if over:
+            empty = {value: start[ins[0]].buffer}
+        else:
+            shape = self._capacity, self._width
+            empty = {i: jnp.zeros(shape, centre[i].dtype) for i in outs}
         none = {i: jnp.zeros_like(centre[i]) for i in outs}
         buffers, reach = lax.fori_loop(0, blocks, step, (empty, none))
         for i in outs:
@@ -326,7 +352,18 @@ class _Forms:
         error = error + unit * size + _lost(z.size)
         own, place, amount = self._new_rows(node, z, found.half, error)
         rows = _Rows(z.rows.buffer, slope, place, amount)
-        return _Value(centre, rows, jnp.where(own, 0, error), size + unit * size, None)
+        error = jnp.where(own, 0, error)
+        return _Value(centre, rows, error, size + unit * size, None, None)
+
+    def _whole_by_part(self, node: ActivationNode) -> float:
+        """Returns how many ReLUs there are for each of those up to a layer."""
+        sizes = [n.size for n in self._program.nodes if is_relu(n)]
+        until = [
+            n.size
+            for n in self._program.nodes
+            if is_relu(n) and n.output <= node.output
+        ]
+        return sum(sizes) / sum(until)
 
     def _new_rows(
         self, node: ActivationNode, z: _Value, half: Array, error: Array
@@ -337,14 +374,19 @@ class _Forms:
         """
         k = len(self._features)
         loses = jnp.where(half > 0, error, 0).reshape(-1)
-        first = jnp.abs(z.rows.buffer[:k]).reshape((k, -1))
+        assert z.first is not None
+        first = jnp.abs(z.first)
         total = first.sum(axis=0)
         shares = (first / jnp.where(total > 0, total, 1)).T
         most = self._capacity if is_relu(node) else self._capacity // _SMOOTH
         room = jnp.minimum(self._capacity - self._count, most)
         wanted = jnp.sum(loses > 0)
         # A number for every neuron or none: what is left out is what bounds lose.
-        full = (wanted > room) if is_relu(node) else jnp.zeros((), bool)
+        full = jnp.zeros((), bool)
+        if is_relu(node):
+            neurons = self._count + wanted - k
+            expected = k + neurons * self._whole_by_part(node)
+            full = (wanted > room) | (expected > _HOPELESS * self._capacity)
         self._lost = jnp.where(full & ~self._full, loses @ shares, self._lost)
         self._full = self._full | full
 

@@ -207,6 +207,32 @@ def test_what_cancels_costs_nothing():
     np.testing.assert_allclose(found.rows, [0.25, 0], atol=1e-9)
 
 
+def test_rows_of_a_value_that_is_read_again_are_kept():
+    """A connection past an activation: over a narrow box bounds are nearly exact."""
+
+    def f(p, x):
+        z = jnp.maximum(transposed((p["first"] @ x).reshape(2, 2, 2), p["k1"]), 0)
+        y = jnp.maximum(strided(z, p["k2"]).reshape(-1), 0)
+        return p["last"] @ y + jnp.stack([z.sum(), (z * z.shape[0]).sum()])
+
+    random, p = np.random.default_rng(5), weights(5)
+    exact = in_fractions(p)
+    rows = np.vectorize(Fraction, otypes=[object])(np.asarray(ROWS.coefficients))
+    for lo in random.uniform(-1, 1, (8, K)):
+        hi = lo + 1e-5
+        with jax.enable_x64(True):
+            found = np.asarray(compiled(f, 96)(p, lo, hi).rows)
+        taken = []
+        for ends in product(*zip(lo, hi, strict=True)):
+            x = np.array([Fraction(v) for v in ends])
+            z = np.maximum(exact["up"] @ (exact["first"] @ x), 0)
+            y = exact["last"] @ np.maximum(exact["down"] @ z, 0)
+            taken.append(rows @ (y + z.sum() * np.array([1, 3])) + [Fraction(1, 4), 0])
+        least, most = np.min(taken, axis=0), np.max(taken, axis=0)
+        assert all(Fraction(v) <= w for v, w in zip(found, least, strict=True))
+        assert (least - found <= 0.1 * (most - least) + 1e-9).all()
+
+
 @pytest.mark.parametrize("shift", [0.02, -0.02])
 def test_boxes_of_convolutions_are_split_by_zonotopes(shift, monkeypatch):
     monkeypatch.setattr(inputs, "bound_box", None)  # CROWN is not asked

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from jaxcert.model import Model
-from jaxcert.trace.convolution import Window, _by_phases, convolve
+from jaxcert.trace.convolution import Window, _by_phases, _by_taps, convolve
 
 _LAYOUTS = {
     1: (("NCH", "OIH", "NCH"), ("NHC", "HIO", "NCH")),
@@ -131,6 +131,27 @@ def test_dilated_operands_meet_the_same_taps_by_phases(seed):
 
         theirs = jax.jit(direct, compiler_options=_STEADY)(x, kernel)
         ours = _by_phases(jnp.asarray(x), jnp.asarray(kernel), window)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", sampled(range(12), 1))
+def test_results_of_few_channels_are_sums_over_taps(seed):
+    """Also padding that cuts; compared with sums that numpy writes out."""
+    rng = np.random.default_rng(seed)
+    for _ in range(4):
+        taps, size = rng.integers(1, 4, 2).tolist(), rng.integers(4, 7, 2).tolist()
+        padding = tuple(map(tuple, rng.integers(-1, 3, (2, 2)).tolist()))
+        x, kernel = rng.normal(size=(2, *size, 5)), rng.normal(size=(*taps, 5, 2))
+        around = [(max(before, 0), max(behind, 0)) for before, behind in padding]
+        inner = tuple(
+            slice(max(-a, 0), n + min(b, 0))
+            for n, (a, b) in zip(size, padding, strict=True)
+        )
+        padded = np.pad(x[:, *inner], ((0, 0), *around, (0, 0)))
+        parts = np.lib.stride_tricks.sliding_window_view(padded, taps, axis=(1, 2))
+        theirs = np.einsum("nijcab,abco->nijo", parts, kernel)
+        window = Window((1, 1), padding, (1, 1), (1, 1))
+        ours = _by_taps(jnp.asarray(x), jnp.asarray(kernel), window)
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
