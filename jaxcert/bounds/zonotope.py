@@ -52,9 +52,6 @@ _FEATURES = 8
 _BLOCK = 16
 # Parts of the stack that the neurons of one smooth layer may take.
 _SMOOTH = 8
-# Times the capacity of the stack: where more rows are expected, by the share of neurons
-# that have one so far, the layers behind are not walked.
-_HOPELESS = 1.25
 # Halvings that look for the least loss that still has a number of its own.
 _HALVINGS = 30
 # Above what the operations of one node lose below 2^-1022: per unit of what they read
@@ -79,10 +76,10 @@ def has_zonotopes(program: Program, features: int) -> bool:
 
 
 def generator_bytes(program: Program) -> int:
-    """Returns what one row of the generators takes, float64: two values are kept."""
+    """Returns what one row of the generators takes, float64: one value's are kept."""
     written = _written_out(program)
     sizes = [n.size for n in program.nodes if n.output in written]
-    return 16 * max(program.input_size, *sizes)
+    return 8 * max(program.input_size, *sizes)
 
 
 def _written_out(program: Program) -> set[int]:
@@ -384,9 +381,13 @@ class _Forms:
         # A number for every neuron or none: what is left out is what bounds lose.
         full = jnp.zeros((), bool)
         if is_relu(node):
-            neurons = self._count + wanted - k
-            expected = k + neurons * self._whole_by_part(node)
-            full = (wanted > room) | (expected > _HOPELESS * self._capacity)
+            full = wanted > room
+            ahead = self._whole_by_part(node)
+            # Layers ahead are not walked where too many neurons of these are expected, by
+            # those of a quarter to a half of all ReLUs.
+            if 2 <= ahead <= 4:
+                expected = k + (self._count + wanted - k) * ahead
+                full = full | (expected > self._capacity)
         self._lost = jnp.where(full & ~self._full, loses @ shares, self._lost)
         self._full = self._full | full
 

@@ -64,7 +64,7 @@ class InputSplitOptions:
     block: int = 512
     part: int = 8
     part_of_forms: int = 64
-    generators: int = 1024
+    generators: int = 1280
     block_of_zonotopes: int = 4
     steps: int = 20
     capacity: int = 1 << 18
