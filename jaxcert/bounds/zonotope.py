@@ -382,11 +382,11 @@ class _Forms:
         full = jnp.zeros((), bool)
         if is_relu(node):
             full = wanted > room
-            ahead = self._whole_by_part(node)
-            # Layers ahead are not walked where too many neurons of these are expected, by
-            # those of a quarter to a half of all ReLUs.
-            if 2 <= ahead <= 4:
-                expected = k + (self._count + wanted - k) * ahead
+            times = self._whole_by_part(node)
+            # Layers ahead are not walked where too many of their neurons are expected to
+            # be undecided, by those of a quarter to a half of all ReLUs.
+            if 2 <= times <= 4:
+                expected = k + (self._count + wanted - k) * times
                 full = full | (expected > self._capacity)
         self._lost = jnp.where(full & ~self._full, loses @ shares, self._lost)
         self._full = self._full | full

@@ -186,6 +186,26 @@ def test_where_there_is_no_room_nothing_is_said():
         assert np.isfinite(found.rows).all()
 
 
+def test_layers_are_not_walked_where_more_rows_are_expected_than_there_is_room_for():
+    """8 and 18 ReLUs: five of the first let expect eleven of the others."""
+
+    def f(p, x):
+        z = jnp.maximum(p["first"] @ x + p["b1"], 0).reshape(2, 2, 2)
+        z = jnp.maximum(strided(transposed(z, p["k1"]), p["k2"]).reshape(-1), 0)
+        return p["last"] @ z
+
+    p = weights(6)
+    p["first"][:] = [[1.0, 0.0]]
+    p["k2"] = np.abs(p["k2"]) * 2.0**-20
+    p["k1"] = np.abs(p["k1"])  # the second layer has no neuron that is undecided
+    lo, hi = np.full(K, -1.0), np.full(K, 1.0)
+    for undecided, enough in (4, True), (5, False):
+        p["b1"] = np.where(np.arange(8) < undecided, 0.5, 2.0)
+        with jax.enable_x64(True):
+            found = compiled(f, 16)(p, lo, hi)
+        assert np.isfinite(found.rows).all() == enough
+
+
 def test_what_overflows_proves_nothing():
     p = {name: v * 1e80 for name, v in weights(2).items()}
     with jax.enable_x64(True):
