@@ -383,8 +383,8 @@ class _Forms:
         if is_relu(node):
             full = wanted > room
             times = self._whole_by_part(node)
-            # Layers ahead are not walked where too many of their neurons are expected to
-            # be undecided, by those of a quarter to a half of all ReLUs.
+            # Layers ahead are not walked where too many of their neurons are expected
+            # to be undecided, by those of a quarter to a half of all ReLUs.
             if 2 <= times <= 4:
                 expected = k + (self._count + wanted - k) * times
                 full = full | (expected > self._capacity)
