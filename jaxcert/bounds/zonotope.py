@@ -83,9 +83,22 @@ def generator_bytes(program: Program) -> int:
 
 
 def _written_out(program: Program) -> set[int]:
-    """Returns the values whose generators are written out."""
-    read = {i for n in program.nodes if isinstance(n, ActivationNode) for i in n.inputs}
-    return {program.input, program.output} | read
+    """Returns the values whose generators are written out: what activations read, the
+    output, and what others read of the affine nodes that wait before these."""
+    written, waiting = {program.input}, set[int]()
+    for node in program.nodes:
+        if isinstance(node, AffineNode):
+            waiting.add(node.output)
+        elif node.inputs[0] not in written:
+            written |= {node.inputs[0], *(waiting & _read_elsewhere(program, waiting))}
+            waiting.clear()
+    return written | {program.output}
+
+
+def _read_elsewhere(program: Program, inside: set[int]) -> set[int]:
+    """Returns what nodes read that are not the affine ones with these outputs."""
+    others = [node for node in program.nodes if node.output not in inside]
+    return {program.output, *(i for node in others for i in node.inputs)}
 
 
 def zonotope_rows(
@@ -253,7 +266,7 @@ class _Forms:
         inside = {node.output for node in nodes}
         read = [i for node in nodes for i in node.inputs if i not in inside]
         ins = [*dict.fromkeys([*read, value] if value not in inside else read)]
-        outside = self._read_elsewhere(inside)
+        outside = _read_elsewhere(self._program, inside)
         outs = [value, *(i for i in inside if i in outside and i != value)]
         centre, error, size = self._points(nodes, ins)
         start = {i: self._of[i].rows for i in ins}
@@ -303,11 +316,6 @@ class _Forms:
         buffers, reach = lax.fori_loop(0, blocks, step, (empty, none))
         for i in outs:
             self._of[i] = self._written(centre[i], buffers[i], error[i], reach[i])
-
-    def _read_elsewhere(self, inside: set[int]) -> set[int]:
-        """Returns what nodes read that are not the affine ones with these outputs."""
-        others = [node for node in self._program.nodes if node.output not in inside]
-        return {self._program.output, *(i for node in others for i in node.inputs)}
 
     def _points(
         self, nodes: list[AffineNode], ins: list[int]

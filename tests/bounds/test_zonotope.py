@@ -285,3 +285,19 @@ def test_weights_that_are_flushed_are_charged_by_what_they_are_multiplied_with()
     with jax.enable_x64(True):
         least = np.asarray(compiled(generator, 112)(p, lo, hi).rows)
     assert all(map(Fraction.__le__, map(Fraction, least), y + [Fraction(1, 4), 0]))
+
+
+def test_what_is_wider_than_all_that_activations_read_is_kept_for_others():
+    """A convolution that a sum and, behind an activation of that, the output read."""
+
+    def f(p, x):
+        z = jnp.maximum((p["first"] @ x).reshape(2, 2, 2), 0)
+        wide = transposed(z, p["k1"])
+        return wide[:2, 0, 0] + jnp.maximum(wide.sum(axis=0), 0)[0, :2]
+
+    p, lo = weights(5), np.array([0.3, -0.2])
+    with jax.enable_x64(True):
+        found = compiled(f, 32)(p, lo, lo)
+        wanted = ROWS.coefficients @ f(p, lo) + ROWS.offset
+    np.testing.assert_allclose(found.rows, wanted, atol=1e-9)
+    assert (np.asarray(found.rows) <= wanted).all()
