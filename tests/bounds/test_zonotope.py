@@ -293,7 +293,8 @@ def test_what_is_wider_than_all_that_activations_read_is_kept_for_others():
     def f(p, x):
         z = jnp.maximum((p["first"] @ x).reshape(2, 2, 2), 0)
         wide = transposed(z, p["k1"])
-        return wide[:2, 0, 0] + jnp.maximum(wide.sum(axis=0), 0)[0, :2]
+        bent = jnp.maximum(wide.sum(axis=0), 0)
+        return bent[0, :2] + wide[:2, 0, 0]
 
     p, lo = weights(5), np.array([0.3, -0.2])
     with jax.enable_x64(True):
