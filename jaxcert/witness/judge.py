@@ -26,7 +26,7 @@ from jaxcert.ball import Ball, Region, enclosing
 from jaxcert.bounds.ibp import propagate
 from jaxcert.bounds.rounding import float64_slack, slack_of
 from jaxcert.bounds.staged import ranges_at
-from jaxcert.box import Box, Family, distances
+from jaxcert.box import FLUSHED, Box, Family, distances
 from jaxcert.devices import LESS_OPTIMISED, jit_in_haste, some_convolution
 from jaxcert.model import Model
 from jaxcert.spec import Spec
@@ -215,7 +215,12 @@ class Judge:
         return self._last[1]
 
     def slack(self, spec: Spec, point: np.ndarray) -> float:
-        """Returns by how much the float64 margin of a point may be wrong, > 0."""
+        """Returns by how much the float64 margin of a point may be wrong, > 0.
+
+        Infinite where XLA computes with 0 instead of one of its numbers.
+        """
+        if np.any((point != 0) & (np.abs(point) < FLUSHED)):
+            return math.inf
         program, prepared = self.model.program, self.model.prepared
         here = ranges_at(program, prepared, point)
         rows = spec.coefficients
@@ -264,7 +269,7 @@ class Judge:
 
         Args:
           spec, region: numpy float64.
-          seeds: (n, *d), inside the set; of a ball, but for rounding.
+          seeds: (n, *d), inside the set, but for rounding.
           accepts: see `first`.
           far: the margin, relative to the outputs, above which nothing near a seed is
             looked at.
@@ -274,6 +279,7 @@ class Judge:
             accepts = _within(region, accepts)
         if not len(seeds):
             return None
+        seeds = np.clip(seeds, box.lo, box.hi)  # what XLA flushed may lie beside it
         values = self.values(spec, seeds)
         found = self._first(spec, seeds, values, values.margin, accepts)
         if found is not None:

@@ -291,3 +291,19 @@ def test_the_upper_end_holds_its_witness_with_odd_rates():
             exact_step = abs(step) / Fraction(up if step > 0 else down)
             assert exact_step <= Fraction(float(answer.upper[i]))
     assert count > 20
+
+
+@pytest.mark.parametrize("seed", [0.0, 2.0**-1023])
+def test_what_is_flushed_of_a_point_is_no_witness(seed):
+    """tanh(1) is more than 1/2, and 1 is 2^1023 times the only number in the box."""
+
+    def steep(w, x):
+        return jnp.tanh(w * x * 2.0**23)
+
+    box = jc.Box(np.full(1, 2.0**-1023), np.full(1, 2.0**-1023))
+    spec = jax.tree.map(np.asarray, jc.Spec.rows(np.ones((1, 1)), np.array([-0.5])))
+    with jax.enable_x64(True):
+        judge = Judge(Model(steep, np.full(1, 2.0**1000), (1,)))
+        found = judge.search(spec, box, np.array([[seed]]))
+        assert judge.search(spec, jc.Box.point(np.zeros(1)), np.zeros((1, 1)))
+    assert found is None
