@@ -51,6 +51,9 @@ AROUND = [Ball.around(np.zeros(2), 0.1, norm, WITHIN) for norm in ("l1", "l2")]
         lambda: jc.certify(_flat, WEIGHT, np.zeros(2), domain=WITHIN),
         lambda: jc.certify(_flat, WEIGHT, np.array([TINY, 1.0])),
         lambda: jc.dual_boxes(_flat, WEIGHT, WITHIN, [0]),
+        lambda: jc.verify(
+            _flat, WEIGHT, UNIT, jc.Spec.rows(TINY * np.ones((1, 2)), np.zeros(1))
+        ),
         *(
             lambda ball=ball: jc.verify(
                 _flat, WEIGHT, ball, jc.Spec.classification(0, 2)

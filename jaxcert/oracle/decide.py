@@ -19,6 +19,7 @@ import numpy as np
 from jaxcert.ball import Region, enclosing
 from jaxcert.bounds.staged import Staged, StagedOptions
 from jaxcert.branch.signs import BranchOptions
+from jaxcert.checks import check_not_flushed
 from jaxcert.devices import float64
 from jaxcert.model import Model
 from jaxcert.oracle.complete import branch_and_bound
@@ -91,7 +92,11 @@ def decide(
       accepts: what a witness of the attack must satisfy besides; see `Judge.first`.
       told: told the verdict of the bounds, which takes the least time.
       stage: told the name of each stage as it begins.
+
+    Raises:
+      InputError: a coefficient of the spec is flushed by XLA.
     """
+    check_not_flushed("the spec", np.asarray(spec.coefficients))
     verdict, judge = unknown(np.asarray(region.center)), judge or Judge(model)
     if effort.bounds is not None:
         stage(BOUNDS)

@@ -30,7 +30,12 @@ from jaxcert.branch.parameters import (
     with_slacks,
 )
 from jaxcert.branch.questions import ParameterSplitOptions, Questions
-from jaxcert.checks import as_arrays, check_inputs, check_labels
+from jaxcert.checks import (
+    as_arrays,
+    check_inputs,
+    check_labels,
+    check_not_flushed,
+)
 from jaxcert.devices import float64
 from jaxcert.errors import InputError
 from jaxcert.semantic.answers import OutputRanges, SemanticApothems, SemanticVerdicts
@@ -227,6 +232,7 @@ class SemanticCertifier:
                 f"rows in {spec.num_clauses} clauses; give one spec for each of the "
                 f"{len(x)} inputs, every row a clause of its own (see row_specs)"
             )
+        check_not_flushed("the spec", np.asarray(spec.coefficients))
         size = min(self.batch_size, len(x))
         parts = []
         for start in range(0, len(x), size):
