@@ -40,7 +40,9 @@ class Clauses:
     def every(self, made):
         """Returns bounds (K, Q) of all clauses in all parts, of their best rows,
 
-        and the coefficients (K, R, n) of the input in the bounds of all rows.
+        and the coefficients (K, R, n) of the input in the bounds of all rows. Of a row
+        that the lines of the parts do not prove, the better bound of two is taken: the
+        other one has the slope 0 for all lower lines of undecided ReLUs.
         """
         b, rows, last = self.bounds.b, len(self.c), len(self.bounds.net.nodes)
         count, found, pulled = len(made.empty), [], []
@@ -49,6 +51,12 @@ class Clauses:
             times = len(part) // rows
             a, d = np.tile(self.c, (times, 1)), np.tile(self.d, times)
             below, inputs = self.bounds.lower_bounds(last, a, d, made, part)
+            if len(r := np.flatnonzero(~(below > 0))):
+                flat = b.number(np.zeros((len(r), self.bounds.net.neurons)))
+                rest = a[r], d[r], made, part[r], flat
+                again, others = self.bounds.lower_bounds(last, *rest)
+                better = again > below[r]
+                below[r[better]], inputs[r[better]] = again[better], others[better]
             found.append(below.reshape(times, rows))
             pulled.append(inputs.reshape(times, rows, -1))
         best = np.maximum.reduceat(np.concatenate(found), self.first, axis=1)

@@ -11,13 +11,14 @@ import test_check_mutations
 from answer_builder import (
     ANSWERS,
     Answer,
+    answer,
     halving,
     nodes_of,
     trees,
     without_leaves,
     without_property,
 )
-from builder import CASES, Case, change, make_case, set_to
+from builder import CASES, Case, Layers, change, make_case, set_to
 from claims import rejections
 
 from jaxcert.checker.check import check_certificate
@@ -146,6 +147,24 @@ def test_halves_prove_a_box(tmp_path):
     assert "a leaf without multipliers (clause" in report.reason
     no_tree = change(case, lambda s: s.arrays.update(trees([(0, 0, nodes)])))
     assert "has no tree" in check_certificate(no_tree.write(tmp_path)).reason
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(("share", "proved"), [(0.0, 0.0), (0.9, -0.1), (0.5, -0.5)])
+def test_a_leaf_takes_the_better_of_two_lines(tmp_path, exact, share, proved):
+    """Of max(x, 0) - share x for -1 <= x <= 2: x - share x, or 0 - share x."""
+    inputs = np.array([[1.0], [1.0]]), np.array([0.0, 3.0])
+    layers: Layers = [inputs, (np.array([[1.0, -share]]), np.array([3 * share]))]
+    box = -np.ones(1), 2 * np.ones(1)
+    found = {}
+    for t in (proved - 1e-6, proved + 1e-6):
+        clause = 0, np.ones((1, 1)), np.array([-t])
+        arrays = trees([(0, -1, [-1])]) | without_leaves(2, 1)
+        made = without_property(answer(layers, [box], [clause], arrays))
+        report = check_certificate(made.write(tmp_path), exact=exact)
+        assert report.accepted or "is not > 0" in report.reason, report.reason
+        found[t > proved] = report.accepted
+    assert found == {False: True, True: False}
 
 
 @pytest.mark.parametrize(("name", "method"), [("few", "weighed"), ("halved", "every")])
