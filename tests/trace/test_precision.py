@@ -509,6 +509,29 @@ def test_every_way_to_compute_a_weight_lies_within_its_error(name):
         assert np.median(relative) < loose
 
 
+@pytest.mark.parametrize(
+    "name, kind, ends",
+    [
+        ("exp2", "f4", (60, 127)),
+        ("sinh", "f4", (-88, -60)),
+        ("log1p", "f8", (-0.4142, -0.41)),
+    ],
+)
+def test_what_xla_rounds_many_times_is_charged_for_as_many(name, kind, ends):
+    """Against numpy, which rounds about once."""
+    step = getattr(jnp, name)
+    with jax.enable_x64(True):
+        p = np.linspace(*ends, 1000).astype(kind)
+        program = program_of(lambda p, x: step(p) * x, p, np.ones(1000, kind))
+        values = program.prepare(p, jnp.float64)
+        (weight,) = program.inexact
+        moved = np.abs(np.asarray(step(p), np.float64) - np.asarray(values[weight]))
+        exact = np.abs(getattr(np, name)(p.astype("f8")) - np.asarray(values[weight]))
+        error = np.asarray(values[~weight])
+    assert (np.maximum(moved, exact) <= error).all()
+    assert (error <= 1e-3 * np.abs(values[weight])).all()
+
+
 def test_moving_weights_about_costs_nothing():
     def f(p, x):
         w = jnp.concatenate([p["a"].T, -p["b"].T], axis=1)[::-1].reshape(3, 10)
