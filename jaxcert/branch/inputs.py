@@ -1,11 +1,12 @@
 """Branch and bound over the input box: complete for narrow inputs, of any activation.
 
 The subproblems of this search (`search.py`) are boxes of the features that may vary. A
-step bounds each by CROWN in float64, drops what is proved, tries the point at which
-each bound is least as a counterexample, clips what is left to where the bounds allow
-counterexamples, and hands back the two halves of that, cut where the bounds'
-coefficients say that it pays most. A box too small to be cut leaves the answer UNKNOWN.
-Points that rounding leaves in doubt are judged by the host between two chunks.
+step cuts each of them in two halves, bounds these by CROWN in float64, drops what is
+proved, tries the point at which each bound is least as a counterexample, clips what is
+left to where the bounds allow counterexamples, and hands that back. Few features are
+all tried, and the halves kept whose bounds lack least; else the box is cut where the
+bounds' coefficients say that it pays most. A box too small to be cut leaves the answer
+UNKNOWN. Points that rounding leaves in doubt are judged by the host between two chunks.
 
 Boxes weigh what their features do: stack and part are sized by bytes (`memory.py`).
 
@@ -24,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcert.bounds.backward import least_over
-from jaxcert.bounds.crown import CrownOptions, bound_layers
+from jaxcert.bounds.crown import CrownOptions, Layers, bound_layers, matters
 from jaxcert.bounds.forward import RowBounds
 from jaxcert.bounds.ibp import interval_rows, propagate
 from jaxcert.bounds.quadratic import is_quadratic, quadratic_rows
@@ -35,8 +36,9 @@ from jaxcert.branch.search import Chunks, Search, SearchAnswer, advance, by_part
 from jaxcert.devices import LESS_OPTIMISED, jit_in_haste
 from jaxcert.memory import room_for
 from jaxcert.spec import Spec
+from jaxcert.trace.activations import Relaxation
 from jaxcert.trace.equations import Values
-from jaxcert.trace.program import Program
+from jaxcert.trace.program import Program, is_relu
 from jaxcert.witness.judge import MOST_SUSPECTS, Judge, point_slack
 
 # Programs of more nodes than these, none of which has more elements, are compiled in
@@ -44,6 +46,8 @@ from jaxcert.witness.judge import MOST_SUSPECTS, Judge, point_slack
 _MANY_NODES, _LITTLE = 64, 64
 # Numbers of features that vary are rounded up to a multiple of this.
 _FEW = 8
+# What the width of a feature counts beside the share of the lack that cutting it takes.
+_MOVES = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +96,8 @@ class InputSplitOptions:
         # What a block's boxes hand back: points, what is left of them, both its halves.
         block = room_for(64 * program.input_size, part, self.block)
         block = max(block // part, 1) * part
-        least = min(4 * block, self.capacity)
-        capacity = room_for(16 * free, least, self.capacity)
+        least = min(2 * block, self.capacity)
+        capacity = room_for(24 * free, least, self.capacity)
         return dataclasses.replace(self, part=part, block=block, capacity=capacity)
 
 
@@ -119,11 +123,29 @@ class Known:
     processed: Int[Array, ""]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Open:
+    """Boxes of the features that vary which are not proved.
+
+    Attributes:
+      box: leaves (n, k).
+      worth, lacks: see `Bounded`, (n, k) and (n,).
+      fresh: whether they were not bounded yet, (n,).
+    """
+
+    box: Box
+    worth: Float[Array, "n k"]
+    lacks: Float[Array, " n"]
+    fresh: Bool[Array, " n"]
+
+
 class Bounded(NamedTuple):
     """What is known of a box once it is bounded.
 
     Attributes:
       proved: whether the spec holds all over it.
+      lacks: by how much all its clauses together are below what proves them.
       point: where its bound is least, or its centre; shape (*d).
       refutes: whether the spec is violated there.
       doubt: the margin there if rounding leaves in doubt whether it is, else inf: the
@@ -133,6 +155,7 @@ class Bounded(NamedTuple):
     """
 
     proved: Bool[Array, ""]
+    lacks: Float[Array, ""]
     point: Float[Array, "*d"]
     refutes: Bool[Array, ""]
     doubt: Float[Array, ""]
@@ -208,9 +231,8 @@ def bound_box(
     """Returns what CROWN says of a spec over one box, float64."""
     values = program.prepare(params, jnp.float64)
     layers = bound_layers(program, values, box, options)
-    pulled, const = layers.lower({program.output: spec.coefficients}, spec.offset)
+    pulled, least = _rows_of(layers, spec)
     by_interval = interval_rows(program, values, layers.boxes, spec)
-    least = least_over(pulled, const, box)
     rows = jnp.maximum(least, by_interval)
     found = RowBounds(rows, pulled, least, jnp.abs(pulled))
     slack = float64_slack(program, values, layers.boxes, spec.coefficients)
@@ -220,6 +242,36 @@ def bound_box(
             program, values, layers.boxes, spec.coefficients, noise=False
         )
     return _judged(program, values, box, spec, found, Slacks(slack, bar))
+
+
+def _rows_of(layers: Layers, spec: Spec) -> tuple[Float[Array, "rows *d"], Array]:
+    """Returns coefficients and least values of lower bounds of the rows of a spec.
+
+    Of every row the better one of two: by the lower lines of the layers, and by slope 0
+    for all undecided ReLUs, which is valid since max(z, 0) >= 0.
+    """
+    program, every = layers.program, layers.relaxations
+
+    def bounded(relaxations: dict[int, Relaxation]) -> tuple[Array, Array]:
+        lines = dataclasses.replace(layers, relaxations=relaxations)
+        rows = {program.output: spec.coefficients}
+        pulled, const = lines.lower(rows, spec.offset)
+        return pulled, least_over(pulled, const, layers.region)
+
+    flat = dict(every)
+    for node in program.nodes:
+        if is_relu(node):
+            own = every[node.output]
+            undecided = matters(node, layers.boxes[node.inputs[0]])
+            slope = jnp.where(undecided, 0, own.lower_slope)
+            flat[node.output] = dataclasses.replace(own, lower_slope=slope)
+    if all(flat[k] is every[k] for k in every):
+        return bounded(every)
+    both = jax.tree.map(lambda *v: jnp.stack(v), every, flat)
+    pulled, least = jax.vmap(bounded)(both)
+    better = least[1] > least[0]
+    wide = better.reshape((-1,) + (1,) * (pulled.ndim - 2))
+    return jnp.where(wide, pulled[1], pulled[0]), jnp.where(better, least[1], least[0])
 
 
 def _judged(
@@ -266,6 +318,7 @@ def _judged(
     refutes = value <= -slack
     return Bounded(
         proved=~jnp.any(left),
+        lacks=jnp.sum(jnp.where(left, jnp.maximum(bar - clauses, 0), 0)),
         point=point,
         refutes=refutes,
         doubt=jnp.where(refutes | (value > slack), jnp.inf, value),
@@ -363,14 +416,18 @@ def _chunk(
     """Returns the search after at most so many steps; it ends at a counterexample.
 
     Boxes are bounded by forms of second degree where `around` is given, else by
-    zonotopes where the program has them, else by CROWN.
+    zonotopes where the program has them, else by CROWN. These say how much they lose by
+    each feature; CROWN does not, and of few features all are tried.
     """
+    features = varying.index.size
+    zonotopes = around is None and has_zonotopes(program, features)
+    tried = features if around is None and not zonotopes and features <= _FEW else 1
 
     def bound(part: Box) -> Bounded:
         box = varying.whole(part)
         if around is not None:
             found = bound_by_forms(program, params, around, box, spec)
-        elif has_zonotopes(program, varying.index.size):
+        elif zonotopes:
             rows = options.generators
             found = bound_by_zonotope(program, params, varying, rows, box, spec)
         else:
@@ -380,15 +437,32 @@ def _chunk(
         )
 
     def step(
-        known: Known, boxes: Box, valid: Bool[Array, " block"]
-    ) -> tuple[Known, Box, Bool[Array, " n"]]:
-        found = by_parts(bound, boxes, valid, options.part)
-        refutes = found.refutes & valid
-        survives = valid & ~found.proved
-        doubt = jnp.where(survives, found.doubt, jnp.inf)
+        known: Known, boxes: Open, valid: Bool[Array, " block"]
+    ) -> tuple[Known, Open, Bool[Array, " n"]]:
+        parts, shares, wanted = _parts_of(boxes, valid, tried)
+        asked = wanted.reshape(-1)
+        first = jnp.argsort(~asked, stable=True)
+        flat = jax.tree.map(lambda v: v.reshape((-1, features))[first], parts)
+        most = min(options.part, asked.size)
+        found = by_parts(bound, flat, asked[first], most)
+        found = jax.tree.map(lambda v: v[jnp.argsort(first)], found)
+        refutes = found.refutes & asked
+        doubt = jnp.where(asked & ~found.proved, found.doubt, jnp.inf)
         worst = jnp.argmin(doubt)
         worse = doubt[worst] < known.suspect_margin
-        children, whole = halves(found.box, jnp.argmax(found.worth, axis=1))
+        chosen = _best(found.lacks.reshape(wanted.shape), boxes.lacks, shares, wanted)
+
+        def of_chosen(v: Array) -> Array:
+            v = v.reshape((*wanted.shape, *v.shape[1:]))
+            return jnp.concatenate(list(v[:, jnp.arange(len(valid)), chosen]))
+
+        children = Open(
+            jax.tree.map(of_chosen, found.box),
+            of_chosen(found.worth),
+            of_chosen(found.lacks),
+            jnp.zeros(2 * len(valid), bool),
+        )
+        uncut = valid & ~jnp.any(wanted, axis=(0, 2))
         any_refutes = jnp.any(refutes)
         witness = found.point[jnp.argmax(refutes)]
         known = Known(
@@ -396,15 +470,60 @@ def _chunk(
             refuted=known.refuted | any_refutes,
             suspect=jnp.where(worse, found.point[worst], known.suspect),
             suspect_margin=jnp.minimum(doubt[worst], known.suspect_margin),
-            stuck=known.stuck | jnp.any(survives & whole),
-            processed=known.processed + jnp.sum(valid).astype(known.processed.dtype),
+            stuck=known.stuck | jnp.any(uncut),
+            processed=known.processed + jnp.sum(asked).astype(known.processed.dtype),
         )
-        return known, children, jnp.concatenate([survives, survives])
+        return known, children, of_chosen(asked & ~found.proved)
 
     def going(known: Known) -> Array:
         return ~known.refuted & ~known.stuck
 
-    return advance(step, search, options.block, steps, going)
+    return advance(step, search, max(options.block // (2 * tried), 1), steps, going)
+
+
+def _parts_of(
+    boxes: Open, valid: Bool[Array, " n"], tried: int
+) -> tuple[Box, Float[Array, "n t"], Bool[Array, "2 n t"]]:
+    """Returns halves of boxes along the features that are worth most, (2, n, t, k).
+
+    Also the shares of these features in what all are worth; and which halves there are,
+    none where a box cannot be cut. A fresh box has one part, the first: itself.
+    """
+    worth, feature = jax.lax.top_k(boxes.worth, tried)
+    each = jax.tree.map(lambda v: jnp.repeat(v, tried, axis=0), boxes.box)
+    parts, whole = halves(each, feature.reshape(-1))
+    fresh = boxes.fresh[:, None]
+    both = ~fresh & ~whole.reshape(feature.shape)
+    once = fresh & (jnp.arange(tried) == 0)
+    wanted = jnp.stack([both | once, both]) & valid[:, None]
+
+    def part(half: Array, own: Array) -> Array:
+        half = half.reshape((*wanted.shape, -1))
+        return jnp.where(fresh[..., None], own[:, None], half)
+
+    share = worth / jnp.sum(boxes.worth, axis=1, keepdims=True)
+    return jax.tree.map(part, parts, boxes.box), share, wanted
+
+
+def _best(
+    left: Float[Array, "2 n t"],
+    lacks: Float[Array, " n"],
+    shares: Float[Array, "n t"],
+    wanted: Bool[Array, "2 n t"],
+) -> Int[Array, " n"]:
+    """Returns which of the features tried has the halves that lack least.
+
+    Bounds may get looser by cutting: a half lacks no more than its box. What features
+    are worth counts a little, or one that changes nothing would be cut again and again.
+
+    Args:
+      left: what the halves lack.
+      lacks: what the boxes do.
+      shares, wanted: see `_parts_of`.
+    """
+    score = jnp.sum(1 - jnp.fmin(left / lacks[:, None], 1), axis=0)
+    score = jnp.nan_to_num(score) + _MOVES * jnp.nan_to_num(shares)
+    return jnp.argmax(jnp.where(wanted[0], score, -jnp.inf), axis=1)
 
 
 _compiled = functools.partial(
@@ -430,13 +549,15 @@ def halves(boxes: Box, feature: Int[Array, " n"]) -> tuple[Box, Bool[Array, " n"
 
 
 @functools.partial(jax.jit, static_argnames=("capacity",))
-def _stack_of(capacity: int, box: Box) -> Box:
-    """Returns a stack with one box on it."""
+def _stack_of(capacity: int, box: Box) -> Open:
+    """Returns a stack with one box on it, (k,), which was not bounded yet."""
 
     def stacked(face: Array) -> Array:
         return jnp.zeros((capacity, *face.shape), face.dtype).at[0].set(face)
 
-    return jax.tree.map(stacked, box)
+    boxes = jax.tree.map(stacked, box)
+    none = jnp.zeros_like(boxes.lo)
+    return Open(boxes, none, none[:, 0], jnp.arange(capacity) == 0)
 
 
 def decide_by_input(

@@ -277,3 +277,41 @@ def test_rounding_before_a_jump_is_charged_in_every_part_of_the_box():
     options = InputSplitOptions(block=8, capacity=1 << 8, crown=CrownOptions("ibp"))
     with float64():
         assert not decide_by_input(Judge(model), box, spec, options, np.inf).proved
+
+
+def linear_of(hidden, bias, out, offset: float):
+    """Returns a network of one hidden layer, its params, and the spec that y > 0."""
+
+    def f(params, x):
+        w, b, v = params
+        return v @ jnp.maximum(w @ x + b, 0)
+
+    params = [np.array(v, np.float32) for v in (hidden, bias, [out])]
+    spec = jc.Spec.rows(np.ones((1, 1)), np.array([offset]))
+    return f, params, jax.tree.map(np.asarray, spec)
+
+
+def test_what_is_cut_is_what_bounds_lose_by():
+    """10 x_0 moves the bound most, 2 max(x_1, 0) - x_1 is what bounds lose by."""
+    hidden = [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    f, params, spec = linear_of(hidden, [0.0, 0.0, 1.0], [10.0, 2.0, -1.0], -8.9)
+    model, box = Model(f, params, (2,)), jc.Box(np.array([1.0, -1]), np.array([2.0, 1]))
+    verdict, work = branch_and_bound(model, box, spec, BranchOptions())
+    assert verdict.proved and work == 5  # the box, and both halves along two features
+    f, params, spec = linear_of(hidden, [0.0, 0.0, 1.0], [10.0, 2.0, -1.0], -9.1)
+    assert branch_and_bound(model, box, spec, BranchOptions())[0].refuted
+
+
+@pytest.mark.parametrize("offset", [1.1, 0.9])
+def test_a_row_is_bounded_by_slope_0_too(offset):
+    """max(x, 0) - 1, -1 in two large terms: CROWN's own slope for -1 <= x <= 2 is 1."""
+    hidden, bias = [[1.0], [1.0], [1.0]], [0.0, 3.0, 4.0]
+    f, params, spec = linear_of(hidden, bias, [1.0, 1.0, -1.0], offset)
+    with float64():
+        program, box = (
+            Model(f, params, (1,)).program,
+            jc.Box(-np.ones(1), np.full(1, 2.0)),
+        )
+        found = decided(program, CrownOptions(), params, box, spec)
+    assert found.proved == (offset > 1)
+    assert offset > 1 or abs(float(found.lacks) - 0.1) < 1e-6
