@@ -328,8 +328,10 @@ def check(model: Any, folder: Path, shape: tuple[int, ...]) -> str:
         message = str(error)
         batch = "is empty" in message
         constant = "does not depend on the input" in message
+        # The runtime takes an axis that is named twice, at times, the standard does not.
+        known = batch or constant or "named twice" in message
         unsupported = isinstance(error, UnsupportedError)
-        assert expected is None or batch or constant or unsupported, message
+        assert expected is None or known or unsupported, message
         return "refused"
     assert expected is not None, f"onnxruntime refuses {model.graph.node}"
     # A batch axis of size 1 is not part of one input.
@@ -355,5 +357,6 @@ def test_attribute_space(op: str, examples: int, tmp_path: Path) -> None:
         ends[check(build(case), tmp_path, case[0])] += 1
 
     run()
-    assert ends["equal"] >= examples // 8, ends
+    # There may be fewer cases than examples.
+    assert ends["equal"] >= max(1, sum(ends.values()) // 8), ends
     assert ends["refused"] >= 1 or op in ALL_READ, ends
