@@ -58,12 +58,14 @@ docs/notebooks/%.md: docs/notebooks/%.py
 	$(RUN) -m jupytext --to ipynb $(EXECUTE) --output out/$*.ipynb $<
 	$(RUN) -m nbconvert --to markdown --output-dir docs/notebooks out/$*.ipynb
 
-$(READY): pyproject.toml
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+$(VENV):
 	@echo 'creating $(VENV) and installing what jaxcert needs, about a minute ...'
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml | $(VENV)
 	$(RUN) $(INSTALL) '.[onnx]'
 	touch $(READY)
 
-$(TESTS): $(READY)
+$(TESTS): pyproject.toml | $(VENV)
 	$(RUN) $(INSTALL) '.[onnx,test]'
-	touch $(TESTS)
+	touch $(READY) $(TESTS)
