@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,7 @@ def test_type_checkers_and_the_interpreter_see_the_same_names():
         from jaxcert import Boxes  # noqa: F401
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Returns the modules that a file imports anywhere in it, in full."""
     names = set()

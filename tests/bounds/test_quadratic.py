@@ -110,7 +110,7 @@ def test_concave_parts_are_bounded_term_by_term():
     assert -3 - 1e-9 <= found.rows[0, 0] <= -1.25
 
 
-@pytest.mark.parametrize("seed", sampled(range(40), 3))
+@pytest.mark.parametrize("seed", sampled(range(40), 1))
 def test_rounding_is_charged(seed):
     """Against fractions, where weights of far apart sizes cancel: with no slack."""
     random = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import random_network, relu_network
+from cases import random_network, relu_network, sampled
 
 import jaxcert as jc
 from jaxcert.bounds.ascent import AscentOptions
@@ -28,7 +28,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("module", OPTIONS)
+@pytest.mark.parametrize("module", sampled(OPTIONS, 1))
 def test_chunks_share_one_program(module, monkeypatch):
     """A type that changes from one chunk to the next would compile it once more."""
     types = []

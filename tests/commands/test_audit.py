@@ -279,6 +279,7 @@ def test_rows_without_a_box_are_left_out(run, tmp_path):
     assert "1 of 2 rows are NaN (no box); left out" in done.err
 
 
+@pytest.mark.campaign
 def test_a_wide_input(run, tiny, tmp_path):
     """Signs are split there, and arrays may come flat."""
     x = np.random.default_rng(0).uniform(0, 1, (1, 8, 8, 1))

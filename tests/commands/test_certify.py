@@ -436,6 +436,7 @@ def test_a_home_directory_in_a_flag(run_certify, digits, monkeypatch, tmp_path):
 # The demo network
 
 
+@pytest.mark.campaign
 def test_demo_network_is_trained_once(run_certify, monkeypatch, tmp_path):
     trained = []
     train = inputs.train

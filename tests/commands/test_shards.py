@@ -158,6 +158,7 @@ print(this_shard(Request(distributed=True)), float(jax.numpy.ones(3).sum()))
 """
 
 
+@pytest.mark.campaign
 def test_two_processes_learn_who_they_are_and_compute_alone(environment):
     port, both = free_port(), []
     for index in range(2):

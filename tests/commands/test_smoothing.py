@@ -109,6 +109,7 @@ def test_counts_of_other_settings_or_damaged_ones_are_not_taken_up(run, tmp_path
     assert records(out) == expected
 
 
+@pytest.mark.campaign
 def test_a_union_shares_alpha_and_says_so(run, tmp_path):
     ended = run(union=True, noise="laplace", stop_radius=0.05)
     assert "for all 8 answers of a row at once" in " ".join(ended.out.split())

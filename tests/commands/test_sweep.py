@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import sampled
 from in_process import ran
 
 from jaxcert.commands.sweep import command, report
@@ -201,7 +200,8 @@ def killed(words: list[str], lines: Path, environment) -> None:
         process.wait()
 
 
-@pytest.mark.parametrize("how", sampled(["stopped", "killed"]))
+@pytest.mark.campaign
+@pytest.mark.parametrize("how", ["stopped", "killed"])
 def test_a_sweep_that_ended_early_is_continued_and_redoes_nothing(
     environment, tmp_path, capsys, monkeypatch, how
 ):

@@ -184,6 +184,7 @@ def test_a_network_equals_itself(tmp_path, capsys):
     assert asked(capsys, str(net), prop) == ("unsat", [])
 
 
+@pytest.mark.campaign
 def test_a_list_of_instances_may_name_networks(tmp_path, capsys):
     for name, seed in (("f", 4), ("g", 4)):
         write(tmp_path / f"{name}.onnx", seed, {"x": 2})

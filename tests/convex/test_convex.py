@@ -310,6 +310,7 @@ def test_a_cnn_keeps_its_class_inside_its_radii():
         assert (scores > 0)[:, found.radius[:, column] > 0].all()
 
 
+@pytest.mark.campaign
 def test_batches_change_nothing_and_compile_little():
     model = classifier(CNN, 1, shift=5.0)
     x = np.random.default_rng(0).normal(size=(300, 6, 6, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -55,7 +56,7 @@ def test_products_by_blocks_are_those_of_the_file(
     network = load_onnx(path)
     x = rng.normal(size=shape).astype(np.float32)
     expected = runtime(path.read_bytes(), x, False)
-    got = network.apply(network.params, x.reshape(network.input_shape))
+    got = jax.jit(network.apply)(network.params, x.reshape(network.input_shape))
     np.testing.assert_allclose(got, expected.ravel(), 1e-4, 1e-4)
     kept = max(np.size(v) for v in network.params.values())
     whole = spoiled or matrix.size < 1 << 14 or (shape[-2] > 1 and not equal)

@@ -233,6 +233,7 @@ def test_chunks_are_as_long_as_a_step_allows(monkeypatch):
     assert steps_taken(0.125, 0.0, np.inf, 2) == [20, 20]
 
 
+@pytest.mark.campaign
 def test_a_search_without_end_ends_in_time():
     """Wide enough never to be proved; most of what it does is bounding boxes."""
     _, params = program_for((12, 24, 24, 2))

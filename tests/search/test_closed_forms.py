@@ -168,6 +168,7 @@ def counted(params, x):
     return params[0] @ jax.nn.relu(x) + params[1]
 
 
+@pytest.mark.campaign
 def test_compilations_are_no_more_than_buckets():
     names = ("search", "reprove", "confirm")
     compiled = {name: getattr(stages, name) for name in names}

@@ -130,7 +130,7 @@ def assert_instances(params, box: DualBox) -> None:
     ("options", "seeds", "least"),
     [
         pytest.param(BY_SIGNS, (0,), 4, id="signs"),
-        pytest.param(BY_INPUT, (0, 3, 4), 10, id="input"),
+        pytest.param(BY_INPUT, (0, 3, 4), 10, id="input", marks=pytest.mark.campaign),
         pytest.param(BY_SIGNS, (3, 4), 6, id="more signs", marks=pytest.mark.campaign),
     ],
 )

@@ -38,6 +38,9 @@ from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.models import checkpoint_metadata, from_params
 from jaxcert.smoothing import Gaussian, SmoothingOptions
 
+# A study of the project; what it runs of the package has tests of its own.
+pytestmark = pytest.mark.campaign
+
 DATA = Path(__file__).parents[2].parent / "shared/data"
 INPUTS = 12
 

@@ -15,6 +15,9 @@ from studies.captioner import run as captioning
 
 from jaxcert.learning.data import Dataset
 
+# A study of the project; what it runs of the package has tests of its own.
+pytestmark = pytest.mark.campaign
+
 CAPTIONS = captions.CAPTIONS.reshape(-1, captions.LENGTH)
 LABELS = np.repeat(np.arange(10), len(CAPTIONS) // 10)
 

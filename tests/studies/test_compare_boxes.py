@@ -29,6 +29,9 @@ from jaxcert.box import Box
 from jaxcert.errors import InputError
 from jaxcert.learning.models import load_network, save_checkpoint
 
+# A study of the project; what it runs of the package has tests of its own.
+pytestmark = pytest.mark.campaign
+
 PEER = Path(__file__).parents[2].parent / "shared/peers/parallelepipedonn"
 DOMAIN = (-2.0, 2.0)
 # In the diamond |x_0| + |x_1| < 1, where class 1 wins; steps of delta miss its edges.

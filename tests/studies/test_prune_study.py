@@ -16,6 +16,9 @@ from studies.prune.run import RUNS, Request
 from jaxcert.errors import InputError
 from jaxcert.learning.data import Dataset
 
+# A study of the project; what it runs of the package has tests of its own.
+pytestmark = pytest.mark.campaign
+
 
 def small_request(**more) -> Request:
     """Returns the options of a study that takes no time."""

@@ -16,6 +16,9 @@ from studies.relaxations.questions import Question, facets, least
 
 from jaxcert.bounds import hull
 
+# A study of the project; what it runs of the package has tests of its own.
+pytestmark = pytest.mark.campaign
+
 EXACT = "exact"
 
 

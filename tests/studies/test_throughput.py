@@ -25,6 +25,9 @@ from jaxcert.errors import InputError, UnsupportedError
 from jaxcert.learning.architecture import Architecture
 from jaxcert.learning.models import build, load_network, save_checkpoint, to_network
 
+# A study of the project; what it runs of the package has tests of its own.
+pytestmark = pytest.mark.campaign
+
 SCRIPT = Path(__file__).parents[2] / "experiments/throughput.py"
 
 
