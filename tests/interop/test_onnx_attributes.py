@@ -328,7 +328,7 @@ def check(model: Any, folder: Path, shape: tuple[int, ...]) -> str:
         message = str(error)
         batch = "is empty" in message
         constant = "does not depend on the input" in message
-        # The runtime takes an axis that is named twice, at times, the standard does not.
+        # The runtime takes some axes that are named twice, which the standard forbids.
         known = batch or constant or "named twice" in message
         unsupported = isinstance(error, UnsupportedError)
         assert expected is None or known or unsupported, message
