@@ -355,7 +355,10 @@ def distance_above(core: Box, rates: Rates, z: Float[np.ndarray, "*d"]) -> float
             return float("inf")
         # Of a maximum only those within rounding of the greatest can be it.
         least = step.max(initial=0) * (1 - 2.0**-48) if rates.norm == "linf" else 0
-        for i in np.flatnonzero((large > small) & (step >= least)):
+        kept = np.flatnonzero((large > small) & (step >= least))
+        if rates.norm == "linf" and len(set(rate[kept])) == 1:
+            kept = kept[[_greatest_difference(large[kept], small[kept])]]
+        for i in kept:
             exact = Fraction(large[i]) - Fraction(small[i])
             found.append(exact / Fraction(rate[i]))
     zero = Fraction(0)
@@ -363,6 +366,18 @@ def distance_above(core: Box, rates: Rates, z: Float[np.ndarray, "*d"]) -> float
         return _root_above(sum((step * step for step in found), zero))
     total = sum(found, zero) if rates.norm == "l1" else max(found, default=zero)
     return _float_above(total, lambda t: t)
+
+
+def _greatest_difference(large: np.ndarray, small: np.ndarray) -> int:
+    """Returns where large - small is greatest exactly; its float64 values are finite.
+
+    Each is its float64 value and the error of that, which Knuth's two-sum gives; of two
+    the one with the greater value is no less, and of equal values errors decide.
+    """
+    value = large - small
+    taken = large - value
+    error = (large - (value + taken)) + (taken - small)
+    return int(np.lexsort((error, value))[-1])
 
 
 def _float_above(

@@ -271,6 +271,22 @@ def test_distances_are_rounded_up_to_the_next_number(seed: int):
     assert distance_above(jc.Box(np.ones(1), np.ones(1)), still, np.ones(1)) == 0
 
 
+def test_of_steps_that_round_to_one_number_the_greatest_counts():
+    rng, rounded = np.random.default_rng(5), 0
+    for _ in range(200):
+        x = rng.uniform(-1, 1, 8) * 2.0 ** rng.integers(-4, 4, 8)
+        z = x + rng.choice([-1, 1], 8) * rng.choice([0.3, 2.0**-30, 0.7])
+        rates = jc.Rates(*(np.full(8, rate) for rate in rng.choice([1.0, 0.7], 2)))
+        found = Fraction(distance_above(jc.Box(x, x), rates, z))
+        steps = [Fraction(b) - Fraction(a) for a, b in zip(x, z, strict=True)]
+        exact = [
+            abs(s) / Fraction((rates.upper if s > 0 else rates.lower)[0]) for s in steps
+        ]
+        assert Fraction(float(np.nextafter(float(found), 0))) < max(exact) <= found
+        rounded += len(set(exact)) > len({abs(float(s)) for s in steps})
+    assert rounded > 20
+
+
 @pytest.mark.campaign
 def test_the_upper_end_holds_its_witness_with_odd_rates():
     def two(w, x):
