@@ -27,7 +27,7 @@ os.environ.setdefault("XLA_FLAGS", "" if "--optimised" in sys.argv else quickly.
 
 import jax  # noqa: E402  # after the settings that it reads
 
-_MOST_MAPS = 32_000
+_MOST_MAPS = 20_000
 
 # Files, by how their names begin, that ask about equal networks with equal options, or
 # of the same certificates, and so share what is compiled or made where one process runs
