@@ -212,10 +212,15 @@ def _neuron_to_split(
 
 
 def is_wide(program: Program, spec: Spec, options: WideOptions) -> bool:
-    """Returns whether a network is wide, and each row of a spec a clause of its own."""
-    wide = layout_of(program).size > options.above and is_piecewise_linear(program)
+    """Returns whether a network is wide, and each row of a spec a clause of its own.
+
+    Nor are the ranges of all neurons exact by intervals, as those of one layer are, with
+    which the roots of the whole network are bounded in less time.
+    """
+    layout = layout_of(program)
+    wide = layout.size > options.above and is_piecewise_linear(program)
     alone = spec.num_clauses == len(spec.offset)
-    return wide and alone and is_reducible(program)
+    return wide and bool(layout.improvable) and alone and is_reducible(program)
 
 
 def decide_wide(

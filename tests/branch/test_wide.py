@@ -7,7 +7,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from cases import random_network, residual_network, sampled, without_shortcuts
+from cases import (
+    random_network,
+    relu_network,
+    residual_network,
+    sampled,
+    without_shortcuts,
+)
 from exact import exact_min_margin
 
 import jaxcert as jc
@@ -133,6 +139,9 @@ def test_where_branching_begins_with_what_is_left():
     assert reduces(model, BOX, spec, BRANCH)
     assert not reduces(model, BOX, one_clause, BRANCH)
     assert not reduces(model, ball, spec, BRANCH)
+    # Of one layer intervals say all ranges exactly.
+    one_layer = Model(relu_network, random_network((3, 16, 3), 0), (3,))
+    assert not reduces(one_layer, BOX, spec, BRANCH)
     for changes in (
         {"wide": None},
         {"record": True},
