@@ -62,7 +62,7 @@ def asked(name: str) -> tuple[Model, list[jc.Box]]:
     return Model(case.f, case.params, case.shape), chosen
 
 
-@pytest.mark.parametrize("name", ["deep", *sampled(NAMES, 2)])
+@pytest.mark.parametrize("name", ["deep", *sampled(NAMES)])
 def test_bounds_in_steps_are_those_of_crown_and_enclose_all_points(name: str):
     with jax.enable_x64(True):
         model, boxes = asked(name)

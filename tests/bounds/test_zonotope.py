@@ -253,7 +253,7 @@ def test_rows_of_a_value_that_is_read_again_are_kept():
         assert (least - found <= 0.1 * (most - least) + 1e-9).all()
 
 
-@pytest.mark.parametrize("shift", [0.02, -0.02])
+@pytest.mark.parametrize("shift", sampled([0.02, -0.02]))
 def test_boxes_of_convolutions_are_split_by_zonotopes(shift, monkeypatch):
     monkeypatch.setattr(inputs, "bound_box", None)  # CROWN is not asked
     p, lo, hi = weights(4), np.full(K, -0.8), np.full(K, 0.8)

@@ -96,6 +96,7 @@ def roots(options):
         return jax.eval_shape(make, model, box, spec)
 
 
+@pytest.mark.campaign
 def test_searches_have_cuts_where_they_are_asked_for():
     assert roots(PLAIN).cuts == {}
     assert len(roots(CUTS).cuts) == 2 and roots(CUTS).behind == {}

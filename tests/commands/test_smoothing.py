@@ -91,6 +91,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(run, tmp_path, monkey
     assert records(broken) == records(whole)
 
 
+@pytest.mark.campaign
 def test_counts_of_other_settings_or_damaged_ones_are_not_taken_up(run, tmp_path):
     out = tmp_path / "out"
     assert run(seed=1).code == 0

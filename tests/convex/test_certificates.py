@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from cases import sampled
 from test_convex import CNN, MLP, classifier, exact, exact_score
 
 from jaxcert.certificate.convex import write_radii
@@ -18,7 +19,7 @@ from jaxcert.errors import InputError, UnsupportedError
 
 
 @pytest.mark.parametrize("features", [Shift, ShiftAbs])
-@pytest.mark.parametrize("architecture", [MLP, CNN])
+@pytest.mark.parametrize("architecture", sampled([MLP, CNN]))
 def test_fifty_answers_are_accepted(architecture, features, tmp_path):
     if features is ShiftAbs:
         shape = architecture.feature_shape

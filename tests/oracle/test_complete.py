@@ -281,7 +281,8 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", sampled(SETTINGS, 2))
+@pytest.mark.campaign  # test_neurons.py closes brackets on exact radii
+@pytest.mark.parametrize("name", SETTINGS)
 def test_brackets_close_on_the_exact_apothem(name: str):
     settings, tolerance = SETTINGS[name], 1e-3
     required = settings.get("required_margin", 0.0)

@@ -139,6 +139,7 @@ def test_the_stack_of_boxes_weighs_no_more_than_its_share(monkeypatch):
     assert options.fitted(program, 9, 5) == options
 
 
+@pytest.mark.campaign
 def test_a_part_is_as_large_as_what_a_step_needs_allows(monkeypatch):
     """By XLA's own account of what the compiled step takes beside the stack."""
     program, params = program_for((3072, 512, 512, 10))
