@@ -214,8 +214,8 @@ def _neuron_to_split(
 def is_wide(program: Program, spec: Spec, options: WideOptions) -> bool:
     """Returns whether a network is wide, and each row of a spec a clause of its own.
 
-    Nor are all ranges of neurons exact by intervals, as those of one layer are: then the
-    roots of the whole network are bounded in less time.
+    Nor are all ranges of neurons exact by intervals, as those of one layer are: then
+    the roots of the whole network are bounded in less time.
     """
     layout = layout_of(program)
     wide = layout.size > options.above and is_piecewise_linear(program)
