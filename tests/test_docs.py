@@ -122,6 +122,55 @@ def test_blocks_of_other_packages_run(tiny: Tiny, tmp_path, monkeypatch):
     assert len(found[-1]) == 2
 
 
+def in_equinox() -> Any:
+    equinox = pytest.importorskip("equinox")
+    model = equinox.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    return model, {"eqx": equinox}, jax.vmap(model)
+
+
+def in_keras() -> Any:
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras has another backend in this process")
+    layers = keras.layers
+    deep = [layers.Dense(4, "relu"), layers.BatchNormalization(), layers.Dense(2)]
+    model = keras.Sequential([layers.Input((2,)), *deep])
+    return model, {}, model
+
+
+def in_pytorch() -> Any:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript", reason="torch.onnx.export needs it")
+    nn = torch.nn
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    return model, {}, lambda x: model(torch.tensor(x)).detach()
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [(in_equinox, "eqx."), (in_keras, "stateless_call"), (in_pytorch, "torch.")],
+)
+def test_blocks_run_with_the_packages_themselves(make, word, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.chdir(tmp_path)
+    model, names, evaluate = make()
+    (text,) = (t for _, t in blocks(ROOT / "docs/network.md") if word in t)
+    x, found = np.float32([[0.75, 0.25], [0.1, 0.9]]), []
+
+    def certify(f, params, x):
+        options = jc.CertifyOptions("ibp", attack=None)
+        outputs = [f(params, z) for z in x]
+        found.append((outputs, jc.certify(f, params, x, options=options)))
+
+    library = types.SimpleNamespace(certify=certify, load_onnx=jc.load_onnx)
+    exec(text, names | {"jc": library, "model": model, "x": x})
+    ((outputs, answer),) = found
+    expected = np.asarray(evaluate(x))
+    np.testing.assert_allclose(np.stack(outputs), expected, atol=1e-5)
+    assert (answer.label == np.argmax(expected, axis=1)).all()
+    assert answer.lower.max() > 0
+
+
 @pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=lambda text: text[:60])
 def test_commands_are_ones_that_are_there(page: str, line: str):
     words = [word for word in shlex.split(line) if word != "..."]
