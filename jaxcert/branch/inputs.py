@@ -44,7 +44,8 @@ from jaxcert.witness.judge import MOST_SUSPECTS, Judge, point_slack
 # Programs of more nodes than these, none of which has more elements, are compiled in
 # haste: XLA takes most of a minute for those of a controller of 136 nodes, else 18 s.
 _MANY_NODES, _LITTLE = 64, 64
-# Numbers of features that vary are rounded up to a multiple of this.
+# Numbers of features that vary are rounded up to a multiple of this, the least of which
+# is how many are all tried.
 _FEW = 8
 # What the width of a feature counts beside the share of the lack that cutting it takes.
 _MOVES = 0.1
