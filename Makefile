@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Certifies 100 real digit images; see out/digits/report.html.
 certify: $(READY)
 	$(RUN) experiments/certify.py --model=demo --dataset=digits --inputs=0:100 \
-	  --output=out/digits --resume
+	  --output=out/digits --resume --proofs
 
 test: $(TESTS)
 	$(MAKE) --no-print-directory --jobs=2 quick optimised

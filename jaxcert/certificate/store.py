@@ -164,6 +164,10 @@ class CertificateWriter:
             branch=certifier.options.branch,
         )  # fmt: skip
 
+    def path(self, name: str) -> Path:
+        """Returns where the certificate of an input goes."""
+        return self.folder / f"{file_stem(name)}.npz"
+
     @float64()
     def write(
         self,
@@ -195,7 +199,7 @@ class CertificateWriter:
     @float64()
     def _write(self, claim: Claim, proof: Proof | None, least: float = 0.0) -> Written:
         """Writes a claim with its proof; None for one that says that it has none."""
-        path = self.folder / f"{file_stem(claim.name)}.npz"
+        path = self.path(claim.name)
         try:
             arrays = self._proof_arrays(proof) if proof is not None else {}
         except Rejected as rejected:  # the leaves are not those of a tree
@@ -249,7 +253,7 @@ class CertificateWriter:
 
         Without ReLUs there are no signs to split.
         """
-        if self._layout.size == 0:
+        if self._layout.size == 0 or deadline <= time.monotonic():
             return None
         region = self._region(claim)
         spec = Spec.classification(

@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rich
@@ -23,10 +25,12 @@ from in_process import answered
 
 from jaxcert.bounds.multineuron import CutOptions
 from jaxcert.certificate.grown import GrownWriter
+from jaxcert.certification import CertifyOptions
 from jaxcert.checker import command as check
 from jaxcert.checker.check import check_certificate
 from jaxcert.commands import inputs
 from jaxcert.commands.certify import command as certify
+from jaxcert.commands.certify import proofs as certify_proofs
 from jaxcert.commands.certify import run as running
 from jaxcert.learning.data import load_dataset
 from jaxcert.report import BOX_KEYS, GROWN_KEYS, RECORD_KEYS, Run, read_run
@@ -149,6 +153,53 @@ def test_proofs_of_a_run(run_certify, tmp_path, arithmetic):
         assert report.accepted, report.reason
         assert report.arithmetic == arithmetic
         assert report.apothem_lower == record["apothem_lower"]
+
+
+def test_proofs_are_written_where_they_are_cheap(run_certify, tmp_path, monkeypatch):
+    """Of the tiny network, of one layer: all, but for trees that are large."""
+    out = tmp_path / "out"
+    flags = "--oracle=complete", "--inputs=0:5", "--noreport", f"--output={out}"
+    said = " ".join(run_certify(*flags).out.split())
+    found = {r["input"]: r for r in records(out) if r["status"] == "certified"}
+    assert len(found) > 2
+    assert f"Checked by the independent program: {len(found)} of {len(found)}." in said
+    leaves = {}
+    for name, record in found.items():
+        report = check_certificate(out / "proofs" / f"{name}.npz")
+        assert report.accepted and report.apothem_lower == record["apothem_lower"]
+        leaves[name] = report.leaves
+    again = run_certify(*flags, "--resume").out
+    assert "(mean) and their network" not in again and "No certificate" not in again
+
+    most = sorted(leaves.values())[len(leaves) // 2]
+    monkeypatch.setattr(certify_proofs, "_FEW_LEAVES", most)
+    fewer = tmp_path / "fewer"
+    said = " ".join(run_certify(*flags[:-1], f"--output={fewer}").out.split())
+    kept = {name for name, count in leaves.items() if count <= most}
+    assert {path.stem for path in (fewer / "proofs").glob("[0-9].npz")} == kept
+    assert 0 < len(kept) < len(found)
+    left = len(found) - len(kept)
+    assert (
+        f"{left} inputs have no certificate, since their trees have more than" in said
+    )
+    assert f"independent program: {len(kept)} of {len(found)}." in said
+
+
+def test_networks_of_which_no_proofs_are_written_unasked(tmp_path):
+    def certifier(f, oracle):
+        options = CertifyOptions(oracle)
+        return certify.Certifier(f, np.eye(2), (0.0, 1.0), (2,), options=options)
+
+    relu, tanh = jax.nn.relu, jnp.tanh
+    deep = certifier(lambda w, x: w @ relu(w @ relu(w @ x)), "complete")
+    assert not certify_proofs.are_cheap(deep)
+    deep = certifier(lambda w, x: w @ relu(w @ relu(w @ x)), "crown")
+    assert certify_proofs.are_cheap(deep)
+    one = certifier(lambda w, x: w @ relu(w @ x), "complete")
+    assert certify_proofs.are_cheap(one)
+    assert not certify_proofs.are_cheap(certifier(lambda w, x: tanh(w @ x), "crown"))
+    narrow = certifier(lambda w, x: relu(w @ x).astype(jnp.float16), "crown")
+    assert certify_proofs.Proofs.where_cheap(tmp_path, narrow) is None
 
 
 def test_cuts_are_asked_of_branch_and_bound(run_certify, monkeypatch, tmp_path):
@@ -355,8 +406,9 @@ def test_again_prints_where_the_time_goes(run_certify, whole):
 
 def test_noreport_writes_no_page(run_certify, tmp_path):
     out = tmp_path / "out"
-    ended = run_certify("--inputs=0:2", "--noreport", f"--output={out}")
-    assert ended.code == 0 and ended.err == "" and "report" not in ended.out
+    flags = "--inputs=0:2", "--noreport", "--noproofs"
+    ended = run_certify(*flags, f"--output={out}")
+    assert ended.code == 0 and ended.err == "" and "report:" not in ended.out
     written = sorted(path.name for path in out.iterdir())
     assert written == ["boxes.npz", "certificates.jsonl", "run.json", "summary.json"]
 
@@ -659,7 +711,7 @@ def test_bar_on_a_terminal(run_certify, monkeypatch, tmp_path):
     with open(slave, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
         patch.setattr(rich, "_console", None)  # made for the first output it is asked
-        flags = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport"
+        flags = f"--inputs=0:{COUNT}", "--batch_size=4", "--noreport", "--noproofs"
         ended = run_certify(*flags, f"--output={out}")
     reader.join()
     os.close(master)

@@ -21,11 +21,12 @@ import jax
 import numpy as np
 from absl import logging
 
+from jaxcert.certification import CertifyOptions
 from jaxcert.certifier import Certifier
 from jaxcert.checks import check_inputs, check_labels
 from jaxcert.commands import console
 from jaxcert.commands.certify.grow import NOTHING, Grower
-from jaxcert.commands.certify.proofs import Proofs
+from jaxcert.commands.certify.proofs import Proofs, are_cheap
 from jaxcert.commands.certify.regions import write_regions
 from jaxcert.commands.certify.request import Request
 from jaxcert.commands.certify.run import Run
@@ -74,16 +75,12 @@ def main(request: Request) -> int:
     # A batch is padded to its size, and no one wants more padding than inputs.
     batch = min(options.batch_size, max(64, len(chosen.names)))
     options = dataclasses.replace(options, batch_size=batch)
-    certifier = Certifier(
-        network.apply,
-        network.params,
-        (request.domain_lower, request.domain_upper),
-        network.input_shape,
-        norm=request.norm,  # type: ignore[arg-type]
-        tolerance=request.tolerance,
-        required_margin=request.required_margin,
-        options=options,
-    )
+    certifier = _certifier(request, network, options)
+    cheap = request.wants_cheap_proofs and are_cheap(certifier)
+    if cheap:
+        branch = dataclasses.replace(options.branch, record=True)
+        options = dataclasses.replace(options, branch=branch)
+        certifier = _certifier(request, network, options)
     _check(certifier, chosen)
     scope = scope_of(certifier.model.program, network.types, request.arithmetic)
     console.warn_of_assumptions(scope)
@@ -98,6 +95,8 @@ def main(request: Request) -> int:
         proofs = None
         if request.wants_proofs:
             proofs = Proofs.into(output / "proofs", certifier, request.arithmetic)
+        elif cheap:
+            proofs = Proofs.where_cheap(output / "proofs", certifier)
         grower = _grower(request, certifier, output)
         run = Run(
             certifier, chosen, rows, devices, files, proofs, grower, request.arithmetic
@@ -171,12 +170,27 @@ def _show(
     if summary["certified"]:
         said = claim(run), checked(run, certificates_of(run, files.directory))
         print("\n" + "\n".join(textwrap.fill(text, _WIDTH) for text in said))
-    if proofs is not None:
-        print(f"\n{proofs.summary()}")
+    if proofs is not None and (written := proofs.summary()):
+        print(f"\n{written}")
     if grower is not None:
         print(f"\n{grower.summary()}")
     if report:
         print(f"\nreport: {write_report(files.directory)}")
+
+
+def _certifier(
+    request: Request, network: Network, options: CertifyOptions
+) -> Certifier:
+    return Certifier(
+        network.apply,
+        network.params,
+        (request.domain_lower, request.domain_upper),
+        network.input_shape,
+        norm=request.norm,  # type: ignore[arg-type]
+        tolerance=request.tolerance,
+        required_margin=request.required_margin,
+        options=options,
+    )
 
 
 def _grower(request: Request, certifier: Certifier, output: Path) -> Grower | None:

@@ -80,8 +80,10 @@ class Request(Options):
     output: str = folder("out/certify")
     resume: bool = option(False, "Continue the run in --output.")
     report: bool = option(True, "Write report.html.")
-    proofs: bool = option(
-        False, "Write a certificate per input that `jaxcert check` checks."
+    proofs: bool | None = option(
+        None,
+        "Write a certificate per input that `jaxcert check` checks; default: where it "
+        "takes little time.",
     )
     arithmetic: str = option(
         "real",
@@ -142,7 +144,12 @@ class Request(Options):
     @property
     def wants_proofs(self) -> bool:
         """Nothing but the checker proves what float32 evaluations do."""
-        return self.proofs or self.arithmetic == "float32"
+        return bool(self.proofs) or self.arithmetic == "float32"
+
+    @property
+    def wants_cheap_proofs(self) -> bool:
+        """Whether proofs are written where they take little time."""
+        return self.proofs is None and not self.wants_proofs
 
     @property
     def options(self) -> CertifyOptions:
