@@ -16,7 +16,7 @@ from jaxcert.interop.vnnlib_reader import Reader
 from jaxcert.interop.vnnlib_tree import Atom, fold
 from jaxcert.spec import Spec
 
-MAX_CONJUNCTIONS = 10_000
+MAX_CONJUNCTIONS = 100_000
 """Most conjunctions in the disjunctive normal form."""
 MAX_ATOMS = 2**22
 """Most comparisons in the disjunctive normal form, counted once per conjunction."""

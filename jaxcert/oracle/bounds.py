@@ -1,18 +1,28 @@
-"""The oracle that proves by bounds alone: PROVED or UNKNOWN, never REFUTED."""
+"""The oracle that proves by bounds alone: PROVED or UNKNOWN, never REFUTED.
+
+Of one box, to be mapped over a batch, and of thousands in few calls.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from jaxcert.ball import Region, enclosing
-from jaxcert.bounds.crown import Crown
+from jaxcert.bounds.crown import Crown, crown
 from jaxcert.bounds.ibp import Ibp
 from jaxcert.bounds.rounding import float64_slack
+from jaxcert.box import Box
+from jaxcert.checks import check_not_flushed
+from jaxcert.devices import float64
+from jaxcert.model import Model
 from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Verdict, from_bound
@@ -45,3 +55,45 @@ class BoundOracle:
         if like.dtype != jnp.float64:
             slack = jnp.zeros_like(slack)
         return from_bound(spec.margin(rows), like, box.is_empty(), slack)
+
+
+@float64()
+def proved_at_once(
+    model: Model, boxes: Sequence[Box], specs: Sequence[Spec], block: int
+) -> Bool[np.ndarray, " n"]:
+    """Returns which specs CROWN proves, each over its own box, in blocks.
+
+    Args:
+      model: the network.
+      boxes: numpy float64, not empty.
+      specs: one per box, numpy float64.
+      block: how many are bounded at once; their memory is that of so many boxes.
+
+    Raises:
+      InputError: a coefficient of a spec is flushed by XLA.
+    """
+    oracle, proved = BoundOracle(crown(model.f)), np.zeros(len(boxes), bool)
+    alike: dict[tuple[int, int], list[int]] = {}
+    for i, spec in enumerate(specs):
+        check_not_flushed("the spec", np.asarray(spec.coefficients))
+        alike.setdefault((len(spec.offset), spec.num_clauses), []).append(i)
+    for every in alike.values():
+        for first in range(0, len(every), block):
+            own = every[first : first + block]
+            # The last block is filled up: one shape is compiled.
+            full = own + own[:1] * (block - len(own))
+            parts = [(boxes[i].normal(), specs[i]) for i in full]
+            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+            found = _proved(oracle, model.double, *stacked)
+            proved[own] = np.asarray(found)[: len(own)]
+    return proved
+
+
+@functools.partial(jax.jit, static_argnames=("oracle",))
+def _proved(
+    oracle: BoundOracle, params: Any, boxes: Box, specs: Spec
+) -> Bool[Array, " n"]:
+    def one(box: Box, spec: Spec) -> Array:
+        return oracle(params, box, spec, box.center).proved
+
+    return jax.vmap(one)(boxes, specs)

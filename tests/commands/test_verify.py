@@ -19,13 +19,16 @@ import pytest
 from in_process import Ended, ran
 
 from jaxcert.bounds.multineuron import CutOptions
+from jaxcert.branch.signs import BranchOptions
 from jaxcert.commands.verify import answer as answering
 from jaxcert.commands.verify import command
 from jaxcert.commands.verify.instances import Row
+from jaxcert.commands.verify.subject import load_subject
 from jaxcert.errors import InputError
 from jaxcert.interop.vnnlib import Property, load_vnnlib
 from jaxcert.oracle import complete, decide
 from jaxcert.runs.worker import Worker
+from jaxcert.witness.attack import AttackOptions
 
 onnx = pytest.importorskip("onnx")
 
@@ -101,6 +104,16 @@ def workers(environment) -> Iterator[Callable[..., Worker]]:
     yield given
     for worker in made.values():
         Worker.end(worker)
+
+
+def strips(count: int, *least: float) -> str:
+    """Returns a property of strips of the box, each with its own least Y_0."""
+    ends = np.linspace(-1, 1, count + 1)
+    parts = [
+        f"(and (>= X_0 {a}) (<= X_0 {b}) (>= X_1 0) (<= X_1 1) (>= Y_0 {at}))"
+        for a, b, at in zip(ends, ends[1:], least, strict=False)
+    ]
+    return DECLARED + f"(assert (or {' '.join(parts)}))"
 
 
 class Kept(Worker):
@@ -824,3 +837,24 @@ def test_mnist_fc(run, tmp_path):
     shape = [d if isinstance(d, int) else 1 for d in given.shape]
     (found,) = session.run(None, {given.name: x.astype(np.float32).reshape(shape)})
     np.testing.assert_allclose(found.reshape(-1), y, atol=1e-3)
+
+
+def test_many_boxes_are_bounded_in_blocks(run, files, tmp_path, monkeypatch):
+    """What they prove is not asked about again; a counterexample of one is found."""
+    left: list[Any] = []
+
+    def decided(model, box, *others, **known):
+        left.append(box)
+        return decide.decide(model, box, *others, **known)
+
+    monkeypatch.setattr(answering, "decide", decided)
+    effort = decide.Effort(attack=AttackOptions(), branch=BranchOptions())
+    net = load_subject(files / "net.onnx")
+    for last, expected, most in ((2.5, "unsat", 0), (1.9, "sat", 2)):
+        path = tmp_path / f"{expected}.vnnlib"
+        path.write_text(strips(70, *([2.5] * 69), last))
+        left.clear()
+        prop = load_vnnlib(path)
+        found = answering.verify_property(net, prop, math.inf, effort)
+        assert found.result == expected and len(left) <= most
+        assert bool(left) == (expected == "sat")

@@ -489,10 +489,11 @@ def test_every_truncation_is_an_error_or_loses_whole_assertions(tmp_path):
 
 def test_size_caps(tmp_path, monkeypatch):
     choices = "(assert (or (<= X_0 0) (<= Y_0 0)))"
+    monkeypatch.setattr(vnnlib_cases, "MAX_CONJUNCTIONS", 100)
     with pytest.raises(InputError, match="p.vnnlib is too large as a disjunction of"):
-        load(tmp_path, BOX + choices * 14)
+        load(tmp_path, BOX + choices * 7)
     with pytest.raises(InputError, match="p.vnnlib is too large as a disjunction of"):
-        load(tmp_path, f"{BOX}(assert (or {'(<= Y_0 0)' * 10_001}))")
+        load(tmp_path, f"{BOX}(assert (or {'(<= Y_0 0)' * 101}))")
     monkeypatch.setattr(vnnlib_cases, "MAX_NUMBERS", 100)
     with pytest.raises(InputError, match="32 cases of 2 inputs, more than 100 numbers"):
         load(tmp_path, BOX + choices * 5)

@@ -42,6 +42,7 @@ from jaxcert.interop.onnx import final_softmax
 from jaxcert.interop.vnnlib import Case, Property, load_vnnlib
 from jaxcert.limit import TimeLimitError, run_until
 from jaxcert.network import Network
+from jaxcert.oracle.bounds import proved_at_once
 from jaxcert.oracle.complete import lattice_of, reduces, splits_inputs
 from jaxcert.oracle.decide import Effort, decide
 from jaxcert.oracle.linear import is_linear
@@ -56,6 +57,9 @@ from jaxcert.witness.judge import Accepts, Judge, Outputs, Witness
 _GAP = 1e-9
 # How far exact outputs may lie from those of float64, relative to the greatest.
 _AGREEMENT = 1e-6
+# Cases of a property that are bounded in blocks first, of networks of so few elements:
+# of others, compiling the bounds takes longer than what intervals leave.
+_MANY_CASES, _CASE_BLOCK, _LITTLE = 64, 256, 1 << 13
 CONTRADICTION = 3
 """Exit code of a benchmark with an answer that contradicts the expected one."""
 
@@ -330,7 +334,7 @@ def verify_property(
     asks = [inquiry.bounded, inquiry.attacked, inquiry.decided]
     if is_linear(network.model.program) or all(map(inquiry.is_lattice, prop.cases)):
         asks = [inquiry.decided]
-    left = list(prop.cases)
+    left = inquiry.not_proved_at_once()
     for ask in asks:
         cases, left = left, []
         for case in cases:
@@ -359,6 +363,21 @@ class _Inquiry:
         self._deadline, self._effort = deadline, effort
         self._judge = Judge(network.model)
         self._run = jax.jit(network.apply)
+
+    def not_proved_at_once(self) -> list[Case]:
+        """Returns the cases that are left, of many, by bounds of whole blocks of them.
+
+        One by one, each would take longer to ask about than to bound.
+        """
+        cases, program = list(self._prop.cases), self._network.model.program
+        size = sum(node.size for node in program.nodes)
+        if len(cases) < _MANY_CASES or size > _LITTLE:
+            return cases
+        boxes = [self._box(case.lo, case.hi) for case in cases]
+        specs = [case.spec() for case in cases]
+        block = min(_CASE_BLOCK, len(cases))
+        proved = proved_at_once(self._network.model, boxes, specs, block)
+        return [case for case, done in zip(cases, proved, strict=True) if not done]
 
     def is_lattice(self, case: Case) -> bool:
         """Returns whether branch and bound splits a lattice."""
