@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxcert.ball import Ball, Region, enclosing, lowest, of_jax
 from jaxcert.bounds.cuts import cast_floats
@@ -74,7 +74,7 @@ class AttackOracle:
         box = of_jax(box)
         like = enclosing(box).lo
         program = program_as_given(self.f, params, like)
-        points, margins = self.candidates(params, box, spec, hint)
+        points, margins, _ = self.candidates(params, box, spec, hint)
         worst = jnp.argmin(jnp.where(jnp.isnan(margins), jnp.inf, margins))
         witness, margin = points[worst], margins[worst]
         slack = jnp.zeros((), like.dtype)
@@ -91,10 +91,13 @@ class AttackOracle:
         spec: Spec,
         hint: Float[Array, "*d"] | None = None,
         starts: Float[Array, "m *d"] | None = None,
-    ) -> tuple[Float[Array, "n *d"], Float[Array, " n"]]:
-        """Returns the worst points of all descents, and their margins.
+        plenty: Float[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "n *d"], Float[Array, " n"], Bool[Array, ""]]:
+        """Returns the worst points of all descents, their margins, and whether they
+        ended before their time.
 
-        They begin at `starts`; where there are none, as the options say.
+        They begin at `starts`; where there are none, as the options say. All end once
+        one has met a violation by `plenty`, relative to the outputs, if that is given.
         """
         like = enclosing(box).lo
         program = program_as_given(self.f, params, like)
@@ -112,18 +115,23 @@ class AttackOracle:
         hint = center if hint is None else jnp.where(jnp.isnan(hint), center, hint)
         starts = self.starts(box, hint) if starts is None else starts
         targets = jnp.arange(spec.num_clauses)
+        outputs = program.evaluate_prepared(values, center)
         if spec.num_clauses > _TARGETS:
-            outputs = program.evaluate_prepared(values, center)
             clauses = spec.clauses(spec.values(outputs))
             targets = lax.top_k(-clauses, _TARGETS)[1]
+        begin = jnp.repeat(starts, len(targets), axis=0)
+        aims = jnp.tile(targets, len(starts))
 
-        def one(start: Array, target: Array) -> tuple[Array, Array]:
-            aim = functools.partial(value, target=target)
-            return descend(aim, box, start, self.options.steps)
+        def total(z: Array) -> tuple[Array, Array]:
+            each, margins = jax.vmap(value)(z, aims)
+            return jnp.sum(each), margins
 
-        over_targets = jax.vmap(one, in_axes=(None, 0))
-        points, margins = jax.vmap(over_targets, in_axes=(0, None))(starts, targets)
-        return points.reshape((-1, *like.shape)), margins.reshape(-1)
+        enough = None
+        if plenty is not None:
+            enough = -plenty * (1 + jnp.max(jnp.abs(outputs)))
+        found = descend(total, box, begin, self.options.steps, enough)
+        early = jnp.any(found[1] <= (-jnp.inf if enough is None else enough))
+        return *found, early
 
     def starts(self, box: Region, hint: Array) -> Array:
         """Returns where descents begin, see the options."""
@@ -145,6 +153,8 @@ _TARGETS = 8
 _FAR = 0.1
 """The margin, relative to the outputs, that is not worth looking near a point, where
 evaluating one takes long."""
+_PLENTY = 0.01
+"""The violation, relative to the outputs, that no rounding is likely to feign."""
 _SEEDS = 8
 """Candidates of the attack that are judged."""
 
@@ -160,14 +170,18 @@ def _seeds(
     box: Region,
     spec: Spec,
     starts: Array,
-) -> Array:
-    """Returns where descents lead that begin at `starts`, the worst points first.
+    plenty: Array | None,
+) -> tuple[Array, Array]:
+    """Returns where descents lead that begin at `starts`, and whether they ended early.
 
-    How it is compiled depends on the program.
+    The worst points first. How it is compiled depends on the program.
     """
-    points, margins = oracle.candidates(params, box, spec, starts=starts)
+    points, margins, early = oracle.candidates(
+        params, box, spec, starts=starts, plenty=plenty
+    )
     count = min(_SEEDS, len(margins))
-    return points[jnp.argsort(jnp.where(jnp.isnan(margins), jnp.inf, margins))[:count]]
+    order = jnp.argsort(jnp.where(jnp.isnan(margins), jnp.inf, margins))
+    return points[order[:count]], early
 
 
 @functools.partial(jit_in_haste, static_argnames=("oracle",), when=lambda oracle: True)
@@ -223,13 +237,17 @@ def find_witness(
     each, far = (1, _FAR) if model.program.convolves else (len(starts), math.inf)
     for first in range(0, len(starts), each):
         part = starts[first : first + each]
-        seeds = np.asarray(
-            _seeds(model.program, oracle, weights, *asked, part), np.float64
-        )
-        seeds = np.asarray(jax.vmap(region.project)(jnp.asarray(seeds)))
-        witness = judge.search(spec, region, seeds, accepts, far)
-        if witness is not None:
-            return witness
+        # There, too, all descents end at one violation; unless it then is none.
+        ends = (_PLENTY, math.inf) if model.program.convolves else (None,)
+        for end in ends:
+            plenty = None if end is None else jnp.asarray(end, part.dtype)
+            found, early = _seeds(model.program, oracle, weights, *asked, part, plenty)
+            seeds = jax.vmap(region.project)(jnp.asarray(found, jnp.float64))
+            witness = judge.search(spec, region, np.asarray(seeds), accepts, far)
+            if witness is not None:
+                return witness
+            if not early:
+                break
     if isinstance(region, Ball) or not _worth_sampling(model.program, region):
         return None
     # Their gradients say little of trees of minima and maxima, nor of other large
@@ -280,12 +298,15 @@ def spread(box: Box, count: int) -> np.ndarray:
 def descend(
     value: Callable[[Array], tuple[Array, Array]],
     region: Region,
-    start: Array,
+    start: Float[Array, "*n *d"],
     steps: int,
-) -> tuple[Array, Array]:
-    """Returns (the worst point that one descent meets, how bad it is).
+    enough: Float[Array, ""] | None = None,
+) -> tuple[Float[Array, "*n *d"], Float[Array, "*n"]]:
+    """Returns (the worst point that every descent meets, how bad it is).
 
-    `value` gives what to descend on, and by what to judge points: less is worse.
+    From one start or several, and with `value`, as of `walk`: less is worse. All end
+    once one is as bad as `enough`, if that is given.
+
     The step is a fraction of every edge, from 1 (a jump to a vertex: on a piece where
     the network is linear that is the minimiser) down to 1/50, then vertices again. In a
     ball it is that fraction of the way to the minimiser of the gradient.
@@ -296,10 +317,13 @@ def descend(
 
         def moved(z: Array, gradient: Array, fraction: Array) -> Array:
             down = jnp.where(jnp.isnan(gradient), 1, gradient)
-            return z + fraction * (lowest(region, down) - z)
+            least = functools.partial(lowest, region)
+            if z.ndim > region.center.ndim:
+                least = jax.vmap(least)
+            return z + fraction * (least(down) - z)
 
-        return _walk(value, moved, start, fractions)
-    return walk(value, region, start, fractions, region.edges())
+        return _walk(value, moved, start, fractions, enough)
+    return walk(value, region, start, fractions, region.edges(), enough)
 
 
 def walk(
@@ -308,6 +332,7 @@ def walk(
     start: Float[Array, "*n *d"],
     fractions: Float[Array, " steps"],
     scale: Array,
+    enough: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, "*n *d"], Float[Array, "*n"]]:
     """Returns (the worst point that every descent meets, how bad it is).
 
@@ -318,6 +343,7 @@ def walk(
       start: one point, or several.
       fractions: of the scale, how far each step goes along the gradient's sign.
       scale: per coordinate, or one for all.
+      enough: how bad one point has to be for all to end; None: none ends early.
     """
 
     def moved(z: Array, gradient: Array, fraction: Array) -> Array:
@@ -325,7 +351,7 @@ def walk(
         down = jnp.where(jnp.isnan(gradient), 1, jnp.sign(gradient))
         return box.project(z - fraction * scale * down)
 
-    return _walk(value, moved, start, fractions)
+    return _walk(value, moved, start, fractions, enough)
 
 
 def _walk(
@@ -333,6 +359,7 @@ def _walk(
     moved: Callable[[Array, Array, Array], Array],
     start: Float[Array, "*n *d"],
     fractions: Float[Array, " steps"],
+    enough: Float[Array, ""] | None,
 ) -> tuple[Float[Array, "*n *d"], Float[Array, "*n"]]:
     """Returns what `walk` does; `moved` is one step, from point, gradient, fraction."""
 
@@ -348,7 +375,15 @@ def _walk(
         return (moved(z, gradient, fraction), best, least), None
 
     first = jnp.full(jax.eval_shape(value, start)[1].shape, jnp.inf, start.dtype)
-    (z, best, least), _ = lax.scan(step, (start, start, first), fractions)
+    carry = start, start, first
+    if enough is None:
+        z, best, least = lax.scan(step, carry, fractions)[0]
+    else:
+        z, best, least = lax.while_loop(
+            lambda v: (v[0] < len(fractions)) & ~jnp.any(v[1][2] <= enough),
+            lambda v: (v[0] + 1, step(v[1], fractions[v[0]])[0]),
+            (jnp.int32(0), carry),
+        )[1]
     return worse(z, value(z)[1], best, least)
 
 

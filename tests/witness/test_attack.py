@@ -142,3 +142,56 @@ def test_points_are_spread_evenly(features: int):
     share = (points[:, varying] - lo[varying]) / (hi - lo)[varying]
     seen = np.unique(np.minimum(cells * share, cells - 1).astype(int), axis=0)
     assert len(seen) == cells**features
+
+
+def convolved(p, x):
+    h = jax.lax.conv_general_dilated(x[None, None], p["k"], (1, 1), "VALID")
+    return p["v"] @ jax.nn.relu(h.reshape(-1))
+
+
+def test_descents_end_at_a_violation_unless_it_was_none(monkeypatch):
+    rng = np.random.default_rng(3)
+    params = {"k": rng.normal(size=(2, 1, 2, 2)), "v": rng.normal(size=(2, 18))}
+    params = {k: v.astype(np.float32) for k, v in params.items()}
+    model = Model(convolved, params, (4, 4))
+    box = jc.Box(np.zeros((4, 4)), np.ones((4, 4)))
+    oracle, asked, seeds = AttackOracle(model.f, AttackOptions(2)), [], attacking._seeds
+
+    def counted(*given):
+        found = seeds(*given)
+        asked.append((float(given[-1]), bool(found[1])))
+        return found
+
+    monkeypatch.setattr(attacking, "_seeds", counted)
+    part = float(np.float32(attacking._PLENTY))
+    first, last = (part, True), (np.inf, False)
+    for offset, accepts, expected in (
+        (-100.0, None, [first]),
+        (-100.0, lambda *_: False, [first, last] * 2),
+        (1e3, None, [(part, False)] * 2),
+    ):
+        spec = jc.Spec.rows(np.array([[1.0, 0.0]]), np.array([offset]))
+        asked.clear()
+        with jax.enable_x64(True):
+            witness = find_witness(oracle, Judge(model), box, spec, accepts)
+        assert (witness is not None) == (expected == [first])
+        assert asked == expected
+
+
+def test_all_descents_end_once_one_has_enough():
+    box, start = jc.Box(jnp.zeros(2), jnp.ones(2)), jnp.array([[0.5, 0.5], [0.9, 0.5]])
+
+    def value(z):
+        each = z[:, 0] ** 2
+        return each.sum(), each
+
+    walk, given = attacking.walk, (value, box, start, jnp.full(9, 0.125))
+    z, least = walk(*given, box.edges(), jnp.float32(0.2))
+    # After a step of an eighth .375^2 < .2, and of the next one the points are judged.
+    np.testing.assert_allclose(z[:, 0], [0.25, 0.65], rtol=1e-6)
+    np.testing.assert_allclose(least, [0.25**2, 0.65**2], rtol=1e-6)
+    z, least = walk(*given, box.edges(), jnp.float32(-1))
+    same, as_bad = walk(*given, box.edges())
+    np.testing.assert_array_equal(z, same)
+    np.testing.assert_array_equal(least, as_bad)
+    assert (least == 0).all()
