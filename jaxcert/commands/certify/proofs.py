@@ -160,8 +160,8 @@ class Proofs:
             said = f"{self.vacuous} of them called vacuous"
         return (
             f"{self.written} certificates of {self.size / self.written / 1000:.1f} kB "
-            f"(mean) and their network\nin {self.writer.folder}; {said} by the "
-            f"independent checker\n({np.median(self.checking):.3f} s each, median; "
-            f"{self.seconds:.1f} s for all with writing)."
+            f"(mean), {said} by the independent checker\n"
+            f"({np.median(self.checking):.3f} s each, median; {self.seconds:.1f} s for "
+            f"all with writing), and their network, in\n{self.writer.folder}"
             + (f"\n{large}" if self.large else "")
         )
