@@ -5,12 +5,12 @@
 that it speaks of, and every conjunction C y + d <= 0 of that box, a clause, at every
 point of the box some row has C y + d > 0.
 
-The file is a certificate (`reading.py`) of version 10, whose `header` has
+The file is a certificate (`reading.py`) of version 11, whose `header` has
   "claim": "sat" or "unsat"; "network", as in `boxes.py`; "property": {"sha256": of the
     text of the VNN-LIB file, "file": the name of a copy beside this file}.
 "sat" has the array `witness` float64 (n,), "unsat" the proof (`proof.py`) of the
-clauses of all boxes, in the order in which `Property.cases` reads them. Version 3 also
-repeats the property (`older.py`).
+clauses of all boxes, in the order in which `Property.cases` reads them. Version 10 has
+no trees of ranges (`ranges.py`), and version 3 also repeats the property (`older.py`).
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class AnswerCertificate:
         if self.version == 3:
             arrays = older.without_property(arrays, cases, net.sizes[0], net.sizes[-1])
         rows = [[len(d) for _, d in case.clauses] for case in cases]
-        proof = Proof(arrays, b, net, rows)
+        proof = Proof(arrays, b, net, rows, ranged=self.version > 10)
         return proof.check(
-            (Bounds(b, net, case.lo, case.hi, slopes), case.clauses)
-            for case, slopes in zip(cases, proof.slopes, strict=True)
+            (proof.bounds(box, case.lo, case.hi), case.clauses)
+            for box, case in enumerate(cases)
         )

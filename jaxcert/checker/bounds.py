@@ -36,8 +36,12 @@ class Bounds:
     all terms.
     """
 
-    def __init__(self, b: Arithmetic, net: Network, lo, hi, slopes, ball=None) -> None:
+    def __init__(
+        self, b: Arithmetic, net: Network, lo, hi, slopes, ball=None, trees=None
+    ) -> None:
         self.b, self.net, self.least = b, net, ball.least if ball else b.least
+        self.step = max(_NUMBERS // max(net.sizes), _ROWS)
+        self.trees: dict[int, Any] = trees or {}
         self.ends, self.box = (lo, hi), (b.number(lo)[None], b.number(hi)[None])
         self.size: list[Any] = [np.maximum(*map(abs, self.box))[0]]
         need(self.size[0] < LARGEST, "a value of the box is too large")
@@ -56,7 +60,8 @@ class Bounds:
 
         Input ranges of ReLUs are met with back-substituted bounds if there are slopes
         for them; those of smooth activations, and in a part of the box all, always,
-        unless they are affine images of the input, whose ranges are exact.
+        unless they are affine images of the input, whose ranges are exact. Those of the
+        whole box are met with what trees of theirs prove (`ranges.py`), too.
         """
         b, root, slopes = self.b, self.root, slopes or {}
         made = SimpleNamespace(box=box, lo=[box[0]], hi=[box[1]])
@@ -72,6 +77,8 @@ class Bounds:
                 again = bool(root or node.curve) and not node.direct
                 if again or node.relu in slopes:
                     lo, hi = self.tightened(made, node, slopes.get(node.relu))
+                if not root and node.relu in self.trees:
+                    lo, hi = self.trees[node.relu].narrowed(self, made, lo, hi)
                 if node.relu >= 0:
                     lo, hi = self.cut(lo, hi, signs[:, node.part])
                 made.lo[v], made.hi[v] = lo, hi
@@ -148,7 +155,7 @@ class Bounds:
 
     def blocks(self, count: int, rows: int = 1):
         """Returns slices of things, each of so many rows, whose rows fit in a cache."""
-        step = max(_NUMBERS // max(self.net.sizes), _ROWS) // rows or 1
+        step = self.step // rows or 1
         return [slice(i, i + step) for i in range(0, count, step)]
 
     def lower_bounds(

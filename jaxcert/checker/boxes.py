@@ -173,7 +173,7 @@ class Certificate:
         a, b, ball = self.a, self.b, None
         if self.power and self.apothem_lower is not None:
             ball = balls.Ball(b, a, self.power, self.apothem_lower)
-        bounds = Bounds(b, self.net, a["lo"], a["hi"], self.proof.slopes[0], ball)
+        bounds = self.proof.bounds(0, a["lo"], a["hi"], ball)
         rows, offset = self.rows(1.0)
         if self.arithmetic == "float32":
             errors = float32_errors(bounds)

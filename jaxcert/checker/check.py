@@ -24,8 +24,8 @@ from .smoothed import SmoothedCertificate
 _KINDS: dict[Any, tuple[tuple[int, ...], Any]] = {
     None: ((1, 2, 5), Certificate),
     "box": ((6,), Certificate),
-    "sat": ((3, 10), AnswerCertificate),
-    "unsat": ((3, 10), AnswerCertificate),
+    "sat": ((3, 10, 11), AnswerCertificate),
+    "unsat": ((3, 10, 11), AnswerCertificate),
     "smoothed": ((4,), SmoothedCertificate),
     "dual": ((7,), DualCertificate),
     "semantic": ((8,), ChangeCertificate),
@@ -51,7 +51,7 @@ def check_certificate(
     found: dict[str, Any] = {}
     try:
         with np.errstate(all="ignore"):
-            _, head, arrays = unpacked(read(path), "certificate", 10)
+            _, head, arrays = unpacked(read(path), "certificate", 11)
             claim, version = head.get("claim"), head["version"]
             known = claim is None or isinstance(claim, str) and claim in _KINDS
             need(known, f"the claim is {str(claim)[:40]!r}")

@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import LARGEST, Arithmetic
-from .bounds import Bounds
 from .claim import Expected, Finding, Span, Status, rounded, same, span
 from .faces import block, outputs
 from .network import beside, network_of
@@ -142,9 +141,8 @@ class DualCertificate:
         if slabs:
             clause, b, net = (rows, np.zeros(len(rows))), self.b, self.net
             proof = Proof(self.a, b, net, [[len(rows)]] * len(slabs))
-            every = zip(slabs, proof.slopes, strict=True)
             found = proof.check(
-                (Bounds(b, net, lo, hi, slopes), [clause]) for (lo, hi), slopes in every
+                (proof.bounds(box, *slab), [clause]) for box, slab in enumerate(slabs)
             )
             found.pop("lemmas")
         else:

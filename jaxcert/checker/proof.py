@@ -14,13 +14,15 @@ the proof, over the N inputs of all ReLUs, the file has
     sign, each float32, or float64 where that is too coarse;
   range_slopes_<box>_<k> uint8 (2, n, M), 128ths, which may bound the n inputs of ReLU k
     of a box from below and from above, M neurons before it;
-  cuts of a box (`cuts.py`).
+  cuts of a box (`cuts.py`); of answers also trees of the ranges of a box (`ranges.py`).
 
 The proof. Ranges enclose the network over every part of a box that is a leaf
-(`Bounds.enclose`). The clause, its rows weighed, is bounded there by replacing ReLUs by
-lines (`Bounds.through_relu`), from the output back to the input, where the box gives
-the minimum (`Bounds.lower_bounds`); a leaf of all clauses has one row that is > 0 for
-each of them.
+(`Bounds.enclose`); where the ranges of the box have trees, and the part is all of it
+but for signs, they are those of the box, cut by the signs (`ranges.signed`). The
+clause, its rows weighed, is bounded there by replacing ReLUs by lines
+(`Bounds.through_relu`), from the output back to the input, where the box gives the
+minimum (`Bounds.lower_bounds`); a leaf of all clauses has one row that is > 0 for each
+of them.
 """
 
 from __future__ import annotations
@@ -36,8 +38,10 @@ import numpy as np
 
 from . import cuts
 from .arithmetic import Arithmetic
+from .bounds import Bounds
 from .clauses import Clauses
 from .network import Network
+from .ranges import RangeTrees, signed
 from .reading import Rejected, need, take
 from .tree import LEAF, leaves
 
@@ -47,13 +51,16 @@ _NUMBERS = 2**17  # in the boxes, signs and values of the leaves treated at once
 class Proof:
     """The arrays of a proof; `slopes` are those of the ranges, box by box."""
 
-    def __init__(self, arrays, b: Arithmetic, net: Network, rows) -> None:
+    def __init__(
+        self, arrays, b: Arithmetic, net: Network, rows, ranged: bool = False
+    ) -> None:
         """Every array has the type, the shape and the range of the format.
 
         Args:
           arrays: of the proof, and no others.
           b, net: the arithmetic and the network.
           rows: of every box, how many rows each of its clauses has.
+          ranged: whether ranges may have trees; not in older versions.
         """
         self.a, self.b, self.net, a = arrays, b, net, arrays
 
@@ -74,16 +81,20 @@ class Proof:
             "leaf_slopes": of_leaves, "leaf_betas": of_leaves,
         }  # fmt: skip
         self.slopes: list[dict[int, Any]] = [{} for _ in rows]
+        self.ranges: list[dict[int, RangeTrees]] = [{} for _ in rows]
         for box, node in itertools.product(range(len(rows)), net.relus):
             if (name := f"range_slopes_{box}_{node.relu}") in a:
                 shapes[name] = ("u1", (2, node.size, node.part.start))
                 self.slopes[box][node.relu] = a[name]
                 need(a[name] <= 128, f"{name} is above 128")
+            key = f"{box}_{node.relu}"
+            if ranged and node.relu and f"range_ends_{key}" in a:
+                self.ranges[box][node.relu] = RangeTrees(a, net, node, key)
         for name, (kind, shape) in shapes.items():
             take(a, name, kind, shape)
         self.cuts = [cuts.layers(a, b, net, box, proofs) for box in range(len(rows))]
-        layers = itertools.chain(*(of.values() for of in self.cuts))
-        known = set(shapes).union(*(layer.names for layer in layers))
+        every = itertools.chain(*(of.values() for of in self.cuts + self.ranges))
+        known = set(shapes).union(*(of.names for of in every))
         strange = sorted(set(a) - known)
         need(not strange, f"arrays {strange[:3]} do not belong to the format")
         signs = a["lemma_signs"]
@@ -115,6 +126,11 @@ class Proof:
         clauses = a["lemma_clause"]
         need((clauses >= 0) & (clauses < first[-1]), "lemma_clause is no clause")
 
+    def bounds(self, box: int, lo, hi, ball=None) -> Bounds:
+        """Returns bounds over a box, of what the proof has for its ranges."""
+        rest = self.slopes[box], ball, self.ranges[box]
+        return Bounds(self.b, self.net, lo, hi, *rest)
+
     def check(self, boxes) -> dict[str, Any]:
         """Proves all lemmas and leaves; returns how many there are.
 
@@ -143,6 +159,7 @@ class Proof:
         enough = self.next == len(self.a["leaf_weights"])
         need(enough, "there are leaves without a tree")
         count = int(np.count_nonzero(self.a["nodes"] == LEAF))
+        count += sum(len(trees.lines) for of in self.ranges for trees in of.values())
         return {"leaves": count, "lemmas": len(self.a["lemma_clause"])}
 
     def leaves(self, box: int, lo, hi):
@@ -180,7 +197,11 @@ class Proof:
         number, clause, signs = map(np.array, (numbers, clauses, every))
         if whole:  # leaves with the same signs have one part
             kinds, part = np.unique(signs, axis=0, return_inverse=True)
-            made, part = bounds.enclose(bounds.box, kinds), part.reshape(-1)
+            if self.ranges[box]:
+                made = signed(bounds, bounds.root, kinds)
+            else:
+                made = bounds.enclose(bounds.box, kinds)
+            part = part.reshape(-1)
         else:
             ends = self.b.number(np.stack(lo)), self.b.number(np.stack(hi))
             made, part = bounds.enclose(ends, signs), np.arange(len(some))

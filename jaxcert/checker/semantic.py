@@ -123,8 +123,7 @@ class ChangeCertificate:
         net, made, (lo, hi) = self.behind(self.lo, self.hi, self.b.exact)
         self.still = still(self.change, made, self.x, self.lo, self.hi)
         proof = Proof(self.a, self.b, net, [[1] * len(clauses)])
-        bounds = Bounds(self.b, net, lo, hi, proof.slopes[0])
-        found = proof.check([(bounds, clauses)])
+        found = proof.check([(proof.bounds(0, lo, hi), clauses)])
         ranges = zip(self.lo.tolist(), self.hi.tolist(), strict=True)
         return {
             "network_sha256": self.net.sha256, "label": self.label,

@@ -107,8 +107,50 @@ def random_claim(
     for k, size in enumerate(sizes):
         if size > 1 and random.uniform() < 0.2:
             arrays |= random_cuts(random, k, size, int(first[k]), rows)
+    widths = [n, *sizes]
+    for k in range(1, len(sizes)):
+        arrays |= random_ranges(random, k, widths, likely=0.4)
     made = answer(layers, [box], [(0, c, d - t)], arrays, ops=ops)
+    if any(name.startswith("range_ends") for name in arrays):
+        made = without_property(made)
+        return made.changed(lambda s: s.head.update(version=11))
     return without_property(made) if random.uniform() < 0.7 else made
+
+
+def random_ranges(random, k: int, widths, likely: float) -> dict[str, np.ndarray]:
+    """Returns trees of a few ends of ReLU k, or none; widths of inputs and ReLUs."""
+    if random.uniform() > likely:
+        return {}
+    n, size, before = widths[0], widths[k + 1], sum(widths[1 : k + 1])
+    ends = random.integers(0, 2 * size, random.integers(1, 4))
+    signs, nodes = [], []
+    for _ in ends:
+        tree, todo = [], [np.zeros(before, np.int8)]
+        while todo:
+            mine = todo.pop()
+            free = np.flatnonzero(mine == 0)
+            if len(free) == 0 or random.uniform() < 0.3:
+                tree.append(-1)
+                signs.append(mine)
+                continue
+            tree.append(n + int(random.choice(free)))
+            for sign in (-1, 1):
+                child = mine.copy()
+                child[tree[-1] - n] = sign
+                todo.append(child)
+        nodes.append(tree)
+    columns = random.permutation(before)[: random.integers(before + 1)]
+    scale = random.choice([0, 0.05, 0.3, 30.0])
+    count = sum(np.count_nonzero(mine) for mine in signs)
+    arrays = {
+        "ends": ends.astype(np.int32),
+        "sizes": np.array([len(tree) for tree in nodes], np.int32),
+        "nodes": np.concatenate(nodes).astype(np.int32),
+        "columns": columns.astype(np.int32),
+        "lines": random.integers(0, 129, (len(signs), len(columns)), np.uint8),
+        "betas": (scale * random.exponential(size=count)).astype(np.float32),
+    }
+    return {f"range_{name}_0_{k}": array for name, array in arrays.items()}
 
 
 def random_cuts(random, k: int, size: int, before: int, rows: int):
