@@ -58,6 +58,27 @@ class RecordedCuts:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class RangeTree:
+    """Leaves that cover a box and bound the input of one ReLU neuron in it; numpy.
+
+    Attributes:
+      neuron: its number among the inputs of all ReLUs.
+      end: 1 if they bound it from below, -1 from above.
+      columns: numbers of the neurons that the rest is of, ascending, (C,).
+      signs: of every leaf, (L, C) int8.
+      slopes: of lower lines, in 128ths, (L, C) uint8.
+      splits: multipliers >= 0 of the signs, (L, C) float32.
+    """
+
+    neuron: int
+    end: int
+    columns: Int[np.ndarray, " C"]
+    signs: Int[np.ndarray, "L C"]
+    slopes: Int[np.ndarray, "L C"]
+    splits: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Proof:
     """What certificates of many inputs are made of, numpy.
 
@@ -66,11 +87,13 @@ class Proof:
       range_slopes: recorded slopes of layer ranges, by number of the ReLU node, each
         (J, 2, n, neurons before), uint8; see `tighten.recorded_ranges`.
       cuts: those that the leaves have multipliers of, by number of the ReLU node.
+      trees: of ranges that the leaves rest on, of one input.
     """
 
     leaves: Leaves
     range_slopes: dict[int, np.ndarray]
     cuts: dict[int, RecordedCuts] = dataclasses.field(default_factory=dict)
+    trees: tuple[RangeTree, ...] = ()
 
     def of(self, row: int) -> Proof | None:
         """Returns that of one input; slopes and cuts without the leading axis.

@@ -38,12 +38,21 @@ from jaxcert.bounds.alpha import (
 )
 from jaxcert.bounds.ascent import AscentOptions, ascend
 from jaxcert.bounds.backward import Coefficients
-from jaxcert.bounds.tighten import Known
+from jaxcert.bounds.tighten import STEPS, Known
 from jaxcert.box import Box
 from jaxcert.branch.branching import kinks, neuron_to_split
+from jaxcert.branch.leaves import Leaves, RangeTree
 from jaxcert.branch.reduced import Map, Reduced
 from jaxcert.model import Model
 from jaxcert.trace.program import Node
+
+# What a tree must narrow a range by to be worth its leaves, of the width.
+_GAIN = 0.01
+
+Trees = dict[tuple[int, int], RangeTree]
+"""By neuron and end."""
+Kept = dict[int, Leaves]
+"""By row; of no clause."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +115,10 @@ def least_values(
     rows: Coefficients,
     const: Float[Array, " B"],
     splits: Int[Array, ""],
-) -> tuple[Float[Array, " B"], Int[Array, ""]]:
-    """Returns lower bounds of rows over a box, and the number of steps.
+) -> tuple[Float[Array, " B"], Int[Array, ""], Leaf]:
+    """Returns lower bounds of rows over a box, the number of steps, and the leaves.
 
+    Leaves are (room, B, ...), of bound inf where there is none.
     A row is branched further until its bound is > 0, or near the value of a point.
 
     Args:
@@ -157,6 +167,9 @@ def least_values(
         ascent = dataclasses.replace(options.ascent, iterations=iterations)
         single = problem.cast(jnp.float32)
         best = ascend(layout, values32, single, signs, begin, ascent, pace)
+        # The bound is that of the slopes as proofs store them.
+        slopes = jnp.round(jnp.clip(best.slope, 0, 1) * STEPS) / STEPS
+        best = dataclasses.replace(best, slope=slopes)
         bound, charged, (at_input, at_outputs) = charged_bound(
             layout, values64, problem, signs, best, cost
         )
@@ -164,9 +177,8 @@ def least_values(
             layout, known.ranges, signs, at_outputs, narrowing=False
         )
         starts = kinks(best.slope[neuron], at_outputs[neuron]).astype(jnp.float32)
-        # NaN is the bound of nothing; a part of a part has no lower bound than that.
         bound = bound - charged
-        bound = jnp.maximum(jnp.where(jnp.isnan(bound), -jnp.inf, bound), leaf.bound)
+        bound = jnp.where(jnp.isnan(bound), -jnp.inf, bound)  # NaN bounds nothing
         point = lowest(known.box, at_input)
         value = value_at(point.astype(jnp.float32), row, const)
         neuron = neuron.astype(jnp.int32)
@@ -243,8 +255,8 @@ def least_values(
     infinite = jnp.full(count, jnp.inf)
     at = jnp.zeros(count, jnp.int64)
     carry = jnp.int32(0), leaves, at, leaf, -infinite, infinite
-    step, _, _, leaf, _, _ = lax.while_loop(more, body, carry)
-    return leaf.bound, step
+    step, leaves, _, leaf, _, _ = lax.while_loop(more, body, carry)
+    return leaf.bound, step, leaves
 
 
 def branched_ranges(
@@ -253,6 +265,7 @@ def branched_ranges(
     box: Box,
     splits: int,
     deadline: float = np.inf,
+    trees: Trees | None = None,
 ) -> tuple[Reduced, int]:
     """Returns the network with ranges that branch and bound narrows, layer by layer.
 
@@ -264,6 +277,7 @@ def branched_ranges(
       box: of one input, float64.
       splits: most of them per end of a range.
       deadline: `time.monotonic()` after which no further bucket begins.
+      trees: gets those that prove the ranges; what they gain little by stays as it was.
     """
     work = 0
     # The range of the first layer is exact, over the box that it was taken of.
@@ -277,10 +291,18 @@ def branched_ranges(
             # Those that are decided soon do not wait for others of their bucket.
             free = free[np.argsort(nearest[free], kind="stable")]
             rows = small.maps[number].rows(free, side[free])
+            kept: Kept | None = None if trees is None else {}
             least, count = least_rows(
-                options, small, number, box, rows, splits, deadline
+                options, small, number, box, rows, splits, deadline, kept
             )
             work += count
+            if trees is not None and kept is not None:
+                known = np.where(side[free] > 0, lo[free], -hi[free])
+                gained = least > known + _GAIN * (hi - lo)[free]
+                least = np.where(gained, least, known)
+                for row in np.flatnonzero(gained).tolist():
+                    tree = _tree(small, number, free[row], side[free[row]], kept[row])
+                    trees[tree.neuron, tree.end] = tree
             lower = side[free] > 0
             low, high = np.where(lower, least, -np.inf), np.where(lower, np.inf, -least)
             # Two roundings of one number may cross: the range stays what it was.
@@ -298,6 +320,7 @@ def least_rows(
     rows: Map,
     splits: int,
     deadline: float = np.inf,
+    kept: Kept | None = None,
 ) -> tuple[Float[np.ndarray, " n"], int]:
     """Returns lower bounds of a map over the box, and the subproblems that it took.
 
@@ -307,6 +330,7 @@ def least_rows(
       options, small, box, splits, deadline: as of `branched_ranges`.
       depth: number of the map whose place it takes: of the ReLU layers before it.
       rows: the map, n rows.
+      kept: gets the leaves of every row that there was time for.
     """
     model, count = small.up_to(depth), len(rows.offset)
     layout = layout_of(model.program)
@@ -321,10 +345,42 @@ def least_rows(
         coefficients = {model.program.input: rows.input[index].reshape(-1, *shape)}
         for node, matrix in zip(layout.nodes, rows.hidden, strict=True):
             coefficients[node.output] = matrix[index]
-        least, steps = least_values(
+        least, steps, leaves = least_values(
             layout, options, model, known, cost, coefficients,
             rows.offset[index], np.int32(splits),
         )  # fmt: skip
         found[part] = np.asarray(least)[: part.size]
         work += 2 * int(steps) * part.size
+        if kept is not None:
+            kept |= {row: _leaves_of(leaves, k) for k, row in enumerate(part.tolist())}
     return found, work
+
+
+def _leaves_of(stack: Leaf, row: int) -> Leaves:
+    """Returns the leaves of one row of a bucket, numpy."""
+    there = np.flatnonzero(np.asarray(stack.bound)[:, row] < np.inf)
+
+    def pick(v: Array) -> Any:
+        return np.asarray(v)[there, row]
+
+    nothing: Any = np.zeros(len(there), np.int32)
+    multipliers = jax.tree.map(pick, stack.multipliers)
+    return Leaves(nothing, nothing, pick(stack.signs), multipliers)
+
+
+def _tree(
+    small: Reduced, number: int, place: int, side: float, leaves: Leaves
+) -> RangeTree:
+    """Returns the tree of one end of a neuron, at that place of a layer's range."""
+    before = small.neurons[: leaves.signs.shape[1]]
+    live, first = before >= 0, sum(z.lo.size for z in small.ranges[:number])
+    multipliers = leaves.multipliers
+    slopes = np.round(np.clip(multipliers.slope[:, live], 0, 1) * STEPS)
+    return RangeTree(
+        neuron=int(small.neurons[first + place]),
+        end=int(side),
+        columns=before[live],
+        signs=np.asarray(leaves.signs[:, live], np.int8),
+        slopes=slopes.astype(np.uint8),
+        splits=np.maximum(multipliers.split[:, live], 0),
+    )

@@ -87,6 +87,8 @@ class Reduced:
       ranges: of the inputs of every ReLU layer, from those of the network.
       slack: what a bound must exceed, that of the network included, ().
       cost: by how much more per unit of each neuron's beta, likewise, (N,).
+      neurons: which of the inputs of all ReLUs they are, in the network that it was
+        made of; -1 for padding, (N,).
     """
 
     model: Model
@@ -94,6 +96,7 @@ class Reduced:
     ranges: tuple[Box, ...]
     slack: Float[Array, ""]
     cost: Float[np.ndarray, " N"]
+    neurons: Int[np.ndarray, " N"]
 
     def with_range(self, number: int, lo: np.ndarray, hi: np.ndarray) -> Reduced:
         """Returns it with the range of one layer set anew."""
@@ -161,7 +164,8 @@ def reduced(
     small = Model(network, maps, model.input_shape)
     more, each = _charges(layout_of(small.program), small, box, rows)
     own = np.where(live, np.asarray(cost)[index], 0.0) + np.asarray(each)
-    return Reduced(small, maps, tuple(boxes), slack + more, own)
+    neurons = np.where(live, index, -1)
+    return Reduced(small, maps, tuple(boxes), slack + more, own, neurons)
 
 
 def _padded(count: int) -> int:

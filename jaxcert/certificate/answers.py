@@ -22,10 +22,12 @@ from jaxcert.box import Box
 from jaxcert.branch.brackets import close_brackets
 from jaxcert.branch.instances import ApothemTask
 from jaxcert.branch.leaves import Proof
+from jaxcert.branch.rounds import prove_in_rounds
 from jaxcert.branch.signs import BranchOptions
 from jaxcert.certificate.checked import write_checked
 from jaxcert.certificate.halving import halving_tree
 from jaxcert.certificate.network_file import NetworkFile, network_file
+from jaxcert.certificate.ranges import range_arrays
 from jaxcert.certificate.trees import EVERY, ProofArrays
 from jaxcert.checker.answers import property_text
 from jaxcert.checker.arithmetic import Arithmetic
@@ -41,6 +43,9 @@ from jaxcert.model import Model
 from jaxcert.network import Network
 from jaxcert.oracle.complete import splits_inputs
 from jaxcert.runs.files import write_atomically
+
+# Subproblems of the whole network after which ranges of neurons are branched.
+_FEW = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +137,7 @@ def write_answer(
         return WrittenAnswer(None, "no proof was found in time", finding=finding)
     copy = PropertyCopy.into(folder, asked.text)
     head = {
-        "version": 10,
+        "version": 11,
         "claim": "unsat" if witness is None else "sat",
         "network": network.reference,
         "property": dataclasses.asdict(copy),
@@ -185,7 +190,7 @@ class Trees:
         self._model, self._cases, self._branch = model, cases, branch
         self._deadline, self._network = deadline, network_of(raw, False)
         self._proof = ProofArrays(self._network.neurons)
-        self._slopes: dict[str, np.ndarray] = {}
+        self._ranges: dict[str, np.ndarray] = {}
 
     def found(self) -> dict[str, np.ndarray] | None:
         """Returns the arrays of the file; None if something was not proved."""
@@ -196,7 +201,7 @@ class Trees:
                     return None
                 first += len(case.disjuncts)
         counts = [len(d) for case in cases for _, d in case.disjuncts]
-        return self._slopes | self._proof.arrays(max(counts, default=0))
+        return self._ranges | self._proof.arrays(max(counts, default=0))
 
     def _box(self, number: int, case: Case, first: int) -> bool:
         """Finds the trees of one box, whose first clause is that; False without."""
@@ -219,7 +224,8 @@ class Trees:
         if proof is None:
             return False
         slopes = {k: np.asarray(v) for k, v in proof.range_slopes.items()}
-        self._slopes |= {f"range_slopes_{number}_{k}": v for k, v in slopes.items()}
+        self._ranges |= {f"range_slopes_{number}_{k}": v for k, v in slopes.items()}
+        self._ranges |= range_arrays(self._network, number, proof.trees)
         bounds = Bounds(arithmetic, self._network, case.lo, case.hi, slopes)
         question = Clauses(bounds, case.disjuncts)
         leaves, signs = proof.leaves, np.asarray(proof.leaves.signs, np.int8)
@@ -236,8 +242,13 @@ class Trees:
         branch = dataclasses.replace(self._branch, record=True, cuts=None)
         spec = case.spec()
         one = jax.tree.map(lambda v: np.asarray(v)[None], (box, spec))
-        task = ApothemTask.of_boxes(*one)
-        found = close_brackets(self._model, task, branch, self._deadline)
+        task, model, deadline = ApothemTask.of_boxes(*one), self._model, self._deadline
+        found = close_brackets(model, task, branch, deadline, most=_FEW)
+        if found.open[0]:
+            proof = prove_in_rounds(model, task, self._branch, deadline)
+            if proof is not None:
+                return proof
+            found = close_brackets(model, task, branch, deadline)
         return found.proof.of(0) if found.proof is not None else None
 
 
@@ -256,7 +267,8 @@ def _multipliers(
     weights = weights[:, :count].astype(np.float32)
     slopes = np.where(signs == 0, np.clip(found.slope, 0, 1), 0)
     betas = np.where(signs != 0, np.maximum(found.split, 0), 0)
-    if count > 1 and len(signs) == 1 and not signs.any():
+    one_row = weights.max(initial=0) == 1
+    if count > 1 and len(signs) == 1 and not signs.any() and not one_row:
         tried = np.vstack([weights, np.eye(count, dtype=np.float32)])
         zero = np.zeros(len(tried), int)
         given = (np.repeat(v, len(tried), axis=0) for v in (slopes, betas))

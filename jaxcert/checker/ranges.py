@@ -73,7 +73,7 @@ class RangeTrees:
         """Yields the number of the tree and the signs (M,) of every leaf."""
         every = np.split(self.nodes, np.cumsum(self.sizes)[:-1])
         for tree, nodes in enumerate(every):
-            for _, _, signs in leaves(nodes, *box, self.before, {}):
+            for _, _, signs in leaves(nodes, box[0], box[1], self.before, {}):
                 yield tree, signs
 
     def narrowed(self, bounds: Bounds, made, lo, hi):
@@ -87,7 +87,7 @@ class RangeTrees:
         every, first, used = self.leaves(bounds.ends), 0, 0
         while some := list(itertools.islice(every, bounds.step)):
             tree, signs = (np.array(of) for of in zip(*some, strict=True))
-            last = used + np.count_nonzero(signs)
+            last = used + int(np.count_nonzero(signs))
             need(last <= len(self.betas), f"{betas} is too short")
             given = self.lines[first : first + len(some)], self.betas[used:last]
             found, empty = self.bounded(bounds, made, self.ends[tree], signs, *given)

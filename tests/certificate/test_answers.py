@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcert.branch.neurons import NeuronOptions
 from jaxcert.branch.signs import BranchOptions
+from jaxcert.certificate import answers
 from jaxcert.certificate.answers import Question, write_answer
 from jaxcert.checker.check import check_certificate
 from jaxcert.checker.older import of_signs
@@ -20,7 +22,8 @@ from jaxcert.interop.vnnlib import load_vnnlib
 from jaxcert.model import Model
 
 WIDE = 12  # features: more than are split
-OPTIONS = BranchOptions(block=32)
+NEURONS = NeuronOptions(rounds=(2, 32), leaves=128, bucket=8)
+OPTIONS = BranchOptions(block=32, neurons=NEURONS)
 
 
 def model(inputs: int, seed: int = 0, activation=None) -> Model:
@@ -86,6 +89,30 @@ def test_unsat_is_proved(inputs, spare, activation, tmp_path):
     # Nothing but the proof, the network and the property is left.
     names = sorted(path.name.split("-")[0] for path in found.path.parent.iterdir())
     assert names == ["001.npz", "network", "property"]
+
+
+def test_ranges_have_trees_where_signs_alone_take_long(tmp_path, monkeypatch):
+    """Also of clauses of two rows, of which one holds."""
+    monkeypatch.setattr(answers, "_FEW", 0)
+    question = asked(model(WIDE), 0.35, 0.5, tmp_path)
+    found = write_answer(tmp_path / "001.npz", question, None)
+    assert found.path is not None, found.refused
+    report = check_certificate(found.path)
+    assert report.accepted and report.leaves == found.leaves
+    assert check_certificate(found.path, exact=True).accepted
+    with np.load(found.path) as file:
+        arrays = dict(file)
+    ranged = [name for name in arrays if "range_lines" in name]
+    assert sorted(ranged) == ["range_lines_0_1", "range_lines_1_1"]
+    trees = sum(len(arrays[name]) for name in ranged)
+    assert report.leaves == trees + np.count_nonzero(arrays["nodes"] == -1)
+    assert trees > len(arrays["range_sizes_0_1"]) + len(arrays["range_sizes_1_1"])
+    # Without them it is no proof.
+    ends = "ends", "sizes", "nodes", "columns", "lines", "betas"
+    for name in ends:
+        del arrays[f"range_{name}_0_1"]
+    np.savez(found.path, **arrays)
+    assert "is not > 0" in check_certificate(found.path).reason
 
 
 def test_sat_is_proved(tmp_path):
