@@ -114,8 +114,9 @@ class RangeTrees:
         usual = [v.lower for k, v in parts.lines.items() if nodes[k - 1].relu >= 0]
         slopes = np.concatenate(usual, axis=1)
         slopes[:, self.columns] = b.number(lines / 128.0)
-        row = np.eye(n)[end % n] * np.where(end < n, 1.0, -1.0)[:, None]
         zeros, part = b.number(np.zeros(len(end))), np.arange(len(end))
+        row = np.zeros((len(end), n))
+        row[part, end % n] = np.where(end < n, 1.0, -1.0)
         rest = parts, part, slopes, b.number(split * signs)
         z = self.node.terms[0][0]
         return bounds.lower_bounds(z, b.number(row), zeros, *rest)[0], parts.empty
