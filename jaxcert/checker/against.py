@@ -43,13 +43,19 @@ def table(path: Path) -> list[list[str]]:
 
 
 def proved(answers: Iterable[tuple[Instance, str]]) -> dict[Instance, str]:
-    """Returns the answers of instances of which there is one kind of answer alone."""
+    """Returns the answers of instances of which there is one kind of answer alone.
+
+    The answer "" says that nothing is proved. It is a kind of its own: where one of two
+    instances of the same names is proved, the other one may be meant.
+    """
     found: dict[Instance, str] = {}
     several = set()
     for key, answer in answers:
         if found.setdefault(key, answer) != answer:
             several.add(key)
-    return {key: answer for key, answer in found.items() if key not in several}
+    return {
+        key: answer for key, answer in found.items() if answer and key not in several
+    }
 
 
 @dataclass(frozen=True)

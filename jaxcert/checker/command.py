@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 told(path, report)
             if not words.json:
                 print(answers(table, reports[first:]), flush=True)
-        known = proved(one for table in tables for one in table.accepted)
+        known = proved(one for table in tables for one in table.known())
         wrong = False
         for other in words.against:
             compared = compare(other.expanduser(), known)

@@ -22,10 +22,7 @@ _COLUMNS = ["onnx", "vnnlib", "result", "seconds"]
 
 
 class Results:
-    """The rows of a results file; `decided` of `rows` many say sat or unsat.
-
-    `accepted` are the instances and answers that `reports` found accepted.
-    """
+    """The rows of a results file; `decided` of `rows` many say sat or unsat."""
 
     def __init__(self, path: Path, folder: Path | None) -> None:
         """Reads the rows; raises OSError.
@@ -36,12 +33,13 @@ class Results:
             copies beside the proofs instead.
         """
         self.folder, self.networks = folder, dict[str, tuple[str, int]]()
-        self.accepted: list[tuple[Instance, str]] = []
+        self._accepted: list[tuple[tuple[str, str], str]] = []
         self.proofs = path.with_name(f"{path.stem}_proofs")
         head, *rows = [row for row in table(path) if row] or [[]]
         if head != _COLUMNS or any(len(row) != len(_COLUMNS) for row in rows):
             raise OSError(f"{path} is no results file: its columns are not {_COLUMNS}")
         self.rows = len(rows)
+        self._named = {(row[0], row[1]) for row in rows}
         self.decided = [
             (number, row)
             for number, row in enumerate(rows, 1)
@@ -62,8 +60,17 @@ class Results:
                 report = AnswerReport(Status.REJECTED, "there is no proof of it", 0.0)
             report = self.of_row(number, onnx, result, report)
             if report.accepted:
-                self.accepted.append((instance(onnx, vnnlib), result))
+                self._accepted.append(((onnx, vnnlib), result))
             yield path, report
+
+    def known(self) -> list[tuple[Instance, str]]:
+        """Returns instances with the answers that `reports` found accepted.
+
+        One without any has the answer "": its names may be those of another one.
+        """
+        open_ = self._named - {names for names, _ in self._accepted}
+        answers = [*self._accepted, *((names, "") for names in sorted(open_))]
+        return [(instance(*names), answer) for names, answer in answers]
 
     def original(self, vnnlib: str) -> Path:
         """Returns where the VNN-LIB file of a row is, gzipped or not."""

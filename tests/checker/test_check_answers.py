@@ -221,6 +221,21 @@ def test_names_that_mean_two_instances_say_nothing():
     assert one == ("x.onnx", "p.vnnlib")
     known = proved([(one, "sat"), (two, "unsat"), (one, "unsat"), (two, "unsat")])
     assert known == {two: "unsat"}
+    assert proved([(one, "sat"), (two, ""), (one, "")]) == {}
+
+
+@pytest.mark.parametrize("says", ["sat", "unsat"])
+def test_names_of_which_one_instance_is_proved_say_nothing(
+    answers, tmp_path, capsys, says
+):
+    """Another folder has files of the same names, and nothing is known of those."""
+    path, other = benchmark(answers, tmp_path), tmp_path / "other.csv"
+    with path.open("a") as file:
+        file.write("other/few.onnx,other/4.vnnlib,timeout,9\n")
+    other.write_text(f"acas,other/few.onnx,other/4.vnnlib,0.1,{says},9\n")
+    assert command.main([str(path), "--against", str(other)]) == 0
+    out = capsys.readouterr().out
+    assert "1 answers: 0 proved, 0 contradicted, 1 without a proof" in out
 
 
 def test_what_is_no_results_file_is_an_error(answers, tmp_path, capsys):
