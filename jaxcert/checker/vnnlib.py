@@ -43,21 +43,21 @@ class Property:
     def __init__(self, text: bytes) -> None:
         self.sha256 = hashlib.sha256(text).hexdigest()
         self.names: set[str] = set()
-        asserted = []
+        asserted, asked = [], False
         for form in _forms(text.decode("utf-8-sig")):
             word = form[0] if form else None
             if word in ("declare-const", "declare-fun"):
                 good = len(form) == (3 if word == "declare-const" else 4)
-                good = good and isinstance(form[1], str) and form[-1] == "Real"
-                good = good and (word == "declare-const" or form[2] == [])
-                good = good and bool(_VARIABLE.fullmatch(form[1]))
+                good = good and form[2:-1] in ([], [[]]) and form[-1] == "Real"
+                good = good and bool(_VARIABLE.fullmatch(str(form[1])))
                 need(good and form[1] not in self.names, f"VNN-LIB: {_shown(form)}")
                 self.names.add(form[1])
             elif word == "assert":
-                need(len(form) == 2, f"VNN-LIB: {_shown(form)}")
+                need(len(form) == 2 and not asked, f"VNN-LIB: {_shown(form)}")
                 asserted.append(self.condition(form[1]))
             else:
                 need(word in _IGNORED, f"VNN-LIB: {_shown(form)}")
+                asked |= word in ("check-sat", "exit")
         self.conjunctions = _all_of(asserted)
         self.inputs, self.outputs = (
             sum(name[0] == letter for name in self.names) for letter in "XY"

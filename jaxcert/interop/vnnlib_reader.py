@@ -78,6 +78,7 @@ class Reader:
         self.declared: dict[str, tuple[str, int]] = {}
         self.program: list[Atom | Junction] = []
         self.num_assertions = 0
+        self.asked = False  # what is asserted from there on is no part of the question
         self.num_inputs = self.num_outputs = 0
         # Lines are counted as the reading goes on: comparisons need theirs.
         self.counted = (0, 1)
@@ -134,6 +135,11 @@ class Reader:
                     f"command {shown(token)} is not supported; known: "
                     f"{', '.join(known)}",
                     UnsupportedError,
+                )
+            self.asked |= top and token in ("check-sat", "exit")
+            if top and token == "assert" and self.asked:
+                raise self.error(
+                    position, "an assertion after (check-sat) or (exit): remove it"
                 )
             form.raw |= top and token != "assert"
         elif form.raw:

@@ -310,6 +310,8 @@ def test_a_witness_must_satisfy_strict_rows():
         ("(declare-const Y_3 Real)(assert (<= Y_0 1))", "is not declared"),
         ("(define-fun f)", "VNN-LIB"),
         ("(assert)", "VNN-LIB"),
+        ("(check-sat)(assert (<= Y_0 1))", "VNN-LIB: ..assert'"),
+        ("(exit)(assert (<= Y_0 1))", "VNN-LIB: ..assert'"),
         ("(assert (and))", "is no condition"),
         ('(set-info :a "b)', "a quotation is never closed"),
         ("(set-info :a |b)", "a quotation is never closed"),

@@ -428,6 +428,8 @@ MALFORMED = [
     ("(declare-const X_0 Real)", "X_0 is declared twice"),
     ('(assert (<= Y_0 "))', "the quotation is never closed"),
     ("(set-info :a |b)", "the quotation is never closed"),
+    ("(check-sat)(assert (<= Y_0 1))", "an assertion after (check-sat) or (exit)"),
+    ("(exit)(assert (<= Y_0 1))", "an assertion after (check-sat) or (exit)"),
 ]
 
 
