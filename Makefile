@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Certifies 100 real digit images; see out/digits/report.html.
 certify: $(READY)
 	$(RUN) experiments/certify.py --model=demo --dataset=digits --inputs=0:100 \
-	  --output=out/digits --resume --proofs
+	  --output=out/digits --resume
 
 test: $(TESTS)
 	$(MAKE) --no-print-directory --jobs=2 quick optimised
