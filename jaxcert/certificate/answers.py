@@ -100,10 +100,10 @@ class Question:
 
 
 @functools.lru_cache(maxsize=1)
+@float64()
 def stored_network(model: Model) -> NetworkFile:
     """Returns the network as certificates refer to it; raises as `network_file`."""
-    with float64():
-        return network_file(model.program, model.double)
+    return network_file(model.program, model.double)
 
 
 @float64()
