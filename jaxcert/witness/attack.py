@@ -93,11 +93,11 @@ class AttackOracle:
         starts: Float[Array, "m *d"] | None = None,
         plenty: Float[Array, ""] | None = None,
     ) -> tuple[Float[Array, "n *d"], Float[Array, " n"], Bool[Array, ""]]:
-        """Returns the worst points of all descents, their margins, and whether they
-        ended before their time.
+        """Returns the worst points of all descents, their margins, and what ended them.
 
-        They begin at `starts`; where there are none, as the options say. All end once
-        one has met a violation by `plenty`, relative to the outputs, if that is given.
+        They begin at `starts`; where there are none, as the options say. If `plenty` is
+        given, all end once one has met a violation by that, relative to the outputs;
+        the last says whether one has.
         """
         like = enclosing(box).lo
         program = program_as_given(self.f, params, like)
@@ -126,12 +126,12 @@ class AttackOracle:
             each, margins = jax.vmap(value)(z, aims)
             return jnp.sum(each), margins
 
-        enough = None
-        if plenty is not None:
-            enough = -plenty * (1 + jnp.max(jnp.abs(outputs)))
-        found = descend(total, box, begin, self.options.steps, enough)
-        early = jnp.any(found[1] <= (-jnp.inf if enough is None else enough))
-        return *found, early
+        steps = self.options.steps
+        if plenty is None:
+            return *descend(total, box, begin, steps), jnp.zeros((), bool)
+        enough = -plenty * (1 + jnp.max(jnp.abs(outputs)))
+        points, margins = descend(total, box, begin, steps, enough)
+        return points, margins, jnp.any(margins <= enough)
 
     def starts(self, box: Region, hint: Array) -> Array:
         """Returns where descents begin, see the options."""
@@ -172,16 +172,16 @@ def _seeds(
     starts: Array,
     plenty: Array | None,
 ) -> tuple[Array, Array]:
-    """Returns where descents lead that begin at `starts`, and whether they ended early.
+    """Returns where descents lead that begin at `starts`, and whether one met `plenty`.
 
     The worst points first. How it is compiled depends on the program.
     """
-    points, margins, early = oracle.candidates(
+    points, margins, met = oracle.candidates(
         params, box, spec, starts=starts, plenty=plenty
     )
     count = min(_SEEDS, len(margins))
     order = jnp.argsort(jnp.where(jnp.isnan(margins), jnp.inf, margins))
-    return points[order[:count]], early
+    return points[order[:count]], met
 
 
 @functools.partial(jit_in_haste, static_argnames=("oracle",), when=lambda oracle: True)
@@ -241,12 +241,12 @@ def find_witness(
         ends = (_PLENTY, math.inf) if model.program.convolves else (None,)
         for end in ends:
             plenty = None if end is None else jnp.asarray(end, part.dtype)
-            found, early = _seeds(model.program, oracle, weights, *asked, part, plenty)
+            found, met = _seeds(model.program, oracle, weights, *asked, part, plenty)
             seeds = jax.vmap(region.project)(jnp.asarray(found, jnp.float64))
             witness = judge.search(spec, region, np.asarray(seeds), accepts, far)
             if witness is not None:
                 return witness
-            if not early:
+            if not met:
                 break
     if isinstance(region, Ball) or not _worth_sampling(model.program, region):
         return None
