@@ -22,10 +22,15 @@ from jaxcert.bounds.rounding import float64_slack
 from jaxcert.box import Box
 from jaxcert.checks import check_not_flushed
 from jaxcert.devices import float64
+from jaxcert.memory import room_for
 from jaxcert.model import Model
 from jaxcert.spec import Spec
 from jaxcert.trace.tracing import program_as_given
 from jaxcert.verdict import Verdict, from_bound
+
+# Rows of the widest layer that bounding a box takes besides four per row of its spec:
+# 4.5 MB where that has 2,040 values.
+_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +72,7 @@ def proved_at_once(
       model: the network.
       boxes: numpy float64, not empty.
       specs: one per box, numpy float64.
-      block: how many are bounded at once; their memory is that of so many boxes.
+      block: most of them that are bounded at once, if there is the memory.
 
     Raises:
       InputError: a coefficient of a spec is flushed by XLA.
@@ -77,11 +82,14 @@ def proved_at_once(
     for i, spec in enumerate(specs):
         check_not_flushed("the spec", np.asarray(spec.coefficients))
         alike.setdefault((len(spec.offset), spec.num_clauses), []).append(i)
-    for every in alike.values():
-        for first in range(0, len(every), block):
-            own = every[first : first + block]
+    widest = max(model.program.input_size, *(n.size for n in model.program.nodes))
+    for (rows, _), every in alike.items():
+        most = min(block, len(every))
+        size = room_for(8 * (4 * rows + _ROWS) * widest, 1, most)
+        for first in range(0, len(every), size):
+            own = every[first : first + size]
             # The last block is filled up: one shape is compiled.
-            full = own + own[:1] * (block - len(own))
+            full = own + own[:1] * (size - len(own))
             parts = [(boxes[i].normal(), specs[i]) for i in full]
             stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
             found = _proved(oracle, model.double, *stacked)

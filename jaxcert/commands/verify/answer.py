@@ -375,8 +375,7 @@ class _Inquiry:
             return cases
         boxes = [self._box(case.lo, case.hi) for case in cases]
         specs = [case.spec() for case in cases]
-        block = min(_CASE_BLOCK, len(cases))
-        proved = proved_at_once(self._network.model, boxes, specs, block)
+        proved = proved_at_once(self._network.model, boxes, specs, _CASE_BLOCK)
         return [case for case, done in zip(cases, proved, strict=True) if not done]
 
     def is_lattice(self, case: Case) -> bool:
