@@ -197,6 +197,12 @@ def test_networks_of_which_no_proofs_are_written_unasked(tmp_path):
     assert certify_proofs.are_cheap(deep)
     one = certifier(lambda w, x: w @ relu(w @ x), "complete")
     assert certify_proofs.are_cheap(one)
+    for count in (32, 33):
+
+        def wide(w, x, count=count):
+            return w @ relu(jnp.tile(w @ x, count))[:2]
+
+        assert certify_proofs.are_cheap(certifier(wide, "crown")) == (count == 32)
     assert not certify_proofs.are_cheap(certifier(lambda w, x: tanh(w @ x), "crown"))
     narrow = certifier(lambda w, x: relu(w @ x).astype(jnp.float16), "crown")
     assert certify_proofs.Proofs.where_cheap(tmp_path, narrow) is None
